@@ -1,0 +1,79 @@
+"""Optional packages: imported at the point of use, with the exact pip line when one is missing. Floor 0."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from types import ModuleType
+
+from headstart.errors import MissingPackage
+
+_DISTRIBUTION = {"sklearn": "scikit-learn", "PIL": "pillow", "rouge_score": "rouge-score"}
+
+
+def need(module: str, why: str) -> ModuleType:
+    """Import an optional module or say exactly how to install it.
+
+    Parameters
+    ----------
+    module : str
+        Importable name, e.g. ``"timm"``.
+    why : str
+        What it is needed for, to complete "… is needed for WHY".
+
+    Raises
+    ------
+    MissingPackage
+        With the pip line, read from headstart's own metadata.
+    """
+    if not available(module):
+        raise MissingPackage(f"The package {distribution(module)!r} is needed {why}. {pip_line(module)}")
+    return import_module(module)
+
+
+def available(module: str) -> bool:
+    """Whether a module can be found (it is not imported)."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def distribution(module: str) -> str:
+    """The name under which a module is installed: ``sklearn`` → ``scikit-learn``."""
+    root = module.partition(".")[0]
+    return _DISTRIBUTION.get(root, root)
+
+
+def installed_version(module: str) -> str | None:
+    """The installed version of the distribution that carries a module, or None."""
+    try:
+        return version(distribution(module))
+    except PackageNotFoundError:
+        return None
+
+
+def extras() -> dict[str, list[str]]:
+    """Extra → its requirement lines, read from the installed metadata of headstart."""
+    found: dict[str, list[str]] = {}
+    try:
+        lines = requires("headstart") or []
+    except PackageNotFoundError:
+        return found
+    for line in lines:
+        match = re.match(r"(?P<requirement>[^;]+);.*extra\s*==\s*['\"](?P<extra>[^'\"]+)['\"]", line)
+        if match:
+            found.setdefault(match["extra"], []).append(match["requirement"].strip())
+    return found
+
+
+def pip_line(module: str) -> str:
+    """The sentence that tells how to install a module, with the extra that carries it."""
+    name = distribution(module).lower()
+    for extra, lines in extras().items():
+        names = {re.split(r"[<>=!~\[ ]", line, maxsplit=1)[0].lower() for line in lines}
+        if name in names and extra not in ("all", "dev"):
+            return f'Install it with: pip install "headstart[{extra}]"'
+    return f"Install it with: pip install {name}"

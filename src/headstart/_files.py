@@ -1,0 +1,86 @@
+"""Files that are either there whole or not there at all. Floor 0.
+
+Everything that headstart keeps is written to a temporary name in the same folder, flushed to the disk, and renamed.
+A kill at any moment leaves the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from headstart.errors import StoreError
+
+_MAX_JSON = 256 << 20
+
+
+def cache_folder() -> Path:
+    """``$HEADSTART_CACHE``, else the user's cache folder (``$XDG_CACHE_HOME/headstart`` or ``~/.cache/headstart``)."""
+    given = os.environ.get("HEADSTART_CACHE")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "headstart"
+
+
+def write_atomic(path: Path, write: bytes | str | Callable[[Path], None]) -> None:
+    """Write a file so that it appears whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Its final name; the folder is made when it is missing.
+    write : bytes, str, or callable
+        The content, or a function that writes it to the temporary path given.
+
+    Raises
+    ------
+    StoreError
+        When the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(write):
+            write(temporary)
+        else:
+            temporary.write_bytes(write.encode() if isinstance(write, str) else write)
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise StoreError(f"Cannot write {path}: {error.strerror or error}. Is the disk full or read-only?") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain data as readable JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, what: str = "file") -> Any:
+    """Read a JSON document of at most 256 MiB; anything else is a StoreError that names the file."""
+    try:
+        if path.stat().st_size > _MAX_JSON:
+            raise StoreError(f"{path} is no headstart {what}: {path.stat().st_size:,} bytes of JSON are too many.")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(f"There is no {what} at {path}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is damaged and cannot be read as a {what}: {error}") from error
+
+
+def _sync(path: Path) -> None:
+    flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) if path.is_dir() else os.O_RDONLY
+    try:
+        handle = os.open(path, flags)
+    except PermissionError:  # Windows does not open folders
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,75 @@
+"""A family's table of members: name → "module:attribute". Nothing loads until it is asked for. Floor 0.
+
+Adding a member is one file and one line in the family's table; outsiders use the entry-point group
+``headstart.<family>``. Unknown names answer with the nearest known name and the whole list.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from headstart.errors import UnknownName
+
+
+class Family(Mapping[str, Any]):
+    """A lazy, read-only mapping of member names to the objects that implement them.
+
+    Parameters
+    ----------
+    kind : str
+        What a member is called in messages and in the entry-point group (``headstart.<kind>``), e.g. ``"heads"``.
+    table : mapping of str to str
+        Name → ``"package.module:attribute"``.
+
+    Examples
+    --------
+    >>> letters = Family("letters", {"sqrt": "math:sqrt"})
+    >>> letters["sqrt"](9.0)
+    3.0
+    >>> list(letters)
+    ['sqrt']
+    """
+
+    def __init__(self, kind: str, table: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._table = dict(table)
+        self._outside: dict[str, Any] | None = None
+
+    def _plugins(self) -> dict[str, Any]:
+        if self._outside is None:
+            found = entry_points(group=f"headstart.{self.kind}")
+            self._outside = {point.name: point for point in found if point.name not in self._table}
+        return self._outside
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._table:
+            module, _, attribute = self._table[name].partition(":")
+            return getattr(import_module(module), attribute)
+        if name in self._plugins():
+            return self._plugins()[name].load()
+        raise UnknownName(unknown(self.kind, name, list(self)))
+
+    def __iter__(self) -> Iterator[str]:
+        yield from sorted({*self._table, *self._plugins()})
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table or name in self._plugins()
+
+
+def unknown(what: str, name: object, known: list[str]) -> str:
+    """The one sentence for a name that is not known: the nearest known one first, then the list.
+
+    >>> unknown("heads", "rigde", ["lda", "ridge"])
+    "'rigde' is not one of the heads; did you mean 'ridge'? Known: lda, ridge."
+    """
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    shown = ", ".join(known[:40]) + (f", … ({len(known)} in all)" if len(known) > 40 else "")
+    return f"{name!r} is not one of the {what}{hint} Known: {shown or 'none'}."
