@@ -10,6 +10,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def write_atomic(path: Path, write: bytes | str | Callable[[Path], None]) -> Non
     except OSError as error:
         raise StoreError(f"Cannot write {path}: {error.strerror or error}. Is the disk full or read-only?") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or in a folder that is none: what went wrong before says more
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,7 +7,8 @@ Adding a member is one file and one line in the family's table; outsiders use th
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -73,3 +74,18 @@ def unknown(what: str, name: object, known: list[str]) -> str:
     hint = f"; did you mean {near[0]!r}?" if near else "."
     shown = ", ".join(known[:40]) + (f", … ({len(known)} in all)" if len(known) > 40 else "")
     return f"{name!r} is not one of the {what}{hint} Known: {shown or 'none'}."
+
+
+def refuse_unknown(what: str, given: Iterable[str], function: Callable[..., Any]) -> None:
+    """UnknownName for every name given that is no keyword-only parameter of a function, all of them together.
+
+    >>> def load(name, *, seed=0): ...
+    >>> refuse_unknown("options of fake: sources", ["seed"], load)
+    """
+    parameters = inspect.signature(function).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return
+    known = sorted(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)
+    wrong = [unknown(what, name, known) for name in given if name not in known]
+    if wrong:
+        raise UnknownName("\n".join(wrong))

@@ -1,0 +1,153 @@
+"""Claim: the readers decode photos faster than Pillow, to the same pixels; a hint on size makes large photos cheap.
+
+Every way of decoding is run in turns within one process, so that all meet the same machine; figures are medians and
+quartiles of CPU milliseconds per item (wall beside it: other work may share the machine). The plain twin is what a user
+would write: ``np.asarray(Image.open(path).convert("RGB"))``. Sounds: the two resamplers and the log-mel front end.
+
+    python benchmarks/decode.py [--repeats 15]        writes benchmarks/results/decode.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from headstart.readers import reader
+from headstart.readers.log_mel import LogMel
+
+HERE = Path(__file__).resolve().parent
+DATA = Path(os.environ.get("HEADSTART_SHARED") or HERE.parent.parent / "shared") / "data"
+HINT = (256, 256)
+
+
+def photos(count: int = 24) -> list[bytes]:
+    """Real photos of 384 × 512."""
+    paths = sorted((DATA / "images/trashnet").glob("*/*.jpg"))
+    return [path.read_bytes() for path in paths[:: max(1, len(paths) // count)]][:count]
+
+
+def phone_photos(small: list[bytes], count: int = 3) -> list[bytes]:
+    """12 megapixels, as a phone takes them: real photos side by side (their own detail, not blown up)."""
+    out = []
+    for number in range(count):
+        canvas = Image.new("RGB", (4032, 3024))
+        for i in range(8 * 8):
+            tile = Image.open(io.BytesIO(small[(i + number) % len(small)])).convert("RGB")
+            canvas.paste(tile, (i % 8 * 512, i // 8 * 384))
+        file = io.BytesIO()
+        canvas.save(file, "JPEG", quality=90)
+        out.append(file.getvalue())
+    return out
+
+
+def plain(blob: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
+
+
+def race(ways: dict[str, Callable[[object], object]], items: list, repeats: int) -> dict[str, dict[str, float]]:
+    """Milliseconds per item; the ways take turns, after one round that does not count."""
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
+    wall: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            begun = time.perf_counter(), time.thread_time()
+            for item in items:
+                way(item)
+            if turn:
+                cpu[name].append((time.thread_time() - begun[1]) * 1000 / len(items))
+                wall[name].append((time.perf_counter() - begun[0]) * 1000 / len(items))
+    return {name: {**spread(cpu[name]), "wall_ms": round(statistics.median(wall[name]), 3)} for name in ways}
+
+
+def spread(figures: list[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(figures, n=4)
+    return {"cpu_ms": round(middle, 3), "lower_quartile": round(low, 3), "upper_quartile": round(high, 3)}
+
+
+def threads(way: Callable[[object], object], items: list, repeats: int) -> dict[str, float]:
+    """Two threads against one, by wall clock: 2 would be a GIL that is never held."""
+    gains = []
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            for item in items:
+                way(item)
+            middle = time.perf_counter()
+            list(pool.map(way, items))
+            gains.append((middle - begun) / (time.perf_counter() - middle))
+    low, middle, high = statistics.quantiles(gains, n=4)
+    return {"gain": round(middle, 2), "lower_quartile": round(low, 2), "upper_quartile": round(high, 2)}
+
+
+def images(repeats: int) -> dict:
+    small = photos()
+    large = phone_photos(small)
+    ways = {
+        "simplejpeg": reader("image", decoder="simplejpeg").read,
+        "pillow": reader("image", decoder="pillow").read,
+        "simplejpeg, hint": reader("image", decoder="simplejpeg", size_hint=HINT).read,
+        "pillow, hint": reader("image", decoder="pillow", size_hint=HINT).read,
+        "plain twin": plain,
+    }
+    for blob in small[:6] + large[:1]:
+        assert np.array_equal(ways["simplejpeg"](blob), ways["pillow"](blob))
+        assert np.array_equal(ways["simplejpeg, hint"](blob), ways["pillow, hint"](blob))
+        assert np.array_equal(ways["simplejpeg"](blob), plain(blob))
+    shrunk, whole = (
+        np.asarray(Image.fromarray(ways[name](large[0])).resize((224, 224), Image.Resampling.BICUBIC), float)
+        for name in ("simplejpeg, hint", "simplejpeg")
+    )
+    return {
+        "384 x 512 photo": race({n: w for n, w in ways.items() if "hint" not in n}, small, repeats),
+        "3024 x 4032 photo": race(ways, large, max(5, repeats // 3)),
+        "two threads, 384 x 512": threads(ways["simplejpeg"], small * 2, repeats),
+        "hint: mean change of the 224 x 224 result, of 255": round(float(np.abs(shrunk - whole).mean()), 3),
+    }
+
+
+def sounds(repeats: int) -> dict:
+    clips = sorted((DATA / "audio/esc10").glob("*/*.ogg"))[::20]
+    mel = LogMel()
+    ready = [reader("audio", sample_rate=16000).read(clip) for clip in clips]
+    ways = {
+        "decode only": reader("audio").read,
+        "decode, scipy to 16 kHz": reader("audio", sample_rate=16000).read,
+        "decode, soxr to 16 kHz": reader("audio", sample_rate=16000, resampler="soxr").read,
+    }
+    return {
+        "5 s of OGG, 44.1 kHz": race(ways, clips, repeats),
+        "5 s, log-mel patches": race({"patches": mel.patches}, ready, repeats),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=15)
+    repeats = parser.parse_args().repeats
+    result = {
+        "images": images(repeats),
+        "sounds": sounds(repeats),
+        "machine": {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "python": platform.python_version()},
+        "versions": {name: version(name) for name in ("numpy", "pillow", "simplejpeg", "soundfile", "soxr", "scipy")},
+    }
+    small, large = result["images"]["384 x 512 photo"], result["images"]["3024 x 4032 photo"]
+    assert small["simplejpeg"]["cpu_ms"] < small["plain twin"]["cpu_ms"], small
+    assert large["simplejpeg, hint"]["cpu_ms"] < 0.5 * large["plain twin"]["cpu_ms"], large
+    (HERE / "results/decode.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

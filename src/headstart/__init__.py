@@ -1,0 +1,135 @@
+"""headstart: transfer learning by feature extraction.
+
+Compute features once, solve a head, fine-tune when it pays, prove that it helped::
+
+    import headstart as hs
+
+    train, test = hs.Dataset.from_folder("photos/").split(test_size=0.25, random_state=0)
+    predictor = hs.fit(hs.load_source("timm:mobilenetv2_100"), train, random_state=0)
+    result = predictor.evaluate(test)
+
+The door is lazy: a name's module loads when the name is first used, so ``import headstart`` costs milliseconds and no
+torch. A new public name is one line in ``_NAMES`` and one in the block for type checkers below it, both sorted;
+``tests/test_door.py`` compares them.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+_NAMES = {
+    "DataError": "headstart.errors:DataError",
+    "Dataset": "headstart.dataset:Dataset",
+    "FeatureBank": "headstart.bank:FeatureBank",
+    "FeatureExtractor": "headstart.estimators:FeatureExtractor",
+    "HeadstartError": "headstart.errors:HeadstartError",
+    "HeadstartWarning": "headstart.errors:HeadstartWarning",
+    "Layer": "headstart.sources:Layer",
+    "Metric": "headstart.result:Metric",
+    "MissingPackage": "headstart.errors:MissingPackage",
+    "Moments": "headstart.moments:Moments",
+    "NotFitted": "headstart.errors:NotFitted",
+    "NumericsError": "headstart.errors:NumericsError",
+    "OfflineError": "headstart.errors:OfflineError",
+    "OptionError": "headstart.errors:OptionError",
+    "Policy": "headstart.policies.base:Policy",
+    "Predictor": "headstart.predictor:Predictor",
+    "Proof": "headstart.result:Proof",
+    "Ranking": "headstart.result:Ranking",
+    "Result": "headstart.result:Result",
+    "Source": "headstart.sources:Source",
+    "SourceError": "headstart.errors:SourceError",
+    "StoreError": "headstart.errors:StoreError",
+    "TransferClassifier": "headstart.estimators:TransferClassifier",
+    "TransferRegressor": "headstart.estimators:TransferRegressor",
+    "UnknownName": "headstart.errors:UnknownName",
+    "UnreadableItem": "headstart.errors:UnreadableItem",
+    "UnsafeFile": "headstart.errors:UnsafeFile",
+    "WeightsError": "headstart.errors:WeightsError",
+    "distance": "headstart.distances:distance",
+    "extract": "headstart.extraction:extract",
+    "fit": "headstart.transfer:fit",
+    "head": "headstart.heads:head",
+    "load": "headstart.predictor:load",
+    "load_source": "headstart.sources:load_source",
+    "policy": "headstart.policies.base:policy",
+    "pretrain": "headstart.pretraining:pretrain",
+    "score": "headstart.scores:score",
+}
+
+if TYPE_CHECKING:
+    from headstart.bank import FeatureBank as FeatureBank
+    from headstart.dataset import Dataset as Dataset
+    from headstart.distances import distance as distance
+    from headstart.errors import DataError as DataError
+    from headstart.errors import HeadstartError as HeadstartError
+    from headstart.errors import HeadstartWarning as HeadstartWarning
+    from headstart.errors import MissingPackage as MissingPackage
+    from headstart.errors import NotFitted as NotFitted
+    from headstart.errors import NumericsError as NumericsError
+    from headstart.errors import OfflineError as OfflineError
+    from headstart.errors import OptionError as OptionError
+    from headstart.errors import SourceError as SourceError
+    from headstart.errors import StoreError as StoreError
+    from headstart.errors import UnknownName as UnknownName
+    from headstart.errors import UnreadableItem as UnreadableItem
+    from headstart.errors import UnsafeFile as UnsafeFile
+    from headstart.errors import WeightsError as WeightsError
+    from headstart.estimators import FeatureExtractor as FeatureExtractor
+    from headstart.estimators import TransferClassifier as TransferClassifier
+    from headstart.estimators import TransferRegressor as TransferRegressor
+    from headstart.extraction import extract as extract
+    from headstart.heads import head as head
+    from headstart.moments import Moments as Moments
+    from headstart.policies.base import Policy as Policy
+    from headstart.policies.base import policy as policy
+    from headstart.predictor import Predictor as Predictor
+    from headstart.predictor import load as load
+    from headstart.pretraining import pretrain as pretrain
+    from headstart.result import Metric as Metric
+    from headstart.result import Proof as Proof
+    from headstart.result import Ranking as Ranking
+    from headstart.result import Result as Result
+    from headstart.scores import score as score
+    from headstart.sources import Layer as Layer
+    from headstart.sources import Source as Source
+    from headstart.sources import load_source as load_source
+    from headstart.transfer import fit as fit
+
+__all__ = [*_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        module, _, attribute = _NAMES[name].partition(":")
+        value = getattr(import_module(module), attribute)
+        globals()[name] = value
+        return value
+    if name == "__version__":
+        return import_module("importlib.metadata").version("headstart")
+    if name.startswith("_"):  # probes of tools: __path__, __wrapped__, …
+        raise AttributeError(f"module 'headstart' has no attribute {name!r}")
+    unknown = import_module("headstart._registry").unknown
+    raise AttributeError(unknown("names of headstart", name, list(_NAMES)))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES, "__version__"})
+
+
+class _Door(ModuleType):
+    """The package's own module type: a verb keeps its name when a folder of the same name is imported.
+
+    Importing ``headstart.report`` makes Python bind the *folder* to ``headstart.report``; the verb ``hs.report(…)``
+    would be gone. The folder stays reachable by ``import headstart.report`` and ``from headstart.report import …``.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _NAMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Door

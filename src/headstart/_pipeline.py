@@ -1,0 +1,182 @@
+"""Reading, forward pass and writing at the same time, in bounded memory. Floor 4.
+
+Decoding runs in a runner's workers a few batches ahead, the forward pass in the calling thread, writing in one more
+thread. Rows are flushed in whole windows, in order, so that an interrupted run resumes at a boundary and forms the same
+batches: its rows come out bit for bit as an uninterrupted run's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from headstart._progress import Track
+from headstart.errors import UnreadableItem
+
+_FLUSH_SECONDS = 2.0
+_FLUSH_SHARE = 0.02  # of the time so far: long runs write fewer, larger shards
+_FLUSH_BYTES = 64 << 20
+_SORTED_BATCHES = 16
+
+
+@dataclass
+class Work:
+    """One item on its way: its key, what was read, or why it could not be."""
+
+    index: int
+    key: bytes
+    sample: Any = None
+    problem: UnreadableItem | None = None
+
+
+@dataclass
+class Spent:
+    """Seconds per stage; reading is counted over all workers, so the stages may add up to more than the total."""
+
+    read: float = 0.0
+    forward: float = 0.0
+    write: float = 0.0
+    rows: int = 0
+    problems: list[Work] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)
+
+
+def prepared(
+    read: Callable[[int], Any], spent: Spent, remark: Callable[[Any], str | None] | None = None
+) -> Callable[[tuple[int, bytes]], Work]:
+    """A function for the runner: (index, key) → Work. Only UnreadableItem is taken as the item's fault.
+
+    ``remark`` says what is worth counting about a sample (a text that was cut).
+    """
+
+    def one(place: tuple[int, bytes]) -> Work:
+        start = time.perf_counter()
+        work = Work(*place)
+        try:
+            work.sample = read(place[0])
+        except UnreadableItem as problem:
+            work.problem = problem
+        if remark is not None and work.problem is None and (text := remark(work.sample)):
+            spent.remarks[text] += 1
+        spent.read += time.perf_counter() - start
+        return work
+
+    return one
+
+
+def good(works: Iterator[Work], spent: Spent, done: Track, *, raising: bool) -> Iterator[Work]:
+    """The works that can be used; the others are kept in ``spent.problems`` or raised."""
+    for work in works:
+        if work.problem is None:
+            yield work
+            continue
+        if raising:
+            raise work.problem
+        spent.problems.append(work)
+        done(1)
+
+
+def windows(works: Iterator[Work], size: int, length: Callable[[Any], int] | None) -> Iterator[list[list[Work]]]:
+    """Groups of batches to be written together; sorted by length inside a group where items have lengths."""
+    many = size * (_SORTED_BATCHES if length is not None else 1)
+    while group := list(islice(works, many)):
+        if length is not None:
+            group.sort(key=lambda work: length(work.sample))
+        yield [group[i : i + size] for i in range(0, len(group), size)]
+
+
+class Writer:
+    """Collects rows and appends them to the tables in another thread, one shard at a time."""
+
+    def __init__(self, tables: dict[str, Any], spent: Spent) -> None:
+        self._tables, self._spent = tables, spent
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="headstart-write")
+        self._keys: list[bytes] = []
+        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in tables}
+        self._bytes = 0
+        self._begun = self._last = time.monotonic()
+        self._pending: Future[None] | None = None
+
+    def add(self, keys: Sequence[bytes], rows: dict[str, Any]) -> None:
+        """Take the rows of one batch."""
+        self._keys.extend(keys)
+        for name, values in rows.items():
+            self._rows[name].append(values)
+            self._bytes += sum(v.nbytes for v in values) if isinstance(values, list) else values.nbytes
+
+    def window_ended(self) -> None:
+        """Flush when enough time or bytes have gathered. Only here: shards hold whole windows."""
+        now = time.monotonic()
+        wait = max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - self._begun))
+        if self._bytes >= _FLUSH_BYTES or now - self._last >= wait:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand what has gathered to the writing thread, after what it was given before."""
+        self._join()
+        if not self._keys:
+            return
+        keys, rows = self._keys, self._rows
+        self._keys, self._rows, self._bytes = [], {name: [] for name in self._tables}, 0
+        self._last = time.monotonic()
+        self._pending = self._pool.submit(self._write, keys, rows)
+
+    def close(self, *, failed: bool) -> None:
+        """Write the rest, or after a failure only wait for what was handed over."""
+        try:
+            if not failed:
+                self.flush()
+            self._join()
+        finally:
+            self._pool.shutdown(wait=True)
+
+    def _join(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _write(self, keys: list[bytes], rows: dict[str, list[np.ndarray]]) -> None:
+        start = time.perf_counter()
+        for name, table in self._tables.items():
+            parts = rows[name]
+            ragged = isinstance(parts[0], list)
+            values: Any = [row for part in parts for row in part] if ragged else np.concatenate(parts)
+            new = np.flatnonzero(~table.has(keys))  # another layer may lack items that this one has
+            if len(new) < len(keys):
+                values = [values[i] for i in new] if ragged else values[new]
+            table.append([keys[i] for i in new], values)
+        self._spent.write += time.perf_counter() - start
+
+
+def run(
+    works: Iterator[Work],
+    engine: Callable[[Any], dict[str, Any]],
+    writer: Writer,
+    *,
+    source: Any,
+    size: int,
+    done: Track,
+) -> None:
+    """Form batches, run them, hand the rows to the writer. ``writer`` is closed here, whatever happens."""
+    spent = writer._spent
+    failed = True
+    try:
+        for window in windows(works, size, getattr(source.input, "length", None)):
+            for batch in window:
+                start = time.perf_counter()
+                rows = engine(source.input.collate([work.sample for work in batch]))
+                spent.forward += time.perf_counter() - start
+                writer.add([work.key for work in batch], rows)
+                spent.rows += len(batch)
+                done(len(batch))
+            writer.window_ended()
+        failed = False
+    finally:
+        writer.close(failed=failed)

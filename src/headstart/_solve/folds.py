@@ -1,0 +1,207 @@
+"""Held-out ridge predictions of every row, for all penalties and folds, from one decomposition. Floor 1.
+
+With U the principal directions of the rows, a penalty shrinks by g = s²/(s² + α). The hat matrix is
+H = √w√wᵀ/Σw + U·g·Uᵀ, and the residuals of rows f that were left out of the fit are **exactly**
+
+.. math:: E_f = (I − H_{ff})^{-1} R_f,
+
+one small solve per fold and penalty and no second fit. Where a fold has about as many rows as there are features the same
+numbers come from the normal equations without the fold. Left-out rows change the explained cross-products
+D = Tᵀ X (S + α)⁻¹ Xᵀ T by R_fᵀ E_f, from which discriminant analysis follows (:func:`discriminant`).
+
+References
+----------
+Cook & Weisberg (1982), Residuals and Influence in Regression (deletion of groups); Hastie, Buja & Tibshirani (1995),
+Penalized discriminant analysis (scores of LDA from those of regression).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart._typing import Float, Ints
+from headstart.errors import NumericsError
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """One fold left out, at one penalty.
+
+    Attributes
+    ----------
+    rows : (m,) array
+        Which rows were left out.
+    scores : (m, t) array
+        What the ridge fitted on all others predicts for them.
+    explained : (t, t) array
+        Tᵀ X (S + α)⁻¹ Xᵀ T of the others, centred.
+    """
+
+    rows: Ints
+    scores: Float
+    explained: Float
+
+
+@dataclass(frozen=True, eq=False)
+class FoldRidge:
+    """Ridge on rows in principal coordinates, ready to leave folds out.
+
+    Attributes
+    ----------
+    rows : (n, r) array
+        Principal coordinates, centred by the weighted mean.
+    values : (r,) array
+        Their weighted scatter.
+    targets : (n, t) array
+    weights : (n,) array
+        Positive.
+    """
+
+    rows: Float
+    values: Float
+    targets: Float
+    weights: Float
+
+    def left_out(self, members: list[Ints], penalties: Float) -> Iterator[list[LeftOut]]:
+        """For each penalty, every fold of ``members`` left out in turn.
+
+        Cost: n·r·m + m³ per penalty for folds of m ≤ r / 2 rows, else r³ + n·r·t per penalty and fold.
+        """
+        whole = self._whole()
+        wide = [2 * len(fold) > len(self.values) for fold in members]  # where the other way costs less
+        grams = [whole.gram(fold) if w else None for fold, w in zip(members, wide, strict=True)]
+        for penalty in penalties:
+            fit = whole.at(float(penalty))
+            yield [
+                whole.normal(fold, gram, float(penalty)) if gram is not None else fit.hat(fold)
+                for fold, gram in zip(members, grams, strict=True)
+            ]
+
+    def _whole(self) -> _Whole:
+        root = np.sqrt(self.weights)
+        total = float(self.weights.sum())
+        mean = self.weights @ self.targets / total
+        away = root[:, None] * (self.targets - mean)
+        left = root[:, None] * self.rows / np.sqrt(self.values)
+        return _Whole(self, root, mean, away, left, left.T @ away)
+
+
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """Everything that does not depend on the penalty."""
+
+    problem: FoldRidge
+    root: Float  # √w (n,)
+    mean: Float  # of the targets (t,)
+    away: Float  # √w (T − mean) (n, t)
+    left: Float  # U (n, r), orthonormal columns
+    pulled: Float  # Uᵀ away (r, t)
+
+    def at(self, penalty: float) -> _Fit:
+        shrink = self.problem.values / (self.problem.values + penalty)
+        kept = shrink[:, None] * self.pulled
+        residual = self.away - self.left @ kept
+        return _Fit(self, shrink, residual, self.pulled.T @ kept)
+
+    def gram(self, fold: Ints) -> Float:
+        """Normal matrix of coordinates and intercept without the fold, but for the penalty (r + 1, r + 1)."""
+        values = self.problem.values
+        r = len(values)
+        inside = self.root[fold, None] * np.column_stack([self.problem.rows[fold], np.ones(len(fold))])
+        gram = -(inside.T @ inside)
+        gram[np.arange(r), np.arange(r)] += values
+        gram[r, r] += self.problem.weights.sum()
+        return gram
+
+    def normal(self, fold: Ints, gram: Float, penalty: float) -> LeftOut:
+        """Leave out a fold of many rows: solve the normal equations of the others."""
+        r = len(gram) - 1
+        problem = self.problem
+        matrix = gram.copy()
+        matrix[np.arange(r), np.arange(r)] += penalty
+        weighted = problem.weights[fold, None] * (problem.targets[fold] - self.mean)
+        inside = np.column_stack([problem.rows[fold], np.ones(len(fold))])
+        right = -(inside.T @ weighted)
+        right[:r] += np.sqrt(problem.values)[:, None] * self.pulled
+        solved = _solve(matrix, right)
+        scores = inside @ solved + self.mean
+        mass = gram[r, r]
+        explained = right.T @ solved - np.outer(right[r], right[r]) / mass
+        return LeftOut(fold, scores, _symmetric(explained))
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """The fit on all rows at one penalty."""
+
+    whole: _Whole
+    shrink: Float  # (r,)
+    residual: Float  # √w-weighted (n, t)
+    explained: Float  # (t, t)
+
+    def hat(self, fold: Ints) -> LeftOut:
+        """Leave out a fold of few rows: solve with I − H."""
+        whole = self.whole
+        root, left, residual = whole.root[fold], whole.left[fold], self.residual[fold]
+        total = whole.problem.weights.sum()
+        half = left * np.sqrt(self.shrink)
+        matrix = -(half @ half.T)
+        matrix -= np.outer(root, root) / total
+        matrix[np.arange(len(fold)), np.arange(len(fold))] += 1.0
+        error = _solve(matrix, residual)
+        scores = whole.problem.targets[fold] - error / root[:, None]
+        # Tᵀ T of the others about their own mean, less what their fit leaves over
+        away = whole.away[fold]
+        outside = root @ away
+        scatter = -(away.T @ away) - np.outer(outside, outside) / (total - root @ root)
+        return LeftOut(fold, scores, _symmetric(self.explained + scatter + residual.T @ error))
+
+
+def _solve(matrix: Float, right: Float) -> Float:
+    # numpy's own LAPACK: scipy brings a second BLAS, whose threads and numpy's spin against each other in a loop
+    try:
+        return np.linalg.solve(matrix, right)
+    except np.linalg.LinAlgError as error:
+        raise NumericsError(
+            f"A {len(matrix)} × {len(matrix)} system is singular when a fold is left out: the penalty is too small for "
+            "these features. Raise alpha, or leave it to be chosen (alpha=None)."
+        ) from error
+
+
+def _symmetric(matrix: Float) -> Float:
+    return (matrix + matrix.T) / 2
+
+
+def discriminant(left: LeftOut, mean: Float, counts: Float) -> tuple[Float, Float]:
+    """Scores of discriminant analysis with within-class scatter S_W + α, from those of ridge at the same α.
+
+    Parameters
+    ----------
+    left : LeftOut
+        Ridge on one-hot targets.
+    mean : (t,) array
+        Mean of the others' targets.
+    counts : (t,) array
+        (Weighted) rows of each class among the others, all positive.
+
+    Returns
+    -------
+    linear : (m, t) array
+        (x − μ)ᵀ Q (μ_c − μ) with Q = (S_W + α)⁻¹.
+    norm : (t,) array
+        (μ_c − μ)ᵀ Q (μ_c − μ); the score of class c is ``κ·(linear − norm / 2) + log prior`` for a covariance 1/κ·(S_W + α).
+
+    Notes
+    -----
+    With M the class means, A = S + α and N = diag(counts): (S_W + α)⁻¹M = A⁻¹M (I − N MᵀA⁻¹M)⁻¹.
+    """
+    try:
+        turn = np.linalg.inv(np.eye(len(counts)) - left.explained / counts)
+    except np.linalg.LinAlgError as error:
+        raise NumericsError("Some class has no spread of its own and no shrinkage is left. Raise shrinkage.") from error
+    linear = ((left.scores - mean) / counts) @ turn
+    norm = np.einsum("ab,ba->a", left.explained / counts / counts[:, None], turn)
+    return linear, norm

@@ -1,0 +1,21 @@
+"""The bank: feature rows on disk by content key of the item, computed once and reused everywhere. Floor 1.
+
+::
+
+    store/
+      keys/                      content keys of files that have not changed (KeyTable)
+      3f9c…/                     one table per recipe: the folder is the recipe's fingerprint
+        recipe.json
+        <time>-<random>.safetensors    append-only shards: keys, check sums, rows
+
+A row is found by *what the item is* (hash of its bytes) and *how the row was made* (the recipe: source fingerprint,
+layer, pooling, engine, precision, …). Neither a file's name nor its place matters, so nothing stale is ever found.
+"""
+
+from headstart.bank._bank import FeatureBank, Skipped, Store
+from headstart.bank._bfloat16 import from_bf16, to_bf16
+from headstart.bank._key_table import KeyTable
+from headstart.bank._memory import MemoryStore, MemoryTable
+from headstart.bank._table import Table
+
+__all__ = ["FeatureBank", "KeyTable", "MemoryStore", "MemoryTable", "Skipped", "Store", "Table", "from_bf16", "to_bf16"]

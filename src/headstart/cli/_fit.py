@@ -1,0 +1,1 @@
+"""``headstart fit``: the main job."""

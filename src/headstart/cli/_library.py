@@ -1,0 +1,23 @@
+"""The library as the command line sees it: verb → where it lives. Nothing loads until a command asks for it."""
+
+from __future__ import annotations
+
+from headstart._registry import Family
+
+LIBRARY = Family(
+    "library",
+    {
+        "Dataset": "headstart.dataset:Dataset",
+        "SOURCES": "headstart.sources.base:SOURCES",
+        "demo": "headstart.demo:demo",
+        "extract": "headstart.extraction:extract",
+        "fit": "headstart.transfer:fit",
+        "head": "headstart.heads.base:head",
+        "load": "headstart.predictor:load",
+        "load_source": "headstart.sources.base:load_source",
+        "policy": "headstart.policies.base:policy",
+        "pretrain": "headstart.pretraining:pretrain",
+        "reading": "headstart.extraction:reading",
+        "repair_torchvision": "headstart.sources._compat:repair_torchvision",
+    },
+)

@@ -1,0 +1,147 @@
+"""What this machine has and can do, as plain data. Each question is answered even when another one fails."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from headstart._extras import available, extras, installed_version
+from headstart._files import cache_folder
+from headstart.cli._library import LIBRARY
+
+_BASE = ("numpy", "scipy", "scikit-learn", "torch", "safetensors", "pillow", "typer", "rich")
+
+
+def packages() -> dict[str, Any]:
+    """Versions of the base packages, and per extra what is installed and what is missing."""
+    found: dict[str, Any] = {"base": {name: installed_version(name) for name in _BASE}, "extras": {}}
+    for extra, lines in sorted(extras().items()):
+        names = [re.split(r"[<>=!~\[; ]", line, maxsplit=1)[0] for line in lines]
+        if extra in ("all", "dev") or not names:
+            continue
+        versions = {name: installed_version(name) for name in names}
+        missing = [name for name, there in versions.items() if there is None]
+        found["extras"][extra] = {
+            "versions": versions,
+            "missing": missing,
+            "install": f'pip install "headstart[{extra}]"' if missing else None,
+        }
+    return found
+
+
+def processor() -> dict[str, Any]:
+    """The processor and the memory."""
+    return {"name": _processor_name(), "cores": os.cpu_count(), "usable": _usable(), "memory": _memory()}
+
+
+def torch_state() -> dict[str, Any]:
+    """What torch can do here: threads, bf16, CUDA, MPS; ``problem`` when it does not even load."""
+    try:
+        import torch
+    except (ImportError, OSError, RuntimeError) as error:
+        return {
+            "problem": f"torch does not load ({error}). Install it again: pip install --force-reinstall torch torchvision"
+        }
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    return {
+        "version": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu_bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        if torch.backends.mkldnn.is_available()
+        else False,
+        "gpus": gpus,
+        "gpu_bf16": bool(gpus) and bool(torch.cuda.is_bf16_supported()),
+        "mps": bool(torch.backends.mps.is_available()),
+        "cuda_build": torch.version.cuda,
+    }
+
+
+def torchvision_state() -> dict[str, Any]:
+    """Whether torchvision fits torch: ``native``, ``repaired`` (a mismatch that headstart works around), ``absent``."""
+    if not available("torchvision"):
+        return {"state": "absent"}
+    try:
+        state = LIBRARY["repair_torchvision"]()
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        state = "broken"
+        return {
+            "state": state,
+            "problem": f"torchvision does not load with this torch ({_first_line(error)}). {_TOGETHER}",
+        }
+    if state == "repaired":
+        return {"state": state, "problem": f"torchvision was built for another torch (a CUDA build); headstart works "
+                f"around it, other programs may not. {_TOGETHER}"}  # fmt: skip
+    return {"state": state}
+
+
+def cache() -> dict[str, Any]:
+    """The cache folder: where it is, whether it can be written, its size, and the choices remembered in it."""
+    root = cache_folder()
+    files = [path for path in root.rglob("*") if path.is_file()] if root.is_dir() else []
+    return {
+        "folder": str(root),
+        "writable": _writable(root),
+        "bytes": sum(_size(path) for path in files),
+        "files": len(files),
+        "choices": len(list((root / "choices").glob("*.json"))),
+    }
+
+
+_TOGETHER = "Install both together: pip install --force-reinstall torch torchvision"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _processor_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        if match:
+            return match[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _usable() -> int | None:
+    counted = getattr(os, "sched_getaffinity", None)
+    return len(counted(0)) if counted is not None else os.cpu_count()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _writable(root: Path) -> bool:
+    """Whether the folder, or the nearest one above it that exists, can be written."""
+    here = root
+    while not here.exists() and here != here.parent:
+        here = here.parent
+    return here.is_dir() and os.access(here, os.W_OK)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def python() -> dict[str, Any]:
+    """Python and the system."""
+    return {
+        "version": sys.version.partition(" ")[0],
+        "executable": sys.executable,
+        "system": platform.platform(terse=True),
+    }

@@ -1,0 +1,171 @@
+"""Options that several commands share, and how words on the command line become the library's values."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headstart._registry import unknown
+from headstart.cli._library import LIBRARY
+from headstart.errors import OptionError, SourceError
+
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+_DATA, _HOW, _FEATURES = "About the data", "How it is run", "Features"
+
+Data = Annotated[str, typer.Argument(metavar="DATA", show_default=False,
+    help="A folder of class folders, or a table (csv, tsv, jsonl, parquet).")]  # fmt: skip
+Source = Annotated[str, typer.Option("--source", "-s", metavar="FAMILY:NAME", show_default=False,
+    help="Where the features come from, e.g. timm:mobilenetv2_100; see: headstart sources.")]  # fmt: skip
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Local weights (safetensors or pth).",
+    rich_help_panel=_FEATURES)]  # fmt: skip
+Options = Annotated[list[str] | None, typer.Option("--options", metavar="KEY=VALUE", show_default=False,
+    help="An option of the source's family; may be repeated.", rich_help_panel=_FEATURES)]  # fmt: skip
+Layers = Annotated[list[str] | None, typer.Option("--layers", "-l", metavar="LAYER", show_default="auto",
+    help="A name, a pattern such as 'blocks.*', auto, last or all; may be repeated.",
+    rich_help_panel=_FEATURES)]  # fmt: skip
+Pooling = Annotated[str, typer.Option(metavar="NAME", help="How a map becomes a row: avg, max, avg+max, cls, flatten, …",
+    rich_help_panel=_FEATURES)]  # fmt: skip
+Input = Annotated[str | None, typer.Option("--input", metavar="COLUMN", show_default=False,
+    help="The table's column with paths or texts.", rich_help_panel=_DATA)]  # fmt: skip
+Target = Annotated[list[str] | None, typer.Option("--target", metavar="COLUMN", show_default=False,
+    help="The table's column with labels; may be repeated.", rich_help_panel=_DATA)]  # fmt: skip
+Groups = Annotated[str | None, typer.Option(metavar="COLUMN", show_default=False,
+    help="The column with what must not be torn apart (speaker, patient).", rich_help_panel=_DATA)]  # fmt: skip
+Split = Annotated[str | None, typer.Option(metavar="COLUMN", show_default=False,
+    help="The column that says train or test.", rich_help_panel=_DATA)]  # fmt: skip
+Task = Annotated[str | None, typer.Option(metavar="TASK", show_default=False,
+    help="classification, multilabel or regression, when it cannot be guessed.", rich_help_panel=_DATA)]  # fmt: skip
+Modality = Annotated[str | None, typer.Option(metavar="KIND", show_default=False,
+    help="image, audio or text, when a folder holds several.", rich_help_panel=_DATA)]  # fmt: skip
+Store = Annotated[Path | None, typer.Option(metavar="FOLDER", show_default="your cache folder",
+    help="Where features are kept.", rich_help_panel=_HOW)]  # fmt: skip
+Engine = Annotated[str, typer.Option(metavar="NAME", help="What runs the network; auto measures once and remembers.",
+    rich_help_panel=_HOW)]  # fmt: skip
+Precision = Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16, fp16, or auto.", rich_help_panel=_HOW)]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, mps, or auto.", rich_help_panel=_HOW)]
+OnError = Annotated[str | None, typer.Option("--on-error", metavar="skip|raise", show_default="skip for files",
+    help="What to do with an item that cannot be read.", rich_help_panel=_HOW)]  # fmt: skip
+Seed = Annotated[int, typer.Option("--seed", metavar="NUMBER", help="Same seed, same machine: same result.",
+    rich_help_panel=_HOW)]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the options say about the data."""
+
+    input: str | None = None
+    target: Sequence[str] | None = None
+    groups: str | None = None
+    split: str | None = None
+    task: str | None = None
+    modality: str | None = None
+
+
+def is_table(data: str) -> bool:
+    """Whether DATA names a table rather than a folder."""
+    return Path(data).suffix.lower() in _TABLES and not Path(data).expanduser().is_dir()
+
+
+def dataset(data: str, columns: Columns) -> Any:
+    """DATA and its options → Dataset."""
+    if is_table(data):
+        one = list(columns.target or ()) or None
+        return LIBRARY["Dataset"].from_table(
+            data, columns.input, one, task=columns.task, groups=columns.groups, split=columns.split,
+            modality=columns.modality,
+        )  # fmt: skip
+    given = [f"--{name}" for name in ("input", "target", "groups", "split", "task") if getattr(columns, name)]
+    if given:
+        raise OptionError(f"{', '.join(given)} is for tables ({', '.join(_TABLES)}); {data} is not one.")
+    return LIBRARY["Dataset"].from_folder(data, columns.modality)
+
+
+def pairs(words: Sequence[str] | None, what: str = "--options") -> dict[str, Any]:
+    """``["pad_type=same", "in_chans=1"]`` → ``{"pad_type": "same", "in_chans": 1}``.
+
+    >>> pairs(["a=1", "b=same", "c=[1, 2]", "d=True", "e=none"])
+    {'a': 1, 'b': 'same', 'c': [1, 2], 'd': True, 'e': None}
+    """
+    found = {}
+    for word in words or ():
+        key, equals, value = word.partition("=")
+        if not equals or not key.strip():
+            raise OptionError(f"{what} takes KEY=VALUE, e.g. pad_type=same; got {word!r}.")
+        found[key.strip()] = _value(value.strip())
+    return found
+
+
+def _value(text: str) -> Any:
+    plain = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in plain:
+        return plain[text.lower()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def named(family: str, text: str) -> Any:
+    """``"ridge:alpha=1.0"`` or ``"full:epochs=5,lr=3e-4"`` → the head or policy; a bare name stays a name."""
+    name, colon, fields = text.partition(":")
+    if not colon:
+        return text
+    return LIBRARY[family](name, **pairs([part for part in fields.split(",") if part.strip()], f"--{family} {name}:"))
+
+
+def load_source(address: str, weights: Path | None, options: Sequence[str] | None) -> Any:
+    """A source by address; a folder may be given as it is, without its family.
+
+    Raises
+    ------
+    OptionError
+        When the family has no such option.
+    """
+    address = _address(address)
+    family = address.partition(":")[0]
+    arguments: dict[str, Any] = {} if weights is None else {"weights": weights.expanduser()}
+    if ":" in address and (weights is not None or options):
+        known = list(inspect.signature(LIBRARY["SOURCES"][family]).parameters)[1:]
+        given = pairs(options)
+        arguments |= {"options": given} if "options" in known and given else given
+        wrong = [unknown(f"options of {family}: sources", name, known) for name in arguments if name not in known]
+        if wrong:
+            raise OptionError("\n".join(wrong))
+    return LIBRARY["load_source"](address, **arguments)
+
+
+def _address(text: str) -> str:
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        return text
+    if (folder / "predictor.json").is_file():
+        raise SourceError(f"{text} is a saved predictor, not a source. Its source is saved:{folder / 'sources' / '0'}")
+    if (folder / "source.json").is_file():
+        return f"saved:{folder}"
+    return f"timm:{folder}" if (folder / "config.json").is_file() else text
+
+
+def count(number: int, what: str) -> str:
+    """``1 image``, ``600 images``.
+
+    >>> count(1, "class"), count(3, "class"), count(2000, "image"), count(2, "category")
+    ('1 class', '3 classes', '2,000 images', '2 categories')
+    """
+    plural = f"{what}es" if what.endswith("s") else f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{number:,} {what if number == 1 else plural}"
+
+
+def items_of(data: Any) -> str:
+    """``600 images``, for a heading."""
+    return count(len(data), {"audio": "sound"}.get(data.modality, data.modality))
+
+
+def plain_options(options: Mapping[str, Any]) -> str:
+    """``--layers blocks.6 --head ridge``: options as they would be typed; those that are None are left out."""
+    return " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)

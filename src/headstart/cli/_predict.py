@@ -1,0 +1,243 @@
+"""``headstart predict`` and ``headstart evaluate``: use a saved predictor, and see how good it is."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from headstart._files import write_atomic
+from headstart._printing import seconds
+from headstart.cli._app import command
+from headstart.cli._extract import left_out
+from headstart.cli._library import LIBRARY
+from headstart.cli._options import (
+    Columns,
+    Data,
+    Groups,
+    Input,
+    Modality,
+    Split,
+    Target,
+    Task,
+    count,
+    dataset,
+    is_table,
+    items_of,
+)
+from headstart.cli._output import Page, command as line, interval, short, table, title, under
+from headstart.errors import DataError, HeadstartError, OptionError
+
+PANEL = "Work"
+_MOST_ROWS, _MOST_CLASSES = 50, 12
+Predictor = Annotated[Path, typer.Argument(metavar="PREDICTOR", show_default=False, help="What fit saved.")]
+
+
+@command("predict", PANEL)
+def predict(
+    predictor: Predictor,
+    items: Annotated[
+        list[str],
+        typer.Argument(metavar="ITEM...", show_default=False, help="Files, folders, a table, or texts in quotes."),
+    ],
+    input: Input = None,
+    proba: Annotated[bool, typer.Option("--proba", help="The probability of every class.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.csv", show_default=False, help="Write a table, too.")
+    ] = None,
+) -> Page:
+    """Predict for files, folders, a table or texts."""
+    loaded = LIBRARY["load"](predictor)
+    data = _items(items, input, loaded.source.modality)
+    labels = _by_target(loaded, loaded.predict(data, on_error="skip"))
+    chances = _by_target(loaded, loaded.predict_proba(data, on_error="skip")) if _has_chances(loaded) else {}
+    rows = _rows(loaded, data, labels, chances)
+    document = {"predictor": str(predictor), "predictions": rows}
+    if output is not None:
+        _write_csv(rows, output.expanduser())
+        document["output"] = str(output)
+    blocks: list[Any] = [_prediction_table(rows, [a.target for a in loaded.answers], proba=proba)]
+    if len(rows) > _MOST_ROWS:
+        blocks.append(f"… and {len(rows) - _MOST_ROWS:,} more. -o FILE.csv or --json gives all of them.")
+    bad = [(row["item"], row["error"]) for row in rows if "error" in row]
+    if bad:
+        blocks.append(left_out(bad, len(rows)))
+    if output is not None:
+        following = f"open {short(output)}: {count(len(rows), 'row')}"
+    else:
+        following = line("predict", short(predictor), *items[:1], "-o", "predictions.csv")
+    return Page(document, blocks, [following])
+
+
+def _items(words: Sequence[str], input: str | None, modality: str) -> Any:
+    """What the words name: a table's rows, the files of folders, files, or the words themselves as texts."""
+    kind = LIBRARY["Dataset"]
+    if len(words) == 1 and (input is not None or is_table(words[0])):
+        return kind.from_table(words[0], input).without_targets()
+    if input is not None:
+        raise OptionError("--input goes with one table.")
+    found: list[Any] = []
+    for word in words:
+        path = Path(word).expanduser()
+        if _is(path, "dir"):
+            found += kind.from_folder(path, None if modality == "any" else modality).items
+        elif modality == "text" and not _is(path, "file"):
+            found.append(word)
+        else:
+            found.append(path)
+    missing = [str(path) for path in found if isinstance(path, Path) and not _is(path, "file")]
+    if missing and len(missing) == len(found):
+        raise DataError(f"There is no file {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}.")
+    return kind.from_items(found, modality)
+
+
+def _is(path: Path, what: str) -> bool:
+    try:  # a long text is no path: the system may refuse even to look
+        return path.is_dir() if what == "dir" else path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _by_target(loaded: Any, found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {loaded.answers[0].target: found}
+
+
+def _has_chances(loaded: Any) -> bool:
+    return all(answer.task != "regression" for answer in loaded.answers)
+
+
+def _rows(loaded: Any, data: Any, labels: dict[str, Any], chances: dict[str, Any]) -> list[dict[str, Any]]:
+    read = LIBRARY["reading"](loaded.source, data)
+    first = loaded.answers[0].target
+    rows = []
+    for i, item in enumerate(data.items):
+        row: dict[str, Any] = {"item": str(item) if isinstance(item, (str, Path)) else f"item {i}"}
+        known = list(labels[first])
+        if i >= len(known) or known[i] is None:
+            rows.append({**row, "label": None, "error": _reason(read, i)})
+            continue
+        found = {a.target: _one(a, labels[a.target][i], chances.get(a.target), i) for a in loaded.answers}
+        rows.append({**row, **(found[first] if len(found) == 1 else {"targets": found})})
+    return rows
+
+
+def _one(answer: Any, label: Any, chances: Any, index: int) -> dict[str, Any]:
+    if chances is None:
+        return {"label": label}
+    by_class = {str(name): float(p) for name, p in zip(answer.classes, chances[index])}
+    if answer.task == "multilabel":
+        return {"label": list(label), "probabilities": by_class}
+    return {"label": label, "probability": by_class[str(label)], "probabilities": by_class}
+
+
+def _reason(read: Any, index: int) -> str:
+    try:
+        read(index)
+    except HeadstartError as error:
+        return str(getattr(error, "reason", error))
+    return "could not be read"
+
+
+def _prediction_table(rows: list[dict[str, Any]], targets: list[str], *, proba: bool) -> Any:
+    several = len(targets) > 1
+    headers = ["item", *(f"{name}{more}" for name in (targets if several else ["label"]) for more in ("", " p"))]
+    if several:
+        headers = ["item", *(h for name in targets for h in (name, "p"))]
+    else:
+        headers = ["item", "label", "probability"]
+    shown = []
+    for row in rows[:_MOST_ROWS]:
+        answers = [row.get("targets", {}).get(name, {}) for name in targets] if several else [row]
+        cells = [cell for one in answers for cell in (_label(one), _chance(one, proba))]
+        shown.append([short(row["item"]), *cells])
+    return table(headers, shown, align="l" + "ll" * len(targets))
+
+
+def _label(row: dict[str, Any]) -> str | None:
+    label = row.get("label")
+    if isinstance(label, (list, tuple)):
+        return ", ".join(map(str, label)) or "none"
+    return None if label is None else f"{label:.4g}" if isinstance(label, float) else str(label)
+
+
+def _chance(row: dict[str, Any], every: bool) -> str | None:
+    chances = row.get("probabilities")
+    if chances and (every or "probability" not in row):
+        best = sorted(chances.items(), key=lambda pair: -pair[1])[: _MOST_CLASSES if every else 3]
+        return "  ".join(f"{name} {p:.2f}" for name, p in best)
+    return None if "probability" not in row else f"{row['probability']:.3f}"
+
+
+def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    flat = [_flat(row) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(flat)
+    write_atomic(path, text.getvalue())
+
+
+def _flat(row: dict[str, Any], before: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in row.items():
+        if name == "targets":
+            for target, inner in value.items():
+                out |= _flat(inner, f"{target}.")
+        elif name == "probabilities":
+            out |= {f"{before}p({label})": round(p, 6) for label, p in value.items()}
+        else:
+            out[before + name] = "|".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    return out
+
+
+@command("evaluate", PANEL)
+def evaluate(
+    predictor: Predictor,
+    data: Data,
+    input: Input = None,
+    target: Target = None,
+    groups: Groups = None,
+    split: Split = None,
+    task: Task = None,
+    modality: Modality = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", show_default="test where there is one", help="Only this part of the data."),
+    ] = None,
+) -> Page:
+    """Measure a predictor on labelled data."""
+    loaded = LIBRARY["load"](predictor)
+    items = dataset(data, Columns(input, target, groups, split, task, modality))
+    if part is not None or (items.parts is not None and "test" in items.parts):
+        items = items.part(part or "test")
+    result = loaded.evaluate(items)
+    blocks = [title(short(predictor), items_of(items), seconds(result.cost.get("seconds"))), *result_blocks(result)]
+    following = line("predict", short(predictor), "ITEM")
+    return Page({"predictor": str(predictor), **result.to_dict(rows=False)}, blocks, [following])
+
+
+def result_blocks(result: Any) -> list[Any]:
+    """A Result for people: metrics, classes (the worst first), what was left out, notes."""
+    rows = [[name, f"{float(m):.3f}", interval(m.low, m.high), m.better] for name, m in result.metrics.items()]
+    blocks: list[Any] = [table(["metric", "value", "95 % interval", "better"], rows, align="lrrl", bold=[0])]
+    classes = sorted(result.per_class, key=lambda r: 2.0 if np.isnan(float(r.recall)) else float(r.recall))
+    if classes:
+        shown = [[r.label if r.column is None else f"{r.column} {r.label}", r.n, f"{r.recall:.3f}", f"{r.precision:.3f}"]
+                 for r in classes[:_MOST_CLASSES]]  # fmt: skip
+        more = f", the weakest {_MOST_CLASSES} of {len(classes)}" if len(classes) > _MOST_CLASSES else ", weakest first"
+        blocks.append(under(f"By class{more}", table(["class", "items", "recall", "precision"], shown, align="lrrr")))
+    if result.skipped:
+        blocks.append(
+            left_out(
+                [(one.item, one.reason) for one in result.skipped],
+                len(result.skipped) + int(result.cost.get("items", 0)),
+            )
+        )
+    blocks += [f"Note: {text}" for text in result.notes]
+    return blocks

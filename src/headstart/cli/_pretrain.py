@@ -1,0 +1,101 @@
+"""``headstart pretrain``: a source of your own, trained on a source task."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headstart._printing import seconds
+from headstart.cli._app import command
+from headstart.cli._library import LIBRARY
+from headstart.cli._options import (
+    Columns,
+    Data,
+    Groups,
+    Input,
+    Modality,
+    Options,
+    Seed,
+    Split,
+    Target,
+    Task,
+    count,
+    dataset,
+    items_of,
+    pairs,
+)
+from headstart.cli._output import Page, command as line, facts, short, title
+from headstart.errors import DataError
+
+PANEL = "Work"
+
+
+@command("pretrain", PANEL)
+def pretrain(
+    architecture: Annotated[
+        str, typer.Argument(metavar="ARCHITECTURE", show_default=False, help="cnn, or a source to train further.")
+    ],
+    data: Data,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", show_default=False, help="Where the source is saved.")
+    ],
+    objective: Annotated[
+        str, typer.Option(metavar="NAME", help="supervised, or random: leave initial weights.")
+    ] = "supervised",
+    epochs: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Rounds through the data.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Items per step.")] = 32,
+    lr: Annotated[float, typer.Option(metavar="RATE", help="Highest learning rate.")] = 1e-3,
+    budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", show_default=False, help="Fewer epochs when they do not fit.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=8, metavar="PIXELS", show_default=False, help="Side of the pictures.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default=False, help="Written every epoch; taken up after a kill."),
+    ] = None,
+    options: Options = None,
+    input: Input = None,
+    target: Target = None,
+    groups: Groups = None,
+    split: Split = None,
+    task: Task = None,
+    modality: Modality = None,
+    seed: Seed = 0,
+) -> Page:
+    """Train a small network on a source task, to be used as a source afterwards."""
+    if output.expanduser().exists() and not (output.expanduser() / "source.json").is_file():
+        raise DataError(f"{output} exists and is no saved source; it is not overwritten. Give -o another folder.")
+    items = dataset(data, Columns(input, target, groups, split, task, modality))
+    if items.parts is not None and "train" in items.parts:
+        items = items.part("train")
+    begun = time.perf_counter()
+    source = LIBRARY["pretrain"](
+        architecture, items, objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, budget=budget,
+        image_size=image_size, checkpoint=checkpoint, random_state=seed, **pairs(options),
+    )  # fmt: skip
+    spent = time.perf_counter() - begun
+    folder = source.save(output)
+    loss = list(source.meta.get("loss", ()))
+    document = {
+        "source": f"saved:{folder}",
+        "fingerprint": source.fingerprint,
+        "objective": objective,
+        "items": len(items),
+        "loss": loss,
+        "seconds": spent,
+    }
+    blocks: list[Any] = [
+        title(short(folder), items_of(items), seconds(spent)),
+        facts([
+            ("architecture", architecture),
+            ("objective", objective),
+            ("loss", f"{loss[0]:.3f} → {loss[-1]:.3f} in {count(len(loss), 'epoch')}" if loss else "nothing was trained"),
+            ("layers", f"{sum(layer.candidate for layer in source.layers)} candidates"),
+        ]),
+    ]  # fmt: skip
+    return Page(document, blocks, [line("fit", "DATA", "--source", f"saved:{short(folder)}", "-o", "my.headstart")])

@@ -1,0 +1,150 @@
+"""``headstart sources`` and ``headstart layers``: where features can come from, and at which places."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from headstart._extras import available, need, pip_line
+from headstart.cli import _finding
+from headstart.cli._app import command
+from headstart.cli._library import LIBRARY
+from headstart.cli._options import Options, Weights, count, load_source
+from headstart.cli._output import Page, big, command as line, short, size_of, table, title, under
+from headstart.errors import DataError
+
+PANEL = "Look around"
+# family → the package it needs, what it is, how it is written, and whether the network can be asked for weights
+_ABOUT: dict[str, tuple[str | None, str, str, bool]] = {
+    "cnn": (None, "the classic small network, untrained; see pretrain", "cnn:cnn", False),
+    "fake": (None, "tiny networks without a use, to try commands with", "fake:image, fake:vector", False),
+    "hf": ("transformers", "texts, images and sounds, from transformers", "hf:NAME-OR-FOLDER", True),
+    "identity": (None, "the raw numbers themselves, as a control", "identity:vector", False),
+    "keras": ("keras", "networks of Keras and TensorFlow", "keras:FILE", False),
+    "module": (None, "a torch module of your own, from Python only", "Source.from_module(…)", False),
+    "onnx": ("onnxruntime", "networks in ONNX files", "onnx:FILE", False),
+    "saved": (None, "what headstart has trained", "saved:FOLDER", False),
+    "timm": ("timm", "image networks of timm, by name or folder", "timm:NAME-OR-FOLDER", True),
+}
+_MOST_NAMES = 40
+
+
+@command("sources", PANEL)
+def sources(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FOLDER]...", show_default=False, help="Folders to look through.")
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", show_default=False, help="Also list timm's names like this: 'mobilenet*'."),
+    ] = None,
+) -> Page:
+    """Show where features can come from: families, what is on this machine, and what needs installing."""
+    families = [_family(name) for name in LIBRARY["SOURCES"]]
+    found = [one for folder in folders or () for one in _finding.in_folder(folder)]
+    if folders and not found:
+        raise DataError(
+            f"No source is in {', '.join(map(str, folders))}: no timm folder, saved source, or network file."
+        )
+    cached = _finding.in_hub_cache()
+    names = [] if search is None else _names(search)
+    document = {
+        "families": families,
+        "found": [vars(one) for one in (*found, *cached)],
+        **({} if search is None else {"names": names}),
+    }
+    blocks: list[Any] = [_family_table(families)]
+    if found or cached:
+        rows = [[one.address, one.what, size_of(one.bytes)] for one in (*found, *cached)]
+        blocks.append(
+            under("Ready on this machine, no network needed", table(["source", "what", "size"], rows, align="llr"))
+        )
+    if names:
+        shown = [[f"timm:{name}"] for name in names[:_MOST_NAMES]]
+        more = f", the first {_MOST_NAMES}" if len(names) > _MOST_NAMES else ""
+        blocks.append(under(f"{count(len(names), 'name')} like {search}{more}", table([""], shown)))
+    example = (found or cached or [_finding.Found("timm:mobilenetv2_100", "", 0)])[0].address
+    return Page(document, blocks, [line("layers", example)])
+
+
+def _family(name: str) -> dict[str, Any]:
+    package, what, address, online = _ABOUT.get(name, (None, "from another package", f"{name}:NAME", False))
+    ready = package is None or available(package)
+    install = None if ready or package is None else pip_line(package).partition(": ")[2]
+    return {"family": name, "what": what, "address": address, "ready": ready, "install": install, "network": online}
+
+
+def _family_table(families: list[dict[str, Any]]) -> Any:
+    rows = []
+    for one in sorted(families, key=lambda one: not one["ready"]):
+        state = Text("ready", style="green") if one["ready"] else Text(one["install"], style="yellow")
+        rows.append([one["address"], one["what"], state])
+    return table(["source", "what", ""], rows, align="lll")
+
+
+def _names(pattern: str) -> list[str]:
+    """timm's names like a pattern; a plain word is looked for anywhere in them."""
+    if need("timm", "to list its names") is not None:
+        LIBRARY["repair_torchvision"]()
+    import timm
+
+    wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    names = sorted(name for name in timm.list_models() if fnmatchcase(name, wanted))
+    if not names:
+        raise DataError(f"timm has no model like {pattern!r}. Try a shorter pattern, e.g. 'mobilenet*'.")
+    return names
+
+
+@command("layers", PANEL)
+def layers(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", show_default=False, help="FAMILY:NAME, or a folder.")],
+    weights: Weights = None,
+    options: Options = None,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Every layer, not only those that --layers auto looks at.")
+    ] = False,
+) -> Page:
+    """Show the layers of a source in the order in which they run."""
+    loaded = load_source(source, weights, options)
+    listed = [layer for layer in loaded.layers if everything or layer.candidate]
+    total = max((layer.macs for layer in loaded.layers), default=0)
+    candidates = sum(layer.candidate for layer in loaded.layers)
+    document = {
+        "source": loaded.address,
+        "modality": loaded.modality,
+        "fingerprint": loaded.fingerprint,
+        "layers": [vars(layer) for layer in loaded.layers],
+    }
+    rows = [
+        ["*" if layer.candidate else "", layer.name, layer.kind, _shape(layer.shape), f"{100 * layer.depth:.0f} %",
+         big(layer.macs)]
+        for layer in listed
+    ]  # fmt: skip
+    heading = title(short_address(loaded.address), loaded.modality, count(len(loaded.layers), "layer"),
+                    f"{big(total)} multiply-adds per item")  # fmt: skip
+    blocks: list[Any] = [
+        heading,
+        table(["", "layer", "kind", "shape", "depth", "multiply-adds"], rows, align="lllrrr", keep=1),
+    ]
+    if everything:
+        blocks.append(f"* {count(candidates, 'candidate')}: what --layers auto looks at.")
+    elif candidates < len(loaded.layers):
+        blocks.append(f"{count(candidates, 'candidate')}: what --layers auto looks at. --all shows every layer.")
+    pick = next((layer.name for layer in reversed(listed) if layer.candidate), "auto")
+    return Page(
+        document, blocks, [line("extract", "DATA", "--source", short_address(loaded.address), "--layers", pick)]
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join("n" if side < 0 else str(side) for side in shape)
+
+
+def short_address(address: str) -> str:
+    """An address whose folder, if it names one below here, is written relative to here."""
+    family, colon, name = address.partition(":")
+    return f"{family}{colon}{short(name)}" if colon and Path(name).exists() else address

@@ -1,0 +1,128 @@
+"""Forward passes with torch, on CPU, CUDA or MPS: fp32, or bf16/fp16 weights; convolutional nets in channels-last.
+
+Cost: one converted copy of the network where the precision is not fp32, or the network convolves pictures.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from headstart.engines.base import Choice
+from headstart.errors import NumericsError, OptionError, SourceError
+
+_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchEngine:
+    """See :class:`headstart.engines.base.Engine`."""
+
+    def __init__(self, source: Any, reduce: Mapping[str, Callable[[Any, Any], Any]], choice: Choice) -> None:
+        if choice.precision not in _DTYPE:
+            raise OptionError(f"precision must be one of {', '.join(_DTYPE)}; got {choice.precision!r}.")
+        self._source = source
+        self._reduce = dict(reduce)
+        self._precision = choice.precision
+        self._device = _device(choice.device)
+        self._channels_last = any(isinstance(module, torch.nn.Conv2d) for module in source.network.modules())
+        dtype = _DTYPE[choice.precision]
+        self._network = _prepared(source.network, dtype, self._device, channels_last=self._channels_last)
+
+    def __call__(self, batch: Any) -> dict[str, Any]:
+        """Rows of every layer asked for.
+
+        Raises
+        ------
+        NumericsError
+            When the network gives NaN or infinity, or ends without reaching a layer; the layer is named.
+        SourceError
+            When the network cannot run this batch.
+        """
+        reduce = {name: partial(_apply, function, batch) for name, function in self._reduce.items()}
+        try:
+            with torch.inference_mode():
+                kept = self._source.run(self._network, self._tensors(batch), reduce)
+                rows = {name: _as_arrays(value) for name, value in kept.items()}
+        except RuntimeError as error:
+            what = f"{self._source.address} cannot run {_shapes(batch)} on {self._device}"
+            raise SourceError(f"{what}: {error}") from error
+        missing = [name for name in reduce if name not in rows]
+        if missing:
+            raise NumericsError(f"The network ended without reaching {', '.join(missing)} for this batch.")
+        for name, values in rows.items():
+            self._check(name, values)
+        return rows
+
+    def _tensors(self, batch: Any) -> dict[str, Any]:
+        tensors = self._source.input.tensors(batch, self._device, _DTYPE[self._precision])
+        return {k: _to_channels_last(v) for k, v in tensors.items()} if self._channels_last else tensors
+
+    def _check(self, name: str, values: Any) -> None:
+        if all(np.isfinite(one).all() for one in (values if isinstance(values, list) else [values])):
+            return
+        hint = "its weights or its input are not finite" if self._precision == "fp32" else "precision='fp32' may help"
+        what = f"{self._source.address} gives NaN or infinity at layer {name} in {self._precision}"
+        raise NumericsError(f"{what}; {hint}.")
+
+    @staticmethod
+    def precisions(source: Any, device: str) -> tuple[str, ...]:
+        """fp32 always; bf16 where the processor multiplies it natively (AVX512-BF16, AMX, recent GPUs)."""
+        if torch.device(device).type == "cuda":
+            return ("fp32", "bf16") if torch.cuda.is_bf16_supported() else ("fp32", "fp16")
+        floating = any(parameter.is_floating_point() for parameter in source.network.parameters())
+        return ("fp32", "bf16") if floating and torch.device(device).type == "cpu" and _native_bf16() else ("fp32",)
+
+    @staticmethod
+    def version() -> dict[str, str]:
+        """torch's version without the build suffix."""
+        return {"torch": torch.__version__.partition("+")[0]}
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"device={name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _native_bf16() -> bool:
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a build without oneDNN
+        return False
+
+
+def _apply(function: Callable[[Any, Any], Any], batch: Any, output: Any) -> Any:
+    return function(output, batch)
+
+
+def _as_arrays(value: Any) -> Any:
+    """Tensor → float32 array; un-pooled items of different lengths are a list of them."""
+    if isinstance(value, list):
+        return [_as_arrays(one) for one in value]
+    array: np.ndarray = value.float().cpu().numpy()
+    return array
+
+
+def _prepared(network: Any, dtype: torch.dtype, device: torch.device, *, channels_last: bool) -> Any:
+    """The network itself where it can be run as it is, else a converted copy; the source's own is never changed."""
+    kinds = {(p.device, p.dtype) for p in network.parameters() if p.is_floating_point()}
+    if not channels_last and kinds <= {(device, dtype)}:
+        return network.eval()
+    twin = copy.deepcopy(network).to(device=device, dtype=dtype).eval()
+    return twin.to(memory_format=torch.channels_last) if channels_last else twin
+
+
+def _to_channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def _shapes(batch: Any) -> str:
+    return "a batch of " + ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.inputs.items())

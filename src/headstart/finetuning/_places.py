@@ -1,0 +1,65 @@
+"""Where each parameter of a source stands: its unit in measured execution order. See ``policies/base.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headstart.policies.base import Move, Placed
+
+
+@dataclass(frozen=True)
+class Places:
+    """Units of a source below the deepest layer used: their end layers, and the unit of every parameter and module."""
+
+    ends: tuple[str, ...]
+    parameters: tuple[Placed, ...]
+    modules: Mapping[str, int]
+
+
+def place(source: Any, layers: Sequence[str]) -> Places:
+    """Where everything below the deepest layer used stands.
+
+    Notes
+    -----
+    A parameter belongs to the unit in which its module runs: the first candidate (or used) layer that ends at or after it.
+    Parameters held directly by a container (position embeddings, layer scales) go with the earliest module below it.
+    """
+    order = {layer.name: i for i, layer in enumerate(source.layers)}
+    deepest = max(order[name] for name in layers)
+    ends = sorted(
+        {order[layer.name] for layer in source.layers if layer.candidate and order[layer.name] <= deepest} | {deepest}
+    )
+    modules = dict(source.module.named_modules())
+    units = {}
+    for name in modules:
+        when = _when(name, order, modules)
+        if when is not None and when <= deepest:
+            units[name] = next(i for i, end in enumerate(ends) if when <= end)
+    placed = [
+        Placed(name, units[owner], type(modules[owner]).__name__.lower())
+        for name, _ in source.module.named_parameters()
+        if (owner := name.rpartition(".")[0]) in units
+    ]
+    names = [layer.name for layer in source.layers]
+    return Places(tuple(names[end] for end in ends), tuple(placed), units)
+
+
+def _when(owner: str, order: dict[str, int], modules: dict[str, Any]) -> int | None:
+    """The place of a module in the execution order; for one that returned no tensor of its own, of what is inside it."""
+    leaf = owner in order and not any(True for _ in modules[owner].children())
+    if leaf:
+        return order[owner]
+    inside = [i for name, i in order.items() if not owner or name.startswith(owner + ".")]
+    if inside:
+        return min(inside)
+    if owner in order:
+        return order[owner]
+    return _when(owner.rpartition(".")[0], order, modules) if owner else None
+
+
+def lowest_moving(moves: Sequence[Move], places: Places) -> int | None:
+    """The lowest unit in which anything moves; None when nothing does."""
+    units = {p.name: p.unit for p in places.parameters}
+    return min((units[m.name] for m in moves), default=None)

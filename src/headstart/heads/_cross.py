@@ -1,0 +1,201 @@
+"""What choosing needs: folds, scores of held-out decisions with their intervals, and the temperature of a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, log_expit, logsumexp, softmax, stdtrit
+
+from headstart._intervals import mover_mean, wilson
+from headstart._typing import Array, Float, Ints
+
+FOLDS = 5
+FEW = 30  # rows per class up to which folds are drawn several times
+_ROWS_WANTED = 600  # held-out rows, over all repeats
+_MOST_REPEATS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A cross-validated score.
+
+    Attributes
+    ----------
+    score, low, high : float
+        The metric, and its 95 % interval.
+    rows : (n,) array
+        Share of the fold assignments in which each row was predicted well (classes); minus its loss elsewhere.
+    loss : (n,) array
+        Mean held-out loss of each row at the best temperature: log-loss, or the squared error of values.
+    temperature : float
+    """
+
+    score: float
+    low: float
+    high: float
+    rows: Float
+    loss: Float
+    temperature: float
+
+
+def draw_folds(
+    T: Float, task: str, *, groups: Array | None = None, repeats: int | None = None, random_state: int = 0
+) -> Ints | None:
+    """Fold numbers (R, n): stratified by class, groups kept whole; None where no two folds can be had.
+
+    Five folds; fewer where no class, or no grouping, has five members. Small data is folded up to ten times over.
+    """
+    rng = np.random.default_rng(random_state)
+    labels = T.argmax(axis=1) if task == "classification" else np.zeros(len(T), dtype=np.int64)
+    counts = np.bincount(labels)
+    if repeats is None:
+        typical = float(np.median(counts[counts > 0]))
+        few = typical <= FEW if task == "classification" else len(T) <= 2 * FEW
+        repeats = int(np.clip(round(_ROWS_WANTED / len(T)), 1, _MOST_REPEATS)) if few else 1
+    if groups is None:
+        folds = min(FOLDS, int(counts.max()))
+        return None if folds < 2 else np.stack([_stratified(labels, folds, rng) for _ in range(repeats)])
+    numbers = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
+    folds = min(FOLDS, int(numbers.max()) + 1, int(counts.max()))
+    return None if folds < 2 else np.stack([_grouped(labels, numbers, folds, rng) for _ in range(repeats)])
+
+
+def _stratified(labels: Ints, folds: int, rng: np.random.Generator) -> Ints:
+    """Deal the shuffled rows of one class after another to the folds in turn."""
+    shuffled = rng.permutation(len(labels))
+    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    out = np.empty(len(labels), dtype=np.int64)
+    out[order] = np.arange(len(labels)) % folds
+    return out
+
+
+def _grouped(labels: Ints, groups: Ints, folds: int, rng: np.random.Generator) -> Ints:
+    """Give whole groups, the largest first, each to the fold where it evens out the classes most."""
+    table = np.zeros((groups.max() + 1, labels.max() + 1))
+    np.add.at(table, (groups, labels), 1.0)
+    shuffled = rng.permutation(len(table))
+    held = np.zeros((folds, table.shape[1]))
+    wished = table.sum(axis=0) / folds
+    home = np.empty(len(table), dtype=np.int64)
+    for group in shuffled[np.argsort(-table[shuffled].sum(axis=1), kind="stable")]:
+        excess = (((held + table[group] - wished) ** 2 - (held - wished) ** 2) / np.maximum(wished, 1)).sum(axis=1)
+        home[group] = int(np.argmin(excess))
+        held[home[group]] += table[group]
+    return home[groups]
+
+
+def temperature_of(decisions: Float, T: Float, task: str) -> tuple[float, Float]:
+    """The temperature that makes held-out decisions (…, n, t) the best probabilities, and each row's loss (n,) at it.
+
+    Log-loss is convex in 1 / temperature: Newton's method with a bracket. One row's worth of doubt, spread over the
+    classes, keeps the temperature of perfectly separated rows finite (Platt 1999). Values have temperature 1.
+    """
+    many = decisions.reshape(-1, *decisions.shape[-2:])
+    if task == "regression":
+        return 1.0, np.asarray(((many - T) ** 2).mean(axis=(0, 2)))
+    size = float(np.abs(many - many.mean(axis=-1, keepdims=True)).mean()) or float(np.abs(many).mean()) or 1.0
+    doubt = 1.0 / (len(T) + 1.0)
+    even = 1.0 / T.shape[1] if task == "classification" else 0.5
+    slopes = _softmax_slopes if task == "classification" else _sigmoid_slopes
+    sharp = _root(lambda beta: slopes(many, T * (1 - doubt) + doubt * even, beta), 1e-4 / size, 1e4 / size)
+    return 1.0 / sharp, losses(many, T, task, 1.0 / sharp)
+
+
+def losses(decisions: Float, T: Float, task: str, temperature: float) -> Float:
+    """Log-loss (n,) of each row, averaged over repeats, summed over labels."""
+    scaled = decisions / temperature
+    if task == "classification":
+        return np.asarray((logsumexp(scaled, axis=-1) - (scaled * T).sum(axis=-1)).mean(axis=0))
+    return -np.asarray((T * log_expit(scaled) + (1 - T) * log_expit(-scaled)).sum(axis=-1).mean(axis=0))
+
+
+def _root(slopes: Callable[[float], tuple[float, float]], low: float, high: float) -> float:
+    """Where the first of (slope, curvature) is 0, or the nearer end, by Newton in the logarithm, kept in a bracket."""
+    at = np.sqrt(low * high)
+    for _ in range(60):
+        slope, bend = slopes(at)
+        low, high = (low, at) if slope > 0 else (at, high)
+        step = slope * at / max(bend * at * at + slope * at, 1e-300)
+        new = at * np.exp(-np.clip(step, -3, 3)) if bend * at + slope > 0 else np.sqrt(low * high)
+        if not low < new < high:
+            new = np.sqrt(low * high)
+        if abs(new / at - 1) < 1e-6 or high / low < 1 + 1e-6:
+            return float(new)
+        at = new
+    return float(at)
+
+
+def _softmax_slopes(decisions: Float, T: Float, beta: float) -> tuple[float, float]:
+    chance = softmax(beta * decisions, axis=-1)
+    mean = (chance * decisions).sum(axis=-1, keepdims=True)
+    return float((mean[..., 0] - (decisions * T).sum(axis=-1)).sum()), float((chance * (decisions - mean) ** 2).sum())
+
+
+def _sigmoid_slopes(decisions: Float, T: Float, beta: float) -> tuple[float, float]:
+    chance = expit(beta * decisions)
+    return float(((chance - T) * decisions).sum()), float((chance * (1 - chance) * decisions**2).sum())
+
+
+def measure(decisions: Float, T: Float, folds: Ints, *, task: str, metric: str, shift: Float | None = None) -> Measured:
+    """Score held-out decisions (R, n, t).
+
+    ``shift`` moves log-odds (logit adjustment) before classes are decided. Metrics: ``accuracy``,
+    ``balanced_accuracy``, ``mean_average_precision`` (multilabel), ``r2`` (values).
+    """
+    temperature, loss = temperature_of(decisions, T, task)
+    if task == "classification":
+        adjusted = decisions if shift is None else decisions + temperature * shift
+        rows = (adjusted.argmax(axis=-1) == T.argmax(axis=1)).mean(axis=0)
+        score, low, high = _share(rows, T, balanced=metric == "balanced_accuracy")
+        return Measured(score, low, high, rows, loss, temperature)
+    statistic = mean_average_precision if task == "multilabel" else r_squared
+    score, low, high = _jackknifed(statistic, decisions, T, folds)
+    return Measured(score, low, high, -loss, loss, temperature)
+
+
+def _share(rows: Float, T: Float, *, balanced: bool) -> tuple[float, float, float]:
+    """A share of rows, or the mean of the classes' shares, with Wilson's interval."""
+    if not balanced:
+        score = float(rows.mean())
+        low, high = wilson(score * len(rows), len(rows))
+        return score, low, high
+    counts = T.sum(axis=0)
+    seen = counts > 0
+    shares = (rows @ T)[seen] / counts[seen]
+    low, high = wilson(shares * counts[seen], counts[seen])
+    ends = mover_mean(shares, low, high)
+    return float(shares.mean()), max(ends[0], 0.0), min(ends[1], 1.0)
+
+
+def _jackknifed(
+    statistic: Callable[[Float, Float], float], decisions: Float, T: Float, folds: Ints
+) -> tuple[float, float, float]:
+    """A pooled statistic, averaged over repeats, and its interval from leaving out one fold after another."""
+    score = float(np.mean([statistic(one, T) for one in decisions]))
+    ids = folds[0]
+    left = np.array([statistic(decisions[0][ids != fold], T[ids != fold]) for fold in np.unique(ids)])
+    k = len(left)
+    error = float(np.sqrt((k - 1) / k * ((left - left.mean()) ** 2).sum()))
+    half = float(stdtrit(k - 1, 0.975)) * error
+    return score, score - half, min(score + half, 1.0)
+
+
+def r_squared(values: Float, T: Float) -> float:
+    """Share of variance explained, averaged over the target columns."""
+    around = ((T - T.mean(axis=0)) ** 2).sum(axis=0)
+    left = ((T - values) ** 2).sum(axis=0)
+    return float(np.mean(np.where(around > 0, 1 - left / np.where(around > 0, around, 1.0), left == 0)))
+
+
+def mean_average_precision(scores: Float, T: Float) -> float:
+    """Average precision of each label that has both kinds of rows, averaged; of equal scores the pessimistic order."""
+    found = []
+    for column, wanted in zip(scores.T, T.T, strict=True):
+        if not 0 < wanted.sum() < len(wanted):
+            continue
+        hits = wanted[np.lexsort((wanted, -column))]
+        precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+        found.append(float((precision * hits).sum() / hits.sum()))
+    return float(np.mean(found)) if found else 0.0

@@ -1,0 +1,186 @@
+"""k nearest neighbours: the vote, or the mean, of the most similar training rows.
+
+Decisions are the logarithm of smoothed vote shares (classes), their log-odds (labels), or the mean target (values).
+Rows are compared in blocks, so memory stays bounded whatever n is. **Cost**: O(n·d) per row predicted.
+**Moments**: no, it needs rows.
+
+References
+----------
+Cover & Hart (1967), Nearest neighbor pattern classification. Wu et al. (2018), Unsupervised feature learning via
+non-parametric instance discrimination (softmax weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+
+from headstart._constraints import Interval, Options
+from headstart._typing import Array, Float, Ints
+from headstart.heads.base import SCALES, Head, Problem, widened
+
+_CELLS = 8 << 20  # similarities held at once
+_SHARP = 10.0  # softmax weights: exp(similarity · 10), a temperature of 0.1
+_GRID = (20, 10, 5, 3, 1)
+
+
+@dataclass(eq=False)
+class Knn(Head):
+    """k nearest neighbours.
+
+    Parameters
+    ----------
+    n_neighbors : int
+        Fewer are taken where there are not so many rows.
+    metric : {"cosine", "euclidean"}
+    weights : {"uniform", "softmax"}
+        "softmax" weighs a neighbour by exp(10 · similarity); distances are squared, in units of their mean.
+    scale : {"none", "standard"}
+        "standard" divides each feature by its standard deviation, and for cosine takes off its mean, first.
+
+    Attributes
+    ----------
+    rows_ : (n, d) float32 array
+        The training rows, as they are compared.
+    targets_ : (n, t) array
+        Their targets, times their weights.
+    """
+
+    n_neighbors: Annotated[int, Interval(1, None, integer=True)] = 5
+    metric: Annotated[str, Options("cosine", "euclidean")] = "cosine"
+    weights: Annotated[str, Options("uniform", "softmax")] = "uniform"
+    scale: Annotated[str, SCALES] = "none"
+
+    name = "knn"
+    tasks = frozenset({"classification", "multilabel", "regression"})
+    linear = False
+    from_moments = False
+    rows_: Array = field(init=False, repr=False)
+    targets_: Float = field(init=False, repr=False)
+    mass_: Float = field(init=False, repr=False)
+    mean_: Float = field(init=False, repr=False)
+    spread_: Float = field(init=False, repr=False)
+
+    def _solve(self, problem: Problem, prior: Float | None) -> None:
+        self.mean_, self.spread_ = _frame(problem)
+        self.rows_ = _prepared(problem.rows, self.mean_, self.spread_, self.metric)
+        self.mass_ = problem.row_weights / problem.row_weights.mean()
+        self.targets_ = problem.targets
+        self.intercept_ = np.zeros(problem.targets.shape[1])
+        if prior is not None:
+            self.intercept_ = np.log(prior) - np.log(problem.counts / problem.count)
+
+    def _scores(self, X: Array) -> Float:
+        rows = _prepared(X, self.mean_, self.spread_, self.metric)
+        k = min(self.n_neighbors, len(self.rows_))
+        out = np.empty((len(rows), self.targets_.shape[1]))
+        for part in _row_blocks(len(rows), len(self.rows_)):
+            similar = _similarity(rows[part], self.rows_, self.metric)
+            near, order = _nearest(similar, k)
+            weight = self.mass_[order] * _weight(near, self.weights)
+            out[part] = _decisions(weight, self.targets_[order], self.task_)
+        return out
+
+    @classmethod
+    def grid(cls, problem: Problem) -> list[dict[str, Any]]:
+        """Numbers of neighbours, from the smoothest down."""
+        most = max(1, int(len(problem.rows) * 0.75))
+        counts = [k for k in _GRID if k <= most]
+        return [{"n_neighbors": k, "metric": "cosine", "weights": "softmax"} for k in counts]
+
+    @classmethod
+    def out_of_fold(cls, problem: Problem, folds: Ints, grid: list[dict[str, Any]]) -> Float:
+        """One table of similarities serves all folds and settings of a metric. Cost: O(n²·(d + R))."""
+        out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
+        mass = problem.row_weights / problem.row_weights.mean()
+        for metric in sorted({setting["metric"] for setting in grid}):
+            which = [i for i, setting in enumerate(grid) if setting["metric"] == metric]
+            most = max(grid[i]["n_neighbors"] for i in which)
+            rows = _prepared(problem.rows, *_frame(problem), metric)
+            for part in _row_blocks(len(rows), len(rows)):
+                similar = _similarity(rows[part], rows, metric)
+                for repeat, ids in enumerate(folds):
+                    near, order = _nearest(np.where(ids[part, None] == ids, -np.inf, similar), most)
+                    for i in which:
+                        k = grid[i]["n_neighbors"]
+                        usable = np.where(np.isfinite(near[:, :k]), mass[order[:, :k]], 0.0)
+                        weight = usable * _weight(near[:, :k], grid[i]["weights"])
+                        out[i, repeat, part] = _decisions(weight, problem.targets[order[:, :k]], problem.task)
+        return out
+
+    def _learned(self) -> dict[str, Array]:
+        names = ("rows", "targets", "mass", "mean", "spread")
+        return {name: getattr(self, f"{name}_") for name in names}
+
+    def _restore(self, arrays: Mapping[str, Array]) -> None:
+        for name in ("rows", "targets", "mass", "mean", "spread"):
+            setattr(self, f"{name}_", np.asarray(arrays[name]))
+
+    def _widen(self, present: Array) -> None:
+        targets = np.zeros((len(self.targets_), len(present)))
+        targets[:, present] = self.targets_
+        self.targets_, self.intercept_ = targets, widened(self.intercept_, present)
+
+    @property
+    def _features(self) -> int:
+        return self.rows_.shape[1]
+
+
+def _frame(problem: Problem) -> tuple[Float, Float]:
+    """What is taken off and divided by before rows are compared."""
+    if problem.spread is None:
+        return np.zeros(problem.features), np.ones(problem.features)
+    return problem.mean, problem.spread
+
+
+def _prepared(X: Array, mean: Float, spread: Float, metric: str) -> Array:
+    rows = np.subtract(X, mean, dtype=np.float64) / spread
+    if metric == "cosine":
+        norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+        rows /= np.where(norms > 0, norms, 1.0)[:, None]
+    return rows.astype(np.float32)
+
+
+def _row_blocks(rows: int, against: int) -> list[slice]:
+    size = max(1, _CELLS // max(1, against))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _similarity(rows: Array, against: Array, metric: str) -> Array:
+    """Cosine, or minus the squared distance in units of the mean squared norm."""
+    similar = rows @ against.T
+    if metric == "cosine":
+        return similar
+    norms = np.einsum("nd,nd->n", against, against)
+    own = np.einsum("nd,nd->n", rows, rows)
+    return (2 * similar - norms - own[:, None]) / max(float(norms.mean()), 1e-30)
+
+
+def _nearest(similar: Array, k: int) -> tuple[Float, Ints]:
+    """Similarities (n, k) and places of the k most similar, the most similar first; of equals, the first row."""
+    k = min(k, similar.shape[1])
+    order = np.argpartition(-similar, k - 1, axis=1)[:, :k] if k < similar.shape[1] else np.argsort(-similar, axis=1)
+    near = np.take_along_axis(similar, order, axis=1)
+    inner = np.lexsort((order, -near))
+    return np.take_along_axis(near, inner, axis=1).astype(np.float64), np.take_along_axis(order, inner, axis=1)
+
+
+def _weight(near: Float, weights: str) -> Float:
+    if weights == "uniform":
+        return np.ones_like(near)
+    return np.exp(_SHARP * (near - near[:, :1]))
+
+
+def _decisions(weight: Float, targets: Float, task: str) -> Float:
+    """Votes (m, t) of weighted neighbours (m, k) with targets (m, k, t)."""
+    total = weight.sum(axis=1)
+    votes = np.einsum("mk,mkt->mt", weight, targets) / np.where(total > 0, total, 1.0)[:, None]
+    if task == "regression":
+        return votes
+    # half a neighbour of doubt keeps every logarithm finite
+    doubt = 0.5 / (weight.shape[1] + 1.0)
+    votes = (1 - doubt) * votes + doubt * (1.0 / votes.shape[1] if task == "classification" else 0.5)
+    return np.log(votes) if task == "classification" else np.log(votes) - np.log1p(-votes)

@@ -1,0 +1,171 @@
+"""Linear discriminant analysis: one Gaussian per class with a common, shrunken covariance.
+
+.. math:: δ_c(x) = x^T P μ_c − ½ μ_c^T P μ_c + ½ \\mathrm{tr}(PΣ)/n_c + \\log π_c
+
+with P the inverse of the shrunken pooled covariance. The third term undoes a bias: E[μ̂ᵀPμ̂] = μᵀPμ + tr(PΣ)/n_c, so
+that the plain rule pushes rare classes down by half of it. Decisions are log-odds.
+
+**Cost**: O(n·d·min(n, d) + min(n, d)³). **Moments**: exact, for any prior.
+
+References
+----------
+Chen et al. (2010), Shrinkage algorithms for MMSE covariance estimation ("oas"). Kubokawa & Srivastava (2008),
+Estimation of the precision matrix of a singular Wishart distribution ("eb"). Wang & Jiang (2018), On the dimension
+effect of regularized linear discriminant analysis (the bias term).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+
+from headstart._constraints import Interval, Options
+from headstart._solve.folds import FoldRidge, LeftOut, discriminant
+from headstart._typing import Float, Ints
+from headstart.errors import NumericsError
+from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem, members
+
+_GRID = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)
+_MOST = 1 - 1e-9  # left-out scores come from a finite penalty
+_DEGENERATE = 1e-10  # within-class scatter below this share of the whole is rounding
+
+
+@dataclass(eq=False)
+class Lda(LinearHead):
+    """Linear discriminant analysis with shrinkage.
+
+    Parameters
+    ----------
+    shrinkage : float, "oas" or "eb"
+        ρ in (1−ρ)·Σ + ρ·tr(Σ)/d·I; "oas" estimates it, "eb" is the empirical-Bayes ridge Σ + tr(Σ)/n·I.
+    scale : {"none", "standard"}
+        "standard" divides each feature by its standard deviation first; the weights are folded back.
+    correction : bool
+        Whether rare classes get back the ½·tr(PΣ)/n_c that estimating their mean costs them.
+
+    Attributes
+    ----------
+    shrinkage_ : float
+        ρ as used.
+    """
+
+    shrinkage: Annotated[float | str, Interval(0, 1, closed="right"), Options("oas", "eb")] = "oas"
+    scale: Annotated[str, SCALES] = "none"
+    correction: bool = True
+
+    name = "lda"
+    tasks = frozenset({"classification"})
+    from_moments = True
+    shrinkage_: float = field(init=False, repr=False)
+
+    def _solve(self, problem: Problem, prior: Float | None) -> None:
+        basis = problem.principal
+        counts, n = problem.counts, problem.count
+        means = (basis.vectors.T @ problem.cross) / counts  # of the classes about the whole, (r, t)
+        within = np.diag(basis.values) - (means * counts) @ means.T
+        trace = float(np.trace(within))
+        if not problem.trace > 0:
+            raise NumericsError("All features are constant: there is nothing to learn from. Choose another layer.")
+        if trace <= _DEGENERATE * problem.trace:  # every row is its class mean: what is left is the nearest mean
+            within, trace = np.zeros_like(within), problem.trace
+        self.shrinkage_ = _shrinkage(self.shrinkage, within, n, problem.features)
+        level = trace / (n * problem.features)
+        covariance = (1 - self.shrinkage_) * within / n + self.shrinkage_ * level * np.eye(len(within))
+        try:
+            both = np.linalg.solve(covariance, np.column_stack([means, within / n]))
+        except np.linalg.LinAlgError as error:
+            raise NumericsError(f"shrinkage={self.shrinkage} is too small for these features ({error}).") from error
+        coef, spread = both[:, : len(counts)], both[:, len(counts) :]
+        offset = np.log(counts / n if prior is None else prior) - 0.5 * np.einsum("rt,rt->t", means, coef)
+        if self.correction:
+            offset += 0.5 * np.trace(spread) / counts
+        self.coef_, self.intercept_ = basis.unfold(coef, offset)
+
+    @classmethod
+    def grid(cls, problem: Problem) -> list[dict[str, Any]]:
+        """Shrinkages from the strongest down."""
+        return [{"shrinkage": value} for value in _GRID]
+
+    @classmethod
+    def out_of_fold(cls, problem: Problem, folds: Ints, grid: list[dict[str, Any]]) -> Float:
+        """Discriminant scores from left-out ridge at the same strengths: one decomposition for everything.
+
+        The shrinkage of a fold is met by its strength on average: left-out ridge has one strength for all folds.
+        """
+        engine = FoldRidge(problem.coordinates, problem.principal.values, problem.targets, problem.row_weights)
+        within = _within_trace(problem)
+        shrinkages = np.array([min(_number(setting["shrinkage"], problem), _MOST) for setting in grid])
+        share = np.mean([1.0 - 1.0 / len(np.unique(row)) for row in folds])  # of the rows that a fit sees
+        alphas = shrinkages / (1 - shrinkages) * within * share / problem.features
+        out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
+        for repeat, parts in enumerate(members(folds)):
+            others = [_Others.without(problem, part) for part in parts]
+            for place, alpha, left_out in zip(out, alphas, engine.left_out(parts, alphas), strict=True):
+                for left, other in zip(left_out, others, strict=True):
+                    place[repeat, left.rows] = _left_out_scores(problem, left, other, float(alpha))
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Others:
+    """Classes and spread of the rows that are not left out."""
+
+    counts: Float
+    mean: Float
+    trace: float  # of the within-class scatter
+
+    @classmethod
+    def without(cls, problem: Problem, fold: Ints) -> _Others:
+        weights = problem.row_weights.copy()
+        weights[fold] = 0.0
+        counts = weights @ problem.targets
+        sums = problem.targets.T @ (weights[:, None] * problem.coordinates)
+        square = weights @ np.einsum("nr,nr->n", problem.coordinates, problem.coordinates)
+        seen = counts > 0
+        trace = square - float((sums[seen] ** 2 / counts[seen, None]).sum())
+        return cls(counts, counts / counts.sum(), max(trace, _DEGENERATE * square))
+
+
+def _left_out_scores(problem: Problem, left: LeftOut, other: _Others, alpha: float) -> Float:
+    seen = np.flatnonzero(other.counts > 0)
+    counts, n = other.counts[seen], other.counts.sum()
+    part = LeftOut(left.rows, left.scores[:, seen], left.explained[np.ix_(seen, seen)])
+    linear, norm = discriminant(part, other.mean[seen], counts)
+    scale = n + alpha * problem.features * n / other.trace  # n / (1 − ρ)
+    values = problem.principal.values
+    spread = float((values / (values + alpha)).sum()) * scale / n  # tr(PΣ), of all rows and without their classes
+    out = np.full((len(linear), len(other.counts)), ABSENT)
+    out[:, seen] = scale * (linear - norm / 2) + np.log(counts / n) + 0.5 * spread / counts
+    return out
+
+
+def _within_trace(problem: Problem) -> float:
+    between = float((np.einsum("dt,dt->t", problem.cross, problem.cross) / problem.counts).sum())
+    trace = problem.trace - between
+    return trace if trace > _DEGENERATE * problem.trace else problem.trace
+
+
+def _number(shrinkage: float | str, problem: Problem) -> float:
+    if not isinstance(shrinkage, str):
+        return float(shrinkage)
+    basis = problem.principal
+    means = (basis.vectors.T @ problem.cross) / problem.counts
+    within = np.diag(basis.values) - (means * problem.counts) @ means.T
+    return _shrinkage(shrinkage, within, problem.count, problem.features)
+
+
+def _shrinkage(asked: float | str, within: Float, n: float, features: int) -> float:
+    """ρ, from the pooled within-class scatter in principal coordinates (the rest of its d × d is 0)."""
+    if not isinstance(asked, str):
+        return float(asked)
+    trace = float(np.trace(within))
+    if not trace > 0:
+        return 1.0
+    if asked == "eb":  # Σ + tr(Σ)/n·I is (1−ρ)Σ + ρ·tr(Σ)/d·I up to a factor
+        ratio = features / n
+        return ratio / (1 + ratio)
+    level, power = trace / (n * features), float((within**2).sum()) / (n * features) ** 2
+    below = (n + 1) * (power - level**2 / features)
+    return 1.0 if below <= 0 else min((power + level**2) / below, 1.0)

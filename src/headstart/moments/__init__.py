@@ -1,0 +1,11 @@
+"""Moments: the one mergeable statistic under ranking, heads, drift, distribution, federation and removal.
+
+Six small arrays per layer say everything that closed-form heads, transferability scores and distances ask of a set of
+feature rows and their targets. They merge, they subtract, and no row need be kept.
+"""
+
+from headstart.moments._centred import Centred
+from headstart.moments._exact import Quantiser
+from headstart.moments._moments import Moments
+
+__all__ = ["Centred", "Moments", "Quantiser"]

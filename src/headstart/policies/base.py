@@ -1,0 +1,122 @@
+"""What a policy is: for every parameter of a source, whether it moves, how fast, and from which epoch on. Floor 3.
+
+A source's parameters are placed in units, numbered in measured execution order: a unit ends at a candidate layer. Unit 0 is
+nearest the input. Parameters above the deepest layer that is used are in no unit and never move.
+
+Formula of layer-wise decay: ``lr(unit) = lr · layer_decay ** (units - 1 - unit)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar
+
+from headstart._constraints import Allow, Interval, Options, validate
+from headstart._registry import Family, unknown
+from headstart.errors import UnknownName
+
+POLICIES = Family(
+    "policies",
+    {
+        "frozen": "headstart.policies.frozen:Frozen",
+        "full": "headstart.policies.full:Full",
+        "last_layers": "headstart.policies.last_layers:LastLayers",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A parameter and where it is: its full name, its unit, and the lower-case type of the module that owns it."""
+
+    name: str
+    unit: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Move:
+    """A parameter that moves: at ``factor`` times the learning rate, from epoch ``from_epoch`` on."""
+
+    name: str
+    factor: float = 1.0
+    from_epoch: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy(ABC):
+    """How a source is adapted. Fields that a policy does not use have no effect on it, and say so.
+
+    Attributes
+    ----------
+    epochs, batch_size : int or None
+        None lets the size of the data decide.
+    lr : float or None
+        Peak learning rate of the topmost unit; None is the policy's own.
+    head_factor : float
+        The head's learning rate, as a multiple.
+    layer_decay : float
+        Each unit nearer the input moves this much slower.
+    weight_decay, label_smoothing, l2sp : float
+        ``l2sp`` pulls parameters towards where they started (Li et al. 2018).
+    views : int or None
+        Cached random views per item; 1 is the item as it is; None lets the disk budget decide.
+    cache : bool or None
+        Whether the frozen part runs once; None does so whenever it is true to the full forward pass.
+    patience : int or None
+    ema : float
+    precision : "auto" | "fp32" | "bf16"
+    """
+
+    name: ClassVar[str]
+
+    epochs: Annotated[int | None, Interval(1, 10_000, integer=True), Allow(None)] = None
+    batch_size: Annotated[int | None, Interval(1, 65_536, integer=True), Allow(None)] = None
+    lr: Annotated[float | None, Interval(0, 10, closed="right"), Allow(None)] = None
+    head_factor: Annotated[float, Interval(0, 1000)] = 1.0
+    layer_decay: Annotated[float, Interval(0, 1, closed="right")] = 0.9
+    weight_decay: Annotated[float, Interval(0, None)] = 0.02
+    label_smoothing: Annotated[float, Interval(0, 1, closed="left")] = 0.05
+    l2sp: Annotated[float, Interval(0, None)] = 0.0
+    views: Annotated[int | None, Interval(1, 64, integer=True), Allow(None)] = None
+    cache: Annotated[bool | None, Allow(True), Allow(False), Allow(None)] = None
+    patience: Annotated[int | None, Interval(1, None, integer=True), Allow(None)] = None
+    ema: Annotated[float, Interval(0, 1, closed="left")] = 0.0
+    precision: Annotated[str, Options("auto", "fp32", "bf16")] = "auto"
+
+    @abstractmethod
+    def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
+        """Which parameters move, and how fast. The frozen boundary follows from it."""
+
+    def decayed(self, unit: int, units: int) -> float:
+        """The learning-rate factor of a unit."""
+        return self.layer_decay ** (units - 1 - unit)
+
+
+def policy(name: str | Policy, **settings: Any) -> Policy:
+    """A policy by name, with its fields.
+
+    Raises
+    ------
+    UnknownName
+        No such policy, or no such field.
+    OptionError
+        A field's value is not allowed.
+
+    Examples
+    --------
+    >>> policy("last_layers", layers=2).layers
+    2
+    """
+    if isinstance(name, Policy):
+        return name
+    kind = POLICIES[name]
+    known = [field.name for field in fields(kind)]
+    wrong = [unknown(f"fields of policy {name!r}", key, known) for key in settings if key not in known]
+    if wrong:
+        raise UnknownName("\n".join(wrong))
+    made: Policy = kind(**settings)
+    validate(made)
+    return made

@@ -1,0 +1,20 @@
+"""Everything below the deepest layer used moves, slower towards the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from headstart.policies.base import Move, Placed, Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full(Policy):
+    """All parameters, with layer-wise learning-rate decay. Cost: a full forward and backward pass per item and epoch."""
+
+    name: ClassVar[str] = "full"
+
+    def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
+        """Every placed parameter."""
+        return [Move(p.name, self.decayed(p.unit, units)) for p in placed]

@@ -1,0 +1,105 @@
+"""pretrain(): train an architecture on a source task, and give it back as a Source."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from headstart.dataset import Dataset
+from headstart.errors import DataError
+from headstart.extraction import readable, reading
+from headstart.finetuning import Samples
+from headstart.pretraining.base import ARCHITECTURES, OBJECTIVES
+from headstart.sources.base import Source, load_source
+from headstart.training import Group, Schedule, train
+
+
+def pretrain(
+    architecture: str | Source,
+    data: Dataset,
+    *,
+    objective: str = "supervised",
+    epochs: int = 10,
+    batch_size: int = 32,
+    lr: float = 1e-3,
+    budget: float | None = None,
+    image_size: int | None = None,
+    random_state: int = 0,
+    checkpoint: str | Path | None = None,
+    **options: Any,
+) -> Source:
+    """Train a network on a source task; its features can then be transferred.
+
+    Parameters
+    ----------
+    architecture : str or Source
+        A built-in architecture (``"cnn"``), or a source (or its address) whose own network is trained further.
+    data : Dataset
+        The source task.
+    objective : str
+        ``"supervised"`` learns the labels; ``"random"`` leaves initial weights (the control).
+    epochs, batch_size, lr
+        Of AdamW with warm-up and cosine decay.
+    budget : seconds, optional
+        Cuts the number of epochs to what fits.
+    image_size : int, optional
+        Side of the pictures given to the network.
+    random_state : int
+        Seeds weights, order and dropout; recorded in ``source.meta``.
+    checkpoint : path, optional
+        Written after every epoch and taken up again after a kill.
+    **options
+        Of the architecture.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    UnknownName, DataError, NumericsError
+
+    Notes
+    -----
+    Cost: ``epochs`` forward and backward passes over the data.
+    """
+    prepare = OBJECTIVES[objective]
+    source = _fresh(architecture, data, seed=random_state, image_size=image_size, options=options)
+    data = readable(source, data)
+    samples = Samples(reading(source, data), source.input.collate, len(data))
+    plan = prepare(source, data, samples)
+    history: dict[str, Any] = {}
+    if plan.loss is not None:
+        schedule = Schedule(
+            epochs=epochs, batch_size=batch_size, lr=lr, budget=budget, seed=random_state, weight_decay=0.01
+        )
+        done = train(
+            [Group(plan.parameters)],
+            plan.loss,
+            plan.count,
+            schedule=schedule,
+            checkpoint=Path(checkpoint) if checkpoint is not None else None,
+            label=f"{source.name}: pretraining",
+        )
+        history = {"loss": [round(v, 5) for v in done.loss], "epochs": len(done.loss)}
+    network = source.module.eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    meta = {**source.meta, **plan.meta, "objective": objective, "random_state": random_state, **history}
+    address = f"{source.address.partition('+')[0]}+{objective}-{data.fingerprint[:6]}"
+    return dataclasses.replace(source, network=network, meta=meta, address=address)
+
+
+def _fresh(
+    architecture: str | Source, data: Dataset, *, seed: int, image_size: int | None, options: dict[str, Any]
+) -> Source:
+    if isinstance(architecture, Source) or ":" in architecture:
+        source = load_source(architecture, **options)
+        return dataclasses.replace(source, network=copy.deepcopy(source.module))
+    if len(data) == 0:
+        raise DataError("There is nothing to pretrain on: the dataset is empty.")
+    if data.columns and data.columns[0].classes is not None:
+        options = {"classes": len(data.columns[0].classes), **options}
+    return ARCHITECTURES[architecture](data, seed=seed, image_size=image_size, **options)

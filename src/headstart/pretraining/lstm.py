@@ -1,0 +1,34 @@
+"""The recurrent text network with a vocabulary fitted on the source texts: see ``sources/lstm.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headstart.errors import DataError
+from headstart.readers.base import reader
+from headstart.sources._sequence_input import fit_vocabulary
+from headstart.sources.base import SOURCES, Source
+
+
+def build(
+    data: Any,
+    *,
+    seed: int,
+    image_size: int | None = None,
+    classes: int = 2,
+    vocabulary: int = 10_000,
+    max_length: int = 100,
+    **options: Any,
+) -> Source:
+    """Initial weights from ``seed``; ``vocabulary`` is how many of the most frequent words are kept.
+
+    Raises
+    ------
+    DataError
+        When the data holds no texts.
+    """
+    if data.modality != "text":
+        raise DataError(f"The architecture 'lstm' takes texts; this dataset is {data.modality}.")
+    read = reader("text").read
+    words = fit_vocabulary((read(item) for item in data.items), vocabulary)
+    return SOURCES["lstm"]("lstm", vocabulary=words, classes=classes, max_length=max_length, seed=seed, **options)

@@ -1,0 +1,12 @@
+"""No training: initial weights, the control that every pretraining must beat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headstart.pretraining.base import Plan
+
+
+def prepare(source: Any, data: Any, samples: Any) -> Plan:
+    """Leave the weights as they were drawn."""
+    return Plan({}, None)

@@ -1,0 +1,40 @@
+"""Learn the labels of the source task: cross entropy, binary cross entropy, or squared error on the network's output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from headstart.errors import DataError
+from headstart.finetuning._losses import loss_for
+from headstart.pretraining.base import Plan
+
+
+def prepare(source: Any, data: Any, samples: Any) -> Plan:
+    """The whole network moves, its own classifier included.
+
+    Raises
+    ------
+    DataError
+        Without targets, with several target columns, or with missing labels.
+    """
+    if len(data.columns) != 1:
+        raise DataError(f"objective='supervised' needs one target column; this dataset has {len(data.columns)}.")
+    column = data.columns[0]
+    matrix = column.matrix()
+    if np.isnan(matrix).any():
+        raise DataError(f"{int(np.isnan(matrix).any(1).sum())} labels of {column.name!r} are missing; leave those out.")
+    wanted = torch.from_numpy(matrix.astype(np.float32))
+    measure = loss_for(column.task, wanted)
+    network = source.module.train()
+    device = next(network.parameters()).device
+
+    def loss(indices: np.ndarray, _generator: torch.Generator) -> torch.Tensor:
+        tensors = source.input.tensors(samples.batch(indices), device, torch.float32)
+        output = source.forward(network, tensors)
+        return measure(output, wanted[torch.from_numpy(indices)])
+
+    classes = [str(c) for c in column.classes or ()]
+    return Plan(dict(network.named_parameters()), loss, len(matrix), {"classes": classes, "task": column.task})

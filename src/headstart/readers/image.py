@@ -1,0 +1,187 @@
+"""Images: JPEG, PNG, GIF, WebP, TIFF, BMP, PPM, JPEG 2000 and AVIF → uint8 pixels, upright, on white. Floor 3.
+
+What comes out is what a viewer shows: EXIF rotation applied, palettes and CMYK resolved, transparency laid on white,
+16-bit channels cut to their high byte (8-bit value v stored as 257·v comes back as v), the first frame of an
+animation. Colour profiles are not applied, as in every training pipeline known to us.
+
+A JPEG goes through simplejpeg (libjpeg-turbo) when it is installed, else through Pillow; the pixels are bit-identical
+at every scale (tests compare them). simplejpeg also reports damage inside the compressed data, which Pillow passes
+over in silence: without it, a JPEG that was cut *and* closed again decodes with a grey rest.
+
+Imports: base.py and its own parts (_jpeg.py, _pixels.py); Pillow and simplejpeg at the point of use.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+
+from headstart._constraints import Allow, Each, Interval, Options
+from headstart._typing import Array
+from headstart.errors import OptionError
+from headstart.readers._jpeg import Header, drafted, read_header, turbo
+from headstart.readers._pixels import flat, orientation_of, upright
+from headstart.readers.base import Item, Refused, content, kind_of, refusing
+
+REVISION = 1  # raise it when the same file would give other pixels
+_MAX_BYTES = 1 << 30
+_MAX_PASSES = 20  # scans of a progressive JPEG, counted in images of max_pixels: a few kilobytes could ask for hours
+_PLUGINS = {
+    "a JPEG image": ("JPEG",),
+    "a PNG image": ("PNG",),
+    "a GIF image": ("GIF",),
+    "a WebP image": ("WEBP",),
+    "a TIFF image": ("TIFF",),
+    "a BMP image": ("BMP",),
+    "a PPM image": ("PPM",),
+    "a JPEG 2000 image": ("JPEG2000",),
+    "an AVIF image": ("AVIF",),
+}
+_REASONS = {
+    "truncated": "truncated",
+    "premature end": "truncated",
+    "only got": "truncated",
+    "decompression bomb": "too large: more pixels than max_pixels or Pillow's own PIL.Image.MAX_IMAGE_PIXELS",
+    "cannot identify": "damaged or of a kind that Pillow cannot read",
+    "could not create decoder": "damaged or truncated",
+    "decoder error": "damaged or truncated",
+    "'avif'": "an AVIF image, which this build of Pillow cannot read",
+}
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Image files, their bytes, or uint8 arrays → uint8 pixels.
+
+    Parameters
+    ----------
+    mode : {"RGB", "L"}
+        Three channels, or one (luma).
+    size_hint : (height, width), optional
+        The size that will be asked for afterwards, upright. A JPEG at least twice as large both ways is decoded at
+        1/2, 1/4 or 1/8, never below the hint; every other image comes at its full size.
+    max_pixels : int
+        Larger images are refused before anything is allocated.
+    decoder : {"auto", "simplejpeg", "pillow"}
+        For JPEG; the pixels do not depend on it.
+
+    Notes
+    -----
+    **Shapes.** (h, w, 3) for RGB, (h, w, 1) for L; contiguous.
+    **Cost.** O(h·w) time; about 7 bytes of memory per pixel while decoding. The decoders release the GIL.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ImageReader().read(np.zeros((4, 6), np.uint8)).shape
+    (4, 6, 3)
+    """
+
+    modality: ClassVar[str] = "image"
+
+    mode: Annotated[str, Options("RGB", "L")] = "RGB"
+    size_hint: Annotated[tuple[int, int] | None, Allow(None), Each(Interval(1, None, integer=True))] = None
+    max_pixels: Annotated[int, Interval(1, None, integer=True)] = 178_956_970
+    decoder: Annotated[str, Options("auto", "simplejpeg", "pillow")] = "auto"
+
+    def read(self, item: Item) -> Array:
+        """The pixels of a path, of a file's bytes, or of a uint8, uint16 or bool array (h, w[, channels])."""
+        if isinstance(item, np.ndarray):
+            with refusing(item):
+                return _of_array(item, self.mode)
+        blob = content(item, max_bytes=_MAX_BYTES)
+        with refusing(item, _REASONS):
+            kind = kind_of(blob)
+            if kind in ("a HEIC photo", "a JPEG XL image"):
+                raise Refused(f"{kind}, a format that is not read; convert it to JPEG or PNG")
+            if kind not in _PLUGINS:
+                raise Refused(f"not an image ({kind})")
+            if kind == "a JPEG image":
+                return self._jpeg(blob)
+            _check_container(blob, kind)
+            return self._other(blob, kind)
+
+    def recipe(self) -> dict[str, Any]:
+        """Plain data that changes whenever the pixels would; the decoder is not in it, they all give the same."""
+        hint = None if self.size_hint is None else list(self.size_hint)
+        return {"reader": "image", "revision": REVISION, "mode": self.mode, "size_hint": hint}
+
+    def _jpeg(self, blob: bytes) -> Array:
+        header = read_header(blob)
+        self._check_size(header.height, header.width, passes=blob.count(b"\xff\xda") if header.scans else 1)
+        scale = self._scale(header)
+        pixels = None
+        if self.decoder != "pillow" and header.components in (1, 3):
+            pixels = turbo(blob, header, mode=self.mode, scale=scale, required=self.decoder == "simplejpeg")
+        if pixels is None:
+            pixels = drafted(blob, header, mode=self.mode, scale=scale)
+        return upright(pixels, header.orientation)
+
+    def _other(self, blob: bytes, kind: str) -> Array:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(blob), formats=_PLUGINS[kind]) as image:
+            self._check_size(image.height, image.width)
+            image.load()
+            return upright(flat(image, self.mode), orientation_of(image))
+
+    def _check_size(self, height: int, width: int, passes: int = 1) -> None:
+        if height < 1 or width < 1:
+            raise Refused("damaged (its size is 0)")
+        if height * width > self.max_pixels:
+            raise Refused(
+                f"too large: {width:,} × {height:,} pixels; at most {self.max_pixels:,} (max_pixels) are read"
+            )
+        if height * width * passes > self.max_pixels * _MAX_PASSES:
+            raise Refused(f"too large: {width:,} × {height:,} pixels in {passes:,} passes")
+
+    def _scale(self, header: Header) -> int:
+        """The largest of 1, 2, 4, 8 by which the image may shrink without falling below the hint."""
+        if self.size_hint is None:
+            return 1
+        if len(self.size_hint) != 2:
+            raise OptionError(f"ImageReader(size_hint=…) must be (height, width); got {self.size_hint!r}.")
+        height, width = self.size_hint if header.orientation < 5 else self.size_hint[::-1]
+        allowed = (s for s in (8, 4, 2) if s <= min(header.height, header.width))
+        return next((s for s in allowed if -(-header.height // s) >= height and -(-header.width // s) >= width), 1)
+
+
+def _check_container(blob: bytes, kind: str) -> None:
+    """What the decoders do not check: that the file is all there, and the checksums of a PNG."""
+    if kind == "a WebP image" and int.from_bytes(blob[4:8], "little") + 8 > len(blob):
+        raise Refused("truncated")
+    if kind != "a PNG image":
+        return
+    view, at = memoryview(blob), 8
+    while at + 12 <= len(blob):
+        end = at + 12 + int.from_bytes(view[at : at + 4], "big")
+        if end > len(blob):
+            break
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise Refused("damaged (a checksum is wrong)")
+        if blob[at + 4 : at + 8] == b"IEND":
+            return
+        at = end
+    raise Refused("truncated")
+
+
+def _of_array(array: Array, mode: str) -> Array:
+    from PIL import Image
+
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise Refused("its pixels are not uint8; float arrays count as preprocessed and need no image reader")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if not array.size or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (2, 3, 4))):
+        raise Refused("not (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)")
+    if array.ndim == 3 and array.shape[2] == 3 and mode == "RGB":
+        return np.ascontiguousarray(array)
+    return flat(Image.fromarray(np.ascontiguousarray(array)), mode)

@@ -1,0 +1,140 @@
+"""What tells two sources apart: their weights, their structure and, for Python objects, their code."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+
+_PLAIN = (str, bytes, int, float, complex, bool, type(None))
+_DEEPEST = 6
+_LIBRARIES = ("torch.", "builtins", "abc", "typing")
+
+
+def state_of(network: Any) -> dict[str, np.ndarray]:
+    """Every parameter and buffer as an array, those that are not saved with the network included."""
+    tensors = {**dict(network.named_buffers()), **network.state_dict()}
+    return {name: _array(value) for name, value in tensors.items()}
+
+
+def stamp_of(network: Any) -> tuple[Any, ...]:
+    """A cheap sign that changes when weights are replaced or written in place (torch counts such writes)."""
+    if not hasattr(network, "parameters"):
+        return ()
+    return tuple((t.data_ptr(), _version(t)) for some in (network.parameters(), network.buffers()) for t in some)
+
+
+def structure_of(network: Any) -> list[str]:
+    """Name, type and settings of every module inside."""
+    modules = getattr(network, "named_modules", None)
+    return [f"{name}:{type(part).__name__}:{part.extra_repr()}" for name, part in modules()] if modules else []
+
+
+def code_of_modules(network: Any) -> list[Any]:
+    """For a Python object that only its code describes: methods and plain attributes of its own classes of modules."""
+    said: list[Any] = []
+    kinds: set[type] = set()
+    for name, part in network.named_modules():
+        own = [kind for kind in type(part).__mro__ if not f"{kind.__module__}.".startswith(_LIBRARIES)]
+        if own:
+            plain = {k: v for k, v in vars(part).items() if isinstance(v, _PLAIN) and k != "training"}
+            said.append([name, code_of(plain)])
+        kinds.update(own)
+    for kind in sorted(kinds, key=lambda kind: kind.__qualname__):
+        methods = {k: v for k, v in vars(kind).items() if isinstance(v, FunctionType)}
+        said.append([kind.__qualname__, code_of(methods)])
+    return said
+
+
+def code_of(thing: Any, depth: int = 0) -> Any:
+    """Plain data that changes when a function (or an object that is called) would do something else.
+
+    Bytecode, constants, defaults, closure, and the plain values and functions it takes from its module. What lies
+    deeper, or in another library, is known by name only.
+    """
+    if isinstance(thing, _PLAIN):
+        return repr(thing)
+    if depth > _DEEPEST:
+        return type(thing).__qualname__
+    inner = depth + 1
+    if isinstance(thing, (tuple, list)):
+        return [code_of(one, inner) for one in thing]
+    if isinstance(thing, (set, frozenset)):
+        return sorted(repr(one) for one in thing)
+    if isinstance(thing, Mapping):
+        return {str(key): code_of(value, inner) for key, value in thing.items()}
+    if isinstance(thing, partial):
+        return [code_of(thing.func, inner), code_of(thing.args, inner), code_of(thing.keywords, inner)]
+    if isinstance(thing, MethodType):
+        return [code_of(thing.__func__, inner), code_of(thing.__self__, inner)]
+    if isinstance(thing, FunctionType):
+        return _function(thing, inner)
+    return _object(thing, inner)
+
+
+def _function(function: FunctionType, depth: int) -> list[Any]:
+    closure = [_contents(cell) for cell in function.__closure__ or ()]
+    taken = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
+    used = {
+        name: code_of(value, depth)
+        for name, value in taken.items()
+        if isinstance(value, (*_PLAIN, tuple, list, dict, np.ndarray))
+        or (isinstance(value, FunctionType) and value.__module__ == function.__module__ and value is not function)
+    }
+    return [_bytecode(function.__code__), code_of(function.__defaults__, depth), code_of(closure, depth), used]
+
+
+def _object(thing: Any, depth: int) -> Any:
+    if isinstance(thing, np.ndarray) or hasattr(thing, "detach"):
+        array = _array(thing)
+        return [array.dtype.str, list(array.shape), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
+    kind = f"{type(thing).__module__}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
+    if isinstance(thing, type) or not hasattr(thing, "__dict__"):
+        return kind
+    called = vars(type(thing)).get("__call__")
+    code = code_of(called, depth) if isinstance(called, FunctionType) else None
+    return [kind, code, code_of(dict(vars(thing)), depth)]
+
+
+def _bytecode(code: CodeType) -> list[Any]:
+    constants = [_bytecode(one) if isinstance(one, CodeType) else code_of(one) for one in code.co_consts]
+    return [code.co_code.hex(), constants, list(code.co_names)]
+
+
+def _names(code: CodeType) -> list[str]:
+    """Global names that a function or anything nested in it looks up, sorted."""
+    nested = [name for one in code.co_consts if isinstance(one, CodeType) for name in _names(one)]
+    return sorted({*code.co_names, *nested})
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # named, but not assigned yet
+        return None
+
+
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    if not hasattr(value, "detach"):  # a module's extra state
+        return np.frombuffer(repr(code_of(value)).encode(), np.uint8)
+    tensor = value.detach().cpu().contiguous()
+    try:
+        array: np.ndarray = tensor.numpy()
+    except TypeError:  # bfloat16 and the eight-bit floats: their bits
+        import torch
+
+        array = tensor.reshape(-1).view(torch.uint8).numpy()
+    return array
+
+
+def _version(tensor: Any) -> int:
+    try:
+        return int(tensor._version)
+    except RuntimeError:  # tensors made in inference mode are not counted
+        return -1

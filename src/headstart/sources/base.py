@@ -1,0 +1,275 @@
+"""What a source is: a backbone with its own preprocessing, its layers in measured order, and a fingerprint. Floor 3.
+
+Every model family (timm, transformers, keras, onnx, …) is one file beside this one with a function
+``load(name, *, weights=None, **options) -> Source``, and one line in :data:`SOURCES`. A family decides three things:
+the network, the :class:`Input` that turns decoded items into what the network takes, and how the network can be built
+again from plain data (``rebuild``), so that it can be saved without pickling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from headstart._hashing import fingerprint, fingerprint_tensors
+from headstart._registry import Family, refuse_unknown, unknown
+from headstart.errors import OptionError, SourceError, UnknownName
+from headstart.sources._fingerprints import code_of_modules, stamp_of, state_of, structure_of
+from headstart.sources._measure import measure_layers
+from headstart.sources._records import Batch, Layer
+from headstart.sources._saving import save
+from headstart.sources._taps import call, first_tensor, run_tapped
+
+if TYPE_CHECKING:
+    import torch
+
+SOURCES = Family(
+    "sources",
+    {
+        "timm": "headstart.sources.timm:load",
+        "cnn": "headstart.sources.cnn:load",
+        "keras": "headstart.sources.keras:load",
+        "lstm": "headstart.sources.lstm:load",
+        "module": "headstart.sources.module:from_module",
+        "saved": "headstart.sources.saved:load",
+        "identity": "headstart.sources.identity:load",
+        "hf": "headstart.sources.hf:load",
+        "fake": "headstart.sources.fake:load",
+    },
+)
+
+
+@runtime_checkable
+class Input(Protocol):
+    """How a decoded item becomes network input. A plain record: its description is part of the fingerprint."""
+
+    @property
+    def modality(self) -> str:
+        """image, text, audio or vector: which reader decodes its items."""
+
+    def reading(self) -> dict[str, Any]:
+        """Options for the modality's reader (size hint, sample rate)."""
+
+    def prepare(self, decoded: Any) -> Any:
+        """One decoded item → one sample. Called from several threads."""
+
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        """Samples → a batch."""
+
+    def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:
+        """A batch → the tensors that the network takes (normalised, on the device, floats in ``dtype``)."""
+
+    def example(self, n: int) -> Batch:
+        """A deterministic batch for measuring layers and speed."""
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that changes numbers, as plain data."""
+
+
+@dataclass(frozen=True)
+class SourceHead:
+    """The classifier that came with a source: which layer feeds it, and its class names where known."""
+
+    layer: str
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A backbone with its own preprocessing, layers in measured execution order, and a fingerprint.
+
+    Use :func:`load_source` or :meth:`from_module` to get one. It is never modified: fine-tuning gives a new Source.
+
+    Attributes
+    ----------
+    address : str
+        How it was asked for, e.g. ``"timm:mobilenetv2_100"``.
+    network : torch.nn.Module, or any object that an engine knows how to run
+    input : Input
+    rebuild : mapping, optional
+        ``{"family": …, "name": …, "options": {…}}`` to build the same network with empty weights; None for a Python
+        object that cannot be built from plain data.
+    engines : tuple of str
+        Engines that can run it, preferred first.
+    meta : mapping
+        Licence, origin, class names and the like, as plain data.
+    files : mapping of str to bytes
+        Small files that belong to it (a tokenizer), saved beside the weights.
+    minimum_cosine : float
+        A faster precision is accepted only if no row's cosine to fp32 falls below it.
+    precisions : tuple of str, optional
+        Precisions that its code can run in at all; None is any.
+    """
+
+    address: str
+    network: Any
+    input: Input
+    classifier: str | None = None
+    rebuild: Mapping[str, Any] | None = None
+    engines: tuple[str, ...] = ("torch",)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    invoke: Callable[[Any, dict[str, Any]], Any] | None = None
+    submodules: Callable[[Any], Mapping[str, Any]] | None = None
+    minimum_cosine: float = 0.99
+    precisions: tuple[str, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """A short name for tables: the last part of the address."""
+        last = self.address.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        return last.partition(":")[2] or last
+
+    @property
+    def modality(self) -> str:
+        """image, text, audio or vector."""
+        return self.input.modality
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The network as a torch module, in evaluation mode.
+
+        Raises
+        ------
+        SourceError
+            When the source is not run by torch (an ONNX file).
+        """
+        if "torch" not in self.engines:
+            raise SourceError(f"{self.address} is run by {self.engines[0]}, not by torch: it has no module.")
+        return self.network
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers in measured execution order. Cost: one forward pass of two example inputs, once."""
+        measure = getattr(self.network, "measure_layers", None)
+        if measure is not None:
+            return tuple(measure(self))
+        return measure_layers(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of weights, architecture and preprocessing.
+
+        Cost: one pass over the weights, once, and again when somebody has trained the network in place.
+        """
+        stamp = stamp_of(self.network)
+        known = self.__dict__.get("_fingerprint")
+        if known is None or known[0] != stamp:
+            known = self.__dict__["_fingerprint"] = (stamp, self._identify())
+        return str(known[1])
+
+    def _identify(self) -> str:
+        state = getattr(self.network, "fingerprint_state", None)
+        weights = state() if state is not None else state_of(self.network)
+        plain = self.rebuild is not None or not hasattr(self.network, "named_modules")
+        what = {
+            "weights": fingerprint_tensors(weights),
+            "input": self.input.describe(),
+            "build": dict(self.rebuild) if self.rebuild else str(type(self.network)),
+            "modules": structure_of(self.network),
+            **({} if plain else {"code": code_of_modules(self.network)}),
+        }
+        return fingerprint(what, 32)
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name; UnknownName with the nearest one otherwise."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise UnknownName(unknown(f"layers of {self.address}", name, [layer.name for layer in self.layers]))
+
+    def select(self, layers: str | Iterable[str]) -> tuple[str, ...]:
+        """Names, patterns, ``"auto"``, ``"last"`` or ``"all"`` → layer names in execution order.
+
+        Raises
+        ------
+        UnknownName, OptionError
+            When a name or pattern matches nothing, or nothing is asked for.
+        """
+        wanted = [layers] if isinstance(layers, str) else list(layers)
+        if not wanted:
+            raise OptionError("layers is empty; give names, patterns, 'auto', 'last' or 'all'.")
+        chosen: set[str] = set()
+        for pattern in wanted:
+            chosen |= self._match(pattern)
+        return tuple(layer.name for layer in self.layers if layer.name in chosen)
+
+    def _match(self, pattern: str) -> set[str]:
+        names = [layer.name for layer in self.layers]
+        candidates = [layer.name for layer in self.layers if layer.candidate]
+        if pattern == "all":
+            return set(names)
+        if pattern == "auto":
+            return set(candidates or names[-1:])
+        if pattern == "last":
+            return {(candidates or names)[-1]}
+        if pattern in names:
+            return {pattern}
+        found = {name for name in names if fnmatchcase(name, pattern)}
+        return found or {self.layer(pattern).name}
+
+    def run(self, network: Any, tensors: dict[str, Any], reduce: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+        """Run ``network`` (this source's, or a converted twin) forward; ``{layer: reduce[layer](output)}``.
+
+        Stops after the deepest layer asked for; no hook survives an exception.
+        """
+        return run_tapped(self, network, tensors, reduce)
+
+    def forward(self, network: Any, tensors: dict[str, Any]) -> Any:
+        """Run ``network`` to its end; the main tensor of what it returns."""
+        return first_tensor(call(self, network, tensors))
+
+    def save(self, folder: str | Path) -> Path:
+        """Save as a folder of safetensors + JSON that ``load_source("saved:FOLDER")`` reads."""
+        return save(self, Path(folder))
+
+    @staticmethod
+    def from_module(module: torch.nn.Module, **options: Any) -> Source:
+        """A source from a Python object: see :func:`headstart.sources.module.from_module`."""
+        return SOURCES["module"](module, **options)
+
+    def __repr__(self) -> str:
+        return f"Source({self.address!r}, {self.modality})"
+
+
+def load_source(address: str | Source, **options: Any) -> Source:
+    """Load a source by its address.
+
+    Parameters
+    ----------
+    address : str or Source
+        ``family:name``, e.g. ``"timm:mobilenetv2_100"``, ``"timm:FOLDER"``, ``"saved:FOLDER"``. A Source is returned
+        as it is.
+    **options
+        ``weights=`` a local safetensors or pth file; ``options=`` a mapping of the family's own construction options;
+        further ones as the family says.
+
+    Raises
+    ------
+    UnknownName
+        When there is no such family, or no such model in it.
+    OfflineError
+        When the weights are not on this machine and there is no network.
+    WeightsError
+        When fewer than 95 % of the backbone's tensors match.
+
+    Examples
+    --------
+    >>> load_source("fake:image").modality
+    'image'
+    """
+    if isinstance(address, Source):
+        if options:
+            raise OptionError(f"{address!r} is loaded already; {', '.join(options)} would have no effect.")
+        return address
+    family, colon, name = str(address).partition(":")
+    if not colon or not name:
+        raise OptionError(f"A source address is FAMILY:NAME, e.g. 'timm:mobilenetv2_100'; got {str(address)!r}.")
+    load = SOURCES[family]
+    refuse_unknown(f"options of {family}: sources", options, load)
+    source: Source = load(name, **options)
+    return source

@@ -1,0 +1,242 @@
+"""transformers' encoders, for texts and sounds: from a local folder, an installed package that carries one, or the hub.
+
+``hf:FOLDER`` reads ``config.json`` and safetensors; ``hf:NAME`` looks for an installed package of that name that carries a
+model folder, then in the local hub cache, and asks the network last. A folder in sentence-transformers' form
+(``modules.json``) keeps its own pooling, dense layers and normalisation: that vector is the layer ``"output"``. Otherwise
+``"output"`` is the last hidden state, pooled like any other layer. No code from a model folder is ever run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, files as files_of
+from pathlib import Path
+from typing import Any
+
+from headstart import _extras
+from headstart._files import read_json
+from headstart.errors import OfflineError, OptionError, SourceError, WeightsError
+from headstart.sources._sentence import Head, read_sentence_head
+from headstart.sources._text_input import TextInput
+from headstart.sources._weights import fit_weights, read_weights
+from headstart.sources.base import Input, Source
+
+_KEPT = ("config.json", "tokenizer.json", "preprocessor_config.json", "head.json")
+_SPEECH = (
+    "wav2vec2",
+    "hubert",
+    "wavlm",
+    "unispeech",
+    "unispeech-sat",
+    "data2vec-audio",
+    "sew",
+    "sew-d",
+    "wav2vec2-conformer",
+)
+_LARGEST = 10_000
+
+
+def load(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    max_length: int | None = None,
+    pretrained: bool = True,
+    files: Mapping[str, bytes] | None = None,
+) -> Source:
+    """Load an encoder.
+
+    Parameters
+    ----------
+    name : str
+        A folder, an installed package, or a hub name.
+    weights : path, optional
+        Other weights for the same architecture.
+    max_length : int, optional
+        Tokens per text; the model's own limit (at most 512) when not given.
+    pretrained : bool
+        False leaves initial weights (a control).
+
+    Raises
+    ------
+    OfflineError, SourceError, WeightsError, MissingPackage
+    """
+    transformers = _extras.need("transformers", "for hf: sources")
+    if files is not None:
+        return _build(name, transformers, dict(files), None, max_length)
+    folder = _folder(name)
+    kept = _files(folder)
+    file = Path(weights) if weights is not None else _weights_in(folder) if pretrained else None
+    return _build(name, transformers, kept, file, max_length)
+
+
+def _build(
+    name: str, transformers: Any, files: dict[str, bytes], weights: Path | None, max_length: int | None
+) -> Source:
+    config = _config(transformers, name, files)
+    with _quiet(transformers):
+        network = _network(transformers, name, config)
+    if weights is not None:
+        fit_weights(network, _renamed(network, read_weights(weights)), str(weights), head=("pooler.",))
+    head = Head(**json.loads(files["head.json"])) if "head.json" in files else None
+    how = _input(config, files, network, max_length, head)
+    if head is not None:
+        head.attach(network)
+        if weights is not None:
+            head.fill(network, weights.parent)
+    names = how.names if isinstance(how, TextInput) else ("input_values",)
+    meta = {"licence": None, "model_type": config.model_type, "sentence_vector": head is not None}
+    return Source(
+        address=f"hf:{name}",
+        network=network.eval(),
+        input=how,
+        rebuild={"family": "hf", "name": str(name), "options": {"max_length": max_length}},
+        meta={k: v for k, v in meta.items() if v},
+        files=files,
+        invoke=partial(_invoke, names),
+        minimum_cosine=0.999999,
+    )
+
+
+def _invoke(names: tuple[str, ...], network: Any, tensors: dict[str, Any]) -> Any:
+    return network(**{key: tensors[key] for key in names if key in tensors})
+
+
+def _network(transformers: Any, name: str, config: Any) -> Any:
+    try:
+        try:  # BERT's own pooler is no sentence vector: it was trained for next-sentence prediction
+            return transformers.AutoModel.from_config(config, trust_remote_code=False, add_pooling_layer=False)
+        except TypeError:
+            return transformers.AutoModel.from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, ImportError) as error:
+        raise SourceError(f"hf:{name} cannot be built by transformers: {error}") from error
+
+
+def _config(transformers: Any, name: str, files: Mapping[str, bytes]) -> Any:
+    try:
+        plain = json.loads(files["config.json"])
+        kind = plain.pop("model_type")
+        plain.pop("auto_map", None)
+        plain.pop("torch_dtype", None)
+        plain.pop("dtype", None)
+        config = transformers.AutoConfig.for_model(kind, **plain)
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise SourceError(f"config.json of hf:{name} names no architecture that transformers knows: {error}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise SourceError(f"hf:{name} is an encoder-decoder ({config.model_type}); use an encoder.")
+    return config
+
+
+def _input(config: Any, files: Mapping[str, bytes], network: Any, max_length: int | None, head: Head | None) -> Input:
+    if config.model_type in _SPEECH:
+        from headstart.sources._wave_input import WaveInput
+
+        return WaveInput.from_files(files, config)
+    if "tokenizer.json" not in files:
+        raise SourceError(
+            "The folder has no tokenizer.json. Save it with a fast tokenizer: "
+            "AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)."
+        )
+    limit = getattr(config, "max_position_embeddings", 512) or 512
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        limit -= 2  # positions start after the padding number
+    length = max_length or min(limit, head.max_length if head and head.max_length else 512)
+    if not 1 <= length <= limit:
+        raise OptionError(f"max_length must lie between 1 and {limit} for this model; got {length}.")
+    takes = network.forward.__code__.co_varnames
+    names = ["input_ids", "attention_mask"]
+    if "token_type_ids" in takes and (getattr(config, "type_vocab_size", 0) or 0) > 1:
+        names.append("token_type_ids")
+    pad = getattr(config, "pad_token_id", 0) or 0
+    return TextInput(files["tokenizer.json"].decode(), length, tuple(names), pad)
+
+
+def _folder(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.startswith(("/", "./", "../", "~")) or "\\" in name:
+        raise SourceError(f"There is no folder {name}.")
+    return _package_folder(name) or _hub_folder(name)
+
+
+def _package_folder(name: str) -> Path | None:
+    """The model folder that an installed package of that name carries."""
+    try:
+        listed = files_of(name) or []
+    except (PackageNotFoundError, ValueError):
+        return None
+    for file in listed:
+        if file.name == "config.json" and (Path(str(file.locate())).parent / "model.safetensors").is_file():
+            return Path(str(file.locate())).parent
+    return None
+
+
+def _hub_folder(name: str) -> Path:
+    hub = _extras.need("huggingface_hub", "to look up hub names")
+    patterns = ["*.json", "*.safetensors", "1_Pooling/*", "2_Dense/*", "3_Dense/*"]
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+    except (OSError, ValueError):
+        pass
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=patterns, etag_timeout=5))
+    except Exception as error:  # the hub's client raises a dozen kinds; all of them mean: not to be had
+        raise OfflineError(
+            f"hf:{name} is no folder, no installed package with a model, not in the local hub cache, and cannot be fetched "
+            f"({type(error).__name__}). Give a local folder with config.json, tokenizer.json and model.safetensors."
+        ) from error
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """The small files that are the model beside its weights."""
+    read_json(folder / "config.json", "model folder (config.json)")
+    kept = {}
+    for name in _KEPT:
+        path = folder / name
+        if path.is_file():
+            kept[name] = path.read_bytes()
+    head = read_sentence_head(folder)
+    if head is not None:
+        kept["head.json"] = json.dumps(vars(head), sort_keys=True).encode()
+    return kept
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    shards = sorted(folder.glob("model-*.safetensors"))
+    hint = "sharded weights are not read; save the model in one file" if shards else "it has no model.safetensors"
+    raise WeightsError(f"{folder}: {hint}.")
+
+
+def _renamed(network: Any, weights: dict[str, Any]) -> dict[str, Any]:
+    """Checkpoints of larger models carry the encoder under a prefix (``bert.``); older ones name norms gamma and beta."""
+    own = set(network.state_dict())
+    prefix = f"{network.base_model_prefix}."
+    out = {}
+    for name, value in weights.items():
+        short = name.removeprefix(prefix) if name not in own else name
+        if short not in own:
+            short = short.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if short not in own and short.endswith(("weight_g", "weight_v")):
+            number = "0" if short.endswith("_g") else "1"
+            short = f"{short[: -len('weight_g')]}parametrizations.weight.original{number}"
+        out[short] = value
+    return out
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Any:
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,228 @@
+"""The one training loop of the project: steps, schedule, early stopping, budget, exact resume. Floor 4.
+
+Fine-tuning and pretraining give it parameter groups, a loss for some indices, and perhaps a validation score; it does
+the rest. Data order, dropout and augmentation come from generators seeded by (seed, epoch), so a run killed and resumed
+equals one that was never interrupted. A checkpoint is safetensors + JSON; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+
+from headstart._checkpoint import Group, History, State, put, resume, save
+from headstart._constraints import Allow, Interval, Options, validate
+from headstart._progress import note, track
+from headstart.errors import NumericsError
+
+__all__ = ["Group", "History", "Schedule", "steps_of", "train"]
+
+Loss = Callable[[np.ndarray, torch.Generator], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+    lr : float
+        Peak learning rate, reached after ``warmup`` (a fraction of all steps), then cosine to zero or constant.
+    weight_decay : float
+        Decoupled (AdamW).
+    clip : float or None
+        Largest norm of the gradient.
+    patience : int or None
+        Epochs without a better validation score before stopping.
+    ema : float
+        Decay of an exponential moving average of the parameters, which is then what is validated and kept; 0 is none.
+    budget : float or None
+        Seconds. The number of epochs is cut to what fits, measured on the first steps, so the schedule still ends.
+    """
+
+    epochs: Annotated[int, Interval(1, 100_000, integer=True)] = 10
+    batch_size: Annotated[int, Interval(1, 65_536, integer=True)] = 32
+    lr: Annotated[float, Interval(0, None, closed="neither")] = 1e-3
+    weight_decay: Annotated[float, Interval(0, None)] = 0.0
+    warmup: Annotated[float, Interval(0, 1)] = 0.1
+    decay: Annotated[str, Options("cosine", "constant")] = "cosine"
+    clip: Annotated[float | None, Interval(0, None, closed="neither"), Allow(None)] = 1.0
+    patience: Annotated[int | None, Interval(1, None, integer=True), Allow(None)] = None
+    ema: Annotated[float, Interval(0, 1, closed="left")] = 0.0
+    budget: Annotated[float | None, Interval(0, None, closed="neither"), Allow(None)] = None
+    seed: Annotated[int, Interval(0, None, integer=True)] = 0
+
+
+def train(
+    groups: Sequence[Group],
+    loss: Loss,
+    count: int,
+    *,
+    schedule: Schedule,
+    validate_with: Callable[[], float] | None = None,
+    buffers: Mapping[str, torch.Tensor] | None = None,
+    checkpoint: Path | None = None,
+    label: str = "training",
+) -> History:
+    """Minimise a loss over ``count`` items.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        What moves. Everything else is left alone, bit for bit.
+    loss : callable
+        (indices, generator) → scalar tensor with a graph.
+    validate_with : callable, optional
+        Score after each epoch, higher is better; the parameters of the best epoch are left behind, without it the last.
+    buffers : mapping, optional
+        Tensors that move without gradients (batch-norm statistics of an unfrozen part); checkpointed and restored.
+    checkpoint : path, optional
+        Written after every epoch; taken up when it is there and fits.
+
+    Raises
+    ------
+    NumericsError
+        When the loss is not finite: the learning rate is too high, or the input is not finite.
+    StoreError
+        When the checkpoint is damaged or belongs to another run.
+    """
+    validate(schedule)
+    groups = [group for group in groups if group.parameters]
+    state = State(groups, buffers or {}, _optimizer(groups, schedule), schedule.epochs)
+    for parameter in state.named().values():
+        parameter.requires_grad_(True)
+    if checkpoint is not None and checkpoint.is_file():
+        resume(state, checkpoint, vars(schedule))
+    begun = time.perf_counter()
+    steps = max(1, math.ceil(count / schedule.batch_size))
+    with torch.random.fork_rng(), track(label, state.epochs * steps) as done:
+        done(state.epoch * steps)
+        while state.epoch < state.epochs:
+            _epoch(state, loss, count, steps, schedule, begun, done)
+            _validated(state, validate_with)
+            state.epoch += 1
+            if checkpoint is not None:
+                save(state, checkpoint, vars(schedule))
+            if _stale(state.history, schedule):
+                state.history.stopped = f"no better for {schedule.patience} epochs"
+                break
+    put(state.named(), state.average)
+    put(state.everything(), state.best)
+    return state.history
+
+
+def steps_of(count: int, schedule: Schedule, epoch: int) -> Iterable[np.ndarray]:
+    """The batches of one epoch: a permutation seeded by (seed, epoch), cut into nearly equal parts."""
+    order = np.random.default_rng([schedule.seed, epoch]).permutation(count)
+    return np.array_split(order, max(1, math.ceil(count / schedule.batch_size)))
+
+
+def _optimizer(groups: Sequence[Group], schedule: Schedule) -> torch.optim.Optimizer:
+    settings = [
+        {
+            "params": list(group.parameters.values()),
+            "lr": schedule.lr * group.factor,
+            "weight_decay": schedule.weight_decay if group.weight_decay else 0.0,
+        }
+        for group in groups
+    ]
+    return torch.optim.AdamW(settings, lr=schedule.lr)
+
+
+def _epoch(state: State, loss: Loss, count: int, steps: int, schedule: Schedule, begun: float, done: Any) -> None:
+    start = time.perf_counter()
+    total = 0.0
+    for number, indices in enumerate(steps_of(count, schedule, state.epoch)):
+        generator = torch.Generator().manual_seed(_seed(schedule.seed, state.epoch, number))
+        torch.manual_seed(_seed(schedule.seed + 1, state.epoch, number))  # dropout has no generator argument
+        rate = _set_rates(state, schedule, steps)
+        state.optimizer.zero_grad(set_to_none=True)
+        value = loss(indices, generator)
+        number_of_loss = float(value.detach())
+        if not math.isfinite(number_of_loss):
+            raise NumericsError(
+                f"The loss is {number_of_loss} at step {state.step + 1}; try a smaller lr than {schedule.lr:g}."
+            )
+        value.backward()
+        if schedule.clip is not None:
+            torch.nn.utils.clip_grad_norm_(state.named().values(), schedule.clip)
+        state.optimizer.step()
+        state.step += 1
+        total += number_of_loss * len(indices)
+        _averaged(state, schedule)
+        done(1)
+        _fit_budget(state, schedule, steps, begun)
+    state.history.loss.append(total / count)
+    state.history.lr.append(rate)
+    state.history.epoch_seconds.append(time.perf_counter() - start)
+
+
+def _seed(seed: int, epoch: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0])
+
+
+def _set_rates(state: State, schedule: Schedule, steps: int) -> float:
+    total = max(1, state.epochs * steps)
+    warm = max(1, round(schedule.warmup * total)) if schedule.warmup else 0
+    if state.step < warm:
+        share = (state.step + 1) / warm
+    elif schedule.decay == "constant":
+        share = 1.0
+    else:
+        share = 0.5 * (1 + math.cos(math.pi * (state.step - warm) / max(1, total - warm)))
+    for setting, group in zip(state.optimizer.param_groups, state.groups):
+        held = state.epoch < group.from_epoch
+        setting["lr"] = 0.0 if held else schedule.lr * group.factor * share
+        for parameter in group.parameters.values():
+            parameter.requires_grad_(not held)
+    return schedule.lr * share
+
+
+def _fit_budget(state: State, schedule: Schedule, steps: int, begun: float) -> None:
+    """Cut the number of epochs to the budget, once a few steps have shown what an epoch costs."""
+    if schedule.budget is None or state.epoch > 0 or state.step not in (min(3, steps), steps):
+        return
+    per_epoch = (time.perf_counter() - begun) / state.step * steps
+    affordable = max(1, int(schedule.budget / per_epoch))
+    if affordable < state.epochs:
+        note(f"{affordable} of {state.epochs} epochs fit into {schedule.budget:.0f} s ({per_epoch:.1f} s each).")
+        state.epochs = affordable
+
+
+def _averaged(state: State, schedule: Schedule) -> None:
+    if not schedule.ema:
+        return
+    with torch.no_grad():
+        for name, parameter in state.named().items():
+            kept = state.average.setdefault(name, parameter.detach().clone())
+            # early steps count more than the plain average would let them
+            decay = min(schedule.ema, (1 + state.step) / (10 + state.step))
+            kept.lerp_(parameter.detach(), 1 - decay)
+
+
+def _validated(state: State, score: Callable[[], float] | None) -> None:
+    if score is None:
+        state.history.best = state.epoch
+        return
+    raw = {name: p.detach().clone() for name, p in state.named().items()} if state.average else {}
+    put(state.named(), state.average)
+    value = score()
+    if not state.history.score or value > max(state.history.score):
+        state.best = {name: tensor.detach().clone() for name, tensor in state.everything().items()}
+        state.history.best = state.epoch
+    state.history.score.append(value)
+    put(state.named(), raw)
+
+
+def _stale(history: History, schedule: Schedule) -> bool:
+    if schedule.patience is None or not history.score:
+        return False
+    return len(history.score) - 1 - history.best >= schedule.patience

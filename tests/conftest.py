@@ -1,0 +1,71 @@
+"""What every test gets: no network, no telemetry, two threads, its own cache, and the shared data if it is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+SWITCHES = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "OPENVINO_TELEMETRY_ENABLE": "0",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "TOKENIZERS_PARALLELISM": "false",
+    "KERAS_BACKEND": "torch",
+}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+# Before anything is imported, and for every process that tests start.
+os.environ.update(SWITCHES)
+for name in THREADS:
+    given = os.environ.get(name, "2")
+    os.environ[name] = given if given == "1" else "2"
+
+settings.register_profile(
+    "house",
+    deadline=None,  # no timed tests: the machine is shared
+    derandomize=True,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("house")
+
+
+def pytest_configure(config):
+    """A cache folder for this session: tests neither see nor fill the user's."""
+    config.headstart_cache = tempfile.mkdtemp(prefix="headstart-test-cache-")
+    os.environ["HEADSTART_CACHE"] = config.headstart_cache
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(getattr(config, "headstart_cache", ""), ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    """Slow tests come last, so that a quick failure shows quickly."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def shared_data() -> Path:
+    """``$HEADSTART_SHARED/data``, else ``shared/data`` beside the repository."""
+    beside = Path(__file__).resolve().parent.parent.parent / "shared"
+    return Path(os.environ.get("HEADSTART_SHARED") or beside) / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real photos, sounds, texts and weights; the test is skipped, with the reason, where it is absent."""
+    data = shared_data()
+    if not data.is_dir():
+        pytest.skip(f"real data is not here: {data} (set HEADSTART_SHARED to the folder that holds data/)")
+    return data
