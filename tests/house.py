@@ -36,11 +36,11 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["bank", "dataset", "moments", "result"], 1),
     **dict.fromkeys(["_comparison", "_intervals", "_printing", "_records", "_solve", "_verdicts"], 1),
     # 2: numbers from numbers
-    **dict.fromkeys(["distances", "heads", "imbalance", "metrics", "scores"], 2),
+    **dict.fromkeys(["distances", "heads", "imbalance", "log_mel", "metrics", "scores"], 2),
     # 3: borders
     **dict.fromkeys(["engines", "policies", "pooling", "readers", "runners", "sources"], 3),
     # 4 to 9
-    **dict.fromkeys(["_checkpoint", "_choosing", "_pipeline", "_reading", "extraction", "training"], 4),
+    **dict.fromkeys(["_checkpoint", "_choosing", "_losses", "_pipeline", "_reading", "_samples", "extraction", "training"], 4),
     **dict.fromkeys(["finetuning", "predictor", "pretraining", "ranking"], 5),
     **dict.fromkeys(["report", "transfer"], 6),
     **dict.fromkeys(["demo", "estimators", "federated", "proof"], 7),

@@ -340,6 +340,18 @@ def test_the_first_shard_by_name_wins_for_every_reader(table):
     assert np.array_equal(reopened(table).get(keys(2)), rows(2) + 100)
 
 
+def test_a_shard_that_arrives_late_with_an_earlier_name_wins_at_once(store, table):
+    """Readers that were there before and readers that come after must agree."""
+    table.append(keys(2), rows(2))
+    reader = reopened(table)
+    twin = Table.open(store.root / "twin", table.recipe)
+    twin.append(keys(3), rows(3) + 100)
+    shutil.copy(shards(twin)[0], table.folder / "0-late.safetensors")
+    reader.refresh()
+    assert np.array_equal(reader.get(keys(3)), reopened(table).get(keys(3)))
+    assert np.array_equal(reader.get(keys(3)), rows(3) + 100)
+
+
 def test_names_ascend_even_when_the_clock_goes_back(table, monkeypatch):
     monkeypatch.setattr(time, "time_ns", iter(range(10**18, 0, -(10**17))).__next__)
     for i in range(4):

@@ -260,6 +260,8 @@ def test_items_without_a_label_are_left_out(store):
     assert close(bank.summarise("pool", data), want)
     by_class = bank.summarise("pool", data, by="class")
     assert sum(m.count for m in by_class.values()) == there.sum()
+    by_group = bank.summarise("pool", data, by=[i % 2 for i in range(N)])
+    assert close(by_group[1], Moments.from_rows(FEATURES[1::2][there[1::2]], one_hot()[1::2][there[1::2]]))
     assert close(bank.summarise("pool", data.without_targets()), Moments.from_rows(FEATURES))
     assert bank.rows("pool", data).shape == (N, D)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from headstart._constraints import invalid_values
 from headstart.errors import DataError, OptionError
+from headstart.log_mel import LogMel, mel_weights
 from headstart.readers import Clip, reader
-from headstart.readers.log_mel import LogMel, mel_weights
 
 YAMNET = {
     "kind": "log_mel",
@@ -200,7 +200,7 @@ def test_what_is_refused():
         mel.patches(np.empty(0, np.float32))
     with pytest.raises(DataError, match="not finite"):
         mel.frames(np.array([0, np.nan] * 400, np.float32))
-    for wrong in (np.zeros((2, 16000), np.float32), np.zeros(16000, np.int16)):
+    for wrong in (np.zeros((2, 16000), np.float32), np.zeros(16000, np.int16), "clip.wav", None):
         with pytest.raises(DataError, match="shape"):
             mel.frames(wrong)
 

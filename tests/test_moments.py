@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import struct
@@ -39,6 +40,14 @@ def test_the_naive_way_is_wrong_and_this_is_not():
     naive = X.T @ X - len(X) * np.outer(X.mean(axis=0), X.mean(axis=0))
     assert np.abs(naive - true).max() > true.max()
     assert np.abs(Moments.from_rows(X).scatter - true).max() < 1e-13 * true.max()
+
+
+def test_the_mean_is_good_to_the_last_bit():
+    """One pass of additions at an offset of 10⁵ is off by many last bits, and a merge would square that."""
+    X = np.random.default_rng(0).normal(size=(4000, 8)) + 1e5
+    true = np.array([math.fsum(column) / len(X) for column in X.T])
+    assert np.abs(X.mean(axis=0) - true).max() > 2 * np.spacing(1e5)
+    assert np.abs(Moments.from_rows(X).mean - true).max() <= np.spacing(1e5)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e5])

@@ -240,6 +240,12 @@ def test_blocks_are_the_whole_clip(seconds, length, rate, kind):
     assert {clip.sample_rate for clip in clips} == {whole.sample_rate}
 
 
+def test_there_is_no_empty_last_block():
+    clip = Clip(tone().astype(np.float32), 16000)
+    for seconds, lengths in ((0.25, [4000] * 4), (1.0, [16000]), (0.6, [9600, 6400])):
+        assert [len(part.samples) for part in reader("audio").blocks(clip, seconds=seconds)] == lengths
+
+
 def test_small_decoding_blocks_change_nothing(monkeypatch):
     blob = encoded(tone(2, 44100, 2), 44100, "FLAC")
     want = read(blob, sample_rate=16000).samples

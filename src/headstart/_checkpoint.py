@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from headstart._files import write_atomic
+from headstart._hashing import canonical_json
 from headstart.errors import StoreError
+from headstart.sources._weights import write_weights
 
 
 @dataclass(frozen=True)
@@ -73,23 +74,20 @@ def put(named: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -
             named[name].copy_(value)
 
 
-def save(state: State, path: Path, schedule: Mapping[str, Any]) -> None:
-    """Write everything that changes, atomically."""
-    from safetensors.torch import save_file
-
+def save(state: State, path: Path, of_run: Mapping[str, Any]) -> None:
+    """Write everything that changes, atomically; ``of_run`` says which run it belongs to."""
     tensors: dict[str, torch.Tensor] = {}
     for kind, named in (("now", state.everything()), ("average", state.average), ("best", state.best)):
-        tensors |= {f"{kind}/{name}": t.detach().cpu().contiguous().clone() for name, t in named.items()}
+        tensors |= {f"{kind}/{name}": tensor for name, tensor in named.items()}
     names = {id(p): name for name, p in state.named().items()}
     for parameter, values in state.optimizer.state.items():
         for key, value in values.items():
-            tensors[f"adam/{key}/{names[id(parameter)]}"] = torch.as_tensor(value).detach().cpu().clone()
+            tensors[f"adam/{key}/{names[id(parameter)]}"] = torch.as_tensor(value)
     plain = {"epoch": state.epoch, "step": state.step, "epochs": state.epochs, "history": state.history.to_dict()}
-    meta = {"state": json.dumps(plain), "schedule": json.dumps(dict(schedule), sort_keys=True)}
-    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=meta))
+    write_weights(path, tensors, {"state": json.dumps(plain), "run": canonical_json(dict(of_run))})
 
 
-def resume(state: State, path: Path, schedule: Mapping[str, Any]) -> None:
+def resume(state: State, path: Path, of_run: Mapping[str, Any]) -> None:
     """Take up a checkpoint; StoreError when it is damaged or belongs to another run."""
     from safetensors import SafetensorError, safe_open
 
@@ -98,18 +96,29 @@ def resume(state: State, path: Path, schedule: Mapping[str, Any]) -> None:
             meta = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no mapping
         plain = json.loads(meta["state"])
-        same = json.loads(meta["schedule"]) == json.loads(json.dumps(dict(schedule)))
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        history = History(**plain["history"])
+        epoch, step, epochs = (int(plain[key]) for key in ("epoch", "step", "epochs"))
+        same = meta["run"] == canonical_json(dict(of_run))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise StoreError(f"The checkpoint {path} is damaged ({error}); delete it to start again.") from error
-    named = state.named()
-    if not same or {k[4:] for k in tensors if k.startswith("now/")} != {*named, *state.buffers}:
-        raise StoreError(f"The checkpoint {path} belongs to another run (other settings or parameters); delete it.")
-    put({**named, **state.buffers}, {k[4:]: v for k, v in tensors.items() if k.startswith("now/")})
-    state.average = {k[8:]: v for k, v in tensors.items() if k.startswith("average/")}
-    state.best = {k[5:]: v for k, v in tensors.items() if k.startswith("best/")}
-    for key, value in tensors.items():
-        if key.startswith("adam/"):
-            _, what, name = key.split("/", 2)
-            state.optimizer.state[named[name]][what] = value if what == "step" else value.to(named[name].device)
-    state.epoch, state.step, state.epochs = plain["epoch"], plain["step"], plain["epochs"]
-    state.history = History(**plain["history"])
+    own = state.everything()
+    kinds = {kind: _under(tensors, kind, own) for kind in ("now", "average", "best", "adam")}
+    now = {name: value.shape for name, value in kinds["now"].items()}
+    if not same or now != {name: tensor.shape for name, tensor in own.items()}:
+        raise StoreError(
+            f"The checkpoint {path} belongs to another run (other data, settings or parameters); delete it, or name "
+            "another file."
+        )
+    put(own, kinds["now"])
+    state.average, state.best = kinds["average"], kinds["best"]
+    for key, value in kinds["adam"].items():
+        what, _, name = key.partition("/")
+        state.optimizer.state[own[name]][what] = value.cpu() if what == "step" else value
+    state.epoch, state.step, state.epochs, state.history = epoch, step, epochs, history
+
+
+def _under(tensors: Mapping[str, torch.Tensor], kind: str, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of one kind by name, each where the tensor that it belongs to is."""
+    found = {key[len(kind) + 1 :]: value for key, value in tensors.items() if key.startswith(kind + "/")}
+    names = {key: key.partition("/")[2] if kind == "adam" else key for key in found}
+    return {key: value.to(own[names[key]].device) for key, value in found.items() if names[key] in own}

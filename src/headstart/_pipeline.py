@@ -24,6 +24,7 @@ _FLUSH_SECONDS = 2.0
 _FLUSH_SHARE = 0.02  # of the time so far: long runs write fewer, larger shards
 _FLUSH_BYTES = 64 << 20
 _SORTED_BATCHES = 16
+_PIECES = 4  # of one batch, per item it may hold
 
 
 @dataclass
@@ -83,13 +84,32 @@ def good(works: Iterator[Work], spent: Spent, done: Track, *, raising: bool) -> 
         done(1)
 
 
-def windows(works: Iterator[Work], size: int, length: Callable[[Any], int] | None) -> Iterator[list[list[Work]]]:
-    """Groups of batches to be written together; sorted by length inside a group where items have lengths."""
+def windows(works: Iterator[Work], size: int, how: Any) -> Iterator[list[list[Work]]]:
+    """Groups of batches to be written together.
+
+    Where the source's input knows lengths, items are sorted by length inside a group; where one item gives several
+    pieces (patches of a clip), a batch ends before it holds more than a few per item.
+    """
+    length, pieces = getattr(how, "length", None), getattr(how, "pieces", None)
     many = size * (_SORTED_BATCHES if length is not None else 1)
     while group := list(islice(works, many)):
         if length is not None:
             group.sort(key=lambda work: length(work.sample))
-        yield [group[i : i + size] for i in range(0, len(group), size)]
+        yield _cut(group, size, pieces)
+
+
+def _cut(group: list[Work], size: int, pieces: Callable[[Any], int] | None) -> list[list[Work]]:
+    batches: list[list[Work]] = []
+    held = 0
+    for work in group:
+        weight = 1 if pieces is None else pieces(work.sample)
+        full = not batches or len(batches[-1]) == size or held + weight > size * _PIECES
+        if full:
+            batches.append([])
+            held = 0
+        batches[-1].append(work)
+        held += weight
+    return batches
 
 
 class Writer:
@@ -168,7 +188,7 @@ def run(
     spent = writer._spent
     failed = True
     try:
-        for window in windows(works, size, getattr(source.input, "length", None)):
+        for window in windows(works, size, source.input):
             for batch in window:
                 start = time.perf_counter()
                 rows = engine(source.input.collate([work.sample for work in batch]))

@@ -212,7 +212,7 @@ def _flatten(output: torch.Tensor, axes: str, counts: tuple[int, ...] | None, ma
         raise OptionError("pooling='flatten' needs one input per item; clips of several patches have no fixed length.")
     if mask is not None and output.ndim > 2:
         raise OptionError("pooling='flatten' needs items of one length; use 'avg', 'cls' or 'segmentsN' for texts.")
-    return output.flatten(1).float()
+    return output.flatten(1).to(torch.float32, copy=True)  # a later in-place activation may overwrite the output
 
 
 def _starts(counts: tuple[int, ...] | None, values: torch.Tensor) -> torch.Tensor:

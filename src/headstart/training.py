@@ -1,8 +1,8 @@
 """The one training loop of the project: steps, schedule, early stopping, budget, exact resume. Floor 4.
 
 Fine-tuning and pretraining give it parameter groups, a loss for some indices, and perhaps a validation score; it does
-the rest. Data order, dropout and augmentation come from generators seeded by (seed, epoch), so a run killed and resumed
-equals one that was never interrupted. A checkpoint is safetensors + JSON; nothing is pickled.
+the rest. Data order, dropout and augmentation come from generators seeded by (seed, epoch, step), so a run killed and
+resumed equals one that was never interrupted. A checkpoint is safetensors + JSON; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 
 from headstart._checkpoint import Group, History, State, put, resume, save
 from headstart._constraints import Allow, Interval, Options, validate
-from headstart._progress import note, track
-from headstart.errors import NumericsError
+from headstart._progress import Track, note, track
+from headstart.errors import DataError, NumericsError, OptionError
 
 __all__ = ["Group", "History", "Schedule", "steps_of", "train"]
 
@@ -70,6 +70,7 @@ def train(
     validate_with: Callable[[], float] | None = None,
     buffers: Mapping[str, torch.Tensor] | None = None,
     checkpoint: Path | None = None,
+    identity: str = "",
     label: str = "training",
 ) -> History:
     """Minimise a loss over ``count`` items.
@@ -86,37 +87,60 @@ def train(
         Tensors that move without gradients (batch-norm statistics of an unfrozen part); checkpointed and restored.
     checkpoint : path, optional
         Written after every epoch; taken up when it is there and fits.
+    identity : str, optional
+        What is trained on what, as a fingerprint: a checkpoint of another one is refused.
 
     Raises
     ------
+    OptionError, DataError
+        When nothing moves, or there is nothing to learn from.
     NumericsError
-        When the loss is not finite: the learning rate is too high, or the input is not finite.
+        When the loss or its gradient is not finite: the learning rate is too high, or the input is not finite.
     StoreError
         When the checkpoint is damaged or belongs to another run.
     """
     validate(schedule)
     groups = [group for group in groups if group.parameters]
+    if not groups:
+        raise OptionError("There is nothing to train: no group holds a parameter.")
+    if count < 1:
+        raise DataError("There is nothing to train on: the number of items is 0.")
     state = State(groups, buffers or {}, _optimizer(groups, schedule), schedule.epochs)
     for parameter in state.named().values():
         parameter.requires_grad_(True)
+    of_run = {**vars(schedule), "count": count, "identity": identity}
     if checkpoint is not None and checkpoint.is_file():
-        resume(state, checkpoint, vars(schedule))
-    begun = time.perf_counter()
+        resume(state, checkpoint, of_run)
     steps = max(1, math.ceil(count / schedule.batch_size))
     with torch.random.fork_rng(), track(label, state.epochs * steps) as done:
         done(state.epoch * steps)
-        while state.epoch < state.epochs:
-            _epoch(state, loss, count, steps, schedule, begun, done)
+        run = _Run(state, loss, count, steps, schedule=schedule, done=done, begun=time.perf_counter())
+        while state.epoch < state.epochs and not _stale(state.history, schedule):
+            _epoch(run)
             _validated(state, validate_with)
             state.epoch += 1
+            _fit_budget(run, whole=True)
             if checkpoint is not None:
-                save(state, checkpoint, vars(schedule))
-            if _stale(state.history, schedule):
-                state.history.stopped = f"no better for {schedule.patience} epochs"
-                break
+                save(state, checkpoint, of_run)
+    if _stale(state.history, schedule):
+        state.history.stopped = f"no better for {schedule.patience} epochs"
+    state.optimizer.zero_grad(set_to_none=True)
     put(state.named(), state.average)
     put(state.everything(), state.best)
     return state.history
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every step looks at."""
+
+    state: State
+    loss: Loss
+    count: int
+    steps: int
+    schedule: Schedule
+    done: Track
+    begun: float
 
 
 def steps_of(count: int, schedule: Schedule, epoch: int) -> Iterable[np.ndarray]:
@@ -137,32 +161,41 @@ def _optimizer(groups: Sequence[Group], schedule: Schedule) -> torch.optim.Optim
     return torch.optim.AdamW(settings, lr=schedule.lr)
 
 
-def _epoch(state: State, loss: Loss, count: int, steps: int, schedule: Schedule, begun: float, done: Any) -> None:
+def _epoch(run: _Run) -> None:
     start = time.perf_counter()
-    total = 0.0
-    for number, indices in enumerate(steps_of(count, schedule, state.epoch)):
-        generator = torch.Generator().manual_seed(_seed(schedule.seed, state.epoch, number))
-        torch.manual_seed(_seed(schedule.seed + 1, state.epoch, number))  # dropout has no generator argument
-        rate = _set_rates(state, schedule, steps)
-        state.optimizer.zero_grad(set_to_none=True)
-        value = loss(indices, generator)
-        number_of_loss = float(value.detach())
-        if not math.isfinite(number_of_loss):
-            raise NumericsError(
-                f"The loss is {number_of_loss} at step {state.step + 1}; try a smaller lr than {schedule.lr:g}."
-            )
-        value.backward()
-        if schedule.clip is not None:
-            torch.nn.utils.clip_grad_norm_(state.named().values(), schedule.clip)
-        state.optimizer.step()
+    state, total, rate = run.state, 0.0, 0.0
+    for number, indices in enumerate(steps_of(run.count, run.schedule, state.epoch)):
+        rate = _set_rates(state, run.schedule, run.steps)
+        total += _step(run, number, indices) * len(indices)
         state.step += 1
-        total += number_of_loss * len(indices)
-        _averaged(state, schedule)
-        done(1)
-        _fit_budget(state, schedule, steps, begun)
-    state.history.loss.append(total / count)
+        _averaged(state, run.schedule)
+        run.done(1)
+        _fit_budget(run, whole=False)
+    state.history.loss.append(total / run.count)
     state.history.lr.append(rate)
     state.history.epoch_seconds.append(time.perf_counter() - start)
+
+
+def _step(run: _Run, number: int, indices: np.ndarray) -> float:
+    """One step of the optimiser; the loss before it."""
+    state, schedule = run.state, run.schedule
+    generator = torch.Generator().manual_seed(_seed(schedule.seed, state.epoch, number))
+    torch.manual_seed(_seed(schedule.seed + 1, state.epoch, number))  # dropout has no generator argument
+    state.optimizer.zero_grad(set_to_none=True)
+    value = run.loss(indices, generator)
+    found = float(value.detach())
+    if math.isfinite(found):
+        value.backward()
+        longest = math.inf if schedule.clip is None else schedule.clip
+        norm = float(torch.nn.utils.clip_grad_norm_(list(state.named().values()), longest))
+        if math.isfinite(norm):
+            state.optimizer.step()
+            return found
+    what = f"The loss is {found}" if not math.isfinite(found) else "The gradient is not finite"
+    raise NumericsError(
+        f"{what} at step {state.step + 1} (epoch {state.epoch + 1}). Is the input finite? If so, try a smaller lr than "
+        f"{schedule.lr:g}."
+    )
 
 
 def _seed(seed: int, epoch: int, step: int) -> int:
@@ -186,14 +219,17 @@ def _set_rates(state: State, schedule: Schedule, steps: int) -> float:
     return schedule.lr * share
 
 
-def _fit_budget(state: State, schedule: Schedule, steps: int, begun: float) -> None:
-    """Cut the number of epochs to the budget, once a few steps have shown what an epoch costs."""
-    if schedule.budget is None or state.epoch > 0 or state.step not in (min(3, steps), steps):
+def _fit_budget(run: _Run, *, whole: bool) -> None:
+    """Cut the number of epochs to the budget, once a few steps, or the first epoch, have shown what one costs."""
+    state, budget = run.state, run.schedule.budget
+    first = state.epoch == 1 if whole else state.epoch == 0 and state.step == min(3, run.steps)
+    if budget is None or not first:
         return
-    per_epoch = (time.perf_counter() - begun) / state.step * steps
-    affordable = max(1, int(schedule.budget / per_epoch))
+    spent = time.perf_counter() - run.begun
+    per_epoch = spent if whole else spent / state.step * run.steps
+    affordable = max(1, int(budget / per_epoch))
     if affordable < state.epochs:
-        note(f"{affordable} of {state.epochs} epochs fit into {schedule.budget:.0f} s ({per_epoch:.1f} s each).")
+        note(f"{affordable} of {state.epochs} epochs fit into {budget:.0f} s ({per_epoch:.1f} s each).")
         state.epochs = affordable
 
 
@@ -215,6 +251,7 @@ def _validated(state: State, score: Callable[[], float] | None) -> None:
     raw = {name: p.detach().clone() for name, p in state.named().items()} if state.average else {}
     put(state.named(), state.average)
     value = score()
+    value = -math.inf if math.isnan(value) else value
     if not state.history.score or value > max(state.history.score):
         state.best = {name: tensor.detach().clone() for name, tensor in state.everything().items()}
         state.history.best = state.epoch

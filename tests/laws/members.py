@@ -5,15 +5,21 @@ Each family adds one list (and what a law needs to know about a member that the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headstart.distances import DISTANCES as DISTANCE_FAMILY
+from headstart.engines.base import ENGINES as ENGINE_FAMILY
 from headstart.metrics import METRICS
 from headstart.moments import Moments, Quantiser
+from headstart.policies.base import POLICIES as POLICY_FAMILY
 from headstart.readers import READERS
+from headstart.runners.base import RUNNERS as RUNNER_FAMILY
 from headstart.scores import SCORES as SCORE_FAMILY
 
 # (name, task) of every metric; a metric that serves two tasks is walked over twice.
@@ -81,3 +87,76 @@ DISTANCES = tuple(DISTANCE_FAMILY)
 
 # Every reader, by modality; test_reader_laws.py holds one good file of each.
 READER_MEMBERS = list(READERS)
+
+
+# --- sources: a small one of every family that needs neither weights nor a network, and items that it takes -----------
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to make a small source, the items for it, and what it needs beyond the base packages."""
+
+    make: Callable[[Path], Any]
+    items: Callable[[int], Any]
+    needs: str | None = None
+    slow: bool = False
+    saves: bool = True
+
+
+def _vectors(n):
+    return np.random.default_rng(3).normal(size=(n, 8)).astype(np.float32)
+
+
+def _pictures(n):
+    """Of one shape, but not the one the source wants."""
+    return np.random.default_rng(3).integers(0, 256, (n, 21, 17, 3), dtype=np.uint8)
+
+
+def _texts(n):
+    words = "a cat sat on the warm mat while two dogs ran far away".split()  # noqa: SIM905
+    return [" ".join(np.random.default_rng([3, i]).choice(words, 2 + i % 7)) for i in range(n)]
+
+
+def _load(address, **options):
+    return lambda folder: import_module("headstart.sources").load_source(address, **options)
+
+
+def _module(folder):
+    networks = import_module("networks")
+    return networks.image_source(networks.Normed, classifier="classifier")
+
+
+def _saved(folder):
+    kept = _load("cnn:small", size=(16, 16), channels=3, seed=5)(folder).save(folder / "kept")
+    return _load(f"saved:{kept}")(folder)
+
+
+def _bert(folder):
+    return _load(f"hf:{import_module('tiny_models').bert_folder(folder / 'bert')}")(folder)
+
+
+def _keras(folder):
+    return _load(f"keras:{import_module('tiny_models').keras_file(folder / 'small.keras')}")(folder)
+
+
+SOURCES: dict[str, Case] = {
+    "fake": Case(_load("fake:image"), _pictures),
+    "fake, vectors": Case(_load("fake:vector", seed=2), _vectors),
+    "identity": Case(_load("identity:vector", shape=(8,)), _vectors),
+    "identity, pictures": Case(_load("identity:image", size=8), _pictures),
+    "cnn": Case(_load("cnn:small", size=(20, 16), channels=3, classes=3), _pictures),
+    "cnn, grey": Case(_load("cnn:small", size=(12, 12), classes=3), _pictures),
+    "lstm": Case(_load("lstm:small", vocabulary=("a", "cat", "sat", "dogs"), embedding=6, hidden=5), _texts),
+    "module": Case(_module, _pictures, saves=False),
+    "saved": Case(_saved, _pictures),
+    "timm": Case(_load("timm:test_resnet", pretrained=False, input={"input_size": (3, 32, 32)}), _pictures, "timm"),
+    "timm, tokens": Case(_load("timm:test_vit", pretrained=False), _pictures, "timm", slow=True),
+    "hf": Case(_bert, _texts, "transformers", slow=True),
+    "keras": Case(_keras, _pictures, "keras", slow=True),
+}
+
+# --- engines, runners and policies: every one in the family's table ---------------------------------------------------
+
+ENGINES = tuple(ENGINE_FAMILY)
+RUNNERS = tuple(RUNNER_FAMILY)
+POLICIES = tuple(POLICY_FAMILY)

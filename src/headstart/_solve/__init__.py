@@ -1,1 +1,1 @@
-"""Numerical engines under the heads: principal coordinates, ridge over folds, batched L-BFGS. Floor 1: numpy and scipy."""
+"""Numerical engines under the heads: principal coordinates, left-out ridge, batched L-BFGS. Floor 1: numpy only."""

@@ -5,8 +5,8 @@ H = √w√wᵀ/Σw + U·g·Uᵀ, and the residuals of rows f that were left out
 
 .. math:: E_f = (I − H_{ff})^{-1} R_f,
 
-one small solve per fold and penalty and no second fit. Where a fold has about as many rows as there are features the same
-numbers come from the normal equations without the fold. Left-out rows change the explained cross-products
+one small solve per fold and penalty and no second fit. Where a fold has about as many rows as there are features the
+same numbers come from the normal equations without the fold. Left-out rows change the explained cross-products
 D = Tᵀ X (S + α)⁻¹ Xᵀ T by R_fᵀ E_f, from which discriminant analysis follows (:func:`discriminant`).
 
 References
@@ -163,7 +163,7 @@ class _Fit:
 def _solve(matrix: Float, right: Float) -> Float:
     # numpy's own LAPACK: scipy brings a second BLAS, whose threads and numpy's spin against each other in a loop
     try:
-        return np.linalg.solve(matrix, right)
+        return np.asarray(np.linalg.solve(matrix, right), dtype=np.float64)
     except np.linalg.LinAlgError as error:
         raise NumericsError(
             f"A {len(matrix)} × {len(matrix)} system is singular when a fold is left out: the penalty is too small for "
@@ -192,7 +192,7 @@ def discriminant(left: LeftOut, mean: Float, counts: Float) -> tuple[Float, Floa
     linear : (m, t) array
         (x − μ)ᵀ Q (μ_c − μ) with Q = (S_W + α)⁻¹.
     norm : (t,) array
-        (μ_c − μ)ᵀ Q (μ_c − μ); the score of class c is ``κ·(linear − norm / 2) + log prior`` for a covariance 1/κ·(S_W + α).
+        (μ_c − μ)ᵀ Q (μ_c − μ). With covariance (S_W + α)/κ the score of class c is κ·(linear − norm / 2) + log prior.
 
     Notes
     -----

@@ -156,4 +156,4 @@ class _Batch:
 
 
 def _dot(a: Float, b: Float) -> Float:
-    return np.einsum("pbt,pbt->b", a, b)
+    return np.asarray(np.einsum("pbt,pbt->b", a, b))

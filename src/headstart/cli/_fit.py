@@ -1,1 +1,225 @@
 """``headstart fit``: the main job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headstart._printing import seconds
+from headstart.cli._app import command
+from headstart.cli._library import LIBRARY
+from headstart.cli._options import (
+    Columns,
+    Data,
+    Device,
+    Engine,
+    Groups,
+    Input,
+    Layers,
+    Modality,
+    OnError,
+    Options,
+    Pooling,
+    Precision,
+    Seed,
+    Split,
+    Store,
+    Target,
+    Task,
+    count,
+    dataset,
+    items_of,
+    load_source,
+    named,
+)
+from headstart.cli._output import Page, command as line, facts, interval, short, table, title, under
+from headstart.cli._predict import result_blocks
+from headstart.cli._sources import short_address
+from headstart.errors import DataError, OptionError
+
+PANEL = "Work"
+_MOST_TRIED = 8
+_LEARN = "How it is learned"
+
+
+@command("fit", PANEL)
+def fit(
+    data: Data,
+    source: Annotated[
+        list[str],
+        typer.Option("--source", "-s", metavar="FAMILY:NAME", show_default=False,
+                     help="Where features come from; may be repeated: the best are joined. See: headstart sources."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="PREDICTOR", show_default=False, help="Where the predictor is saved.")
+    ],
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", show_default=False, help="Local weights, one per source.", rich_help_panel="Features"),
+    ] = None,
+    options: Options = None,
+    layers: Layers = None,
+    pooling: Pooling = "auto",
+    head: Annotated[
+        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", help="ridge, lda, logistic, knn, nearest_centroid, or auto.",
+                          rich_help_panel=_LEARN)
+    ] = "auto",
+    policy: Annotated[
+        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", help="frozen, last_layers, full, or auto; e.g. full:epochs=5.",
+                          rich_help_panel=_LEARN)
+    ] = "auto",
+    balance: Annotated[
+        str, typer.Option(metavar="NAME", help="For uneven classes: none, logit, weights, or auto.", rich_help_panel=_LEARN)
+    ] = "auto",
+    budget: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", show_default="no fine-tuning", help="For fine-tuning.", rich_help_panel=_LEARN),
+    ] = None,
+    guard: Annotated[
+        bool, typer.Option("--guard/--no-guard", help="Keep the frozen model when tuning does not beat it.",
+                           rich_help_panel=_LEARN)
+    ] = True,
+    test_size: Annotated[
+        float | None, typer.Option(min=0, metavar="SHARE", show_default=False,
+                                   help="Hold out this share (or so many items) and measure on it.",
+                                   rich_help_panel="Proof")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(metavar="DATA", show_default=False, help="Measure on this data afterwards.",
+                                 rich_help_panel="Proof")
+    ] = None,
+    input: Input = None,
+    target: Target = None,
+    groups: Groups = None,
+    split: Split = None,
+    task: Task = None,
+    modality: Modality = None,
+    store: Store = None,
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    device: Device = "auto",
+    on_error: OnError = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", show_default=False, help="Of fine-tuning; taken up after a kill.",
+                                  rich_help_panel=_LEARN)
+    ] = None,
+    seed: Seed = 0,
+) -> Page:  # fmt: skip
+    """Fit a predictor: find the best layers and head on your data, fine-tune when asked, and save it."""
+    _check_output(output)
+    columns = Columns(input, target, groups, split, task, modality)
+    train, held = _parts(data, columns, test_size=test_size, test=test, seed=seed)
+    sources = _sources(source, weights, options)
+    begun = time.perf_counter()
+    predictor = LIBRARY["fit"](
+        sources, train, layers=layers or "auto", head=named("head", head), policy=named("policy", policy),
+        balance=balance, budget=budget, pooling=pooling, guard=guard, store=store, engine=engine, precision=precision,
+        on_error=on_error, random_state=seed, device=device, checkpoint=checkpoint,
+    )  # fmt: skip
+    spent = time.perf_counter() - begun
+    saved = predictor.save(output)
+    result = None if held is None else predictor.evaluate(held)
+    return _page(predictor, saved, train, result, spent=spent)
+
+
+def _check_output(output: Path) -> None:
+    """Said before the work is done, not after it."""
+    place = output.expanduser()
+    if place.exists() and not (place / "predictor.json").is_file():
+        raise DataError(f"{output} exists and is no saved predictor; it is not overwritten. Give -o another name.")
+
+
+def _parts(data: str, columns: Columns, *, test_size: float | None, test: str | None, seed: int) -> tuple[Any, Any]:
+    """(training data, data to measure on or None): the parts that the data came with, unless told otherwise."""
+    if test_size and test is not None:
+        raise OptionError("Give --test-size or --test, not both.")
+    items = dataset(data, columns)
+    if test is not None:
+        return _training(items), dataset(test, columns)
+    if test_size:
+        return _training(items).split(test_size if test_size < 1 else round(test_size), random_state=seed)
+    if items.parts is not None and "test" in items.parts and "train" in items.parts:
+        return items.part("train"), items.part("test")
+    return _training(items), None
+
+
+def _training(items: Any) -> Any:
+    return items.part("train") if items.parts is not None and "train" in items.parts else items
+
+
+def _sources(addresses: Sequence[str], weights: Sequence[Path] | None, options: Sequence[str] | None) -> list[Any]:
+    if weights and len(weights) != len(addresses):
+        raise OptionError(f"Give one --weights per --source: there are {len(addresses)} and {len(weights)}.")
+    files = list(weights or [None] * len(addresses))  # type: ignore[list-item]
+    return [load_source(address, file, options) for address, file in zip(addresses, files)]
+
+
+def _page(predictor: Any, saved: Path, train: Any, result: Any, *, spent: float) -> Page:
+    selection = predictor.chosen.get("selection", {})
+    document = {
+        "predictor": str(saved),
+        "sources": [{"address": s.address, "fingerprint": s.fingerprint} for s in predictor.sources],
+        "layers": list(predictor.layers),
+        "head": {"name": predictor.head.name, **predictor.head.fields()},
+        "policy": predictor.chosen.get("policy"),
+        "items": len(train),
+        "selection": selection,
+        "history": dict(predictor.history),
+        "seconds": {**predictor.chosen.get("seconds", {}), "total": round(spent, 3)},
+        "test": None if result is None else result.to_dict(rows=False),
+    }
+    classes = predictor.classes
+    known = count(len(classes), "class") if isinstance(classes, tuple) else ""
+    blocks: list[Any] = [title(short(saved), items_of(train), known, seconds(spent)), facts(_chosen(predictor))]
+    for name, picked in selection.items():
+        blocks.append(_tried(picked, name if len(selection) > 1 else ""))
+    if result is not None:
+        blocks += [f"Measured on {count(int(result.cost.get('items', 0)), 'item')} that were not used for any choice", *result_blocks(result)]
+    following = [line("predict", short(saved), "ITEM")]
+    if result is None:
+        following.append(line("evaluate", short(saved), "TEST-DATA"))
+    return Page(document, blocks, following)
+
+
+def _chosen(predictor: Any) -> list[tuple[str, Any]]:
+    layers = " + ".join(predictor.layers)
+    history = predictor.history
+    tuned = None
+    if history:
+        epochs = count(len(history.get("loss", ())), "epoch")
+        kept = history.get("kept", "tuned")
+        tuned = f"{epochs}, {seconds(sum(history.get('epoch_seconds', ())))}; kept: {'frozen' if kept == 'start' else kept}"
+    return [
+        ("source", ", ".join(short_address(s.address) for s in predictor.sources)),
+        ("layers", layers),
+        ("head", _head(predictor.head)),
+        ("policy", predictor.chosen.get("policy")),
+        ("fine-tuning", tuned),
+        ("test", None),
+    ]
+
+
+def _head(head: Any) -> str:
+    fields = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in head.fields().items())
+    return f"{head.name} ({fields})" if fields else str(head.name)
+
+
+def _tried(picked: Any, name: str) -> Any:
+    """What was tried, by cross-validation on the training data, the best first; the choice in bold."""
+    rows = list(picked.get("table", ()))
+    chosen = next((i for i, row in enumerate(rows) if row["layers"] == picked.get("layers")), None)
+    shown = rows[:_MOST_TRIED]
+    if chosen is not None and chosen >= _MOST_TRIED:
+        shown[-1], chosen = rows[chosen], _MOST_TRIED - 1
+    body = [
+        ["→" if i == chosen else "", row["layers"], row["head"], f"{row['score']:.3f}", interval(row["low"], row["high"])]
+        for i, row in enumerate(shown)
+    ]
+    more = f", the first {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
+    heading = f"{name + ': ' if name else ''}what was tried, cross-validated on the training data{more}"
+    return under(heading, table(["", "layers", "head", "score", "95 % interval"], body, align="lllrl", keep=1,
+                                bold=() if chosen is None else [chosen]))  # fmt: skip

@@ -114,7 +114,7 @@ def table(
         )
     for number, row in enumerate(rows):
         made.add_row(*(_cell(value) for value in row), style="bold" if number in bold else None)
-    return Padding(made, (0, 0, 0, 2))
+    return Padding(made, (0, 0, 0, 2), expand=False)
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> ConsoleRenderable:

@@ -13,8 +13,6 @@ import torch
 
 from headstart.pooling import reducer
 
-_BATCH_STATISTICS = (torch.nn.modules.batchnorm._BatchNorm,)
-
 
 @dataclass(frozen=True)
 class Feature:
@@ -49,9 +47,12 @@ class Start:
 class Tuned(torch.nn.Module):
     """``features(x) · W + b`` with a copy of the source's network inside; the source given is never touched.
 
-    Batch normalisation stays in evaluation mode: its statistics are those the weights were trained with. Dropout of the
-    parts that move is active while training.
+    Whatever keeps statistics (batch normalisation and its kin) stays in evaluation mode: they are those that the
+    weights were trained with. Dropout of the parts that move is active while training.
     """
+
+    centre: torch.Tensor
+    spread: torch.Tensor
 
     def __init__(self, source: Any, features: Sequence[Feature], start: Start, *, device: str = "cpu") -> None:
         super().__init__()
@@ -83,12 +84,13 @@ class Tuned(torch.nn.Module):
 
     def decide(self, rows: torch.Tensor) -> torch.Tensor:
         """(items, outputs) decision values of features; they are standardised first, which only conditions training."""
-        return self.head((rows - self.centre) / self.spread)
+        decision: torch.Tensor = self.head((rows - self.centre) / self.spread)
+        return decision
 
     def training_from(self, unit: int | None, modules: Mapping[str, int]) -> None:
-        """Training mode for everything that runs in ``unit`` or above, batch normalisation excepted."""
+        """Training mode for everything that runs in ``unit`` or above, except what keeps statistics of its own."""
         for name, module in self.network.named_modules():
-            statistics = isinstance(module, _BATCH_STATISTICS) or "batchnorm" in type(module).__name__.lower()
+            statistics = any(True for _ in module.buffers(recurse=False)) or "norm" in type(module).__name__.lower()
             module.training = unit is not None and modules.get(name, -1) >= unit and not statistics
 
     def solved(self) -> tuple[np.ndarray, np.ndarray]:

@@ -23,8 +23,8 @@ def place(source: Any, layers: Sequence[str]) -> Places:
 
     Notes
     -----
-    A parameter belongs to the unit in which its module runs: the first candidate (or used) layer that ends at or after it.
-    Parameters held directly by a container (position embeddings, layer scales) go with the earliest module below it.
+    A parameter belongs to the unit in which its module runs: the first candidate (or used) layer that ends at or after
+    it. Parameters held directly by a container (position embeddings, layer scales) go with the earliest module inside.
     """
     order = {layer.name: i for i, layer in enumerate(source.layers)}
     deepest = max(order[name] for name in layers)
@@ -47,7 +47,7 @@ def place(source: Any, layers: Sequence[str]) -> Places:
 
 
 def _when(owner: str, order: dict[str, int], modules: dict[str, Any]) -> int | None:
-    """The place of a module in the execution order; for one that returned no tensor of its own, of what is inside it."""
+    """The place of a module in the execution order; for one that returned no tensor of its own, what is inside it."""
     leaf = owner in order and not any(True for _ in modules[owner].children())
     if leaf:
         return order[owner]

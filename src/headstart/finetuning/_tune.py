@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart._hashing import fingerprint
+from headstart._checkpoint import put
+from headstart._hashing import fingerprint, fingerprint_tensors
+from headstart._losses import loss_for
+from headstart._samples import Samples
 from headstart.errors import OptionError
-from headstart.finetuning._losses import loss_for
 from headstart.finetuning._network import Feature, Start, Tuned
 from headstart.finetuning._places import lowest_moving, place
-from headstart.finetuning._samples import Samples
 from headstart.policies.base import Move, Policy
 from headstart.training import Group, History, Schedule, train
 
@@ -115,6 +117,7 @@ def tune(
         schedule=schedule_for(policy, len(samples), budget=budget, seed=seed),
         validate_with=watched,
         checkpoint=checkpoint,
+        identity=_identity(source, policy, start, targets) if checkpoint is not None else "",
         label=f"{source.name}: fine-tuning",
     )
     model.training_from(None, places.modules)
@@ -142,10 +145,9 @@ def schedule_for(policy: Policy, count: int, *, budget: float | None, seed: int)
 
 def decisions(model: Tuned, samples: Samples, size: int = 64) -> np.ndarray:
     """Decision values of all samples, (n, t) float64."""
-    parts = []
+    places = np.arange(len(samples))
     with torch.inference_mode():
-        for first in range(0, len(samples), size):
-            parts.append(model(samples.batch(np.arange(first, min(first + size, len(samples))))).cpu().double().numpy())
+        parts = [model(samples.batch(places[i : i + size])).cpu().double().numpy() for i in range(0, len(places), size)]
     return np.concatenate(parts)
 
 
@@ -183,17 +185,18 @@ def _choose(
     tuned = {name: named[name].detach().clone() for name in begin}
     states = {"start": begin, "average": {k: (begin[k] + tuned[k]) / 2 for k in begin}, "tuned": tuned}
     for name in ("average", "tuned"):
-        _fill(named, states[name])
+        put(named, states[name])
         scores[name] = validation()
-    kept = max(("start", "average", "tuned"), key=lambda name: (scores[name], -list(states).index(name)))
-    _fill(named, states[kept])
+    worth = {name: -math.inf if math.isnan(score) else score for name, score in scores.items()}
+    kept = max(states, key=lambda name: worth[name])  # the first of equals
+    put(named, states[kept])
     return kept
 
 
-def _fill(named: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for name, value in values.items():
-            named[name].copy_(value)
+def _identity(source: Any, policy: Policy, start: Start, targets: np.ndarray) -> str:
+    """What is trained on what: a checkpoint of anything else is not taken up."""
+    arrays = {**vars(start), "targets": np.asarray(targets)}
+    return fingerprint([source.fingerprint, policy.name, vars(policy), fingerprint_tensors(arrays)])
 
 
 def _as_source(source: Any, model: Tuned) -> Any:

@@ -84,7 +84,7 @@ class Problem:
         """Weights (n,) of the rows, none of them 0: a row of weight 0 gets a weight that no digit shows."""
         if self.weights is None:
             return np.ones(len(self.rows))
-        return np.maximum(self.weights, 1e-12 * self.weights.max())
+        return np.asarray(np.maximum(self.weights, 1e-12 * self.weights.max()))
 
     @cached_property
     def stats(self) -> Centred:
@@ -128,9 +128,9 @@ class Problem:
     @cached_property
     def _variance(self) -> Float:
         if not self.wide:
-            return self.stats.scatter.diagonal() / self.count
+            return np.asarray(self.stats.scatter.diagonal() / self.count)
         away = centred(self.rows, self.mean, None)
-        return np.einsum("n,nd,nd->d", self.row_weights, away, away) / self.count
+        return np.asarray(np.einsum("n,nd,nd->d", self.row_weights, away, away) / self.count)
 
     @cached_property
     def away(self) -> Float:
@@ -156,7 +156,7 @@ class Problem:
     def cross(self) -> Float:
         """Σ (x−μ)(y−ȳ)ᵀ of the scaled features (d, t)."""
         if self.wide:
-            return self.away.T @ self.target_away
+            return np.asarray(self.away.T @ self.target_away)
         return self.stats.cross if self.spread is None else self.stats.cross / self.spread[:, None]
 
     @cached_property

@@ -174,7 +174,7 @@ class Head(ABC):
         """Everything learned, as arrays; with :meth:`fields` it rebuilds the head without pickling."""
         self._need_fit()
         common = {"intercept": self.intercept_, "temperature": np.array(self.temperature_)}
-        return {**self._learned(), **common, "task": np.array(TASKS.index(self.task_), dtype=np.uint8)}  # type: ignore[arg-type]
+        return {**self._learned(), **common, "task": np.array([task == self.task_ for task in TASKS].index(True), dtype=np.uint8)}
 
     @classmethod
     def from_state(cls: type[Self], fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
@@ -198,7 +198,7 @@ class Head(ABC):
     @classmethod
     @abstractmethod
     def out_of_fold(cls, problem: Problem, folds: Ints, grid: list[dict[str, Any]]) -> Float:
-        """Decisions (g, R, n, t) for rows left out of the fit, for each setting and each of R fold assignments (R, n)."""
+        """Decisions (g, R, n, t) for rows left out of the fit: each setting, each of R fold assignments (R, n)."""
 
     @abstractmethod
     def _solve(self, problem: Problem, prior: Float | None) -> None:

@@ -126,7 +126,7 @@ class Knn(Head):
 
     @property
     def _features(self) -> int:
-        return self.rows_.shape[1]
+        return int(self.rows_.shape[1])
 
 
 def _frame(problem: Problem) -> tuple[Float, Float]:
@@ -151,12 +151,12 @@ def _row_blocks(rows: int, against: int) -> list[slice]:
 
 def _similarity(rows: Array, against: Array, metric: str) -> Array:
     """Cosine, or minus the squared distance in units of the mean squared norm."""
-    similar = rows @ against.T
+    similar: Array = rows @ against.T
     if metric == "cosine":
         return similar
     norms = np.einsum("nd,nd->n", against, against)
     own = np.einsum("nd,nd->n", rows, rows)
-    return (2 * similar - norms - own[:, None]) / max(float(norms.mean()), 1e-30)
+    return np.asarray((2 * similar - norms - own[:, None]) / max(float(norms.mean()), 1e-30))
 
 
 def _nearest(similar: Array, k: int) -> tuple[Float, Ints]:
@@ -171,7 +171,7 @@ def _nearest(similar: Array, k: int) -> tuple[Float, Ints]:
 def _weight(near: Float, weights: str) -> Float:
     if weights == "uniform":
         return np.ones_like(near)
-    return np.exp(_SHARP * (near - near[:, :1]))
+    return np.asarray(np.exp(_SHARP * (near - near[:, :1])))
 
 
 def _decisions(weight: Float, targets: Float, task: str) -> Float:
@@ -179,8 +179,8 @@ def _decisions(weight: Float, targets: Float, task: str) -> Float:
     total = weight.sum(axis=1)
     votes = np.einsum("mk,mkt->mt", weight, targets) / np.where(total > 0, total, 1.0)[:, None]
     if task == "regression":
-        return votes
+        return np.asarray(votes)
     # half a neighbour of doubt keeps every logarithm finite
     doubt = 0.5 / (weight.shape[1] + 1.0)
     votes = (1 - doubt) * votes + doubt * (1.0 / votes.shape[1] if task == "classification" else 0.5)
-    return np.log(votes) if task == "classification" else np.log(votes) - np.log1p(-votes)
+    return np.asarray(np.log(votes) if task == "classification" else np.log(votes) - np.log1p(-votes))

@@ -74,7 +74,7 @@ class Lda(LinearHead):
         level = trace / (n * problem.features)
         covariance = (1 - self.shrinkage_) * within / n + self.shrinkage_ * level * np.eye(len(within))
         try:
-            both = np.linalg.solve(covariance, np.column_stack([means, within / n]))
+            both = np.asarray(np.linalg.solve(covariance, np.column_stack([means, within / n])), dtype=np.float64)
         except np.linalg.LinAlgError as error:
             raise NumericsError(f"shrinkage={self.shrinkage} is too small for these features ({error}).") from error
         coef, spread = both[:, : len(counts)], both[:, len(counts) :]

@@ -85,8 +85,9 @@ class Ridge(LinearHead):
 
 
 def strengths(problem: Problem) -> Float:
-    """Strengths worth trying, weakest first: from 1e-3 to 10 times the mean scatter of a feature, and on to 10 × that of
-    a direction (n < d leaves few of them, each with much of the scatter).
+    """Strengths worth trying, weakest first: from 1e-3 to 10 times the mean scatter of a feature.
+
+    With n < d they go on to 10 times that of a direction: few are left, each with much of the scatter.
 
     The weakest keeps n < d from running towards no penalty at all, where leave-one-out and GCV are blind.
     """

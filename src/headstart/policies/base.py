@@ -1,7 +1,7 @@
 """What a policy is: for every parameter of a source, whether it moves, how fast, and from which epoch on. Floor 3.
 
-A source's parameters are placed in units, numbered in measured execution order: a unit ends at a candidate layer. Unit 0 is
-nearest the input. Parameters above the deepest layer that is used are in no unit and never move.
+A source's parameters are placed in units, numbered in measured execution order: a unit ends at a candidate layer. Unit
+0 is nearest the input. Parameters above the deepest layer that is used are in no unit and never move.
 
 Formula of layer-wise decay: ``lr(unit) = lr · layer_decay ** (units - 1 - unit)``.
 """

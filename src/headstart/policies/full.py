@@ -11,7 +11,7 @@ from headstart.policies.base import Move, Placed, Policy
 
 @dataclass(frozen=True, kw_only=True)
 class Full(Policy):
-    """All parameters, with layer-wise learning-rate decay. Cost: a full forward and backward pass per item and epoch."""
+    """All parameters, with layer-wise learning-rate decay. Cost: whole forward and backward passes."""
 
     name: ClassVar[str] = "full"
 

@@ -12,7 +12,10 @@ from headstart.policies.base import Move, Placed, Policy
 
 @dataclass(frozen=True, kw_only=True)
 class LastLayers(Policy):
-    """The topmost ``layers`` units: a number, the name of the lowest layer that moves, or ``"auto"`` (a quarter of them)."""
+    """The topmost ``layers`` units: a number, or ``"auto"`` (a quarter of them).
+
+    Cost: the backward pass ends at the lowest unit that moves; the forward pass below it needs no graph.
+    """
 
     name: ClassVar[str] = "last_layers"
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto")] = "auto"

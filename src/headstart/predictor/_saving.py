@@ -49,7 +49,7 @@ def _write(predictor: Any, folder: Path) -> None:
     answers = []
     for number, answer in enumerate(predictor.answers):
         state = answer.head.state()
-        arrays |= {f"{number}/{name}": np.ascontiguousarray(value) for name, value in state.items()}
+        arrays |= {f"{number}/{name}": np.array(value, order="C") for name, value in state.items()}
         if answer.log_ratio is not None:
             arrays[f"{number}/log_ratio"] = answer.log_ratio
         answers.append(_plain_answer(answer, sorted(state)))

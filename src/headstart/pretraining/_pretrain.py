@@ -7,10 +7,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from headstart._hashing import fingerprint
+from headstart._registry import refuse_unknown
+from headstart._samples import Samples
 from headstart.dataset import Dataset
 from headstart.errors import DataError
 from headstart.extraction import readable, reading
-from headstart.finetuning import Samples
 from headstart.pretraining.base import ARCHITECTURES, OBJECTIVES
 from headstart.sources.base import Source, load_source
 from headstart.training import Group, Schedule, train
@@ -59,7 +61,7 @@ def pretrain(
 
     Raises
     ------
-    UnknownName, DataError, NumericsError
+    UnknownName, OptionError, DataError, NumericsError, StoreError
 
     Notes
     -----
@@ -68,6 +70,7 @@ def pretrain(
     prepare = OBJECTIVES[objective]
     source = _fresh(architecture, data, seed=random_state, image_size=image_size, options=options)
     data = readable(source, data)
+    begun = fingerprint([source.fingerprint, data.fingerprint, objective])
     samples = Samples(reading(source, data), source.input.collate, len(data))
     plan = prepare(source, data, samples)
     history: dict[str, Any] = {}
@@ -80,7 +83,9 @@ def pretrain(
             plan.loss,
             plan.count,
             schedule=schedule,
+            buffers={name: b for name, b in source.module.named_buffers() if name not in plan.parameters},
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
+            identity=begun,
             label=f"{source.name}: pretraining",
         )
         history = {"loss": [round(v, 5) for v in done.loss], "epochs": len(done.loss)}
@@ -95,11 +100,14 @@ def pretrain(
 def _fresh(
     architecture: str | Source, data: Dataset, *, seed: int, image_size: int | None, options: dict[str, Any]
 ) -> Source:
+    if len(data) == 0:
+        raise DataError("There is nothing to pretrain on: the dataset is empty.")
     if isinstance(architecture, Source) or ":" in architecture:
         source = load_source(architecture, **options)
         return dataclasses.replace(source, network=copy.deepcopy(source.module))
-    if len(data) == 0:
-        raise DataError("There is nothing to pretrain on: the dataset is empty.")
-    if data.columns and data.columns[0].classes is not None:
-        options = {"classes": len(data.columns[0].classes), **options}
-    return ARCHITECTURES[architecture](data, seed=seed, image_size=image_size, **options)
+    build = ARCHITECTURES[architecture]
+    refuse_unknown(f"options of architecture {architecture!r}", options, build)
+    if data.columns:  # one output per class, or per value of a regression
+        options = {"classes": data.columns[0].matrix().shape[1], **options}
+    made: Source = build(data, seed=seed, image_size=image_size, **options)
+    return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from headstart._registry import refuse_unknown
 from headstart.errors import DataError
 from headstart.readers.base import reader
 from headstart.sources._sequence_input import fit_vocabulary
@@ -29,6 +30,7 @@ def build(
     """
     if data.modality != "text":
         raise DataError(f"The architecture 'lstm' takes texts; this dataset is {data.modality}.")
+    refuse_unknown("options of architecture 'lstm'", options, SOURCES["lstm"])
     read = reader("text").read
     words = fit_vocabulary((read(item) for item in data.items), vocabulary)
     return SOURCES["lstm"]("lstm", vocabulary=words, classes=classes, max_length=max_length, seed=seed, **options)

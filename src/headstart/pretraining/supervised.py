@@ -1,4 +1,4 @@
-"""Learn the labels of the source task: cross entropy, binary cross entropy, or squared error on the network's output."""
+"""Learn the labels of the source task: cross entropy, binary cross entropy or squared error on the network's output."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from headstart._losses import loss_for
 from headstart.errors import DataError
-from headstart.finetuning._losses import loss_for
 from headstart.pretraining.base import Plan
 
 
@@ -18,7 +18,7 @@ def prepare(source: Any, data: Any, samples: Any) -> Plan:
     Raises
     ------
     DataError
-        Without targets, with several target columns, or with missing labels.
+        Without targets, with several target columns or missing labels, or when the network's output has another width.
     """
     if len(data.columns) != 1:
         raise DataError(f"objective='supervised' needs one target column; this dataset has {len(data.columns)}.")
@@ -34,7 +34,12 @@ def prepare(source: Any, data: Any, samples: Any) -> Plan:
     def loss(indices: np.ndarray, _generator: torch.Generator) -> torch.Tensor:
         tensors = source.input.tensors(samples.batch(indices), device, torch.float32)
         output = source.forward(network, tensors)
-        return measure(output, wanted[torch.from_numpy(indices)])
+        if output.shape != (len(indices), wanted.shape[1]):
+            raise DataError(
+                f"The network gives {tuple(output.shape[1:])} numbers per item, but {column.name!r} needs "
+                f"{wanted.shape[1]}. Give it an output of that size (num_classes= or classes= in its options)."
+            )
+        return measure(output, wanted[torch.from_numpy(indices)].to(output.device))
 
     classes = [str(c) for c in column.classes or ()]
     return Plan(dict(network.named_parameters()), loss, len(matrix), {"classes": classes, "task": column.task})

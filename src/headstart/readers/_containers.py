@@ -1,7 +1,8 @@
 """Is a sound file all there? What libsndfile passes over in silence. Part of audio.py; floor 3.
 
 libsndfile shortens a cut WAV or AIFF to what is left, and drops damaged OGG pages without a word (a flipped bit in a
-page may cost half the clip). FLAC it checks itself; an MP3 has nothing to check but its length.
+page may cost half the clip). FLAC it checks itself; an MP3 has nothing to check but its length. In rarer containers
+(CAF, AU, W64, RF64) a missing end goes unnoticed.
 """
 
 from __future__ import annotations

@@ -83,11 +83,10 @@ def turbo(blob: bytes, header: Header, *, mode: str, scale: int, required: bool)
         left = re.search(r"(\d+) extraneous bytes before marker 0xd9", text)
         if left and bytes(int(left[1])) + b"\xff\xd9" in blob:  # some cameras pad with zeros: nothing is lost
             return np.asarray(decode(blob, **options, strict=False))
-        if "corrupt" in text or "premature end of data" in text:
-            reason = "truncated" if "premature" in text else f"damaged ({text.removeprefix('corrupt jpeg data: ')})"
-            raise Refused(reason) from error
         if "premature" in text:
             raise Refused("truncated") from error
+        if "corrupt" in text:
+            raise Refused(f"damaged ({text.removeprefix('corrupt jpeg data: ')})") from error
         return None
 
 

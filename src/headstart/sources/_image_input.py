@@ -102,7 +102,8 @@ class ImageInput:
         import torch
         from torch.nn.functional import interpolate
 
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+        own = np.ascontiguousarray(pixels)
+        tensor = torch.from_numpy(own if own.flags.writeable else own.copy()).permute(2, 0, 1)[None]
         target = self._resized(pixels.shape[0], pixels.shape[1])
         if target[0] * target[1] > _MOST_PIXELS:
             raise DataError(f"Too elongated: {pixels.shape[1]} × {pixels.shape[0]} would be resized to {target[::-1]}.")

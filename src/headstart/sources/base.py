@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from headstart._hashing import fingerprint, fingerprint_tensors
+from headstart._hashing import fingerprint, fingerprint_tensors, key_of_bytes
 from headstart._registry import Family, refuse_unknown, unknown
 from headstart.errors import OptionError, SourceError, UnknownName
 from headstart.sources._fingerprints import code_of_modules, stamp_of, state_of, structure_of
@@ -171,6 +171,7 @@ class Source:
             "input": self.input.describe(),
             "build": dict(self.rebuild) if self.rebuild else str(type(self.network)),
             "modules": structure_of(self.network),
+            "files": {name: key_of_bytes(content).hex() for name, content in self.files.items() if ".json" in name},
             **({} if plain else {"code": code_of_modules(self.network)}),
         }
         return fingerprint(what, 32)

@@ -94,7 +94,7 @@ def _build(
         address=f"hf:{name}",
         network=network.eval(),
         input=how,
-        rebuild={"family": "hf", "name": str(name), "options": {"max_length": max_length}},
+        rebuild={"family": "hf", "name": str(config.model_type), "options": {"max_length": max_length}},
         meta={k: v for k, v in meta.items() if v},
         files=files,
         invoke=partial(_invoke, names),

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from headstart import _extras
 from headstart._files import read_json
 from headstart._hashing import canonical_json
@@ -20,6 +22,7 @@ from headstart.errors import OfflineError, OptionError, SourceError, UnknownName
 from headstart.sources._compat import repair_torchvision
 from headstart.sources._hub import cached_file, unreachable
 from headstart.sources._image_input import ImageInput
+from headstart.sources._patch_input import PatchInput
 from headstart.sources._weights import fit_weights, read_weights
 from headstart.sources.base import Input, Source
 
@@ -35,6 +38,7 @@ def load(
     options: Mapping[str, Any] | None = None,
     pretrained: bool = True,
     input: Mapping[str, Any] | None = None,
+    seed: int = 0,
     files: Mapping[str, bytes] | None = None,
 ) -> Source:
     """Load a timm network.
@@ -51,6 +55,8 @@ def load(
         False leaves the initial weights (a control).
     input : mapping, optional
         Overrides of the preprocessing (``input_size``, ``mean``, ``std``, ``crop_pct``, …).
+    seed : int
+        Of the initial weights, where they are left.
     files : mapping, optional
         The small files of a saved source, in place of a folder.
 
@@ -72,7 +78,9 @@ def load(
     tensors = read_weights(file) if file is not None and pretrained else None
     if tensors is not None:
         arguments.setdefault("num_classes", _classes_in(tensors))
-    network = _create(timm, architecture, arguments, pretrained=pretrained and file is None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _create(timm, architecture, arguments, pretrained=pretrained and file is None)
     if tensors is not None:
         fit_weights(network, tensors, str(file), head=_head_prefixes(network))
     own = {**dict(network.pretrained_cfg or {}), **config.get("pretrained_cfg", {})}
@@ -115,8 +123,6 @@ def _source(
 
 def _input(cfg: Mapping[str, Any], frontend: Mapping[str, Any] | None) -> Input:
     if frontend is not None:
-        from headstart.sources._patch_input import PatchInput
-
         return PatchInput.from_config(frontend)
     channels, height, width = cfg.get("input_size", (3, 224, 224))
     mean, std = (

@@ -111,7 +111,7 @@ def fit(
     if chosen_policy.name == "frozen":
         return predictor
     return tuned(
-        predictor, candidates, chosen_policy, guard=guard, budget=budget, balance=balance, seed=random_state,
+        predictor, candidates, chosen_policy, guard=guard, budget=budget, seed=random_state,
         device=device, checkpoint=Path(checkpoint) if checkpoint else None,
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""Losses on decision values, per task. Every one is a mean over items; targets are (n, t) float tensors.
+"""Losses on decision values, per task. Floor 4.
 
-Classification: cross entropy against one-hot rows, smoothed. Multi-label: binary cross entropy. Regression: squared error
-in units of each target's variance.
+Every one is a mean over items; targets are (n, t) float tensors. Classification: cross entropy against one-hot rows,
+smoothed. Multi-label: binary cross entropy. Regression: squared error in units of each target's variance.
 """
 
 from __future__ import annotations
@@ -21,8 +21,17 @@ def loss_for(task: str, targets: torch.Tensor, *, smoothing: float = 0.0, offset
 
     Parameters
     ----------
+    targets : (n, t) tensor
+        All of them: regression measures errors in units of their variance.
+    smoothing : float
+        Of labels, for classification.
     offset : (t,) tensor, optional
         Added to the decision values while training (logit adjustment for uneven classes).
+
+    Raises
+    ------
+    OptionError
+        For a task that gradients of a head cannot learn.
     """
     if task == "classification":
 

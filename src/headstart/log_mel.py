@@ -1,4 +1,4 @@
-"""The log-mel front end of sound networks, in plain numpy. Floor 3: imports base.py and numpy.
+"""The log-mel front end of sound networks. Floor 2: numpy and floor 0 only; sources and readers build on it.
 
 A clip becomes a spectrogram of log-mel energies and that becomes overlapping patches, exactly as YAMNet and VGGish
 were trained. With samples x, periodic Hann window w of ``L`` samples, hop ``H``, FFT size ``N``::
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
@@ -29,10 +29,21 @@ from headstart._constraints import Interval, validate
 from headstart._registry import unknown
 from headstart._typing import Array
 from headstart.errors import DataError, OptionError
-from headstart.readers.base import Clip
 
 _CHUNK = 512  # frames transformed at once: about 3 MB, which stays in the cache
 _FIXED = {"kind": "log_mel", "window": "periodic_hann", "mel_scale": "htk", "magnitude": "abs"}
+
+
+class Sound(Protocol):
+    """What a clip must have: one channel of samples (n,) and their rate; ``headstart.readers.Clip`` is one."""
+
+    @property
+    def samples(self) -> Array:
+        """Floats of shape (n,)."""
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class LogMel:
 
     Notes
     -----
-    **Cost.** One FFT per frame: 1.7 ms for 10 s of sound on one core; memory O(frames · n_mels).
+    **Cost.** One FFT per frame: about 2 ms for 10 s of sound on one core; memory O(frames · n_mels).
 
     Examples
     --------
@@ -116,12 +127,12 @@ class LogMel:
         """Samples that one patch looks at: 15 600 (0.975 s) for YAMNet."""
         return (self.patch_frames - 1) * self.hop_samples + self.window_samples
 
-    def frames(self, clip: Clip | Array) -> Array:
+    def frames(self, clip: Sound | Array) -> Array:
         """The log-mel spectrogram, without padding.
 
         Parameters
         ----------
-        clip : Clip or ndarray (n,)
+        clip : Clip (or anything with samples and sample_rate) or ndarray (n,)
             A clip at ``sample_rate``, or its bare samples.
 
         Returns
@@ -129,8 +140,8 @@ class LogMel:
         ndarray (t, n_mels) float32
             t = 1 + ⌊(n − window) / hop⌋, and 0 for a clip shorter than one window.
         """
-        samples = self._samples(clip)
         window, mel = _tables(self)
+        samples = self._samples(clip)
         length, hop = self.window_samples, self.hop_samples
         count = max(0, 1 + (len(samples) - length) // hop)
         out = np.empty((count, self.n_mels), np.float32)
@@ -144,7 +155,7 @@ class LogMel:
         out += np.float32(self.log_offset)
         return np.log(out, out=out)
 
-    def patches(self, clip: Clip | Array) -> Array:
+    def patches(self, clip: Sound | Array) -> Array:
         """The patches that a network sees; every sample of the clip is in at least one.
 
         As in YAMNet, zeros are added to the end of the *waveform*: up to one whole patch for a shorter clip, up to the
@@ -160,6 +171,7 @@ class LogMel:
         DataError
             A clip without samples, at another rate, with more than one channel, or with values that are not finite.
         """
+        _tables(self)  # checks the fields before they are counted with
         samples = self._samples(clip)
         if not len(samples):
             raise DataError("A clip without samples has no patches.")
@@ -180,15 +192,14 @@ class LogMel:
         """Plain data that changes whenever the numbers would."""
         return {"frontend": "log_mel", "revision": 1, **asdict(self)}
 
-    def _samples(self, clip: Clip | Array) -> Array:
-        if isinstance(clip, Clip):
-            if clip.sample_rate != self.sample_rate:
-                raise DataError(
-                    f"The front end wants {self.sample_rate} Hz; this clip has {clip.sample_rate} Hz. "
-                    f"Read it with reader('audio', sample_rate={self.sample_rate})."
-                )
-            clip = clip.samples
-        samples = np.asarray(clip)
+    def _samples(self, clip: Sound | Array) -> Array:
+        rate = getattr(clip, "sample_rate", self.sample_rate)
+        if rate != self.sample_rate:
+            raise DataError(
+                f"The front end wants {self.sample_rate} Hz; this clip has {rate} Hz. "
+                f"Read it with reader('audio', sample_rate={self.sample_rate})."
+            )
+        samples: Array = np.asarray(getattr(clip, "samples", clip))
         if samples.ndim != 1 or samples.dtype.kind != "f":
             raise DataError(f"Samples are floats of shape (n,); got {samples.dtype} {samples.shape}.")
         samples = samples.astype(np.float32, copy=False)
@@ -216,7 +227,7 @@ def _tables(spec: LogMel) -> tuple[Array, Array]:
 
 
 def mel_weights(spec: LogMel) -> Array:
-    """Triangular bands, linear on the HTK mel axis: (n_fft // 2 + 1, n_mels) float64. The DC row is zero.
+    """Triangular bands, linear on the HTK mel axis: (n_fft // 2 + 1, n_mels) float64. DC lies on no triangle.
 
     References: O'Shaughnessy, 2595·log₁₀(1 + f/700), here as 1127·ln(1 + f/700).
     """
@@ -226,7 +237,6 @@ def mel_weights(spec: LogMel) -> Array:
     rise = (bins[:, None] - lower) / (centre - lower)
     fall = (upper - bins[:, None]) / (upper - centre)
     weights: Array = np.maximum(0.0, np.minimum(rise, fall))
-    weights[0] = 0.0
     return weights
 
 

@@ -1,4 +1,4 @@
-"""Prepared samples of a dataset, read once and kept in memory while they fit, else read again each time."""
+"""Prepared samples of a dataset, read once and kept in memory while they fit, else read each time. Floor 4."""
 
 from __future__ import annotations
 
