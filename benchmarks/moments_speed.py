@@ -1,8 +1,8 @@
 """Claim: summarising features costs about as much as one plain XᵀX, and far less than extracting them.
 
 ``Moments.from_rows`` on 20,000 float32 rows of 1,280 features and 10 classes, against the plain twin beside it:
-``X.astype(float64)`` and ``X.T @ X``, which holds a float64 copy of all rows and is not centred. Run it alone on a quiet
-machine::
+``X.astype(float64)`` and ``X.T @ X``, which holds a float64 copy of all rows and is not centred. Run it alone on a
+quiet machine::
 
     python benchmarks/moments_speed.py [--rows 20000] [--features 1280] [--repeats 5] [--save]
 

@@ -18,7 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 from headstart.errors import DataError, NumericsError, OptionError, UnknownName
 from headstart.moments import Moments, Quantiser
 from headstart.scores import score
-from headstart.scores.logme import evidence
+from headstart.scores.logme import _minima, evidence
 
 # ---- LogME: the reference is the n × n Gaussian density, maximised by Nelder and Mead from several starts ----
 
@@ -137,6 +137,13 @@ def test_two_maxima_of_which_the_start_decides():
 
         local.append(-minimize(cost, (start, -1.0), method="Nelder-Mead", options={"maxiter": 4000}).fun)
     assert found >= max(local) - 1e-9
+
+
+def test_every_minimum_of_the_grid_is_refined():
+    """Of two that are nearly equal on the grid, either may be the lower one between its points."""
+    table = np.array([[5.0, 1.0, 5.0, 0.9, 5.0], [2.0, 2.0, 2.0, 2.0, 2.0], [0.0, 1.0, 2.0, 1.0, 0.5]]).T
+    column, cell = _minima(table)
+    assert set(zip(column.tolist(), cell.tolist(), strict=True)) == {(0, 1), (0, 3), (1, 0), (2, 0), (2, 4)}
 
 
 def test_targets_that_features_reproduce_score_high_and_finite():
@@ -320,6 +327,14 @@ def test_leep_is_its_definition_and_its_table_merges(seed):
     table = Moments.from_rows(theta[:9], T[:9]) + Moments.from_rows(theta[9:], T[9:])
     halves = [score("leep", table, probabilities=theta[i], targets=T[i]) for i in (slice(0, 9), slice(9, 25))]
     assert (9 * halves[0] + 16 * halves[1]) / 25 == pytest.approx(wanted, abs=1e-9)
+
+
+def test_source_classes_that_never_come_up_do_not_matter_to_leep():
+    rng = np.random.default_rng(0)
+    theta, T = probabilities(rng, 25, 4), np.eye(3)[rng.integers(0, 3, 25)]
+    more = np.hstack([theta, np.zeros((25, 2))])
+    alone = score("leep", None, probabilities=theta, targets=T)
+    assert score("leep", None, probabilities=more, targets=T) == pytest.approx(alone, abs=1e-12)
 
 
 def test_leep_of_certain_source_classes_is_nce():

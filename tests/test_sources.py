@@ -8,26 +8,26 @@ import os
 import subprocess
 import sys
 
-import networks
 import numpy as np
 import pytest
 import torch
-from networks import hooks_of, image_source, picture_data, pictures, seeded, vector_source, vectors
 from torch import nn
 
+import networks
 from headstart.dataset import Dataset
 from headstart.errors import OptionError, SourceError, UnknownName
 from headstart.extraction import extract
 from headstart.sources import Batch, Layer, Source, load_source
 from headstart.sources._fingerprints import code_of, stamp_of, state_of
 from headstart.sources._taps import first_tensor
+from networks import hooks_of, image_source, picture_data, pictures, seeded, vector_source, vectors
 
 
 def names(source) -> list[str]:
     return [layer.name for layer in source.layers]
 
 
-# ---- addresses ---------------------------------------------------------------------------------------------------------
+# ---- addresses ------------------------------------------------------------------------------------------------------
 
 
 def test_a_source_is_returned_as_it_is():
@@ -81,7 +81,7 @@ def test_repr_names_address_and_modality():
     assert repr(load_source("fake:vector")) == "Source('fake:vector', vector)"
 
 
-# ---- the layer table -----------------------------------------------------------------------------------------------------
+# ---- the layer table ------------------------------------------------------------------------------------------------
 
 
 def test_registration_order_does_not_matter():
@@ -290,7 +290,7 @@ def test_the_main_tensor_of_odd_returns():
     assert all(first_tensor(odd) is None for odd in (None, (), {}, [], 3, (None, tensor)))
 
 
-# ---- selection -----------------------------------------------------------------------------------------------------------
+# ---- selection ------------------------------------------------------------------------------------------------------
 
 
 def test_patterns_match_and_keep_execution_order():
@@ -302,7 +302,7 @@ def test_patterns_match_and_keep_execution_order():
 
 def test_what_matches_nothing_is_refused_with_the_nearest_name():
     source = image_source(networks.Normed)
-    with pytest.raises(UnknownName, match="did you mean 'blocks.0'"):
+    with pytest.raises(UnknownName, match=r"did you mean 'blocks\.0'"):
         source.select("block.0")
     with pytest.raises(UnknownName):
         source.select(["blocks.0", "xyz*"])
@@ -310,7 +310,7 @@ def test_what_matches_nothing_is_refused_with_the_nearest_name():
         source.select([])
 
 
-# ---- fingerprints --------------------------------------------------------------------------------------------------------
+# ---- fingerprints ---------------------------------------------------------------------------------------------------
 
 
 def test_training_in_place_is_noticed(tmp_path):
@@ -427,9 +427,9 @@ def test_code_tells_functions_apart(monkeypatch):
 
     different = [
         scaled, lambda x: x, lambda x: x + 1, closure(1), closure(2), functools.partial(scaled, by=3.0),
-        functools.partial(scaled, by=4.0), Callable(1), Callable(2), Callable(1).method, Callable(2).method, with_global,
-        calls_another, closure(np.arange(3)), closure(np.arange(4)), closure(torch.zeros(2)), closure(torch.ones(2)),
-        closure({"a": 1}), closure({"a": 2}), closure({1, 2}), np.sqrt, np.abs,
+        functools.partial(scaled, by=4.0), Callable(1), Callable(2), Callable(1).method, Callable(2).method,
+        with_global, calls_another, closure(np.arange(3)), closure(np.arange(4)), closure(torch.zeros(2)),
+        closure(torch.ones(2)), closure({"a": 1}), closure({"a": 2}), closure({1, 2}), np.sqrt, np.abs,
     ]  # fmt: skip
     said = [str(code_of(function)) for function in different]
     assert len(set(said)) == len(said)
@@ -474,7 +474,7 @@ def test_fingerprints_are_the_same_in_another_process(tmp_path):
     assert image_source(networks.Normed).fingerprint in said[0]
 
 
-# ---- built-in families ---------------------------------------------------------------------------------------------------
+# ---- built-in families ----------------------------------------------------------------------------------------------
 
 
 def test_fakes_depend_on_their_seed_alone():

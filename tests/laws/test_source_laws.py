@@ -10,7 +10,6 @@ import members
 import numpy as np
 import pytest
 import torch
-from networks import counted, hooks_of, state_bytes
 
 from headstart.dataset import Dataset
 from headstart.errors import SourceError, UnknownName
@@ -19,6 +18,7 @@ from headstart.pooling import reducer, resolve
 from headstart.sources import SOURCES
 from headstart.sources._taps import modules_of
 from headstart.sources.base import Input, load_source
+from networks import counted, hooks_of, state_bytes
 
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 4}
 _made: dict[str, object] = {}

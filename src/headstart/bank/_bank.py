@@ -197,7 +197,7 @@ class FeatureBank:
         -----
         Cost: O(n·d·(d + t)) time; O(d² + dt) memory for every group.
         """
-        keys = np.frombuffer(b"".join(self._keys(layer, data)), "S16")
+        keys = self._keys(layer, data)
         shape = self.table(layer).shape
         if self.table(layer).ragged or shape is None or len(shape) != 1:
             raise DataError(f"Moments need one row per item; layer {layer!r} holds {shape}: extract it with pooling.")
@@ -216,11 +216,13 @@ class FeatureBank:
         parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
         return {names[codes[p[0]]]: self._stream(layer, keys, targets, p, start=empty) for p in parts}
 
-    def _stream(self, layer: str, keys: Array, targets: Float | None, which: Ints, *, start: Moments) -> Moments:
+    def _stream(
+        self, layer: str, keys: Sequence[bytes], targets: Float | None, which: Ints, *, start: Moments
+    ) -> Moments:
         width = start.features
         size = max(2 * width, _BATCH_BYTES // (4 * max(1, width)), 1)  # a merge costs d²: batches hold some rows more
         total, first = start, 0
-        for rows in self.table(layer).batches(keys[which], size, floats=True):
+        for rows in self.table(layer).batches([keys[i] for i in which.tolist()], size, floats=True):
             some = which[first : first + len(rows)]
             total, first = total.update(rows, None if targets is None else targets[some]), first + len(rows)
         return total

@@ -57,6 +57,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_ORDER = ("demo", "doctor", "sources", "layers", "extract", "fit", "evaluate", "predict", "pretrain")
 _COMMON = (
     ("json", Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]),
     ("quiet", Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]),
@@ -84,6 +85,7 @@ def command(name: str, panel: str) -> Callable[[Callable[..., Page]], Callable[.
         work.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
         work.__annotations__ = {p.name: p.annotation for p in (*own, *common)}
         app.command(name, rich_help_panel=panel)(work)
+        app.registered_commands.sort(key=lambda one: _ORDER.index(one.name or ""))
         return function
 
     return enrol

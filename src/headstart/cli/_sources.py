@@ -88,10 +88,9 @@ def _family_table(families: list[dict[str, Any]]) -> Any:
 
 def _names(pattern: str) -> list[str]:
     """timm's names like a pattern; a plain word is looked for anywhere in them."""
-    if need("timm", "to list its names") is not None:
+    if available("timm"):
         LIBRARY["repair_torchvision"]()
-    import timm
-
+    timm = need("timm", "to list its names")
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     names = sorted(name for name in timm.list_models() if fnmatchcase(name, wanted))
     if not names:

@@ -18,6 +18,26 @@ _MOST_REPEATS = 10
 
 
 @dataclass(frozen=True, eq=False)
+class Aim:
+    """What choices aim at.
+
+    Attributes
+    ----------
+    task : str
+    metric : {"accuracy", "balanced_accuracy", "mean_average_precision", "r2"}
+    shift : (t,) array or None
+        Moves log-odds before classes are decided (logit adjustment).
+    weights : (n,) array or None
+        What each row counts, mean 1; None is 1 each.
+    """
+
+    task: str
+    metric: str
+    shift: Float | None = None
+    weights: Float | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Measured:
     """A cross-validated score.
 
@@ -27,8 +47,9 @@ class Measured:
         The metric, and its 95 % interval.
     rows : (n,) array
         Share of the fold assignments in which each row was predicted well (classes); minus its loss elsewhere.
-    loss : (n,) array
-        Mean held-out loss of each row at the best temperature: log-loss, or the squared error of values.
+    costs : (u,) array
+        What is compared between settings, unit by unit (rows; folds for labels): error + log-loss at the best
+        temperature, minus average precision, or the squared error.
     temperature : float
     """
 
@@ -36,7 +57,7 @@ class Measured:
     low: float
     high: float
     rows: Float
-    loss: Float
+    costs: Float
     temperature: float
 
 
@@ -86,34 +107,33 @@ def _grouped(labels: Ints, groups: Ints, folds: int, rng: np.random.Generator) -
     return home[groups]
 
 
-def temperature_of(decisions: Float, T: Float, task: str) -> tuple[float, Float]:
-    """The temperature that makes held-out decisions (…, n, t) the best probabilities, and each row's loss (n,) at it.
+def temperature_of(decisions: Float, T: Float, task: str, weights: Float | None = None) -> float:
+    """The temperature that makes held-out decisions (…, n, t) the best probabilities; 1 for values.
 
     Log-loss is convex in 1 / temperature: Newton's method with a bracket. One row's worth of doubt, spread over the
-    classes, keeps the temperature of perfectly separated rows finite (Platt 1999). Values have temperature 1.
+    classes, keeps the temperature of perfectly separated rows finite (Platt 1999).
     """
-    many = decisions.reshape(-1, *decisions.shape[-2:])
     if task == "regression":
-        return 1.0, np.asarray(((many - T) ** 2).mean(axis=(0, 2)))
+        return 1.0
+    many = decisions.reshape(-1, *decisions.shape[-2:])
     size = float(np.abs(many - many.mean(axis=-1, keepdims=True)).mean()) or float(np.abs(many).mean()) or 1.0
     doubt = 1.0 / (len(T) + 1.0)
-    even = 1.0 / T.shape[1] if task == "classification" else 0.5
+    wished = T * (1 - doubt) + doubt * (1.0 / T.shape[1] if task == "classification" else 0.5)
     slopes = _softmax_slopes if task == "classification" else _sigmoid_slopes
-    sharp = _root(lambda beta: slopes(many, T * (1 - doubt) + doubt * even, beta), 1e-4 / size, 1e4 / size)
-    return 1.0 / sharp, losses(many, T, task, 1.0 / sharp)
+    mass = (np.ones(len(T)) if weights is None else weights)[:, None]
+    return 1.0 / _root(lambda beta: slopes(many, wished, mass, beta), 1e-4 / size, 1e4 / size)
 
 
-def losses(decisions: Float, T: Float, task: str, temperature: float) -> Float:
-    """Log-loss (n,) of each row, averaged over repeats, summed over labels."""
-    scaled = decisions / temperature
+def losses(log_odds: Float, T: Float, task: str) -> Float:
+    """Log-loss (n,) of each row, averaged over repeats (R, n, t); of labels, their mean."""
     if task == "classification":
-        return np.asarray((logsumexp(scaled, axis=-1) - (scaled * T).sum(axis=-1)).mean(axis=0))
-    return -np.asarray((T * log_expit(scaled) + (1 - T) * log_expit(-scaled)).sum(axis=-1).mean(axis=0))
+        return np.asarray((logsumexp(log_odds, axis=-1) - (log_odds * T).sum(axis=-1)).mean(axis=0))
+    return -np.asarray((T * log_expit(log_odds) + (1 - T) * log_expit(-log_odds)).mean(axis=(0, -1)))
 
 
 def _root(slopes: Callable[[float], tuple[float, float]], low: float, high: float) -> float:
     """Where the first of (slope, curvature) is 0, or the nearer end, by Newton in the logarithm, kept in a bracket."""
-    at = np.sqrt(low * high)
+    at = float(np.sqrt(low * high))
     for _ in range(60):
         slope, bend = slopes(at)
         low, high = (low, at) if slope > 0 else (at, high)
@@ -127,32 +147,47 @@ def _root(slopes: Callable[[float], tuple[float, float]], low: float, high: floa
     return float(at)
 
 
-def _softmax_slopes(decisions: Float, T: Float, beta: float) -> tuple[float, float]:
+def _softmax_slopes(decisions: Float, T: Float, mass: Float, beta: float) -> tuple[float, float]:
     chance = softmax(beta * decisions, axis=-1)
     mean = (chance * decisions).sum(axis=-1, keepdims=True)
-    return float((mean[..., 0] - (decisions * T).sum(axis=-1)).sum()), float((chance * (decisions - mean) ** 2).sum())
+    slope = mass * (mean - (decisions * T).sum(axis=-1, keepdims=True))
+    return float(slope.sum()), float((mass * chance * (decisions - mean) ** 2).sum())
 
 
-def _sigmoid_slopes(decisions: Float, T: Float, beta: float) -> tuple[float, float]:
+def _sigmoid_slopes(decisions: Float, T: Float, mass: Float, beta: float) -> tuple[float, float]:
     chance = expit(beta * decisions)
-    return float(((chance - T) * decisions).sum()), float((chance * (1 - chance) * decisions**2).sum())
+    return float((mass * (chance - T) * decisions).sum()), float((mass * chance * (1 - chance) * decisions**2).sum())
 
 
-def measure(decisions: Float, T: Float, folds: Ints, *, task: str, metric: str, shift: Float | None = None) -> Measured:
-    """Score held-out decisions (R, n, t).
+def measure(decisions: Float, T: Float, folds: Ints, aim: Aim) -> Measured:
+    """Score held-out decisions (R, n, t)."""
+    if aim.task == "classification":
+        return _measure_classes(decisions, T, aim)
+    if aim.task == "multilabel":
+        temperature = temperature_of(decisions, T, aim.task)
+        rows = -losses(decisions / temperature, T, aim.task)
+        units = [
+            -mean_average_precision(d[ids == k], T[ids == k])
+            for d, ids in zip(decisions, folds)
+            for k in np.unique(ids)
+        ]
+        score, low, high = _jackknifed(mean_average_precision, decisions, T, folds)
+        return Measured(score, low, high, rows, np.array(units), temperature)
+    around = np.maximum(T.var(axis=0), 1e-300)
+    costs = (((decisions - T) ** 2) / around).mean(axis=(0, 2))
+    score, low, high = _jackknifed(r_squared, decisions, T, folds)
+    return Measured(score, low, high, -costs, costs, 1.0)
 
-    ``shift`` moves log-odds (logit adjustment) before classes are decided. Metrics: ``accuracy``,
-    ``balanced_accuracy``, ``mean_average_precision`` (multilabel), ``r2`` (values).
-    """
-    temperature, loss = temperature_of(decisions, T, task)
-    if task == "classification":
-        adjusted = decisions if shift is None else decisions + temperature * shift
-        rows = (adjusted.argmax(axis=-1) == T.argmax(axis=1)).mean(axis=0)
-        score, low, high = _share(rows, T, balanced=metric == "balanced_accuracy")
-        return Measured(score, low, high, rows, loss, temperature)
-    statistic = mean_average_precision if task == "multilabel" else r_squared
-    score, low, high = _jackknifed(statistic, decisions, T, folds)
-    return Measured(score, low, high, -loss, loss, temperature)
+
+def _measure_classes(decisions: Float, T: Float, aim: Aim) -> Measured:
+    temperature = temperature_of(decisions, T, aim.task, aim.weights if aim.shift is None else None)
+    log_odds = decisions / temperature + (0.0 if aim.shift is None else aim.shift)
+    rows = (log_odds.argmax(axis=-1) == T.argmax(axis=1)).mean(axis=0)
+    costs = losses(log_odds, T, aim.task) + 1.0 - rows
+    if aim.weights is not None:
+        costs = costs * aim.weights
+    score, low, high = _share(rows, T, balanced=aim.metric == "balanced_accuracy")
+    return Measured(score, low, high, rows, costs, temperature)
 
 
 def _share(rows: Float, T: Float, *, balanced: bool) -> tuple[float, float, float]:

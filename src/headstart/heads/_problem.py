@@ -14,6 +14,7 @@ import numpy as np
 from headstart._solve.principal import Principal, blocks, centred, of_rows, of_scatter, spread_of, unscaled
 from headstart._typing import Array, Float
 from headstart.errors import DataError, NumericsError, OptionError
+from headstart.heads._checks import checked, checked_weights
 from headstart.moments import Centred, Moments
 
 
@@ -263,55 +264,7 @@ def _from_moments(m: Moments, T: Array | None, *, task: str, scale: str, sample_
 
 
 def _from_rows(X: Array, T: Array | None, *, task: str, scale: str, sample_weight: Array | None) -> Problem:
-    X = np.asanyarray(X)
     if T is None:
         raise DataError("fit(X, T) needs targets T (n, t): one-hot classes, 0 and 1 labels, or values.")
-    targets = np.asarray(T)
-    problems = [
-        f"{name} must be {wish}; got shape {array.shape}, dtype {array.dtype}."
-        for name, array, wish in (("X", X, "(n, d) real features"), ("T", targets, "(n, t) real targets"))
-        if array.ndim != 2 or array.dtype.kind not in "fiub"
-    ]
-    if targets.ndim == 1:
-        problems.append("For classes give T = np.eye(number_of_classes)[labels]; for one column of values, T[:, None].")
-    if not problems and (len(X) != len(targets) or not X.size or not targets.size):
-        problems.append(f"X is {X.shape} and T {targets.shape}; they need one row per item, and at least one.")
-    if problems:
-        raise DataError("\n".join(problems))
-    _need_finite(X, targets)
-    targets = targets.astype(np.float64)
-    _need_kind(targets, task)
-    return Problem(task, scale, X, targets, _checked_weights(sample_weight, len(X)))
-
-
-def _need_finite(X: Array, T: Array) -> None:
-    bad = sum(int((~np.isfinite(X[part]).all(axis=1)).sum()) for part in blocks(*X.shape))
-    if bad:
-        raise NumericsError(
-            f"{bad:,} of {len(X):,} rows of features are not finite (NaN or inf). "
-            "Leave them out, with their targets: keep = np.isfinite(X).all(axis=1)."
-        )
-    bad = int((~np.isfinite(T).all(axis=1)).sum())
-    if bad:
-        raise NumericsError(
-            f"{bad:,} of {len(T):,} rows of targets are missing or not finite. "
-            "Leave them out, with their features: keep = np.isfinite(T).all(axis=1)."
-        )
-
-
-def _need_kind(T: Float, task: str) -> None:
-    if task == "regression":
-        return
-    if not ((T == 0) | (T == 1)).all():
-        raise DataError(f"Targets of {task} must be 0 or 1; use task='regression' for values.")
-    if task == "classification" and not (T.sum(axis=1) == 1).all():
-        raise DataError("Each row must be of exactly one class (one-hot); use task='multilabel' for several labels.")
-
-
-def _checked_weights(weights: Array | None, rows: int) -> Float | None:
-    if weights is None:
-        return None
-    weights = np.asarray(weights, dtype=np.float64)
-    if weights.shape != (rows,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
-        raise OptionError(f"sample_weight must be {rows:,} finite numbers ≥ 0, not all 0; got shape {weights.shape}.")
-    return weights
+    X, targets = checked(X, T, task)
+    return Problem(task, scale, X, targets, checked_weights(sample_weight, len(X)))

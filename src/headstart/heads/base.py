@@ -15,17 +15,29 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from headstart._constraints import Options, validate
 from headstart._registry import Family, unknown
 from headstart._solve.principal import blocks
 from headstart._typing import TASKS, Array, Float, Ints
 from headstart.errors import DataError, NotFitted, NumericsError, OptionError, StoreError
+from headstart.heads._decisions import ABSENT, flops, members, probabilities, widened
 from headstart.heads._problem import Problem, problem_of
 from headstart.moments import Moments
 
-__all__ = ["HEADS", "SCALES", "Head", "LinearHead", "Problem", "head", "members"]
+__all__ = [
+    "ABSENT",
+    "HEADS",
+    "SCALES",
+    "Head",
+    "LinearHead",
+    "Problem",
+    "flops",
+    "head",
+    "members",
+    "probabilities",
+    "widened",
+]
 
 HEADS = Family(
     "heads",
@@ -38,7 +50,6 @@ HEADS = Family(
     },
 )
 SCALES = Options("none", "standard")
-ABSENT = -1e6  # decision of a class that training never saw: finite, and its probability is exactly 0
 
 Self = TypeVar("Self", bound="Head")
 
@@ -81,6 +92,8 @@ class Head(ABC):
         Whether it has ``coef_ (d, t)``.
     from_moments : bool
         Whether ``fit`` takes Moments as well as rows, with the same result.
+    steady : frozenset of str
+        Tasks for which ``head="auto"`` tries it even where classes have few rows, and choosing among much is noise.
     intercept_ : (t,) array
         Added to every decision.
     temperature_ : float
@@ -91,6 +104,7 @@ class Head(ABC):
     tasks: ClassVar[frozenset[str]]
     linear: ClassVar[bool]
     from_moments: ClassVar[bool]
+    steady: ClassVar[frozenset[str]]
 
     intercept_: Float
     temperature_: float = 1.0
@@ -174,7 +188,11 @@ class Head(ABC):
         """Everything learned, as arrays; with :meth:`fields` it rebuilds the head without pickling."""
         self._need_fit()
         common = {"intercept": self.intercept_, "temperature": np.array(self.temperature_)}
-        return {**self._learned(), **common, "task": np.array([task == self.task_ for task in TASKS].index(True), dtype=np.uint8)}
+        return {
+            **self._learned(),
+            **common,
+            "task": np.array([task == self.task_ for task in TASKS].index(True), dtype=np.uint8),
+        }
 
     @classmethod
     def from_state(cls: type[Self], fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
@@ -199,6 +217,11 @@ class Head(ABC):
     @abstractmethod
     def out_of_fold(cls, problem: Problem, folds: Ints, grid: list[dict[str, Any]]) -> Float:
         """Decisions (g, R, n, t) for rows left out of the fit: each setting, each of R fold assignments (R, n)."""
+
+    @classmethod
+    @abstractmethod
+    def effort(cls, problem: Problem, folds: Ints) -> float:
+        """About how many floating-point operations :meth:`out_of_fold` takes for the whole grid."""
 
     @abstractmethod
     def _solve(self, problem: Problem, prior: Float | None) -> None:
@@ -267,26 +290,6 @@ class LinearHead(Head):
     @property
     def _features(self) -> int:
         return len(self.coef_)
-
-
-def widened(intercept: Float, present: Array) -> Float:
-    """Intercepts of all classes; those without rows are never predicted."""
-    out = np.full(len(present), ABSENT)
-    out[present] = intercept
-    return out
-
-
-def probabilities(decision: Float, task: str, temperature: float = 1.0) -> Float:
-    """Probabilities (n, t) of decisions (n, t)."""
-    if task == "regression":
-        raise OptionError("Values have no probabilities; use predict, or a classification task.")
-    scaled = decision / temperature
-    return np.asarray(softmax(scaled, axis=-1) if task == "classification" else expit(scaled))
-
-
-def members(folds: Ints) -> list[list[Ints]]:
-    """Rows of every fold, for each of R fold assignments (R, n)."""
-    return [[np.flatnonzero(row == fold) for fold in np.unique(row)] for row in folds]
 
 
 def _checked_prior(prior: Array | None, task: str, columns: int) -> Float | None:

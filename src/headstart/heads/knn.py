@@ -57,6 +57,7 @@ class Knn(Head):
     name = "knn"
     tasks = frozenset({"classification", "multilabel", "regression"})
     linear = False
+    steady = frozenset()
     from_moments = False
     rows_: Array = field(init=False, repr=False)
     targets_: Float = field(init=False, repr=False)
@@ -110,6 +111,12 @@ class Knn(Head):
                         weight = usable * _weight(near[:, :k], grid[i]["weights"])
                         out[i, repeat, part] = _decisions(weight, problem.targets[order[:, :k]], problem.task)
         return out
+
+    @classmethod
+    def effort(cls, problem: Problem, folds: Ints) -> float:
+        """All pairs of rows: their products, and finding the largest."""
+        n, d = problem.rows.shape
+        return float(n**2 * (2.0 * d + 200.0 * len(folds)))
 
     def _learned(self) -> dict[str, Array]:
         names = ("rows", "targets", "mass", "mean", "spread")

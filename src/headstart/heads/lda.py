@@ -25,7 +25,7 @@ from headstart._constraints import Interval, Options
 from headstart._solve.folds import FoldRidge, LeftOut, discriminant
 from headstart._typing import Float, Ints
 from headstart.errors import NumericsError
-from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem, members
+from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem, flops, members
 
 _GRID = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)
 _MOST = 1 - 1e-9  # left-out scores come from a finite penalty
@@ -57,6 +57,7 @@ class Lda(LinearHead):
 
     name = "lda"
     tasks = frozenset({"classification"})
+    steady = frozenset({"classification"})
     from_moments = True
     shrinkage_: float = field(init=False, repr=False)
 
@@ -106,6 +107,11 @@ class Lda(LinearHead):
                 for left, other in zip(left_out, others, strict=True):
                     place[repeat, left.rows] = _left_out_scores(problem, left, other, float(alpha))
         return out
+
+    @classmethod
+    def effort(cls, problem: Problem, folds: Ints) -> float:
+        """A decomposition, and a solve per fold and strength."""
+        return flops(problem, per_side=10 + folds.size / len(problem.rows) * 40, per_value=2.0 * len(_GRID))
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ import numpy as np
 
 from headstart._typing import Float, Ints
 from headstart.errors import NumericsError
-from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem
+from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem, flops
 
 _DEGENERATE = 1e-10  # within-class scatter below this share of the whole is rounding
 
@@ -39,6 +39,7 @@ class NearestCentroid(LinearHead):
 
     name = "nearest_centroid"
     tasks = frozenset({"classification"})
+    steady = frozenset({"classification"})
     from_moments = True
 
     def _solve(self, problem: Problem, prior: Float | None) -> None:
@@ -79,6 +80,11 @@ class NearestCentroid(LinearHead):
                     rows[held] @ means.T - sizes / 2
                 ) / variance
         return out
+
+    @classmethod
+    def effort(cls, problem: Problem, folds: Ints) -> float:
+        """Two products per fold, in principal coordinates."""
+        return flops(problem, per_side=10, per_value=20.0 * len(folds))
 
 
 def _variance(within: float, total: float, size: float) -> float:

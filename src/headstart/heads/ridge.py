@@ -23,7 +23,7 @@ from headstart._constraints import Allow, Interval, Options
 from headstart._solve.folds import FoldRidge
 from headstart._typing import Float, Ints
 from headstart.errors import NumericsError, OptionError
-from headstart.heads.base import SCALES, LinearHead, Problem, members
+from headstart.heads.base import SCALES, LinearHead, Problem, flops, members
 from headstart.moments import Moments
 
 _DECADES = np.linspace(-3.0, 1.0, 9)  # of the strengths tried, about the mean scatter of a feature; see strengths()
@@ -55,6 +55,7 @@ class Ridge(LinearHead):
 
     name = "ridge"
     tasks = frozenset({"classification", "multilabel", "regression"})
+    steady = frozenset({"regression", "multilabel"})
     from_moments = True
     alpha_: float = field(init=False, repr=False)
 
@@ -82,6 +83,11 @@ class Ridge(LinearHead):
                 for left in left_out:
                     place[repeat, left.rows] = left.scores
         return out - 0.5 if problem.task == "multilabel" else out
+
+    @classmethod
+    def effort(cls, problem: Problem, folds: Ints) -> float:
+        """A decomposition, and a solve per fold and strength."""
+        return flops(problem, per_side=10 + folds.size / len(problem.rows) * 40, per_value=2.0 * len(_DECADES))
 
 
 def strengths(problem: Problem) -> Float:

@@ -15,7 +15,7 @@ from headstart.sources.base import Batch
 
 _CROPS = ("center", "squash", "border")
 _MOST_PIXELS = 64 << 20
-_MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}  # Pillow's nearest is the exact one
+_MODES = ("bilinear", "bicubic", "nearest")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,6 @@ class ImageInput:
 
     def _cropped(self, pixels: np.ndarray) -> np.ndarray:
         import torch
-        from torch.nn.functional import interpolate
 
         own = np.ascontiguousarray(pixels)
         tensor = torch.from_numpy(own if own.flags.writeable else own.copy()).permute(2, 0, 1)[None]
@@ -108,12 +107,16 @@ class ImageInput:
         if target[0] * target[1] > _MOST_PIXELS:
             raise DataError(f"Too elongated: {pixels.shape[1]} × {pixels.shape[0]} would be resized to {target[::-1]}.")
         if tuple(tensor.shape[2:]) != target:
-            smooth = self.interpolation != "nearest"
-            tensor = interpolate(tensor, size=target, mode=_MODES[self.interpolation], antialias=smooth)
+            tensor = _nearest(tensor, target) if self.interpolation == "nearest" else self._smooth(tensor, target)
         crop = self._filled(tensor[0])
         top, left = (int(round((have - want) / 2)) for have, want in zip(crop.shape[1:], self.size))  # noqa: RUF046
         crop = crop[:, top : top + self.size[0], left : left + self.size[1]]
         return np.ascontiguousarray((crop.permute(1, 2, 0) if self.channels_last else crop).numpy())
+
+    def _smooth(self, tensor: Any, target: tuple[int, int]) -> Any:
+        from torch.nn.functional import interpolate
+
+        return interpolate(tensor, size=target, mode=self.interpolation, antialias=True)
 
     def _filled(self, tensor: Any) -> Any:
         """The mean colour around a picture that is smaller than the crop."""
@@ -169,6 +172,15 @@ class ImageInput:
     def describe(self) -> dict[str, Any]:
         """All fields; the kind is named."""
         return {"kind": "image", **asdict(self)}
+
+
+def _nearest(tensor: Any, target: tuple[int, int]) -> Any:
+    """The pixel whose middle is nearest; steps are added up one by one, as Pillow does it."""
+    rows, columns = (
+        np.cumsum(np.r_[have / n / 2, np.full(n - 1, have / n)]).astype(int).clip(max=have - 1)
+        for n, have in zip(target, tensor.shape[2:])
+    )
+    return tensor[:, :, rows][:, :, :, columns]
 
 
 def _to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

@@ -1,0 +1,152 @@
+"""Settings of heads against each other on one set of features, and the rule that decides."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from headstart._typing import Array, Float, Ints
+from headstart.heads._cross import Aim, measure
+from headstart.heads.base import HEADS, Head, Problem
+
+SCREENERS = ("ridge", "lda")  # all their strengths come from one decomposition
+ANCHOR = ("logistic", {"C": 1.0, "scale": "none"})  # the setting to beat
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One setting of one head on one set of features, cross-validated.
+
+    Attributes
+    ----------
+    candidates : tuple of str
+        The features; several are put side by side, in this order.
+    head : str
+    fields : dict
+    score, low, high : float
+        The metric aimed at, and its 95 % interval.
+    rows : (n,) array
+        Share of the fold assignments in which each row was predicted well; minus its loss where there are no classes.
+    costs : (u,) array
+        What settings are compared by, unit by unit; small is good.
+    temperature : float
+        Makes its held-out decisions the best probabilities.
+    """
+
+    candidates: tuple[str, ...]
+    head: str
+    fields: dict[str, Any]
+    score: float
+    low: float
+    high: float
+    rows: Float
+    costs: Float
+    temperature: float
+
+    @property
+    def cost(self) -> float:
+        """Mean of ``costs``."""
+        return float(self.costs.mean())
+
+    @property
+    def is_anchor(self) -> bool:
+        """Whether this is the setting to beat."""
+        name, fields = ANCHOR
+        return self.head == name and all(self.fields.get(key) == value for key, value in fields.items())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A head that may compete: all of its grid, or one setting that was asked for."""
+
+    name: str
+    fields: dict[str, Any] | None = None
+
+    @property
+    def kind(self) -> type[Head]:
+        """The head's class."""
+        kind: type[Head] = HEADS[self.name]
+        return kind
+
+    def takes(self, scale: str) -> bool:
+        """Whether it competes at this scaling."""
+        if self.fields is not None:
+            return bool(self.fields.get("scale", "none") == scale)
+        return scale == "none" or any(field.name == "scale" for field in dataclasses.fields(self.kind))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """The rows, folds and aim that all trials share."""
+
+    T: Float
+    folds: Ints
+    aim: Aim
+    weights: Float | None = None
+
+    def problem(self, X: Array, scale: str = "none") -> Problem:
+        """The rows of one set of features, ready for every head."""
+        return Problem(self.aim.task, scale, X, self.T, self.weights)
+
+    def enter(self, candidates: tuple[str, ...], problem: Problem, entries: Sequence[Entry]) -> list[Trial]:
+        """Cross-validate the settings of some heads."""
+        found = []
+        for entry in entries:
+            if not entry.takes(problem.scale):
+                continue
+            grid = entry.kind.grid(problem) if entry.fields is None else [_bare(entry.fields)]
+            decisions = entry.kind.out_of_fold(problem, self.folds, grid)
+            for setting, held_out in zip(grid, decisions, strict=True):
+                got = measure(held_out, self.T, self.folds, self.aim)
+                fields = {**(entry.fields or {}), **setting, "scale": problem.scale}
+                row = (got.score, got.low, got.high, got.rows, got.costs, got.temperature)
+                found.append(Trial(candidates, entry.name, fields, *row))
+        return found
+
+    def affordable(self, problem: Problem, entries: Sequence[Entry], budget: float) -> list[Entry]:
+        """The entries, cheapest first, whose operations fit the budget together; always one."""
+        efforts = [(entry.kind.effort(problem, self.folds), place) for place, entry in enumerate(entries)]
+        kept: list[int] = []
+        spent = 0.0
+        for effort, place in sorted(efforts):
+            spent += effort
+            if not kept or spent <= budget:
+                kept.append(place)
+        return [entries[place] for place in sorted(kept)]
+
+    def thinned(self, rows: Ints) -> Contest:
+        """The same contest on some of the rows."""
+        aim = self.aim if self.aim.weights is None else replace(self.aim, weights=self.aim.weights[rows])
+        weights = None if self.weights is None else self.weights[rows]
+        return Contest(self.T[rows], self.folds[:, rows], aim, weights)
+
+
+def decide(trials: Sequence[Trial]) -> Trial:
+    """The winner of the trials of one set of features.
+
+    The anchor stands unless another setting's mean cost is lower by more than a standard error of the paired
+    differences; then the one with the best lower bound wins. Without an anchor the lowest mean cost does. Of equals
+    the first, which is the simplest.
+    """
+    anchor = next((trial for trial in trials if trial.is_anchor), None)
+    if anchor is None:
+        return trials[int(np.argmin([trial.cost for trial in trials]))]
+    gains = [_gain(anchor, trial) for trial in trials]
+    best = int(np.argmax(gains))
+    return trials[best] if gains[best] > 0 else anchor
+
+
+def _gain(anchor: Trial, trial: Trial) -> float:
+    """How much better than the anchor a trial is at least: mean less one standard error of the difference."""
+    difference = anchor.costs - trial.costs
+    if len(difference) < 2:
+        return float(difference.sum())
+    return float(difference.mean() - difference.std(ddof=1) / np.sqrt(len(difference)))
+
+
+def _bare(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != "scale"}
