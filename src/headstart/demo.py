@@ -1,7 +1,7 @@
 """demo(): does transfer help? Digits 5–9 from a few examples each, with what was learned on digits 0–4. Floor 7.
 
-The data are the 8 × 8 digits that come with scikit-learn, so nothing is fetched. A small convolutional network learns the
-digits 0–4 (the source task). Then the digits 5–9 (the target task) are learned from a handful of labelled examples in
+The data are the 8 × 8 digits that come with scikit-learn, so nothing is fetched. A small convolutional network learns
+the digits 0–4 (the source task). Then the digits 5–9 (the target task) are learned from a handful of labelled examples in
 three ways, on the same examples and measured on the same pictures:
 
 * *scratch*: the same network from random weights, at the learning rate that does best on 400 further labelled pictures,
@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from scipy.special import stdtrit
 
-from headstart._constraints import Interval
 from headstart._files import write_atomic
 from headstart._intervals import Metric, paired_difference
 from headstart._progress import track
@@ -55,7 +54,7 @@ _WHAT = {
 
 @dataclass(frozen=True)
 class Row:
-    """One way to learn the target task: mean accuracy over the repeats with its 95 % interval, and seconds per repeat."""
+    """One way to learn the target task: mean accuracy over the repeats with its 95 % interval, seconds per repeat."""
 
     name: str
     accuracy: float
@@ -259,7 +258,17 @@ def _layers(source: Source, predictor: Predictor) -> tuple[Tried, ...]:
         flat = all(pooled.get(n, "") == "flatten" or len(source.layer(n).shape) == 1 for n in names)
         numbers = sum(widths[n] if flat or len(source.layer(n).shape) == 1 else source.layer(n).shape[0] for n in names)
         what = _WHAT.get(names[0], "") if len(names) == 1 else "together"
-        tried.append(Tried(row["layers"], what, numbers, row["score"], row["low"], row["high"], row["layers"] == selection["layers"]))
+        tried.append(
+            Tried(
+                row["layers"],
+                what,
+                numbers,
+                row["score"],
+                row["low"],
+                row["high"],
+                row["layers"] == selection["layers"],
+            )
+        )
     return tuple(tried)
 
 
@@ -302,7 +311,9 @@ def _folder(output: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"Cannot make the folder {folder}: {error.strerror or error}. Give another output folder.") from error
+        raise StoreError(
+            f"Cannot make the folder {folder}: {error.strerror or error}. Give another output folder."
+        ) from error
     return folder
 
 
@@ -310,8 +321,8 @@ def _folder(output: str | Path) -> Path:
 def _quiet_machine() -> Iterator[None]:
     """One thread, and a bank of its own that is thrown away.
 
-    Steps of ten small pictures take milliseconds: with several threads they mostly wait for each other, the more so when
-    the machine has other things to do (measured: 10 × the time). A bank that was there already would hide what it costs.
+    Steps of ten small pictures take milliseconds: with several threads they mostly wait for each other, the more so
+    when the machine has other things to do (measured: 10 × the time). A bank from before would hide what it costs.
     """
     threads, cache = torch.get_num_threads(), os.environ.get("HEADSTART_CACHE")
     with tempfile.TemporaryDirectory(prefix="headstart-demo-") as own:

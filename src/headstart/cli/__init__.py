@@ -5,8 +5,13 @@ for ``--json`` and blocks for people; ``_app`` runs it, shows the page, and turn
 loads torch before a command needs it: the library is reached through the lazy table in ``_library``.
 """
 
-from headstart.cli import _demo, _doctor, _extract, _fit, _predict, _pretrain, _sources
+from headstart.cli import _demo as _demo  # importing a file of commands enrols them
+from headstart.cli import _doctor as _doctor
+from headstart.cli import _extract as _extract
+from headstart.cli import _fit as _fit
+from headstart.cli import _predict as _predict
+from headstart.cli import _pretrain as _pretrain
+from headstart.cli import _sources as _sources
 from headstart.cli._app import main, run
 
 __all__ = ["main", "run"]
-_COMMANDS = (_demo, _sources, _extract, _fit, _predict, _pretrain, _doctor)  # importing them enrols them

@@ -11,7 +11,7 @@ from headstart._printing import seconds
 from headstart.cli._app import command
 from headstart.cli._library import LIBRARY
 from headstart.cli._options import Seed
-from headstart.cli._output import Page, command as line, interval, short, table, title, under
+from headstart.cli._output import Page, interval, shell_line, short, table, title, under
 
 PANEL = "Start here"
 
@@ -28,7 +28,7 @@ def demo(
 ) -> Page:
     """See transfer against training from scratch, in about a minute; needs no data and no network."""
     found = LIBRARY["demo"](output, random_state=seed, **({} if repeats is None else {"repeats": repeats}))
-    following = line("predict", short(found.predictor), short(found.samples[0]))
+    following = shell_line("predict", short(found.predictor), short(found.samples[0]))
     document = {**found.to_dict(), "next": following}
     per_class = f"{found.per_class} labelled pictures of each"
     blocks: list[Any] = [
@@ -36,8 +36,8 @@ def demo(
         _rows(found),
         found.verdict,
         under(f"Which layer? Cross-validated on those pictures alone{_joined(found)}", _layers(found)),
-        f"Digits 0–4 were learned first, in {seconds(found.source_seconds)}. All three ways learn from the same pictures\n"
-        f"and are measured on the same others; scratch has the learning rate that suits it best.",
+        f"Digits 0–4 were learned first, in {seconds(found.source_seconds)}. All three ways learn from the same "
+        "pictures and are measured on the same others; scratch has the learning rate that suits it best.",
     ]
     return Page(document, blocks, [following])
 
@@ -55,7 +55,10 @@ def _rows(found: Any) -> Any:
 
 
 def _layers(found: Any) -> Any:
-    body = [["→" if one.chosen else "", one.layer, one.what, f"{one.numbers:,}", f"{one.accuracy:.3f}"] for one in found.layers]
+    body = [
+        ["→" if one.chosen else "", one.layer, one.what, f"{one.numbers:,}", f"{one.accuracy:.3f}"]
+        for one in found.layers
+    ]
     bold = [i for i, one in enumerate(found.layers) if one.chosen]
     return table(["", "layer", "what it is", "numbers", "accuracy"], body, align="lllrr", keep=1, bold=bold)
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from headstart._extras import installed_version
 from headstart.cli import _machine
 from headstart.cli._app import command
+from headstart.cli._options import count
 from headstart.cli._output import Page, facts, short, size_of, table, title, under
 
 PANEL = "Look around"
@@ -60,11 +61,14 @@ def _machine_facts(document: dict[str, Any]) -> list[tuple[str, Any]]:
     where = "a GPU: " + ", ".join(torch["gpus"]) if torch.get("gpus") else "Apple's GPU" if torch.get("mps") else "none"
     return [
         ("processor", f"{chip['name']}, {chip['cores']} cores{usable}{memory}"),
-        ("torch uses", f"{torch['threads']} threads" if "threads" in torch else None),
+        ("torch uses", count(torch["threads"], "thread") if "threads" in torch else None),
         ("bf16", None if "cpu_bf16" not in torch else _bf16(torch)),
         ("GPU", where),
         ("cache", f"{short(cache['folder'])}, {size_of(cache['bytes'])}"),
-        ("remembered", f"{cache['choices']} choices of engine and precision" if cache["choices"] else "no choices yet"),
+        (
+            "remembered",
+            f"{count(cache['choices'], 'choice')} of engine and precision" if cache["choices"] else "no choices yet",
+        ),
     ]
 
 

@@ -35,7 +35,7 @@ from headstart.cli._options import (
     items_of,
     load_source,
 )
-from headstart.cli._output import Page, command as line, facts, short, table, title, under
+from headstart.cli._output import Page, facts, shell_line, short, table, title, under
 from headstart.cli._sources import short_address
 from headstart.errors import OptionError
 
@@ -119,7 +119,7 @@ def _page(bank: Any, items: Any, loaded: Any, *, root: Path, output: Path | None
     if bank.skipped:
         blocks.append(left_out([(one.item, one.reason) for one in bank.skipped], len(items)))
     source = short_address(loaded.address)
-    return Page(document, blocks, [line("fit", data, "--source", source, "-o", "my.headstart")])
+    return Page(document, blocks, [shell_line("fit", data, "--source", source, "-o", "my.headstart")])
 
 
 def left_out(problems: list[tuple[Any, str]], total: int) -> Any:

@@ -36,7 +36,7 @@ from headstart.cli._options import (
     load_source,
     named,
 )
-from headstart.cli._output import Page, command as line, facts, interval, short, table, title, under
+from headstart.cli._output import Page, facts, interval, shell_line, short, table, title, under
 from headstart.cli._predict import result_blocks
 from headstart.cli._sources import short_address
 from headstart.errors import DataError, OptionError
@@ -55,11 +55,12 @@ def fit(
                      help="Where features come from; may be repeated: the best are joined. See: headstart sources."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="PREDICTOR", show_default=False, help="Where the predictor is saved.")
+        Path, typer.Option("--output", "-o", metavar="PREDICTOR", show_default=False, help="Where it is saved.")
     ],
     weights: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", show_default=False, help="Local weights, one per source.", rich_help_panel="Features"),
+        typer.Option(metavar="FILE", show_default=False, help="Local weights, one per source.",
+                     rich_help_panel="Features"),
     ] = None,
     options: Options = None,
     layers: Layers = None,
@@ -69,11 +70,12 @@ def fit(
                           rich_help_panel=_LEARN)
     ] = "auto",
     policy: Annotated[
-        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", help="frozen, last_layers, full, or auto; e.g. full:epochs=5.",
+        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", help="frozen, last_layers, full, or auto; as full:epochs=5.",
                           rich_help_panel=_LEARN)
     ] = "auto",
     balance: Annotated[
-        str, typer.Option(metavar="NAME", help="For uneven classes: none, logit, weights, or auto.", rich_help_panel=_LEARN)
+        str, typer.Option(metavar="NAME", help="For uneven classes: none, logit, weights, or auto.",
+                          rich_help_panel=_LEARN)
     ] = "auto",
     budget: Annotated[
         float | None,
@@ -178,10 +180,13 @@ def _page(predictor: Any, saved: Path, train: Any, result: Any, *, spent: float)
     for name, picked in selection.items():
         blocks.append(_tried(picked, name if len(selection) > 1 else ""))
     if result is not None:
-        blocks += [f"Measured on {count(int(result.cost.get('items', 0)), 'item')} that were not used for any choice", *result_blocks(result)]
-    following = [line("predict", short(saved), "ITEM")]
+        blocks += [
+            f"Measured on {count(int(result.cost.get('items', 0)), 'item')} that were not used for any choice",
+            *result_blocks(result),
+        ]
+    following = [shell_line("predict", short(saved), "ITEM")]
     if result is None:
-        following.append(line("evaluate", short(saved), "TEST-DATA"))
+        following.append(shell_line("evaluate", short(saved), "TEST-DATA"))
     return Page(document, blocks, following)
 
 
@@ -192,7 +197,9 @@ def _chosen(predictor: Any) -> list[tuple[str, Any]]:
     if history:
         epochs = count(len(history.get("loss", ())), "epoch")
         kept = history.get("kept", "tuned")
-        tuned = f"{epochs}, {seconds(sum(history.get('epoch_seconds', ())))}; kept: {'frozen' if kept == 'start' else kept}"
+        tuned = (
+            f"{epochs}, {seconds(sum(history.get('epoch_seconds', ())))}; kept: {'frozen' if kept == 'start' else kept}"
+        )
     return [
         ("source", ", ".join(short_address(s.address) for s in predictor.sources)),
         ("layers", layers),
@@ -216,7 +223,13 @@ def _tried(picked: Any, name: str) -> Any:
     if chosen is not None and chosen >= _MOST_TRIED:
         shown[-1], chosen = rows[chosen], _MOST_TRIED - 1
     body = [
-        ["→" if i == chosen else "", row["layers"], row["head"], f"{row['score']:.3f}", interval(row["low"], row["high"])]
+        [
+            "→" if i == chosen else "",
+            row["layers"],
+            row["head"],
+            f"{row['score']:.3f}",
+            interval(row["low"], row["high"]),
+        ]
         for i, row in enumerate(shown)
     ]
     more = f", the first {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""

@@ -43,9 +43,7 @@ def torch_state() -> dict[str, Any]:
     try:
         import torch
     except (ImportError, OSError, RuntimeError) as error:
-        return {
-            "problem": f"torch does not load ({error}). Install it again: pip install --force-reinstall torch torchvision"
-        }
+        return {"problem": f"torch does not load ({_first_line(error)}). {_TOGETHER}"}
     gpus = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )

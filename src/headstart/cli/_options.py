@@ -29,7 +29,7 @@ Options = Annotated[list[str] | None, typer.Option("--options", metavar="KEY=VAL
 Layers = Annotated[list[str] | None, typer.Option("--layers", "-l", metavar="LAYER", show_default="auto",
     help="A name, a pattern such as 'blocks.*', auto, last or all; may be repeated.",
     rich_help_panel=_FEATURES)]  # fmt: skip
-Pooling = Annotated[str, typer.Option(metavar="NAME", help="How a map becomes a row: avg, max, avg+max, cls, flatten, …",
+Pooling = Annotated[str, typer.Option(metavar="NAME", help="How a map becomes a row: avg, max, cls, flatten, …",
     rich_help_panel=_FEATURES)]  # fmt: skip
 Input = Annotated[str | None, typer.Option("--input", metavar="COLUMN", show_default=False,
     help="The table's column with paths or texts.", rich_help_panel=_DATA)]  # fmt: skip

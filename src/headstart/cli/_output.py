@@ -97,23 +97,26 @@ def table(
     align : str
         ``l`` or ``r`` per column; the last letter goes on.
     keep : int, optional
-        The column that is never shortened (names to be copied); the first one when not given.
+        The column that is never shortened (names to be copied); the first one when not given. It is folded only when it
+        alone is wider than the terminal.
     bold : iterable of int
         Rows to point out.
     """
     align = (align or "lr") + (align or "lr")[-1] * len(headers)
-    bold = set(bold)
+    cells = [[_cell(value) for value in row] for row in rows]
+    bold, keep, room = set(bold), keep or 0, console().width - 4
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=any(headers))
     for number, header in enumerate(headers):
-        sure = number == (0 if keep is None else keep) or align[number] == "r"
+        widest = max((row[number].cell_len for row in cells), default=0)
+        sure = align[number] == "r" or (number == keep and widest < room)
         made.add_column(
             Text(header),
             justify="right" if align[number] == "r" else "left",
             no_wrap=sure,
-            overflow="fold" if sure else "ellipsis",
+            overflow="fold",
         )
-    for number, row in enumerate(rows):
-        made.add_row(*(_cell(value) for value in row), style="bold" if number in bold else None)
+    for number, row in enumerate(cells):
+        made.add_row(*row, style="bold" if number in bold else None)
     return Padding(made, (0, 0, 0, 2), expand=False)
 
 
@@ -156,10 +159,10 @@ def size_of(count: float) -> str:
     return f"{big(count)}B" if count >= 1000 else f"{count:.0f} B"
 
 
-def command(*words: Any) -> str:
+def shell_line(*words: Any) -> str:
     """A command line that can be copied: paths are quoted where the shell needs it.
 
-    >>> command("predict", "my flowers.headstart", "PHOTO.jpg")
+    >>> shell_line("predict", "my flowers.headstart", "PHOTO.jpg")
     "headstart predict 'my flowers.headstart' PHOTO.jpg"
     """
     return " ".join(["headstart", *(_quoted(str(word)) for word in words)])

@@ -30,7 +30,7 @@ from headstart.cli._options import (
     is_table,
     items_of,
 )
-from headstart.cli._output import Page, command as line, interval, short, table, title, under
+from headstart.cli._output import Page, interval, shell_line, short, table, title, under
 from headstart.errors import DataError, HeadstartError, OptionError
 
 PANEL = "Work"
@@ -70,7 +70,7 @@ def predict(
     if output is not None:
         following = f"open {short(output)}: {count(len(rows), 'row')}"
     else:
-        following = line("predict", short(predictor), *items[:1], "-o", "predictions.csv")
+        following = shell_line("predict", short(predictor), *items[:1], "-o", "predictions.csv")
     return Page(document, blocks, [following])
 
 
@@ -218,18 +218,19 @@ def evaluate(
         items = items.part(part or "test")
     result = loaded.evaluate(items)
     blocks = [title(short(predictor), items_of(items), seconds(result.cost.get("seconds"))), *result_blocks(result)]
-    following = line("predict", short(predictor), "ITEM")
+    following = shell_line("predict", short(predictor), "ITEM")
     return Page({"predictor": str(predictor), **result.to_dict(rows=False)}, blocks, [following])
 
 
 def result_blocks(result: Any) -> list[Any]:
     """A Result for people: metrics, classes (the worst first), what was left out, notes."""
-    rows = [[name, f"{float(m):.3f}", interval(m.low, m.high), m.better] for name, m in result.metrics.items()]
-    blocks: list[Any] = [table(["metric", "value", "95 % interval", "better"], rows, align="lrrl", bold=[0])]
+    rows = [[name, f"{float(m):.3f}", interval(m.low, m.high), "lower is better" if m.better == "lower" else ""]
+            for name, m in result.metrics.items()]  # fmt: skip
+    blocks: list[Any] = [table(["metric", "value", "95 % interval", ""], rows, align="lrrl", bold=[0])]
     classes = sorted(result.per_class, key=lambda r: 2.0 if np.isnan(float(r.recall)) else float(r.recall))
     if classes:
-        shown = [[r.label if r.column is None else f"{r.column} {r.label}", r.n, f"{r.recall:.3f}", f"{r.precision:.3f}"]
-                 for r in classes[:_MOST_CLASSES]]  # fmt: skip
+        names = [r.label if r.column is None else f"{r.column} {r.label}" for r in classes[:_MOST_CLASSES]]
+        shown = [[name, r.n, f"{r.recall:.3f}", f"{r.precision:.3f}"] for name, r in zip(names, classes)]
         more = f", the weakest {_MOST_CLASSES} of {len(classes)}" if len(classes) > _MOST_CLASSES else ", weakest first"
         blocks.append(under(f"By class{more}", table(["class", "items", "recall", "precision"], shown, align="lrrr")))
     if result.skipped:

@@ -27,7 +27,7 @@ from headstart.cli._options import (
     items_of,
     pairs,
 )
-from headstart.cli._output import Page, command as line, facts, short, title
+from headstart.cli._output import Page, facts, shell_line, short, title
 from headstart.errors import DataError
 
 PANEL = "Work"
@@ -94,8 +94,14 @@ def pretrain(
         facts([
             ("architecture", architecture),
             ("objective", objective),
-            ("loss", f"{loss[0]:.3f} → {loss[-1]:.3f} in {count(len(loss), 'epoch')}" if loss else "nothing was trained"),
+            ("loss", _course(loss)),
             ("layers", f"{sum(layer.candidate for layer in source.layers)} candidates"),
         ]),
     ]  # fmt: skip
-    return Page(document, blocks, [line("fit", "DATA", "--source", f"saved:{short(folder)}", "-o", "my.headstart")])
+    return Page(
+        document, blocks, [shell_line("fit", "DATA", "--source", f"saved:{short(folder)}", "-o", "my.headstart")]
+    )
+
+
+def _course(loss: list[float]) -> str:
+    return f"{loss[0]:.3f} → {loss[-1]:.3f} in {count(len(loss), 'epoch')}" if loss else "nothing was trained"

@@ -14,7 +14,7 @@ from headstart.cli import _finding
 from headstart.cli._app import command
 from headstart.cli._library import LIBRARY
 from headstart.cli._options import Options, Weights, count, load_source
-from headstart.cli._output import Page, big, command as line, short, size_of, table, title, under
+from headstart.cli._output import Page, big, shell_line, short, size_of, table, title, under
 from headstart.errors import DataError
 
 PANEL = "Look around"
@@ -57,7 +57,7 @@ def sources(
         "found": [vars(one) for one in (*found, *cached)],
         **({} if search is None else {"names": names}),
     }
-    blocks: list[Any] = [_family_table(families)]
+    blocks: list[Any] = [] if folders else [_family_table(families)]
     if found or cached:
         rows = [[one.address, one.what, size_of(one.bytes)] for one in (*found, *cached)]
         blocks.append(
@@ -68,7 +68,7 @@ def sources(
         more = f", the first {_MOST_NAMES}" if len(names) > _MOST_NAMES else ""
         blocks.append(under(f"{count(len(names), 'name')} like {search}{more}", table([""], shown)))
     example = (found or cached or [_finding.Found("timm:mobilenetv2_100", "", 0)])[0].address
-    return Page(document, blocks, [line("layers", example)])
+    return Page(document, blocks, [shell_line("layers", example)])
 
 
 def _family(name: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def layers(
         blocks.append(f"{count(candidates, 'candidate')}: what --layers auto looks at. --all shows every layer.")
     pick = next((layer.name for layer in reversed(listed) if layer.candidate), "auto")
     return Page(
-        document, blocks, [line("extract", "DATA", "--source", short_address(loaded.address), "--layers", pick)]
+        document, blocks, [shell_line("extract", "DATA", "--source", short_address(loaded.address), "--layers", pick)]
     )
 
 

@@ -16,11 +16,10 @@ from headstart.pooling import reducer
 
 @dataclass(frozen=True)
 class Feature:
-    """One layer that the head reads, how it is pooled, and the factor it is multiplied with."""
+    """One layer that the head reads and how it is pooled."""
 
     layer: str
     pooling: str
-    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Tuned(torch.nn.Module):
         reduce = {name: partial(_swap, function, batch) for name, function in self._reduce.items()}
         tensors = self.source.input.tensors(batch, self.device, torch.float32)
         kept = self.source.run(self.network, tensors, reduce)
-        return torch.cat([kept[f.layer].float() * f.scale for f in self.features], 1)
+        return torch.cat([kept[f.layer].float() for f in self.features], 1)
 
     def forward(self, batch: Any) -> torch.Tensor:
         """(items, outputs) decision values."""

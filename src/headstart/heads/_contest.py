@@ -14,6 +14,7 @@ from headstart.heads._cross import Aim, measure
 from headstart.heads.base import HEADS, Head, Problem
 
 SCREENERS = ("ridge", "lda")  # all their strengths come from one decomposition
+CAUTIOUS = 200  # rows up to which a lower bound decides, not a mean
 ANCHOR = ("logistic", {"C": 1.0, "scale": "none"})  # the setting to beat
 
 
@@ -129,23 +130,27 @@ def decide(trials: Sequence[Trial]) -> Trial:
     """The winner of the trials of one set of features.
 
     The anchor stands unless another setting's mean cost is lower by more than a standard error of the paired
-    differences; then the one with the best lower bound wins. Without an anchor the lowest mean cost does. Of equals
-    the first, which is the simplest.
+    differences. Of those that pass, on few rows the one with the best lower bound wins, which keeps to the anchor's
+    neighbourhood; on more the one with the lowest mean cost. Without an anchor the lowest mean does. Of equals the
+    first, which is the simplest.
     """
     anchor = next((trial for trial in trials if trial.is_anchor), None)
     if anchor is None:
         return trials[int(np.argmin([trial.cost for trial in trials]))]
     gains = [_gain(anchor, trial) for trial in trials]
-    best = int(np.argmax(gains))
-    return trials[best] if gains[best] > 0 else anchor
+    passed = [place for place, (mean, error) in enumerate(gains) if mean > error]
+    if not passed:
+        return anchor
+    doubt = 1.0 if len(anchor.rows) <= CAUTIOUS else 0.0
+    return trials[max(passed, key=lambda place: gains[place][0] - doubt * gains[place][1])]
 
 
-def _gain(anchor: Trial, trial: Trial) -> float:
-    """How much better than the anchor a trial is at least: mean less one standard error of the difference."""
+def _gain(anchor: Trial, trial: Trial) -> tuple[float, float]:
+    """How much cheaper than the anchor a trial is, and the standard error of that."""
     difference = anchor.costs - trial.costs
     if len(difference) < 2:
-        return float(difference.sum())
-    return float(difference.mean() - difference.std(ddof=1) / np.sqrt(len(difference)))
+        return float(difference.sum()), 0.0
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
 
 
 def _bare(fields: dict[str, Any]) -> dict[str, Any]:

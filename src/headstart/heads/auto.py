@@ -5,11 +5,13 @@
    best candidates put side by side compete as well.
 3. **Decision.** Settings are compared by held-out *error + log-loss* (accuracy alone is too coarse to choose by on few
    rows), row by row. Logistic regression with C = 1 on plain features is the one to beat: another setting replaces it
-   only when it is better by more than one standard error of the paired difference, and the one whose lower bound is
-   best wins. Up to 30 rows per class folds are drawn several times, and only heads that are steady there compete.
+   only when it is better by more than one standard error of the paired difference. Of those the best mean wins, up to
+   200 rows the best lower bound. Up to 30 rows per class folds are drawn several times, and only heads that are steady
+   there compete.
 
 Everything is deterministic, and a time budget is counted in operations, not seconds, so that a slow moment never
-changes a choice. The score of the winner is the best of many and so slightly too good; a test split says what it is worth.
+changes a choice. The score of the winner is the best of many and so slightly too good: a test split says what it is
+worth.
 Standardisation uses all rows, also held-out ones, but never their targets.
 
 Metrics: accuracy or balanced accuracy (classes), mean average precision (labels), R² (values).

@@ -13,12 +13,11 @@ from headstart.heads.base import Head
 
 @dataclass(frozen=True)
 class Part:
-    """One layer of one source: how it is pooled, and the factor that balances it against other parts."""
+    """One layer of one source, and how it is pooled."""
 
     source: int
     layer: str
     pooling: str
-    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Answer:
 
 
 def joined(rows: Mapping[tuple[int, str], np.ndarray], parts: Sequence[Part]) -> np.ndarray:
-    """Parts side by side, each times its factor, (n, d) float32."""
-    if len(parts) == 1 and parts[0].scale == 1.0:
+    """Parts side by side, (n, d) float32."""
+    if len(parts) == 1:
         return rows[parts[0].source, parts[0].layer]
-    return np.concatenate([rows[p.source, p.layer] * np.float32(p.scale) for p in parts], axis=1)
+    return np.concatenate([rows[p.source, p.layer] for p in parts], axis=1)

@@ -12,11 +12,10 @@ from headstart._progress import note
 from headstart.bank import Skipped
 from headstart.dataset import Dataset, Target
 from headstart.errors import DataError
-from headstart.heads.base import Head, head as make_head
-from headstart.imbalance import log_adjustment, resolve, row_weights
+from headstart.heads.auto import Choice, choose
+from headstart.heads.base import Head
 from headstart.predictor import Answer, Part
 from headstart.sources.base import Source
-from headstart.transfer._contest import Entry, contest, joined
 
 Place = tuple[int, str]
 
@@ -51,9 +50,14 @@ class Candidates:
         rows = {place: X[index] for place, X in self.rows.items()}
         return Candidates(self.sources, self.data.take(index), rows, self.poolings, self.skipped), T[index]
 
-    def part(self, place: Place, scale: float = 1.0) -> Part:
+    def part(self, place: Place) -> Part:
         """A candidate as a part of an answer."""
-        return Part(place[0], place[1], self.poolings[place], scale)
+        return Part(place[0], place[1], self.poolings[place])
+
+    def deepest_first(self) -> list[Place]:
+        """All candidates; of equals the first is chosen, and deeper layers are the usual choice."""
+        order = {(i, layer.name): -layer.macs for i, s in enumerate(self.sources) for layer in s.layers}
+        return sorted(self.rows, key=lambda place: (place[0], order.get(place, 0)))
 
     def label(self, place: Place) -> str:
         """How a candidate is called in tables: the layer, with its source when there are several."""
@@ -71,61 +75,53 @@ def select(
 ) -> tuple[Answer, dict[str, Any]]:
     """The best layers and head for one target column, fitted on all labelled items, and the table it was chosen from."""
     labelled, T = candidates.labelled(column.name)
-    switch = resolve(balance, T.sum(0), column.task) if column.classes is not None else resolve("none", [1], column.task)
-    shift = log_adjustment(T.sum(0)) if switch.kind == "logit" else None
-    metric = switch.metric if column.task == "classification" else ""
-    entries = contest(
-        labelled.rows,
+    names = {labelled.label(place): place for place in labelled.deepest_first()}
+    rows = {name: labelled.rows[place] for name, place in names.items()}
+    choice = choose(
+        rows,
         T,
         task=column.task,
-        metric=metric,
-        shift=shift,
-        groups=labelled.data.groups,
-        only=head if isinstance(head, str) and head != "auto" else None,
+        groups=None if labelled.data.groups is None else np.asarray(labelled.data.groups, dtype=object).astype(str),
+        heads=head,
+        balance=balance,
         fuse=fuse,
-        seed=random_state,
+        random_state=random_state,
     )
-    best = _steady(entries)
-    X, scales = joined(labelled.rows, best.places)
-    solved = head if isinstance(head, Head) else make_head(best.head, **best.fields)
-    weights = row_weights(T) if switch.kind == "weights" else None
-    solved = solved.fit(X, T, task=column.task, sample_weight=weights)
-    solved.temperature_ = best.measured.temperature
-    if shift is not None:
-        solved.adjust(shift)
-    parts = tuple(labelled.part(place, scale) for place, scale in zip(best.places, scales))
     counts = None if column.classes is None else dict(zip(column.classes, T.sum(0).astype(int).tolist()))
-    answer = Answer(column.name, column.task, column.classes, parts, solved, shift, counts)
-    return answer, _table(labelled, entries, best, switch)
+    parts = tuple(labelled.part(names[name]) for name in choice.candidates)
+    answer = Answer(column.name, column.task, column.classes, parts, choice.fit(rows, T), choice.log_odds, counts)
+    return answer, _table(choice)
 
 
-def _steady(entries: list[Entry]) -> Entry:
-    """Of the entries that cannot be told from the best, the one with the least held-out loss."""
-    best = entries[0]
-    tied = [e for e in entries if _tied(e, best)]
-    return min(tied, key=lambda e: (float(e.measured.loss.mean()), len(e.places)))
-
-
-def _tied(entry: Entry, best: Entry) -> bool:
-    difference = best.measured.rows - entry.measured.rows
-    error = float(difference.std() / np.sqrt(len(difference)))
-    return best.score - entry.score <= error
-
-
-def _table(candidates: Candidates, entries: list[Entry], best: Entry, switch: Any) -> dict[str, Any]:
-    """The best entry per combination of layers, as plain data."""
-    rows: dict[str, dict[str, Any]] = {}
-    for entry in entries:
-        name = " + ".join(candidates.label(place) for place in entry.places)
-        m = entry.measured
-        numbers = {"score": round(m.score, 4), "low": round(m.low, 4), "high": round(m.high, 4)}
-        rows.setdefault(name, {"layers": name, "head": entry.head, **numbers})
-    chosen = " + ".join(candidates.label(place) for place in best.places)
+def _table(choice: Choice) -> dict[str, Any]:
+    """What was chosen, and the best trial of every combination of layers, as plain data, the best first."""
+    best: dict[tuple[str, ...], Any] = {}
+    for trial in choice.trials:
+        if trial.candidates not in best or trial.cost < best[trial.candidates].cost:
+            best[trial.candidates] = trial
+    shown = sorted(best.values(), key=lambda trial: trial.cost)
     return {
-        "layers": chosen,
-        "head": best.head,
-        "fields": dict(best.fields),
-        "score": round(best.score, 4),
-        "balance": {"kind": switch.kind, "metric": switch.metric, "reason": switch.reason},
-        "table": list(rows.values()),
+        "layers": " + ".join(choice.candidates),
+        "head": choice.name,
+        "fields": dict(choice.fields),
+        "metric": choice.metric,
+        "score": _rounded(choice.score),
+        "low": _rounded(choice.low),
+        "high": _rounded(choice.high),
+        "reason": choice.reason,
+        "balance": {"kind": choice.balance.kind, "metric": choice.balance.metric, "reason": choice.balance.reason},
+        "table": [
+            {
+                "layers": " + ".join(trial.candidates),
+                "head": trial.head,
+                "score": _rounded(trial.score),
+                "low": _rounded(trial.low),
+                "high": _rounded(trial.high),
+            }
+            for trial in shown
+        ],
     }
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)

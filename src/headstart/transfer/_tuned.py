@@ -46,7 +46,7 @@ def tuned(
     begun = time.perf_counter()
     outcome = tune(
         source,
-        [Feature(part.layer, part.pooling, part.scale) for part in answer.parts],
+        [Feature(part.layer, part.pooling) for part in answer.parts],
         Start.of(linear.coef_ / linear.temperature_, linear.intercept_ / linear.temperature_, X[fitting]),
         samples=_samples(read, source, fitting),
         targets=T[fitting],
