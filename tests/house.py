@@ -55,6 +55,7 @@ FAMILIES = frozenset(
 SAME_FLOOR: dict[tuple[str, str], str] = {
     ("bank", "moments"): "FeatureBank.summarise gives Moments",
     ("bank", "dataset"): "FeatureBank.rows takes a Dataset",
+    ("heads", "imbalance"): "choosing a head balances classes by the one switch",
 }
 
 LONG: dict[str, str] = {}

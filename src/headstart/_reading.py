@@ -12,7 +12,7 @@ from headstart._hashing import key_of_bytes
 from headstart._progress import note
 from headstart.dataset import Dataset
 from headstart.errors import DataError, UnreadableItem
-from headstart.readers.base import reader
+from headstart.readers.base import Clip, reader
 from headstart.sources.base import Source
 
 _CHECKED_UP_TO = 256 << 20  # larger files are not held in memory only to look at their content key again
@@ -41,13 +41,23 @@ def reading(source: Source, data: Dataset, keys: Sequence[bytes | None] | None =
         item = items[index]
         key = None if keys is None else keys[index]
         try:
-            return prepare(decode(_verified(item, key) if key is not None and isinstance(item, Path) else item))
+            if key is not None and isinstance(item, Path):
+                item = _verified(item, key)
+            elif data.modality == "audio" and isinstance(item, np.ndarray):
+                item = _clip(item, data.meta.get("sample_rate"))
+            return prepare(decode(item))
         except UnreadableItem as error:
             raise UnreadableItem(label(data, index), error.reason) from error
         except DataError as error:
             raise UnreadableItem(label(data, index), str(error)) from error
 
     return read
+
+
+def _clip(samples: np.ndarray, rate: int | None) -> Any:
+    if rate is None:
+        raise DataError("An array of sound needs a sample rate: Dataset.from_arrays(X, y, sample_rate=16_000).")
+    return Clip(samples, int(rate))
 
 
 def _verified(path: Path, key: bytes) -> Path | bytes:

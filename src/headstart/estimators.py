@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from headstart.dataset import Dataset
 from headstart.extraction import extract
+from headstart.predictor import raw
 from headstart.sources.base import Source, load_source
 from headstart.transfer import fit
 
@@ -48,22 +49,25 @@ class _Transfer(BaseEstimator):
         self.random_state = random_state
 
     def _fit(self, X: Any, y: Any, task: str) -> None:
-        data = Dataset.from_arrays(X, y, task=task) if isinstance(X, np.ndarray) else _items(self.source, X, y, task)
+        source = load_source(self.source)
         self.predictor_ = fit(
-            self.source,
-            data,
+            source,
+            _dataset(source, X).with_targets(y, task=task),
             layers=self.layers,
             head=self.head,
             policy=self.policy,
             balance=self.balance,
             pooling=self.pooling,
             budget=self.budget,
-            store=False if data.modality == "vector" else None,
             random_state=_seed(self.random_state),
         )
 
-    def _given(self, X: Any) -> Any:
-        return _checked(self, X, reset=False) if _vectors(self.source) else X
+    def _asked(self, verb: str, X: Any) -> np.ndarray:
+        """What the fitted predictor answers about items."""
+        check_is_fitted(self)
+        if _vectors(self.source):
+            X = _checked(self, X, reset=False)
+        return np.asarray(getattr(self.predictor_, verb)(_dataset(self.predictor_.source, X)))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -104,26 +108,22 @@ class TransferClassifier(ClassifierMixin, _Transfer):
         check_classification_targets(y)
         self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"{type(self).__name__} needs at least two classes; y has 1 class: {self.classes_[0]!r}.")
-        self._fit(X, codes.tolist(), "classification")
+            raise ValueError(f"{type(self).__name__} needs at least two classes; y has 1 class: {self.classes_.tolist()[0]!r}.")
+        self._fit(X, codes, "classification")
         return self
 
     def predict(self, X: Any) -> np.ndarray:
         """Labels (n,)."""
-        check_is_fitted(self)
-        X = self._given(X)
-        codes = self.predictor_.predict(_listed(X))
-        return self.classes_[np.asarray(codes, dtype=np.int64)]
+        codes = self._asked("predict", X).astype(np.int64)
+        return self.classes_[codes]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities (n, n_classes)."""
-        check_is_fitted(self)
-        return np.asarray(self.predictor_.predict_proba(_listed(self._given(X))))
+        return self._asked("predict_proba", X)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Decision values (n, n_classes); (n,) for two classes."""
-        check_is_fitted(self)
-        values = np.asarray(self.predictor_.decision_function(_listed(self._given(X))))
+        values = self._asked("decision_function", X)
         return values[:, 1] - values[:, 0] if values.shape[1] == 2 else values
 
 
@@ -147,8 +147,7 @@ class TransferRegressor(RegressorMixin, _Transfer):
 
     def predict(self, X: Any) -> np.ndarray:
         """Values (n,)."""
-        check_is_fitted(self)
-        return np.asarray(self.predictor_.predict(_listed(self._given(X))), dtype=np.float64)
+        return self._asked("predict", X).astype(np.float64)
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):
@@ -181,15 +180,16 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         if _vectors(self.source):
             X = _checked(self, X, reset=False)
-        data = Dataset.from_items(_listed(X), self.source_.modality)
-        store = False if data.modality == "vector" else None
+        data = _dataset(self.source_, X)
+        store = False if raw(self.source_) else None
         bank = extract(self.source_, data, layers=self.layers_, pooling=self.pooling, store=store, on_error="raise")
         return np.concatenate([bank.rows(layer, data) for layer in bank.layers], axis=1)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = False
-        tags.requires_fit = True
+        tags.input_tags.string = not _vectors(self.source)
+        tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
 
@@ -203,13 +203,11 @@ def _checked(estimator: Any, X: Any, y: Any = "no_validation", **how: Any) -> An
     return validate_data(estimator, X, y, dtype=np.float32, **how)
 
 
-def _items(source: Source | str, X: Any, y: Any, task: str) -> Dataset:
-    data = Dataset.from_items(list(X), load_source(source).modality)
-    return data.with_targets(list(y)) if task == "classification" else data.with_targets([float(v) for v in y])
-
-
-def _listed(X: Any) -> Any:
-    return X if isinstance(X, np.ndarray) else list(X)
+def _dataset(source: Source, X: Any) -> Dataset:
+    """Arrays as they are; anything else (lists and columns of paths or texts) item by item."""
+    if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS":
+        return Dataset.from_arrays(X, modality=source.modality if source.modality == "audio" else None)
+    return Dataset.from_items(list(X), source.modality)
 
 
 def _seed(random_state: Any) -> int:

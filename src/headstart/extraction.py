@@ -143,6 +143,7 @@ def recipe(source: Source, layer: str, pooling: str, choice: Choice, *, data: Da
         "input": source.input.describe(),
         "reading": reader_for(source, data).recipe(),
         "preprocessed": bool(data.meta.get("preprocessed", False)),
+        "sample_rate": data.meta.get("sample_rate"),  # of sounds given as arrays
         "versions": {**versions, **ENGINES[choice.engine].version()},
         **choice.recipe(),
         "format": 1,

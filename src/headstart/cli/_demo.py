@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from headstart._printing import seconds
 from headstart.cli._app import command
@@ -30,15 +31,17 @@ def demo(
     found = LIBRARY["demo"](output, random_state=seed, **({} if repeats is None else {"repeats": repeats}))
     following = shell_line("predict", short(found.predictor), short(found.samples[0]))
     document = {**found.to_dict(), "next": following}
-    per_class = f"{found.per_class} labelled pictures of each"
+    flat = next((one for one in found.layers if one.layer == "flatten"), None)
     blocks: list[Any] = [
-        title("Digits 5–9", per_class, f"{found.repeats} repeats", seconds(found.seconds)),
+        title("Digits 5–9", f"{found.per_class} labelled pictures of each", f"{found.repeats} repeats"),
         _rows(found),
-        found.verdict,
-        under(f"Which layer? Cross-validated on those pictures alone{_joined(found)}", _layers(found)),
-        f"Digits 0–4 were learned first, in {seconds(found.source_seconds)}. All three ways learn from the same "
-        "pictures and are measured on the same others; scratch has the learning rate that suits it best.",
+        Text(found.verdict, style="bold green" if found.helped else "bold yellow"),
+        under("Which layer to take? headstart asked the labelled pictures alone, by cross-validation", _layers(found)),
+        f"Digits 0–4 were learned first, in {seconds(found.source_seconds)}. All three ways learn from the same pictures "
+        "and are measured on the same others; scratch has the learning rate that suits it best.",
     ]
+    if flat is None or 2 * flat.chosen < found.repeats:
+        blocks.append("The flattened convolutions, usually the best here, were not chosen this time.")
     return Page(document, blocks, [following])
 
 
@@ -56,12 +59,9 @@ def _rows(found: Any) -> Any:
 
 def _layers(found: Any) -> Any:
     body = [
-        ["→" if one.chosen else "", one.layer, one.what, f"{one.numbers:,}", f"{one.accuracy:.3f}"]
+        [one.layer, one.what, f"{one.numbers:,}", f"{one.accuracy:.3f}", f"{one.chosen} of {found.repeats}"]
         for one in found.layers
     ]
-    bold = [i for i, one in enumerate(found.layers) if one.chosen]
-    return table(["", "layer", "what it is", "numbers", "accuracy"], body, align="lllrr", keep=1, bold=bold)
-
-
-def _joined(found: Any) -> str:
-    return ""
+    most = max((one.chosen for one in found.layers), default=0)
+    bold = [i for i, one in enumerate(found.layers) if one.chosen == most]
+    return table(["layer", "what it is", "numbers", "accuracy", "chosen"], body, align="llrrr", bold=bold)

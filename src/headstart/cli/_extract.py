@@ -46,6 +46,7 @@ _MOST_SKIPPED = 5
 @command("extract", PANEL)
 def extract(
     data: Data,
+    *,
     source: Source,
     weights: Weights = None,
     options: Options = None,

@@ -1,4 +1,4 @@
-"""Sources that are on this machine already: in folders, and in the hub's cache. Reads names and small JSON files only."""
+"""Sources that are on this machine already: in folders, and in the hub's cache. Reads only small JSON files."""
 
 from __future__ import annotations
 

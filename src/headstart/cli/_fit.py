@@ -49,6 +49,7 @@ _LEARN = "How it is learned"
 @command("fit", PANEL)
 def fit(
     data: Data,
+    *,
     source: Annotated[
         list[str],
         typer.Option("--source", "-s", metavar="FAMILY:NAME", show_default=False,

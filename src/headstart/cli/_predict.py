@@ -45,6 +45,7 @@ def predict(
         list[str],
         typer.Argument(metavar="ITEM...", show_default=False, help="Files, folders, a table, or texts in quotes."),
     ],
+    *,
     input: Input = None,
     proba: Annotated[bool, typer.Option("--proba", help="The probability of every class.")] = False,
     output: Annotated[
@@ -200,6 +201,7 @@ def _flat(row: dict[str, Any], before: str = "") -> dict[str, Any]:
 def evaluate(
     predictor: Predictor,
     data: Data,
+    *,
     input: Input = None,
     target: Target = None,
     groups: Groups = None,

@@ -39,6 +39,7 @@ def pretrain(
         str, typer.Argument(metavar="ARCHITECTURE", show_default=False, help="cnn, or a source to train further.")
     ],
     data: Data,
+    *,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", show_default=False, help="Where the source is saved.")
     ],

@@ -156,8 +156,8 @@ def choose(
         folds = draw_folds(targets, task, groups=groups, random_state=random_state)
     entries = _entries(heads, task, targets)
     if folds is None:
-        return _without_folds(list(features), entries, task, balanced, targets)
-    contest = _contest(targets, folds, task, balanced, sample_weight)
+        return _without_folds(list(features)[-1], entries, task, balanced=balanced, T=targets)
+    contest = _contest(targets, folds, task, balanced=balanced, sample_weight=sample_weight)
     if len(targets) > MOST_ROWS:
         kept = _thinned(contest.T, task, random_state)
         contest, features = contest.thinned(kept), {name: X[kept] for name, X in features.items()}
@@ -165,7 +165,7 @@ def choose(
     winners = [decide([trial for trial in trials if trial.candidates == final]) for final in finals]
     won = winners[int(np.argmin([winner.cost for winner in winners]))]
     reason = f"best of {len(trials)} settings by cross-validation on {len(contest.T):,} rows"
-    return _choice(won, contest.aim, balanced, targets, reason, tuple(trials), folds)
+    return _choice(won, contest.aim, balanced=balanced, T=targets, reason=reason, trials=tuple(trials), folds=folds)
 
 
 def calibrate(fitted: Head, decisions: Array, T: Array) -> Head:
@@ -202,7 +202,7 @@ def _entries(heads: str | Head | Sequence[str | Head] | None, task: str, T: Floa
     return entries
 
 
-def _contest(T: Float, folds: Ints, task: str, balanced: Balance, sample_weight: Array | None) -> Contest:
+def _contest(T: Float, folds: Ints, task: str, *, balanced: Balance, sample_weight: Array | None) -> Contest:
     seen = T.sum(axis=0) > 0 if task == "classification" else np.ones(T.shape[1], dtype=bool)
     T = T[:, seen]
     shift = log_adjustment(T.sum(axis=0)) if balanced.kind == "logit" else None
@@ -214,24 +214,22 @@ def _contest(T: Float, folds: Ints, task: str, balanced: Balance, sample_weight:
     return Contest(T, folds, Aim(task, metric, shift, even), weights)
 
 
-def _choice(
-    won: Trial, aim: Aim, balanced: Balance, T: Float, reason: str, trials: tuple[Trial, ...], folds: Ints | None
-) -> Choice:
+def _choice(won: Trial, aim: Aim, *, balanced: Balance, T: Float, **record: Any) -> Choice:
     log_odds = log_adjustment(T.sum(axis=0)) if balanced.kind == "logit" else None
     score = (aim.metric, won.score, won.low, won.high, won.temperature)
-    return Choice(won.candidates, won.head, won.fields, aim.task, *score, balanced, log_odds, reason, trials, folds)
+    return Choice(won.candidates, won.head, won.fields, aim.task, *score, balanced, log_odds, **record)
 
 
-def _without_folds(names: list[str], entries: list[Entry], task: str, balanced: Balance, T: Float) -> Choice:
+def _without_folds(last: str, entries: list[Entry], task: str, *, balanced: Balance, T: Float) -> Choice:
     """One row per class, or a single group: nothing can be held out, so the default it is, on the last candidate."""
     wanted = _DEFAULT[task]
     entry = next((entry for entry in entries if entry.name == wanted), entries[0])
     nothing = np.zeros(0)
     metric = balanced.metric if task == "classification" else _METRIC[task]
     fields = entry.fields or {}
-    won = Trial((names[-1],), entry.name, fields, np.nan, np.nan, np.nan, nothing, nothing, 1.0)
+    won = Trial((last,), entry.name, fields, np.nan, np.nan, np.nan, nothing, nothing, 1.0)
     reason = "no two folds can be had (one row per class, or one group), so nothing was compared"
-    return _choice(won, Aim(task, metric), balanced, T, reason, (), None)
+    return _choice(won, Aim(task, metric), balanced=balanced, T=T, reason=reason)
 
 
 def _need_rows(features: Mapping[str, Array], T: Float, task: str) -> None:

@@ -25,19 +25,7 @@ from headstart.heads._decisions import ABSENT, flops, members, probabilities, wi
 from headstart.heads._problem import Problem, problem_of
 from headstart.moments import Moments
 
-__all__ = [
-    "ABSENT",
-    "HEADS",
-    "SCALES",
-    "Head",
-    "LinearHead",
-    "Problem",
-    "flops",
-    "head",
-    "members",
-    "probabilities",
-    "widened",
-]
+__all__ = ["ABSENT", "HEADS", "SCALES", "Head", "LinearHead", "Problem", "flops", "head", "members", "widened"]
 
 HEADS = Family(
     "heads",

@@ -20,7 +20,7 @@ class Part:
     pooling: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
     """A target column's features and head.
 

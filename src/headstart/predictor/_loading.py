@@ -3,13 +3,17 @@
 ::
 
     flowers.headstart/
-      predictor.json      heads, classes, recipe, provenance; ends with a check sum of itself
-      arrays.safetensors  coefficients
-      sources/0/          the source as ``Source.save`` writes it (or only its fingerprint, for Python objects)
+      predictor.json      heads, classes, recipe, provenance, and a check sum of itself
+      arrays.safetensors  coefficients; their check sum is in predictor.json
+      sources/0/          the source as ``Source.save`` writes it (nothing, for Python objects)
+
+A predictor saved over another one has ``arrays-2.safetensors`` and ``sources-2/``, and so on.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +21,23 @@ import numpy as np
 
 from headstart._files import read_json
 from headstart._hashing import fingerprint, key_of_file
-from headstart.engines.base import Choice
-from headstart.errors import HeadstartError, SourceError, StoreError
-from headstart.heads.base import HEADS
+from headstart._typing import TASKS
+from headstart.engines.base import ENGINES, PRECISIONS, Choice
+from headstart.errors import HeadstartError, MissingPackage, OptionError, SourceError, StoreError
+from headstart.heads.base import HEADS, Head
 from headstart.predictor._answer import Answer, Part
 from headstart.predictor._predictor import Predictor
-from headstart.predictor._saving import ARRAYS, FORMAT, RECORD
+from headstart.predictor._saving import FORMAT, KEY_BYTES, RECORD, names_of
 from headstart.sources.base import Source, load_source
 
 
-def load(path: str | Path, *, sources: tuple[Source, ...] | list[Source] | None = None) -> Predictor:
+def load(path: str | Path, *, sources: Source | Sequence[Source] = ()) -> Predictor:
     """Load a saved predictor.
 
     Parameters
     ----------
     path : str or Path
-    sources : sequence of Source, optional
+    sources : Source or sequence of Source, optional
         Needed only for sources that are Python objects and could not be saved with it.
 
     Raises
@@ -41,74 +46,129 @@ def load(path: str | Path, *, sources: tuple[Source, ...] | list[Source] | None 
         When it is incomplete, damaged, or was changed after it was saved.
     SourceError
         When a source must be given and is not, or is another one.
+    MissingPackage
+        When the package that builds a source is not installed.
     """
+    given = [sources] if isinstance(sources, Source) else list(sources)
+    if not all(isinstance(source, Source) for source in given):
+        raise OptionError(f"sources= takes Source objects; got {', '.join(type(s).__name__ for s in given)}.")
     path = Path(path).expanduser()
-    if path.is_dir() and not (path / RECORD).is_file():
-        raise StoreError(f"{path} is a folder without {RECORD}: no saved predictor.")
-    record = read_json(path / RECORD, "saved predictor")
+    record_file = path / RECORD
     try:
-        if record.pop("checksum") != fingerprint(record, 64):
-            raise StoreError(f"{path / RECORD} was changed after it was saved, or is damaged: its check sum is wrong.")
-        return _read(path, record, list(sources or ()))
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise StoreError(f"{path / RECORD} is no complete record of a predictor: {error!r}") from error
+        if path.is_dir() and not record_file.is_file():
+            raise StoreError(f"{path} is a folder without {RECORD}: no saved predictor.")
+        return _read(path, _record(record_file), given)
+    except (StoreError, _NotGiven, MissingPackage):
+        raise
+    except Exception as error:  # the record is whole, but was never written by us
+        raise StoreError(f"{record_file} is no complete record of a predictor: {error!r}") from error
+
+
+class _NotGiven(SourceError):
+    pass
+
+
+def _record(file: Path) -> dict[str, Any]:
+    record = read_json(file, "saved predictor")
+    if not isinstance(record, dict) or "format" not in record:
+        raise StoreError(f"{file} is no record of a saved predictor.")
+    if record["format"] != FORMAT:
+        raise StoreError(f"{file} is of format {record['format']!r}; this version reads format {FORMAT}.")
+    found = record.pop("checksum", None)
+    if found != fingerprint(record, 64):
+        raise StoreError(f"{file} was changed after it was saved, or is damaged: its check sum is wrong.")
+    return record
 
 
 def _read(path: Path, record: dict[str, Any], given: list[Source]) -> Predictor:
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    if record["format"] != FORMAT:
-        raise StoreError(f"{path} was saved in format {record['format']}; this version reads format {FORMAT}.")
-    file = path / ARRAYS
+    number = record["number"]
+    _need(type(number) is int and number > 0, "its number")
+    file = path / names_of(number)[0]
     if not file.is_file() or key_of_file(file).hex() != record["arrays"]:
         raise StoreError(f"{file} is not the file that was saved: it is missing, damaged or was changed.")
-    try:
-        arrays = load_file(file)
-    except (SafetensorError, ValueError) as error:
-        raise StoreError(f"{file} is damaged: {error}") from error
-    sources = tuple(_source(path, entry, given) for entry in record["sources"])
-    return Predictor(
-        sources=sources,
-        answers=tuple(_answer(number, entry, arrays) for number, entry in enumerate(record["answers"])),
-        choices=tuple(Choice(**entry["choice"]) for entry in record["sources"]),
-        history=record["history"],
-        chosen=record["chosen"],
-        provenance=record["provenance"],
-        trained_on=frozenset(bytes(row) for row in arrays["trained_on"]),
-    )
+    arrays = load_file(file)
+    entries = record["sources"]
+    _need(isinstance(entries, list) and len(entries) > 0, "its sources")
+    answers = tuple(_answer(i, entry, arrays, len(entries)) for i, entry in enumerate(record["answers"]))
+    _need(len(answers) > 0 and len({a.target for a in answers}) == len(answers), "its answers")
+    keys = arrays["trained_on"]
+    _need(keys.dtype == np.uint8 and keys.ndim == 2 and keys.shape[1] == KEY_BYTES, "its training items")
+    facts = {name: record[name] for name in ("history", "chosen", "provenance")}
+    _need(all(isinstance(value, dict) for value in facts.values()), "its history")
+    choices = tuple(_choice(entry["choice"]) for entry in entries)
+    sources = tuple(_source(path, entry, given) for entry in entries)
+    seen = frozenset(bytes(row) for row in keys)
+    return Predictor(sources=sources, answers=answers, choices=choices, trained_on=seen, **facts)
 
 
-def _answer(number: int, entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Answer:
-    head = entry["head"]
-    state = {name: arrays[f"{number}/{name}"] for name in head["arrays"]}
-    classes = entry["classes"]
-    return Answer(
-        target=entry["target"],
-        task=entry["task"],
-        classes=None if classes is None else tuple(classes),
-        parts=tuple(Part(**part) for part in entry["parts"]),
-        head=HEADS[head["name"]].from_state(head["fields"], state),
-        log_ratio=arrays.get(f"{number}/log_ratio"),
-        counts=None if entry["counts"] is None else dict(entry["counts"]),
-    )
+def _need(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"{what} cannot be right")
+
+
+def _answer(number: int, entry: dict[str, Any], arrays: dict[str, np.ndarray], sources: int) -> Answer:
+    saved, target, task, classes = entry["head"], entry["target"], entry["task"], entry["classes"]
+    _need(isinstance(target, str) and task in TASKS, "a target")
+    made = HEADS[saved["name"]].from_state(saved["fields"], {n: arrays[f"{number}/{n}"] for n in saved["arrays"]})
+    parts = tuple(Part(**part) for part in entry["parts"])
+    _need(len(parts) > 0 and all(_fits(part, sources) for part in parts), "a layer")
+    log_ratio = arrays.get(f"{number}/log_ratio")
+    _check_head(made, task, classes, log_ratio)
+    counts = None if entry["counts"] is None else {label: int(n) for label, n in entry["counts"]}
+    return Answer(target, task, None if classes is None else tuple(classes), parts, made, log_ratio, counts)
+
+
+def _fits(part: Part, sources: int) -> bool:
+    known = type(part.source) is int and 0 <= part.source < sources
+    return known and isinstance(part.layer, str) and isinstance(part.pooling, str)
+
+
+def _check_head(made: Head, task: str, classes: Any, log_ratio: np.ndarray | None) -> None:
+    """The head gives one finite decision per class: what else is wrong with it would show only when it predicts."""
+    _need(made.task_ == task and made.intercept_.ndim == 1 and math.isfinite(made.temperature_), "a head")
+    shape = (1, len(made.intercept_))
+    found = made.decision(np.zeros((1, made._features), dtype=np.float32))
+    _need(found.shape == shape and not np.isnan(found).any() and made.temperature_ > 0, "a head")
+    _need(log_ratio is None or log_ratio.shape == shape[1:], "a logit adjustment")
+    if task == "regression":
+        _need(classes is None, "the classes")
+        return
+    plain = isinstance(classes, list) and all(isinstance(c, (str, int, float, bool)) for c in classes)
+    _need(plain and len(classes) == shape[1], "the classes")
+
+
+def _choice(entry: dict[str, Any]) -> Choice:
+    choice = Choice(**entry)
+    names = choice.engine in list(ENGINES) and choice.precision in PRECISIONS and isinstance(choice.device, str)
+    size = type(choice.batch_size) is int and choice.batch_size > 0
+    numbers = all(type(n) in (int, float) and math.isfinite(n) for n in (choice.cosine, choice.speed))
+    _need(names and size and numbers, "how a source is run")
+    return choice
 
 
 def _source(path: Path, entry: dict[str, Any], given: list[Source]) -> Source:
+    wanted = entry["fingerprint"]
     for source in given:
-        if source.fingerprint == entry["fingerprint"]:
+        if source.fingerprint == wanted:
             return source
     if entry["folder"] is None:
-        raise SourceError(
+        others = ", ".join(f"{s.address} {s.fingerprint[:12]}…" for s in given)
+        raise _NotGiven(
             f"{entry['address']} is a Python object and was not saved with the predictor. Build it again and give it: "
-            f"headstart.load({str(path)!r}, sources=[source]); its fingerprint must be {entry['fingerprint'][:12]}…"
+            f"headstart.load({str(path)!r}, sources=[source]); its fingerprint must be {wanted[:12]}…"
+            + (f" Given: {others}." if others else "")
         )
     folder = (path / entry["folder"]).resolve()
     if path.resolve() not in folder.parents:
         raise StoreError(f"{path / RECORD} points outside its folder.")
     try:
-        return load_source(f"saved:{folder}")
-    except StoreError:
+        source = load_source(f"saved:{folder}")
+    except (StoreError, MissingPackage):
         raise
     except HeadstartError as error:
         raise StoreError(f"The source saved in {folder} cannot be loaded: {error}") from error
+    if source.fingerprint != wanted:
+        raise StoreError(f"The source saved in {folder} is another one than was saved with this predictor.")
+    return source

@@ -2,84 +2,142 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headstart._files import write_atomic, write_json
+from headstart._files import read_json, write_atomic
 from headstart._hashing import fingerprint, key_of_file
+from headstart._records import plain
 from headstart.errors import StoreError
 from headstart.predictor._answer import Answer
 
 FORMAT = 1
-RECORD, ARRAYS = "predictor.json", "arrays.safetensors"
+RECORD = "predictor.json"
+KEY_BYTES = 8
+_OURS = re.compile(r"(?:arrays|sources)(?:-([1-9][0-9]{0,8}))?(?:\.safetensors)?")
 
 
 def save(predictor: Any, path: Path) -> Path:
-    """Write into a fresh folder beside ``path`` and rename it: there is a whole predictor at ``path`` or the old one."""
-    path = path.expanduser()
-    if path.exists() and not (path / RECORD).is_file():
-        raise StoreError(f"{path} exists and is no saved predictor; it is not overwritten.")
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    """A fresh folder is written beside its place and renamed; in an old one the record is what is renamed, last of all.
+
+    So at any moment there is nothing, the whole old predictor or the whole new one at ``path``.
+    """
+    place = path.expanduser().resolve()
     try:
-        _write(predictor, draft)
-        if path.exists():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.old")
-            os.replace(path, old)
-            os.replace(draft, path)
-            shutil.rmtree(old, ignore_errors=True)
+        if _replaces(place):
+            _replace(predictor, place)
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(draft, path)
-    except OSError as error:
+            _create(predictor, place)
+    except StoreError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: no name for a file at all
         raise StoreError(f"Cannot save the predictor to {path}: {error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return path
 
 
-def _write(predictor: Any, folder: Path) -> None:
+def _replaces(place: Path) -> bool:
+    """Whether a predictor is there already; anything else that is there is left alone."""
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return False
+    with suppress(StoreError):
+        record = read_json(place / RECORD)
+        if isinstance(record, dict) and {"format", "answers", "sources", "checksum"} <= set(record):
+            return True
+    raise StoreError(
+        f"{place} exists and is no saved predictor (or a damaged one); it is not overwritten. "
+        "Choose another name, or delete it first."
+    )
+
+
+def _create(predictor: Any, place: Path) -> None:
+    draft = place.with_name(f".{place.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        _write(predictor, draft, 1)
+        if place.is_dir():
+            place.rmdir()
+        os.replace(draft, place)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _replace(predictor: Any, place: Path) -> None:
+    """Write under new names, point the record there, then delete what the old one pointed to."""
+    old = {entry: int(found[1] or 1) for entry in place.iterdir() if (found := _OURS.fullmatch(entry.name))}
+    number = max(old.values(), default=0) + 1
+    try:
+        _write(predictor, place, number)
+    except BaseException:
+        _remove([place / name for name in names_of(number)])
+        raise
+    _remove(old)
+
+
+def _remove(entries: Any) -> None:
+    for entry in entries:
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                entry.unlink()
+
+
+def names_of(number: int) -> tuple[str, str]:
+    """Names of the arrays' file and of the sources' folder, for the ``number``-th save at one place."""
+    suffix = "" if number == 1 else f"-{number}"
+    return f"arrays{suffix}.safetensors", f"sources{suffix}"
+
+
+def _write(predictor: Any, folder: Path, number: int) -> None:
     from safetensors.numpy import save_file
 
     arrays: dict[str, np.ndarray] = {}
     answers = []
-    for number, answer in enumerate(predictor.answers):
+    for index, answer in enumerate(predictor.answers):
         state = answer.head.state()
-        arrays |= {f"{number}/{name}": np.array(value, order="C") for name, value in state.items()}
+        arrays |= {f"{index}/{name}": np.array(value, order="C") for name, value in state.items()}
         if answer.log_ratio is not None:
-            arrays[f"{number}/log_ratio"] = answer.log_ratio
+            arrays[f"{index}/log_ratio"] = np.array(answer.log_ratio, order="C")
         answers.append(_plain_answer(answer, sorted(state)))
     keys = sorted(predictor.trained_on)
-    arrays["trained_on"] = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 8)
-    folder.mkdir(parents=True)
-    write_atomic(folder / ARRAYS, lambda file: save_file(arrays, file))
-    sources = []
-    for number, (source, choice) in enumerate(zip(predictor.sources, predictor.choices)):
-        name = f"sources/{number}"
-        if source.rebuild is not None:
-            source.save(folder / name)
-        sources.append(
-            {
-                "folder": name if source.rebuild is not None else None,
-                "address": source.address,
-                "fingerprint": source.fingerprint,
-                "choice": choice.to_dict(),
-            }
-        )
+    arrays["trained_on"] = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), KEY_BYTES)
+    file, home = names_of(number)
+    (folder / home).mkdir(parents=True)
+    write_atomic(folder / file, lambda draft: save_file(arrays, draft))
     record = {
         "format": FORMAT,
+        "number": number,
         "answers": answers,
-        "sources": sources,
-        "arrays": key_of_file(folder / ARRAYS).hex(),
-        "history": dict(predictor.history),
-        "chosen": dict(predictor.chosen),
-        "provenance": dict(predictor.provenance),
+        "sources": [_saved_source(predictor, index, folder, home) for index in range(len(predictor.sources))],
+        "arrays": key_of_file(folder / file).hex(),
+        "history": predictor.history,
+        "chosen": predictor.chosen,
+        "provenance": predictor.provenance,
     }
-    write_json(folder / RECORD, {**record, "checksum": fingerprint(record, 64)})
+    record = plain(record)
+    # ASCII: a class named after a folder may hold what UTF-8 cannot write.
+    text = json.dumps({**record, "checksum": fingerprint(record, 64)}, indent=1, sort_keys=True)
+    write_atomic(folder / RECORD, text + "\n")
+
+
+def _saved_source(predictor: Any, index: int, folder: Path, home: str) -> dict[str, Any]:
+    source = predictor.sources[index]
+    whole = source.rebuild is not None
+    if whole:
+        source.save(folder / home / str(index))
+    return {
+        "folder": f"{home}/{index}" if whole else None,
+        "address": source.address,
+        "fingerprint": source.fingerprint,
+        "choice": predictor.choices[index].to_dict(),
+    }
 
 
 def _plain_answer(answer: Answer, arrays: list[str]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class SourceHead:
     classes: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A backbone with its own preprocessing, layers in measured execution order, and a fingerprint.
 

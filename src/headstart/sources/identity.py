@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from headstart.errors import UnknownName
 from headstart.sources._array_input import ArrayInput
 from headstart.sources._image_input import ImageInput
 from headstart.sources.base import Input, Source
+
+
+class Pixels(nn.Sequential):
+    """One layer: everything in one row."""
 
 
 def load(name: str = "vector", *, size: int = 32, shape: tuple[int, ...] | None = None) -> Source:
@@ -18,17 +24,12 @@ def load(name: str = "vector", *, size: int = 32, shape: tuple[int, ...] | None 
     UnknownName
         For any other name.
     """
-    from torch import nn
-
     if name == "vector":
         how: Input = ArrayInput(tuple(shape) if shape else None)
     elif name == "image":
         how = ImageInput(size=(size, size), crop_pct=1.0, crop_mode="squash", mean=(0.5,) * 3, std=(0.25,) * 3)
     else:
         raise UnknownName(f"identity:{name} is not known; there are identity:vector and identity:image.")
-
-    class Pixels(nn.Sequential):
-        """One layer: everything in one row."""
 
     options: dict[str, Any] = {"size": size, "shape": list(shape) if shape else None}
     network = Pixels(nn.Flatten())

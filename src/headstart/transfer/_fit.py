@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import lru_cache
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ import numpy as np
 
 from headstart import _extras
 from headstart._progress import note
+from headstart._registry import unknown
 from headstart.dataset import Dataset
+from headstart.dataset._splitting import seed_of
 from headstart.engines.base import Choice
-from headstart.errors import DataError, OptionError
+from headstart.errors import DataError, OptionError, UnknownName
 from headstart.extraction import extract
-from headstart.heads.base import Head
+from headstart.heads.base import HEADS, Head
+from headstart.imbalance import BALANCES
 from headstart.policies.base import Policy, policy as policy_named
-from headstart.predictor import Answer, Predictor
-from headstart.transfer._select import Candidates, select
+from headstart.predictor import Answer, Predictor, raw
 from headstart.sources.base import Source, load_source
+from headstart.transfer._select import Candidates, need_contrast, select
 from headstart.transfer._tuned import tuned
 
 _VERSIONS = ("headstart", "torch", "numpy", "scikit-learn", "timm", "transformers", "keras")
@@ -67,8 +71,8 @@ def fit(
         For fine-tuning.
     guard : bool
         True returns the best on validation of frozen, tuned and their average; False the tuned one, whatever it is worth.
-    random_state : int
-        Seeds folds, order and everything else; recorded in ``provenance``.
+    random_state : int, Generator or None
+        Seeds folds, order and everything else; the seed is recorded in ``provenance``.
 
     Returns
     -------
@@ -84,18 +88,19 @@ def fit(
     Cost: one forward pass per item (none for those in the bank), then seconds for heads; fine-tuning as its plan says.
     """
     begun = time.perf_counter()
-    sources = _sources(source)
-    if not data.columns:
-        raise DataError("fit() needs targets; this dataset has none.")
+    seed = seed_of(random_state)
     chosen_policy = policy_named(_policy(policy, budget))
-    candidates, choices = _extracted(sources, data, layers, pooling, store=store, engine=engine, precision=precision,
-                                     on_error=on_error, device=device)  # fmt: skip
+    _check(data, head, balance)
+    sources = _sources(source)
+    layers = layers if isinstance(layers, str) else tuple(layers)
+    how = {"engine": engine, "precision": precision, "on_error": on_error, "device": device}
+    candidates, choices = _extracted(sources, data, layers, pooling, store=store, **how)
     extracted = time.perf_counter()
     answers: list[Answer] = []
     tables: dict[str, Any] = {}
     for column in candidates.data.columns:
         answer, tables[column.name] = select(
-            candidates, column, head=head, balance=balance, fuse=_may_fuse(layers, sources), random_state=random_state
+            candidates, column, head=head, balance=balance, fuse=_may_fuse(layers, sources), random_state=seed
         )
         answers.append(answer)
     solved = time.perf_counter()
@@ -105,13 +110,13 @@ def fit(
         answers=tuple(answers),
         choices=tuple(choices),
         chosen={"selection": tables, "policy": "frozen", "seconds": seconds},
-        provenance=_provenance(sources, data, random_state),
+        provenance={**_provenance(sources, data, seed), "precision": precision},
         trained_on=frozenset(key[:8] for key in candidates.data.keys() if key is not None),
     )
     if chosen_policy.name == "frozen":
         return predictor
     return tuned(
-        predictor, candidates, chosen_policy, guard=guard, budget=budget, seed=random_state,
+        predictor, candidates, chosen_policy, guard=guard, budget=budget, seed=seed,
         device=device, checkpoint=Path(checkpoint) if checkpoint else None,
     )  # fmt: skip
 
@@ -121,6 +126,23 @@ def _sources(source: Source | str | Sequence[Source | str]) -> list[Source]:
     if not several:
         raise OptionError("fit() needs at least one source.")
     return [load_source(one) for one in several]
+
+
+def _check(data: Any, head: str | Head, balance: str) -> None:
+    """What can be refused before any feature is computed."""
+    if not isinstance(data, Dataset):
+        raise DataError(
+            f"fit() takes a Dataset; got {type(data).__name__}. Make one with Dataset.from_folder(PATH), "
+            "Dataset.from_table(PATH, target=NAME) or Dataset.from_arrays(X, y)."
+        )
+    if not data.columns:
+        raise DataError("fit() needs targets; this dataset has none.")
+    if isinstance(head, str) and head != "auto":
+        HEADS[head]
+    if not BALANCES.allows(balance):
+        raise UnknownName(unknown("values of balance", balance, list(BALANCES.names)))
+    for column in data.columns:
+        need_contrast(column.name, column)
 
 
 def _policy(policy: str | Policy, budget: float | None) -> str | Policy:
@@ -133,9 +155,11 @@ def _may_fuse(layers: str | Iterable[str], sources: Sequence[Source]) -> bool:
     return layers == "auto" or len(sources) > 1
 
 
-def _extracted(sources: list[Source], data: Dataset, layers: Any, pooling: str, **how: Any) -> tuple[Candidates, list[Choice]]:  # fmt: skip
+def _extracted(sources: list[Source], data: Dataset, layers: Any, pooling: str, *, store: Any, **how: Any) -> tuple[Candidates, list[Choice]]:  # fmt: skip
     """Rows of every candidate layer of every source, for the items that all of them can read."""
-    banks = [extract(source, data, layers=layers, pooling=pooling, **how) for source in sources]
+    banks = [
+        extract(one, data, layers=layers, pooling=pooling, store=False if raw(one) else store, **how) for one in sources
+    ]
     there = np.ones(len(data), dtype=bool)
     for bank in banks:
         there &= bank.keep(data)
@@ -156,11 +180,17 @@ def _extracted(sources: list[Source], data: Dataset, layers: Any, pooling: str, 
 
 
 def _provenance(sources: Sequence[Source], data: Dataset, seed: int) -> dict[str, Any]:
-    versions = {name: v for name in _VERSIONS if (v := _extras.installed_version(name))}
     return {
         "random_state": seed,
         "train": data.fingerprint,
         "items": len(data),
         "sources": [{"address": s.address, "fingerprint": s.fingerprint, **dict(s.meta)} for s in sources],
-        "versions": {**versions, "python": sys.version.partition(" ")[0]},
+        "versions": dict(_versions()),
     }
+
+
+@lru_cache(maxsize=1)
+def _versions() -> tuple[tuple[str, str], ...]:
+    """Looked up once: a search through the installed packages takes longer than a small fit."""
+    found = [(name, v) for name in _VERSIONS if (v := _extras.installed_version(name))]
+    return (*found, ("python", sys.version.partition(" ")[0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,12 @@ class Candidates:
         return sorted(self.rows, key=lambda place: (place[0], order.get(place, 0)))
 
     def label(self, place: Place) -> str:
-        """How a candidate is called in tables: the layer, with its source when there are several."""
-        return place[1] if len(self.sources) == 1 else f"{self.sources[place[0]].name}/{place[1]}"
+        """How a candidate is called in tables: the layer, with its source (numbered among namesakes) when several."""
+        names = [source.name for source in self.sources]
+        name = names[place[0]]
+        if names.count(name) > 1:
+            name = f"{name}#{place[0] + 1}"
+        return place[1] if len(names) == 1 else f"{name}/{place[1]}"
 
 
 def select(
@@ -75,13 +79,14 @@ def select(
 ) -> tuple[Answer, dict[str, Any]]:
     """The best layers and head for one target column, fitted on all labelled items, and the table it was chosen from."""
     labelled, T = candidates.labelled(column.name)
+    need_contrast(column.name, labelled.data.columns[candidates.data.columns.index(column)])
     names = {labelled.label(place): place for place in labelled.deepest_first()}
     rows = {name: labelled.rows[place] for name, place in names.items()}
     choice = choose(
         rows,
         T,
         task=column.task,
-        groups=None if labelled.data.groups is None else np.asarray(labelled.data.groups, dtype=object).astype(str),
+        groups=_group_ids(labelled.data.groups),
         heads=head,
         balance=balance,
         fuse=fuse,
@@ -91,6 +96,36 @@ def select(
     parts = tuple(labelled.part(names[name]) for name in choice.candidates)
     answer = Answer(column.name, column.task, column.classes, parts, choice.fit(rows, T), choice.log_odds, counts)
     return answer, _table(choice)
+
+
+def need_contrast(name: str, column: Target) -> None:
+    """There must be something to tell apart.
+
+    Raises
+    ------
+    DataError
+        When all labels are the same class, or there are none, or a single number.
+    """
+    given = [value for value in column.values if value is not None]
+    if not given:
+        raise DataError(f"No item has a label in {name!r}.")
+    if column.task == "classification" and len(set(given)) < 2:
+        raise DataError(
+            f"All {len(given):,} labelled items of {name!r} are of one class, {given[0]!r}: there is nothing to tell it "
+            "from. Add items of another class."
+        )
+    if column.task == "multilabel" and not any(given):
+        raise DataError(f"None of the {len(given):,} labelled items of {name!r} has any label of its own.")
+    if column.task == "regression" and len(given) < 2:
+        raise DataError(f"Regression needs at least 2 labelled items; {name!r} has 1 sample.")
+
+
+def _group_ids(groups: Sequence[Any] | None) -> np.ndarray | None:
+    """Whole numbers; an item without a group is a group of its own."""
+    if groups is None:
+        return None
+    numbers = {group: i for i, group in enumerate(dict.fromkeys(groups)) if group is not None}
+    return np.array([len(groups) + i if g is None else numbers[g] for i, g in enumerate(groups)], dtype=np.int64)
 
 
 def _table(choice: Choice) -> dict[str, Any]:

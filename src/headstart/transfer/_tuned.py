@@ -15,7 +15,9 @@ from headstart.dataset import Dataset
 from headstart.errors import OptionError
 from headstart.extraction import device_name, reading
 from headstart.finetuning import Feature, Outcome, Samples, Start, tune
-from headstart.heads.base import HEADS, Head, head as make_head
+from headstart.heads.base import HEADS, Head
+from headstart.heads.base import head as make_head
+from headstart.imbalance import log_adjustment, row_weights
 from headstart.policies.base import Policy
 from headstart.predictor import Answer, Predictor
 from headstart.transfer._select import Candidates
@@ -41,8 +43,11 @@ def tuned(
     labelled, T = candidates.labelled(answer.target)
     fitting, held = _halves(labelled.data, T, answer.task, guard=guard, seed=seed)
     X = answer.features(labelled.rows)
-    linear = _linear(answer, X[fitting], T[fitting])
+    kind = predictor.chosen["selection"][answer.target]["balance"]["kind"]
+    shift = log_adjustment(T.sum(0)) if kind != "none" else None
+    linear = _linear(answer, X[fitting], T[fitting], kind=kind, shift=shift)
     read = reading(source, labelled.data)
+    score = _scorer(T[held], answer.task, balanced=shift is not None) if len(held) else None
     begun = time.perf_counter()
     outcome = tune(
         source,
@@ -52,14 +57,16 @@ def tuned(
         targets=T[fitting],
         task=answer.task,
         policy=policy,
-        score=_scorer(T[held], answer) if len(held) else None,
+        score=score,
         held=_samples(read, source, held) if len(held) else None,
-        offset=None if answer.log_ratio is None else -answer.log_ratio,
+        offset=None if shift is None else -shift,
         budget=budget,
         seed=seed,
         device=device_name(device),
         checkpoint=checkpoint,
     )
+    if score is not None and not answer.head.linear:
+        outcome = _against(outcome, score(_frozen(answer, X, T, fitting=fitting, held=held)))
     return _result(predictor, answer, outcome, policy, seconds=time.perf_counter() - begun)
 
 
@@ -88,19 +95,40 @@ def _halves(data: Dataset, T: np.ndarray, task: str, *, guard: bool, seed: int) 
     return np.flatnonzero(folds != 0), held
 
 
-def _linear(answer: Answer, X: np.ndarray, T: np.ndarray) -> Any:
-    """The head solved on the fitting items alone; a head that is not linear gives way to ridge."""
-    name, fields = answer.head.name, answer.head.fields()
-    if not answer.head.linear:
-        name, fields = "ridge", {}
-    fresh = make_head(name, **fields).fit(X, T, task=answer.task)
+def _linear(answer: Answer, X: np.ndarray, T: np.ndarray, *, kind: str, shift: np.ndarray | None) -> Any:
+    """The head solved on the fitting items alone, balanced as the answer is; one that is not linear becomes ridge.
+
+    The loss adds the logarithm of the training shares back to the logits, so the start must be without them.
+    """
+    name, fields = (answer.head.name, answer.head.fields()) if answer.head.linear else ("ridge", {})
+    fresh = make_head(name, **fields).fit(X, T, task=answer.task, sample_weight=_weights(T, kind))
     fresh.temperature_ = answer.head.temperature_ if answer.head.linear else _temperature(fresh, X)
-    return fresh
+    return fresh.adjust(shift) if kind == "logit" and shift is not None else fresh
+
+
+def _weights(T: np.ndarray, kind: str) -> np.ndarray | None:
+    return row_weights(T) if kind == "weights" else None
 
 
 def _temperature(fresh: Head, X: np.ndarray) -> float:
-    """So that the starting logits have a spread of about two, whatever scores the head gives."""
-    return max(float(fresh.decision(X).std()) / 2.0, 1e-6)
+    """So that the starting logits have a spread of about two, whatever scores the head gives; values stay values."""
+    return 1.0 if fresh.task_ == "regression" else max(float(fresh.decision(X).std()) / 2.0, 1e-6)
+
+
+def _frozen(answer: Answer, X: np.ndarray, T: np.ndarray, *, fitting: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Held-out log-odds of the head that tuning gave up because it is not linear."""
+    fresh = make_head(answer.head.name, **answer.head.fields()).fit(X[fitting], T[fitting], task=answer.task)
+    fresh.temperature_ = answer.head.temperature_
+    if answer.log_ratio is not None:
+        fresh.adjust(answer.log_ratio)
+    return fresh.decision(X[held]) / (1.0 if answer.task == "regression" else fresh.temperature_)
+
+
+def _against(outcome: Outcome, frozen: float) -> Outcome:
+    """The outcome, or the start where the frozen predictor with its own head is at least as good."""
+    scores = {"frozen": frozen, **outcome.scores}
+    kept = outcome.kept if outcome.scores[outcome.kept] > frozen else "start"
+    return dataclasses.replace(outcome, scores=scores, kept=kept)
 
 
 def _samples(read: Any, source: Any, indices: np.ndarray) -> Samples:
@@ -108,19 +136,24 @@ def _samples(read: Any, source: Any, indices: np.ndarray) -> Samples:
     return Samples(lambda i: read(places[i]), source.input.collate, len(places))
 
 
-def _scorer(T: np.ndarray, answer: Answer) -> Any:
-    """Decision values of the held-out items → a score; ties in accuracy are broken by the likelihood."""
+def _scorer(T: np.ndarray, task: str, *, balanced: bool) -> Any:
+    """Decision values of the held-out items → a score; ties in accuracy are broken by the likelihood.
+
+    With ``balanced`` every class counts the same, as everywhere else under that switch.
+    """
+    counts = T.sum(0)
+    share = (T / np.maximum(counts, 1)).sum(1) / (counts > 0).sum() if balanced else np.full(len(T), 1 / len(T))
 
     def score(decision: np.ndarray) -> float:
-        if answer.task == "regression":
+        if task == "regression":
             return -float(((decision - T) ** 2).mean())
-        if answer.task == "multilabel":
+        if task == "multilabel":
             return float(((decision > 0) == (T > 0)).mean()) - 1e-3 * float(
                 np.logaddexp(0, -decision * (2 * T - 1)).mean()
             )
         logits = decision - np.logaddexp.reduce(decision, axis=1, keepdims=True)
-        right = (logits.argmax(1) == T.argmax(1)).mean()
-        return float(right) + 1e-3 * max(float((logits * T).sum(1).mean()), -10.0)
+        right = share @ (logits.argmax(1) == T.argmax(1))
+        return float(right) + 1e-3 * max(float(share @ np.where(T > 0, logits, 0.0).sum(1)), -10.0)
 
     return score
 
@@ -150,7 +183,13 @@ def _result(predictor: Predictor, answer: Answer, outcome: Outcome, policy: Poli
         answers=(dataclasses.replace(answer, parts=parts, head=head),),
         history=history,
         chosen=chosen,
+        provenance={**predictor.provenance, "sources": [_described(outcome.source, predictor.sources[index])]},
     )
+
+
+def _described(source: Any, before: Any) -> dict[str, Any]:
+    facts = {"address": source.address, "fingerprint": source.fingerprint, "tuned_from": before.fingerprint}
+    return {**facts, **dict(source.meta)}
 
 
 def _as_head(outcome: Outcome, answer: Answer) -> Head:

@@ -1,0 +1,123 @@
+"""What every engine must satisfy, for every precision it offers."""
+
+from __future__ import annotations
+
+import members
+import numpy as np
+import pytest
+
+import networks
+from headstart.engines import ENGINES, Choice
+from headstart.engines.base import PRECISIONS
+from headstart.errors import MissingPackage, OptionError
+from headstart.extraction import extract, reading
+from headstart.pooling import reducer
+from headstart.sources import load_source
+from networks import image_source, picture_data, state_bytes
+
+LEAST = {"fp32": 0.999999, "bf16": 0.995, "fp16": 0.9995}
+
+
+@pytest.fixture(params=members.ENGINES)
+def name(request):
+    try:
+        ENGINES[request.param].version()
+    except MissingPackage as error:
+        pytest.skip(str(error))
+    return request.param
+
+
+@pytest.fixture(params=["fake:image", "fake:vector", "normed", "recurrent"])
+def source(request, name):
+    made = {
+        "normed": lambda: image_source(networks.Normed, classifier="classifier"),
+        "recurrent": lambda: networks.vector_source(networks.Recurrent),
+    }
+    found = made[request.param]() if request.param in made else load_source(request.param)
+    if name not in found.engines:
+        pytest.skip(f"{found.address} is not run by {name}")
+    return found
+
+
+def made(name, source, precision="fp32", layers=None):
+    chosen = layers or [layer.name for layer in source.layers]
+    reduce = {one: reducer("avg", source.layer(one).axes) for one in chosen}
+    return ENGINES[name](source, reduce, Choice(name, precision))
+
+
+def cosine(a, b):
+    a, b = a.reshape(len(a), -1).astype(float), b.reshape(len(b), -1).astype(float)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.where(norms > 0, (a * b).sum(1) / np.maximum(norms, 1e-30), 1).min())
+
+
+def test_every_layer_has_one_row_per_item(name, source):
+    rows = made(name, source)(source.input.example(4))
+    assert list(rows) == [layer.name for layer in source.layers]
+    assert all(len(value) == 4 and value.dtype == np.float32 for value in rows.values())
+
+
+def test_the_same_batch_gives_the_same_bytes(name, source):
+    how, batch = made(name, source), source.input.example(4)
+    first, second = how(batch), how(batch)
+    assert all(first[layer].tobytes() == second[layer].tobytes() for layer in first)
+
+
+def test_every_precision_is_close_to_plain_torch(name, source):
+    batch = source.input.example(6)
+    plain = made("torch", source)(batch)
+    for precision in ENGINES[name].precisions(source, "cpu"):
+        assert precision in PRECISIONS
+        rows = made(name, source, precision)(batch)
+        for layer, values in rows.items():
+            assert cosine(plain[layer], values) > LEAST[precision], (layer, precision)
+
+
+def test_batch_mates_do_not_matter(name, source):
+    how = made(name, source)
+    data = picture_data(5) if source.modality == "image" else None
+    if data is None:
+        samples = list(networks.vectors(5))
+    else:
+        read = reading(source, data)
+        samples = [read(i) for i in range(5)]
+    together = how(source.input.collate(samples))
+    for i, sample in enumerate(samples):
+        alone = how(source.input.collate([sample]))
+        for layer, rows in together.items():
+            assert np.allclose(rows[i], alone[layer][0], rtol=1e-4, atol=1e-5 * (1 + np.abs(rows).max()))
+
+
+def test_fewer_layers_give_the_same_rows(name, source):
+    batch = source.input.example(3)
+    everything = made(name, source)(batch)
+    for layer in source.layers:
+        assert made(name, source, layers=[layer.name])(batch)[layer.name].tobytes() == everything[layer.name].tobytes()
+
+
+def test_the_source_is_left_alone(name, source):
+    before, hooks = state_bytes(source.network), networks.hooks_of(source.network)
+    for precision in ENGINES[name].precisions(source, "cpu"):
+        made(name, source, precision)(source.input.example(2))
+    assert state_bytes(source.network) == before
+    assert networks.hooks_of(source.network) == hooks
+
+
+def test_unknown_precisions_are_refused(name, source):
+    with pytest.raises(OptionError, match="precision"):
+        made(name, source, "fp4")
+
+
+def test_versions_are_plain(name):
+    found = ENGINES[name].version()
+    assert found
+    assert all(isinstance(key, str) and isinstance(value, str) for key, value in found.items())
+
+
+def test_extraction_takes_it_by_name(name, source, tmp_path):
+    if source.modality != "image":
+        pytest.skip("pictures suffice")
+    data = picture_data(4)
+    bank = extract(source, data, layers="last", store=tmp_path, engine=name, precision="fp32", batch_size=2)
+    assert bank.recipe[bank.layers[0]]["engine"] == name
+    assert bank.computed == 4
