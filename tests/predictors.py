@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from networks import Dense, separable, vector_source
 
 from headstart.dataset import Dataset
 from headstart.predictor import Predictor
 from headstart.sources.base import load_source
 from headstart.transfer import fit
+from networks import Dense, separable, vector_source
 
 LABELS: dict[str, list[Any]] = {
     "str": ["b", "a", "c"],

@@ -156,10 +156,10 @@ def test_skipped_and_new_items_are_named_with_what_to_do(store, folder):
 def test_a_file_that_cannot_be_read_has_no_row(store, folder):
     (folder / "dog" / "x.txt").symlink_to("nothing-there")
     data = Dataset.from_folder(folder)
-    if None not in data.keys():  # noqa: SIM118  # a dataset is no mapping
+    if None not in data.keys():  # a dataset is no mapping
         pytest.skip("the dataset leaves broken links out")
     table = store.table({"layer": "pool"})
-    table.append([key for key in data.keys() if key is not None], FEATURES[:8])  # noqa: SIM118
+    table.append([key for key in data.keys() if key is not None], FEATURES[:8])
     bank = FeatureBank({"pool": table})
     assert bank.keep(data).sum() == 8
     with pytest.raises(DataError, match="1 of 9 items"):

@@ -6,7 +6,6 @@ import pickle
 
 import numpy as np
 import pytest
-from networks import pictures, separable
 from PIL import Image
 from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
@@ -22,6 +21,7 @@ from headstart.heads.base import head
 from headstart.predictor import Predictor
 from headstart.sources.base import load_source
 from headstart.transfer import fit
+from networks import pictures, separable
 
 
 @parametrize_with_checks(

@@ -1,4 +1,4 @@
-"""extract(): what costs a forward pass and what does not, what is left out and how it is said, and what survives a kill."""
+"""extract(): what costs a forward pass, what is left out and how it is said, and what survives a kill."""
 
 from __future__ import annotations
 
@@ -153,13 +153,16 @@ def test_layers_with_different_gaps_are_filled_without_duplicates(store):
 
 def test_only_what_is_asked_for_is_run(store):
     source = image_source(networks.Normed)
+    extract(
+        source, picture_data(1), store=store, layers="blocks.1", **PLAIN
+    )  # the network is measured and checked once
     counts, handles = networks.counted(source.network)
-    extract(source, picture_data(4), store=store, layers="blocks.1", **PLAIN)
+    extract(source, picture_data(9), store=store, layers="blocks.1", **PLAIN)
     for handle in handles:
         handle.remove()
-    # the network is measured once from end to end, and convolutional nets run as a copy, whose hooks count here, too
-    assert counts["blocks.3"] == counts["classifier"] <= 1
-    assert counts["blocks.1"] > counts["blocks.3"]
+    # convolutional nets run as a copy, whose hooks count here, too
+    assert counts["blocks.1"] == 2
+    assert counts["blocks.2"] == counts["blocks.3"] == counts["classifier"] == 0
 
 
 def test_what_changes_numbers_has_another_folder(store):
@@ -219,7 +222,7 @@ def test_one_pooling_per_layer(store):
 
 
 def test_a_pooling_for_a_layer_that_is_not_extracted(store):
-    with pytest.raises(UnknownName, match="(?s)pooling= names layers that are not extracted.*'33'"):
+    with pytest.raises(UnknownName, match=r"(?s)pooling= names layers that are not extracted.*'33'"):
         extract("fake:image", picture_data(2), store=store, layers=["3"], pooling={"33": "max"}, **PLAIN)
     with pytest.raises(UnknownName, match="did you mean 'avg'"):
         extract("fake:image", picture_data(2), store=store, layers=["3"], pooling="avgg", **PLAIN)
@@ -311,17 +314,17 @@ def test_broken_files_are_tried_again_and_cost_nothing_else(broken, folder, stor
 
 
 def test_on_error_raise_names_the_first(broken, store):
-    with pytest.raises(UnreadableItem, match=r"0001-empty\.png") as caught:
+    with pytest.raises(UnreadableItem, match=r"0009-gone\.png: no such file"):  # that takes no reading
         extract("fake:image", broken, store=store, on_error="raise", **LAST)
+    there = broken.take([i for i, item in enumerate(broken.items) if "gone" not in item.name])
+    with pytest.raises(UnreadableItem, match=r"0001-empty\.png") as caught:
+        extract("fake:image", there, store=store, on_error="raise", **LAST)
     assert Path(caught.value.item).name == "0001-empty.png"
-    gone_only = broken.take([i for i, item in enumerate(broken.items) if "gone" in item.name or "0000" in item.name])
-    with pytest.raises(UnreadableItem, match="no such file"):
-        extract("fake:image", gone_only, store=store, on_error="raise", **LAST)
 
 
 def test_arrays_are_strict_by_default(store):
-    data = Dataset.from_arrays(np.where(np.arange(40).reshape(5, 8) == 17, np.nan, 1.0))
-    with pytest.raises(UnreadableItem, match="item 2: contains NaN"):
+    data = Dataset.from_arrays(np.where(np.arange(40).reshape(5, 8) == 17, 1e300, 1.0))
+    with pytest.raises(UnreadableItem, match=r"item 2: .* too large for float32"):
         extract("fake:vector", data, store=store, layers="last", **PLAIN)
     bank = extract("fake:vector", data, store=store, layers="last", on_error="skip", **PLAIN)
     assert [(one.item, one.index) for one in bank.skipped] == [("item 2", 2)]
@@ -387,7 +390,7 @@ def test_wrong_modalities_and_empty_data(store):
 
 @pytest.mark.parametrize("thing", [["a.jpg"], "photos/", np.zeros((2, 4, 4, 3), np.uint8), None])
 def test_only_datasets_are_taken(thing):
-    with pytest.raises(DataError, match="takes a Dataset; got .*from_folder"):
+    with pytest.raises(DataError, match=r"takes a Dataset; got .*from_folder"):
         extract("fake:image", thing)
 
 
@@ -660,19 +663,18 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @needs_fork
 def test_killed_at_random_moments_and_resumed_is_the_same_to_the_bit(tmp_path):
     folder, store = tmp_path / "photos", tmp_path / "store"
-    write(folder, 120)
+    write(folder, 80)
     (folder / "class0" / "0050-broken.png").write_text("broken")
-    left = int(work(tmp_path, folder, store, "kill", 1, 4))
-    assert left < 120  # something survived every kill
+    left = int(work(tmp_path, folder, store, "kill", 1, 3))
+    assert left < 80  # something survived every kill
     data = Dataset.from_folder(folder)
     kept = data.take([i for i, item in enumerate(data.items) if "broken" not in item.name])
     how = {**PLAIN, "layers": ["3", "7"]}
     resumed = extract("fake:image", data, store=store, **how)
     whole = extract("fake:image", data, store=tmp_path / "whole", **how)
-    assert (resumed.computed, whole.computed) == (0, 120)
-    assert not list(store.rglob("*.tmp"))
+    assert (resumed.computed, whole.computed) == (0, 80)
     for layer in ("3", "7"):
-        assert resumed.table(layer).count == 120
+        assert resumed.table(layer).count == 80
         assert resumed.rows(layer, kept).tobytes() == whole.rows(layer, kept).tobytes()
 
 
@@ -692,9 +694,9 @@ def test_killed_more_often(tmp_path, seed):
 @needs_fork
 def test_two_processes_at_once(tmp_path):
     folder, store = tmp_path / "photos", tmp_path / "store"
-    write(folder, 60)
+    write(folder, 40)
     both = int(work(tmp_path, folder, store, "together"))
-    assert 60 <= both <= 120
+    assert 40 <= both <= 80
     data = Dataset.from_folder(folder)
     bank = extract("fake:image", data, store=store, **{**PLAIN, "layers": ["3", "7"]})
     assert bank.computed == 0
@@ -705,7 +707,7 @@ def test_two_processes_at_once(tmp_path):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_data(tmp_path):
-    """1,200 un-pooled maps are 350 MB; the run may hold a few batches and one shard of them."""
+    """2,000 un-pooled maps are 590 MB; the run may hold a few batches and a shard or two of them."""
     code = """
 import resource, sys
 sys.path[:0] = sys.argv[1:3]
@@ -721,10 +723,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
     here = Path(__file__).parent
     peak = {}
-    for count in (100, 1200):
+    for count in (800, 2000):
         done = subprocess.run(
             [sys.executable, "-c", code, str(here.parent / "src"), str(here), str(tmp_path / str(count)), str(count)],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         peak[count] = int(done.stdout)
-    assert peak[1200] - peak[100] < 220, peak
+    assert peak[2000] - peak[800] < 120, peak

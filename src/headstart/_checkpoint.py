@@ -94,7 +94,7 @@ def resume(state: State, path: Path, of_run: Mapping[str, Any]) -> None:
     try:
         with safe_open(path, "pt") as file:
             meta = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no mapping
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # it is no mapping
         plain = json.loads(meta["state"])
         history = History(**plain["history"])
         epoch, step, epochs = (int(plain[key]) for key in ("epoch", "step", "epochs"))

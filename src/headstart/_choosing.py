@@ -70,8 +70,9 @@ def choose(
     samples = draw()
     if not samples:
         return Choice(names[0], "fp32" if precision == "auto" else precision, device, batch_size or _DEFAULT_BATCH)
-    if fixed:
-        choice = _checked(source, samples, Choice(names[0], precision, device, batch_size or _DEFAULT_BATCH))
+    if fixed:  # nothing is left to choose, but the source may still be one that cannot be relied on
+        choice = Choice(names[0], precision, device, batch_size or _DEFAULT_BATCH)
+        _check_alone(source, samples, choice)
     else:
         choice = _measure(source, samples, names, precision=precision, device=device)
     other = _recall(place, names)
@@ -144,10 +145,11 @@ def _remember(place: Path, choice: Choice) -> None:
 
 def _measure(source: Any, samples: Sequence[Any], names: Sequence[str], *, precision: str, device: str) -> Choice:
     reduce = probes(source)
-    plain = ENGINES[names[0]](source, reduce, Choice(names[0], "fp32", device))
+    plain_choice = Choice(names[0], "fp32", device)
+    plain = ENGINES[names[0]](source, reduce, plain_choice)
     batch = source.input.collate([samples[i % len(samples)] for i in range(_DEFAULT_BATCH)])
     reference = plain(batch)
-    _check_alone(source, plain, samples, reference)
+    _check_alone(source, samples, plain_choice)
     best: tuple[Choice, Any] | None = None
     for name in names:
         for kind in ENGINES[name].precisions(source, device) if precision == "auto" else (precision,):
@@ -163,14 +165,6 @@ def _measure(source: Any, samples: Sequence[Any], names: Sequence[str], *, preci
     if best[0].cosine < source.minimum_cosine:
         note(f"{source.name}: features in {best[0].precision}, as asked, are only {best[0].cosine:.4f} like fp32's.")
     return _sized(best[0], best[1], source, samples)
-
-
-def _checked(source: Any, samples: Sequence[Any], choice: Choice) -> Choice:
-    """Nothing is left to choose: two short passes show whether the features can be relied on."""
-    engine = ENGINES[choice.engine](source, probes(source), choice)
-    few = samples[: min(4, choice.batch_size + 1)]
-    _check_alone(source, engine, few, engine(source.input.collate(few)), tolerance=_TOLERANCES[choice.precision])
-    return choice
 
 
 def _fidelity(reference: dict[str, np.ndarray], engine: Any, batch: Any, *, forced: bool) -> float:
@@ -203,13 +197,14 @@ def _speed(engine: Any, batch: Any) -> float:
     return len(batch) / max(min(times), 1e-9)
 
 
-def probes(source: Any) -> dict[str, Any]:
-    """Three layers spread over the candidates, pooled: what fidelity is measured on."""
+def probes(source: Any, *, whole: bool = False) -> dict[str, Any]:
+    """Three layers spread over the candidates, pooled: what fidelity is measured on; ``whole`` adds the last of all."""
     candidates = [layer for layer in source.layers if layer.candidate] or list(source.layers[-1:])
-    picked = {candidates[i].name: candidates[i] for i in (len(candidates) // 3, 2 * len(candidates) // 3, -1)}
+    picked = [candidates[i] for i in (len(candidates) // 3, 2 * len(candidates) // 3, -1)]
+    picked += [source.layers[-1]] if whole else []
     return {
         layer.name: reducer(resolve("auto", axes=layer.axes, shape=layer.shape, modality=source.modality), layer.axes)
-        for layer in sorted(picked.values(), key=lambda one: one.macs)
+        for layer in sorted(picked, key=lambda one: one.macs)
     }
 
 
@@ -226,11 +221,12 @@ def least_cosine(reference: dict[str, np.ndarray], rows: dict[str, np.ndarray]) 
     return least
 
 
-def _check_alone(
-    source: Any, engine: Any, samples: Sequence[Any], together: dict[str, np.ndarray], *, tolerance: float = 1e-3
-) -> None:
-    """Features of an item may not depend on its batch-mates, and must come out the same twice."""
-    _compare(source, together, engine(source.input.collate(samples[:1])), tolerance)
+def _check_alone(source: Any, samples: Sequence[Any], choice: Choice) -> None:
+    """Features of an item may not depend on its batch-mates, and must come out the same twice: the whole network."""
+    engine = ENGINES[choice.engine](source, probes(source, whole=True), choice)
+    tolerance = _TOLERANCES[choice.precision]
+    few = samples[:4]
+    _compare(source, engine(source.input.collate(few)), engine(source.input.collate(few[:1])), tolerance)
     example = source.input.example(3)
     if len(samples) < 2 and example.counts is None:  # batch-mates that are copies tell nothing
         mask = None if example.mask is None else example.mask[:1]

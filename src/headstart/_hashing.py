@@ -64,7 +64,7 @@ def fingerprint_tensors(tensors: Mapping[str, np.ndarray]) -> str:
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(memoryview(array).cast("B") if array.size else b"")
+        digest.update(array.tobytes() if array.ndim == 0 else array.view(np.uint8).data if array.size else b"")
     return digest.hexdigest()[:32]
 
 

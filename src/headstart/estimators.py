@@ -1,8 +1,8 @@
 """The scikit-learn face: TransferClassifier, TransferRegressor, FeatureExtractor. Floor 7.
 
-They follow scikit-learn's contract (the constructor stores, ``fit`` works, learned things end with ``_``), pass its own
-``check_estimator`` on vectors, and work in ``Pipeline``, ``GridSearchCV`` and ``cross_val_score``. Features come from the
-same bank as everywhere, so a grid search over heads extracts once.
+They follow scikit-learn's contract (the constructor stores, ``fit`` works, learned things end with ``_``), pass its
+own ``check_estimator`` on vectors, and work in ``Pipeline``, ``GridSearchCV`` and ``cross_val_score``. Features come
+from the same bank as everywhere, so a grid search over heads extracts once.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ class TransferClassifier(ClassifierMixin, _Transfer):
         check_classification_targets(y)
         self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"{type(self).__name__} needs at least two classes; y has 1 class: {self.classes_.tolist()[0]!r}.")
+            raise ValueError(
+                f"{type(self).__name__} needs at least two classes; y has 1 class: {self.classes_.tolist()[0]!r}."
+            )
         self._fit(X, codes, "classification")
         return self
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from headstart.distances import DISTANCES as DISTANCE_FAMILY
 from headstart.engines.base import ENGINES as ENGINE_FAMILY
+from headstart.heads import HEADS as HEAD_FAMILY
 from headstart.metrics import METRICS
 from headstart.moments import Moments, Quantiser
 from headstart.policies.base import POLICIES as POLICY_FAMILY
@@ -160,3 +161,10 @@ SOURCES: dict[str, Case] = {
 ENGINES = tuple(ENGINE_FAMILY)
 RUNNERS = tuple(RUNNER_FAMILY)
 POLICIES = tuple(POLICY_FAMILY)
+
+# --- heads: fields that make the laws sharp, and how near a law must be met ------------------------------------------
+
+HEAD_FIELDS = {"logistic": {"tol": 1e-13}}
+HEAD_TOLERANCE = {"logistic": 2e-5, "knn": 1e-5}  # an iterative solver, and rows kept as float32; the others 1e-9
+HEADS = tuple(HEAD_FAMILY)
+HEAD_CASES = [(name, task) for name in HEADS for task in sorted(HEAD_FAMILY[name].tasks)]

@@ -37,8 +37,8 @@ def demo(
         _rows(found),
         Text(found.verdict, style="bold green" if found.helped else "bold yellow"),
         under("Which layer to take? headstart asked the labelled pictures alone, by cross-validation", _layers(found)),
-        f"Digits 0–4 were learned first, in {seconds(found.source_seconds)}. All three ways learn from the same pictures "
-        "and are measured on the same others; scratch has the learning rate that suits it best.",
+        f"Digits 0–4 were learned first, in {seconds(found.source_seconds)}. All three ways learn from the same "
+        "pictures and are measured on the same others; scratch has the learning rate that suits it best.",
     ]
     if flat is None or 2 * flat.chosen < found.repeats:
         blocks.append("The flattened convolutions, usually the best here, were not chosen this time.")

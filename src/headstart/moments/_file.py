@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
             metadata = file.metadata() or {}
             if metadata.get("headstart") != "moments":
                 raise ValueError("it does not hold moments")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
         if _checksum(arrays, metadata["record"]) != metadata["sum"]:
             raise ValueError("its checksum does not fit its content")
         record = json.loads(metadata["record"])

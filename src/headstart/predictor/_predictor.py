@@ -128,8 +128,8 @@ class Predictor:
         """Metrics with intervals on labelled data.
 
         Items that cannot be read are left out and named in ``Result.skipped``; those without a label are left out and
-        counted in ``Result.notes``. Every evaluation of a test part is counted (``provenance["test_reads"]``), and copies
-        of training items among the test items are noted.
+        counted in ``Result.notes``. Every evaluation of a test part is counted (``provenance["test_reads"]``), and
+        copies of training items among the test items are noted.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""The columns beside the cross-validated score: LogME, H-score, kNN from the rows; NCE, LEEP from the source's own head."""
+"""The columns beside the cross-validated score: LogME, H-score, kNN from rows; NCE, LEEP from the source's own head."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def columns_of(X: np.ndarray, T: np.ndarray, task: str, bank: FeatureBank, layer
     return found
 
 
-def source_columns(source: Source, bank: FeatureBank, data: Dataset, T: np.ndarray, task: str) -> dict[str, float | None]:
+def source_columns(
+    source: Source, bank: FeatureBank, data: Dataset, T: np.ndarray, task: str
+) -> dict[str, float | None]:
     """What is the same for all layers of a source: its size (the static list), and NCE and LEEP where it has a head."""
     parameters = sum(p.numel() for p in source.module.parameters()) if "torch" in source.engines else None
     found: dict[str, float | None] = {"static": parameters / 1e6 if parameters else None}

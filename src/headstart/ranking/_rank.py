@@ -218,7 +218,7 @@ def _verdict(found: Sequence[Row], T: np.ndarray, task: str, choice: Choice) -> 
 
 
 def honest(trials: Sequence[Trial], T: np.ndarray, metric: str) -> float:
-    """Score of the best setting without the luck of choosing it: chosen on one half of the examples, scored on the other.
+    """Score of the best setting without the luck of choosing it: chosen on one half of the examples, scored on another.
 
     The mean over both directions of several random halvings. With labels that mean nothing it is near chance, while the
     best of hundreds of settings is not.

@@ -52,7 +52,9 @@ def validate(
     test = halves[0] % 2 == 1 if halves is not None else np.zeros(len(T), dtype=bool)
     truth = []
     for row in chosen:
-        name = next(n for n, (source, layer) in names.items() if (source.fingerprint, layer) == (row.fingerprint, row.layer))
+        name = next(
+            n for n, (source, layer) in names.items() if (source.fingerprint, layer) == (row.fingerprint, row.layer)
+        )
         truth.append(_fitted(rows[name], T, test, task, seed))
     tau, regret = {}, {}
     for score in _SCORES:

@@ -1,4 +1,4 @@
-"""Texts as numbered words, with a vocabulary fitted on the source texts: the input of the built-in recurrent networks."""
+"""Texts as numbered words, with a vocabulary fitted on the source texts: the input of built-in recurrent networks."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """transformers' encoders, for texts and sounds: from a local folder, an installed package that carries one, or the hub.
 
-``hf:FOLDER`` reads ``config.json`` and safetensors; ``hf:NAME`` looks for an installed package of that name that carries a
-model folder, then in the local hub cache, and asks the network last. A folder in sentence-transformers' form
-(``modules.json``) keeps its own pooling, dense layers and normalisation: that vector is the layer ``"output"``. Otherwise
-``"output"`` is the last hidden state, pooled like any other layer. No code from a model folder is ever run.
+``hf:FOLDER`` reads ``config.json`` and safetensors; ``hf:NAME`` looks for an installed package of that name that
+carries a model folder, then in the local hub cache, and asks the network last. A folder in sentence-transformers' form
+(``modules.json``) keeps its own pooling, dense layers and normalisation: that vector is the layer ``"output"``.
+Otherwise ``"output"`` is the last hidden state, pooled like any other layer. No code from a model folder is ever run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import logging
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, files as files_of
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import files as files_of
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,8 @@ def _hub_folder(name: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=patterns, etag_timeout=5))
     except Exception as error:  # the hub's client raises a dozen kinds; all of them mean: not to be had
         raise OfflineError(
-            f"hf:{name} is no folder, no installed package with a model, not in the local hub cache, and cannot be fetched "
-            f"({type(error).__name__}). Give a local folder with config.json, tokenizer.json and model.safetensors."
+            f"hf:{name} is no folder, no installed package with a model, not in the local hub cache, and cannot be "
+            f"fetched ({type(error).__name__}). Give a local folder with config.json, tokenizer.json and model.safetensors."
         ) from error
 
 
@@ -216,7 +217,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _renamed(network: Any, weights: dict[str, Any]) -> dict[str, Any]:
-    """Checkpoints of larger models carry the encoder under a prefix (``bert.``); older ones name norms gamma and beta."""
+    """Larger models' checkpoints carry the encoder under a prefix (``bert.``); older ones name norms gamma and beta."""
     own = set(network.state_dict())
     prefix = f"{network.base_model_prefix}."
     out = {}

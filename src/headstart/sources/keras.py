@@ -1,7 +1,8 @@
-"""Keras models, from ``.keras`` and ``.h5`` files (TensorFlow-saved ones too) or Python objects, run by Keras 3 on torch.
+"""Keras models, from ``.keras`` and ``.h5`` files (TensorFlow-saved ones too) or Python objects, by Keras 3 on torch.
 
-Keras on torch makes a model a torch module, but its inner layers are found by Keras' own walk, not by ``named_modules``:
-layer names here are Keras' names. TensorFlow is not needed. Files with Python code in them (Lambda layers) are refused.
+Keras on torch makes a model a torch module, but its inner layers are found by Keras' own walk, not by
+``named_modules``: layer names here are Keras' names. TensorFlow is not needed. Files with Python code in them (Lambda
+layers) are refused.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
 
 from headstart import _extras
 from headstart.errors import OptionError, SourceError, UnsafeFile, WeightsError
@@ -89,7 +89,7 @@ def _read(keras: Any, path: Path) -> Any:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises a dozen kinds for damaged files; none may leave this border
         text = str(error)
-        if "lambda" in text.lower() or "safe_mode" in text.lower() or "deserializ" in text.lower() and "unsafe" in text:
+        if any(word in text.lower() for word in ("lambda", "safe_mode", "unsafe")):
             raise UnsafeFile(f"{path} holds Python code (a Lambda layer) and was not opened: {text[:200]}") from error
         raise WeightsError(f"{path} cannot be read by Keras: {type(error).__name__}: {text[:300]}") from error
 

@@ -1,7 +1,7 @@
 """The classic recurrent text network: embedding 64 → LSTM 64 → dense. Trained with ``pretrain("lstm", data)``.
 
-The vocabulary is fitted on the source texts and is part of the source. Padding is packed away, so a text's features do not
-depend on its batch-mates, in both directions.
+The vocabulary is fitted on the source texts and is part of the source. Padding is packed away, so a text's features
+do not depend on its batch-mates, in both directions.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def load(
         except (KeyError, ValueError, TypeError) as error:
             raise StoreError(f"The saved vocabulary is damaged: {error!r}") from error
     options: dict[str, Any] = {
-        **{"classes": classes, "max_length": max_length, "embedding": embedding, "hidden": hidden},
-        **{"bidirectional": bidirectional, "cell": cell, "seed": seed},
+        "classes": classes, "max_length": max_length, "embedding": embedding, "hidden": hidden,
+        "bidirectional": bidirectional, "cell": cell, "seed": seed,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

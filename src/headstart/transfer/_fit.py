@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import lru_cache
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from headstart.errors import DataError, OptionError, UnknownName
 from headstart.extraction import extract
 from headstart.heads.base import HEADS, Head
 from headstart.imbalance import BALANCES
-from headstart.policies.base import Policy, policy as policy_named
+from headstart.policies.base import Policy
+from headstart.policies.base import policy as policy_named
 from headstart.predictor import Answer, Predictor, raw
 from headstart.sources.base import Source, load_source
 from headstart.transfer._select import Candidates, need_contrast, select
@@ -63,14 +64,15 @@ def fit(
         ``"auto"`` chooses by cross-validation; a name (``"ridge"``, ``"lda"``, ``"logistic"``, ``"knn"``,
         ``"nearest_centroid"``) or ``head("ridge", alpha=1.0)`` fixes it.
     policy : str or Policy
-        ``"frozen"`` trains nothing; others fine-tune, starting from the solved head. ``"auto"`` is ``"frozen"`` without a
-        budget, and with one fine-tunes when that fits and pays.
+        ``"frozen"`` trains nothing; others fine-tune, starting from the solved head. ``"auto"`` is ``"frozen"``
+        without a budget, and with one fine-tunes when that fits and pays.
     balance : {"auto", "none", "logit", "weights"}
         What to do about uneven classes; one meaning everywhere (see :mod:`headstart.imbalance`).
     budget : seconds, optional
         For fine-tuning.
     guard : bool
-        True returns the best on validation of frozen, tuned and their average; False the tuned one, whatever it is worth.
+        True returns the best on validation of frozen, tuned and their average; False the tuned one, whatever it is
+        worth.
     random_state : int, Generator or None
         Seeds folds, order and everything else; the seed is recorded in ``provenance``.
 
@@ -155,7 +157,9 @@ def _may_fuse(layers: str | Iterable[str], sources: Sequence[Source]) -> bool:
     return layers == "auto" or len(sources) > 1
 
 
-def _extracted(sources: list[Source], data: Dataset, layers: Any, pooling: str, *, store: Any, **how: Any) -> tuple[Candidates, list[Choice]]:  # fmt: skip
+def _extracted(
+    sources: list[Source], data: Dataset, layers: Any, pooling: str, *, store: Any, **how: Any
+) -> tuple[Candidates, list[Choice]]:
     """Rows of every candidate layer of every source, for the items that all of them can read."""
     banks = [
         extract(one, data, layers=layers, pooling=pooling, store=False if raw(one) else store, **how) for one in sources

@@ -77,7 +77,7 @@ def select(
     fuse: bool,
     random_state: int,
 ) -> tuple[Answer, dict[str, Any]]:
-    """The best layers and head for one target column, fitted on all labelled items, and the table it was chosen from."""
+    """The best layers and head for one target column, fitted on all labelled items, and what it was chosen from."""
     labelled, T = candidates.labelled(column.name)
     need_contrast(column.name, labelled.data.columns[candidates.data.columns.index(column)])
     names = {labelled.label(place): place for place in labelled.deepest_first()}
@@ -111,8 +111,8 @@ def need_contrast(name: str, column: Target) -> None:
         raise DataError(f"No item has a label in {name!r}.")
     if column.task == "classification" and len(set(given)) < 2:
         raise DataError(
-            f"All {len(given):,} labelled items of {name!r} are of one class, {given[0]!r}: there is nothing to tell it "
-            "from. Add items of another class."
+            f"All {len(given):,} labelled items of {name!r} are of one class, {given[0]!r}: there is nothing to tell "
+            "it from. Add items of another class."
         )
     if column.task == "multilabel" and not any(given):
         raise DataError(f"None of the {len(given):,} labelled items of {name!r} has any label of its own.")
