@@ -81,7 +81,7 @@ def command(name: str, panel: str) -> Callable[[Callable[..., Page]], Callable[.
         own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(function).parameters.values()]
         keyword = inspect.Parameter.KEYWORD_ONLY
         common = [inspect.Parameter(n, keyword, default=False, annotation=kind) for n, kind in _COMMON]
-        del work.__wrapped__  # type: ignore[attr-defined]  # typer shall see our parameters, too
+        del work.__wrapped__  # typer shall see our parameters, too
         work.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
         work.__annotations__ = {p.name: p.annotation for p in (*own, *common)}
         app.command(name, rich_help_panel=panel)(work)
@@ -102,7 +102,7 @@ def _heard(function: Callable[..., Page], args: Any, options: Any, *, quiet: boo
 
     try:
         with warnings.catch_warnings(), listening(listener):
-            warnings.showwarning = warned  # type: ignore[assignment]
+            warnings.showwarning = warned
             return function(*args, **options)
     finally:
         listener.close()

@@ -12,9 +12,10 @@ from headstart._printing import seconds
 from headstart.cli._app import command
 from headstart.cli._library import LIBRARY
 from headstart.cli._options import Seed
-from headstart.cli._output import Page, interval, shell_line, short, table, title, under
+from headstart.cli._output import Page, console, interval, shell_line, short, table, title, under
 
 PANEL = "Start here"
+_WIDE = 84
 
 
 @command("demo", PANEL)
@@ -51,10 +52,19 @@ def _rows(found: Any) -> Any:
         "frozen": "features of digits 0–4, a solved head",
         "fine-tuned": "that, and the weights moved",
     }
+    wide = console().width >= _WIDE
     best = max(range(len(found.rows)), key=lambda i: found.rows[i].accuracy)
-    body = [[r.name, f"{r.accuracy:.3f}", interval(r.low, r.high), seconds(r.seconds), what.get(r.name, "")]
-            for r in found.rows]  # fmt: skip
-    return table(["", "accuracy", "95 % interval", "time", ""], body, align="lrrrl", bold=[best])
+    rows = [
+        [
+            r.name,
+            f"{r.accuracy:.3f}",
+            interval(r.low, r.high),
+            f"{r.seconds:.1f} s",
+            what.get(r.name, "") if wide else "",
+        ]
+        for r in found.rows
+    ]
+    return table(["", "accuracy", "95 % interval", "time", ""], rows, align="lrrrl", bold=[best])
 
 
 def _layers(found: Any) -> Any:

@@ -141,6 +141,6 @@ def _export(bank: Any, items: Any, path: Path) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs want allow_pickle to be told apart
+            np.savez(file, **arrays)
 
     write_atomic(path.expanduser(), write)

@@ -20,7 +20,7 @@ import numpy as np
 
 from headstart._constraints import Interval, Options
 from headstart._typing import Array, Float, Ints
-from headstart.heads.base import SCALES, Head, Problem, widened
+from headstart.heads.base import ABSENT, SCALES, Head, Problem, widened
 
 _CELLS = 8 << 20  # similarities held at once
 _SHARP = 10.0  # softmax weights: exp(similarity · 10), a temperature of 0.1
@@ -51,7 +51,7 @@ class Knn(Head):
 
     n_neighbors: Annotated[int, Interval(1, None, integer=True)] = 5
     metric: Annotated[str, Options("cosine", "euclidean")] = "cosine"
-    weights: Annotated[str, Options("uniform", "softmax")] = "uniform"
+    weights: Annotated[str, Options("uniform", "softmax")] = "softmax"
     scale: Annotated[str, SCALES] = "none"
 
     name = "knn"
@@ -77,12 +77,13 @@ class Knn(Head):
     def _scores(self, X: Array) -> Float:
         rows = _prepared(X, self.mean_, self.spread_, self.metric)
         k = min(self.n_neighbors, len(self.rows_))
+        seen = int((self.intercept_ > ABSENT / 2).sum())
         out = np.empty((len(rows), self.targets_.shape[1]))
         for part in _row_blocks(len(rows), len(self.rows_)):
             similar = _similarity(rows[part], self.rows_, self.metric)
             near, order = _nearest(similar, k)
             weight = self.mass_[order] * _weight(near, self.weights)
-            out[part] = _decisions(weight, self.targets_[order], self.task_)
+            out[part] = _decisions(weight, self.targets_[order], self.task_, seen)
         return out
 
     @classmethod
@@ -109,7 +110,9 @@ class Knn(Head):
                         k = grid[i]["n_neighbors"]
                         usable = np.where(np.isfinite(near[:, :k]), mass[order[:, :k]], 0.0)
                         weight = usable * _weight(near[:, :k], grid[i]["weights"])
-                        out[i, repeat, part] = _decisions(weight, problem.targets[order[:, :k]], problem.task)
+                        out[i, repeat, part] = _decisions(
+                            weight, problem.targets[order[:, :k]], problem.task, problem.targets.shape[1]
+                        )
         return out
 
     @classmethod
@@ -181,7 +184,7 @@ def _weight(near: Float, weights: str) -> Float:
     return np.asarray(np.exp(_SHARP * (near - near[:, :1])))
 
 
-def _decisions(weight: Float, targets: Float, task: str) -> Float:
+def _decisions(weight: Float, targets: Float, task: str, classes: int) -> Float:
     """Votes (m, t) of weighted neighbours (m, k) with targets (m, k, t)."""
     total = weight.sum(axis=1)
     votes = np.einsum("mk,mkt->mt", weight, targets) / np.where(total > 0, total, 1.0)[:, None]
@@ -189,5 +192,5 @@ def _decisions(weight: Float, targets: Float, task: str) -> Float:
         return np.asarray(votes)
     # half a neighbour of doubt keeps every logarithm finite
     doubt = 0.5 / (weight.shape[1] + 1.0)
-    votes = (1 - doubt) * votes + doubt * (1.0 / votes.shape[1] if task == "classification" else 0.5)
+    votes = (1 - doubt) * votes + doubt * (1.0 / classes if task == "classification" else 0.5)
     return np.asarray(np.log(votes) if task == "classification" else np.log(votes) - np.log1p(-votes))

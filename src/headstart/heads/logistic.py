@@ -26,7 +26,7 @@ from headstart._typing import Float, Ints
 from headstart.errors import NumericsError
 from headstart.heads.base import SCALES, LinearHead, Problem, flops, members
 
-_CV_TOLERANCE = 1e-4  # error of the mean loss: far below what a held-out row can show
+_CV_TOLERANCE = 1e-5  # error of the mean loss: far below what a held-out row can show
 _DECADES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 

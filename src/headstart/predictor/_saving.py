@@ -30,8 +30,8 @@ def save(predictor: Any, path: Path) -> Path:
 
     So at any moment there is nothing, the whole old predictor or the whole new one at ``path``.
     """
-    place = path.expanduser().resolve()
     try:
+        place = path.expanduser().resolve()
         if _replaces(place):
             _replace(predictor, place)
         else:

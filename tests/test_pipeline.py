@@ -1,0 +1,255 @@
+"""The pipeline behind extract(): batches and windows, what is flushed when, and what an error leaves behind."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstart import _pipeline
+from headstart._pipeline import Spent, Work, Writer, good, prepared, run, windows
+from headstart._progress import Track
+from headstart.bank import Store
+from headstart.errors import StoreError, UnreadableItem
+from headstart.sources import Batch
+
+
+def key(i: int) -> bytes:
+    return i.to_bytes(16, "big")
+
+
+def works(samples):
+    return iter([Work(i, key(i), sample) for i, sample in enumerate(samples)])
+
+
+class Plain:
+    """An input without lengths: samples are numbers."""
+
+    def collate(self, samples):
+        return Batch({"x": np.array(samples, np.float32)[:, None]})
+
+
+class Texts(Plain):
+    def length(self, sample):
+        return sample
+
+
+class Clips(Plain):
+    def pieces(self, sample):
+        return sample
+
+
+class Table:
+    """A table that remembers what it was given."""
+
+    def __init__(self, fails_at=None, there=()):
+        self.shards, self.fails_at, self.there = [], fails_at, set(there)
+
+    def has(self, keys):
+        return np.array([k in self.there for k in keys], bool)
+
+    def append(self, keys, rows):
+        if self.fails_at == len(self.shards):
+            raise StoreError("the disk is full")
+        self.shards.append((list(keys), rows))
+        self.there |= set(keys)
+
+
+# ---- batches --------------------------------------------------------------------------------------------------------
+
+
+@given(count=st.integers(0, 50), size=st.integers(1, 9))
+def test_without_lengths_a_window_is_a_batch_in_order(count, size):
+    found = list(windows(works(range(count)), size, Plain()))
+    assert all(len(window) == 1 for window in found)
+    batches = [window[0] for window in found]
+    assert [w.index for batch in batches for w in batch] == list(range(count))
+    assert all(len(batch) == size for batch in batches[:-1])
+
+
+@given(lengths=st.lists(st.integers(1, 30), max_size=80), size=st.integers(1, 4))
+def test_with_lengths_a_window_is_sorted_and_nothing_is_lost(lengths, size):
+    found = list(windows(works(lengths), size, Texts()))
+    seen = [w.index for window in found for batch in window for w in batch]
+    assert sorted(seen) == list(range(len(lengths)))
+    for window in found:
+        inside = [w.sample for batch in window for w in batch]
+        assert inside == sorted(inside)
+        assert all(len(batch) <= size for batch in window)
+    many = size * _pipeline._SORTED_BATCHES
+    for number, window in enumerate(found):  # windows keep their place: an interrupted run resumes at their borders
+        assert {w.index // many for batch in window for w in batch} == {number}
+
+
+@given(pieces=st.lists(st.integers(1, 40), max_size=60), size=st.integers(1, 5))
+def test_items_of_many_pieces_make_smaller_batches(pieces, size):
+    found = [batch for window in windows(works(pieces), size, Clips()) for batch in window]
+    assert [w.index for batch in found for w in batch] == list(range(len(pieces)))
+    for batch in found:
+        assert len(batch) == 1 or sum(w.sample for w in batch) <= size * _pipeline._PIECES
+        assert len(batch) <= size
+
+
+def test_works_are_taken_only_when_wanted():
+    taken = []
+
+    def slowly():
+        for work in works(range(100)):
+            taken.append(work.index)
+            yield work
+
+    found = windows(slowly(), 4, Plain())
+    next(found)
+    assert len(taken) == 4
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def test_only_unreadable_items_are_the_items_fault():
+    def read(index):
+        if index == 1:
+            raise UnreadableItem("item 1", "broken")
+        if index == 2:
+            raise ZeroDivisionError
+        return index
+
+    spent = Spent()
+    one = prepared(read, spent)
+    assert one((0, key(0))).sample == 0
+    assert one((1, key(1))).problem.reason == "broken"
+    with pytest.raises(ZeroDivisionError):
+        one((2, key(2)))
+    assert spent.read > 0
+
+
+def test_remarks_are_counted():
+    spent = Spent()
+    one = prepared(lambda i: i, spent, lambda sample: "odd" if sample % 2 else None)
+    for i in range(5):
+        one((i, key(i)))
+    assert spent.remarks == {"odd": 2}
+
+
+def test_problems_are_kept_or_raised():
+    problem = UnreadableItem("item 1", "broken")
+    mixed = [Work(0, key(0), 5), Work(1, key(1), problem=problem), Work(2, key(2), 6)]
+    spent, steps = Spent(), []
+    done = SimpleNamespace(__call__=None)
+    assert [w.sample for w in good(iter(mixed), spent, steps.append, raising=False)] == [5, 6]
+    assert [w.problem for w in spent.problems] == [problem]
+    assert steps == [1]
+    with pytest.raises(UnreadableItem):
+        list(good(iter(mixed), Spent(), done, raising=True))
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_there_is_not_written_again():
+    full, empty, partly = Table(there=[key(i) for i in range(4)]), Table(), Table(there=[key(1), key(2)])
+    writer = Writer({"a": full, "b": empty, "c": partly}, Spent())
+    rows = np.arange(8.0).reshape(4, 2)
+    writer.add([key(i) for i in range(4)], {"a": rows, "b": rows, "c": rows})
+    writer.close(failed=False)
+    assert [len(keys) for keys, _ in full.shards] in ([], [0])
+    assert len(empty.shards[0][0]) == 4
+    assert partly.shards[0][0] == [key(0), key(3)]
+    assert np.array_equal(partly.shards[0][1], rows[[0, 3]])
+
+
+def test_ragged_rows_keep_their_lengths(tmp_path):
+    table = Store(tmp_path).table({"layer": "a"})
+    writer = Writer({"a": table}, Spent())
+    first = [np.ones((2, 3), np.float32), np.zeros((5, 3), np.float32)]
+    writer.add([key(0), key(1)], {"a": first})
+    writer.add([key(2)], {"a": [np.full((1, 3), 7, np.float32)]})
+    writer.close(failed=False)
+    found = table.get([key(2), key(1), key(0)])
+    assert [len(one) for one in found] == [1, 5, 2]
+    assert np.array_equal(found[0], np.full((1, 3), 7))
+
+
+def test_shards_hold_whole_windows(monkeypatch):
+    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(_pipeline, "_FLUSH_SHARE", 0.0)
+    table, spent = Table(), Spent()
+    source = SimpleNamespace(input=Plain())
+    run(works(range(10)), lambda b: {"a": b.inputs["x"]}, Writer({"a": table}, spent), source=source, size=4,
+        done=Track("x", None))  # fmt: skip
+    assert [len(keys) for keys, _ in table.shards] == [4, 4, 2]
+    assert spent.rows == 10
+    assert spent.write > 0
+
+
+def test_bytes_fill_a_shard(monkeypatch):
+    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 1e9)
+    monkeypatch.setattr(_pipeline, "_FLUSH_BYTES", 40)
+    table = Table()
+    source = SimpleNamespace(input=Plain())
+    run(works(range(30)), lambda b: {"a": b.inputs["x"]}, Writer({"a": table}, Spent()), source=source, size=5,
+        done=Track("x", None))  # fmt: skip
+    assert [len(keys) for keys, _ in table.shards] == [10, 10, 10]  # 4 bytes a row
+
+
+def test_without_reason_to_flush_there_is_one_shard(monkeypatch):
+    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 1e9)
+    table = Table()
+    source = SimpleNamespace(input=Plain())
+    run(works(range(30)), lambda b: {"a": b.inputs["x"]}, Writer({"a": table}, Spent()), source=source, size=5,
+        done=Track("x", None))  # fmt: skip
+    assert [len(keys) for keys, _ in table.shards] == [30]
+
+
+def test_a_failing_writer_stops_the_run(monkeypatch):
+    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(_pipeline, "_FLUSH_SHARE", 0.0)
+    ran = []
+
+    def engine(batch):
+        ran.append(len(batch))
+        return {"a": batch.inputs["x"]}
+
+    before = threading.active_count()
+    with pytest.raises(StoreError, match="the disk is full"):
+        run(works(range(1000)), engine, Writer({"a": Table(fails_at=1)}, Spent()), source=SimpleNamespace(input=Plain()),
+            size=4, done=Track("x", None))  # fmt: skip
+    assert len(ran) <= 5
+    assert threading.active_count() <= before
+
+
+def test_a_failing_engine_keeps_what_was_handed_over(monkeypatch):
+    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(_pipeline, "_FLUSH_SHARE", 0.0)
+    table, calls = Table(), []
+
+    def engine(batch):
+        calls.append(1)
+        if len(calls) == 4:
+            raise MemoryError
+        return {"a": batch.inputs["x"]}
+
+    with pytest.raises(MemoryError):
+        run(works(range(40)), engine, Writer({"a": table}, Spent()), source=SimpleNamespace(input=Plain()), size=4,
+            done=Track("x", None))  # fmt: skip
+    assert [len(keys) for keys, _ in table.shards] == [4, 4, 4]
+
+
+def test_what_was_not_handed_over_is_dropped(monkeypatch):
+    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 1e9)
+    table = Table()
+    writer = Writer({"a": table}, Spent())
+    writer.add([key(0)], {"a": np.ones((1, 2))})
+    writer.close(failed=True)
+    assert table.shards == []
+
+
+def test_progress_counts_items():
+    steps = []
+    run(works(range(7)), lambda b: {"a": b.inputs["x"]}, Writer({"a": Table()}, Spent()),
+        source=SimpleNamespace(input=Plain()), size=3, done=steps.append)  # fmt: skip
+    assert steps == [3, 3, 1]
