@@ -9,6 +9,8 @@ from torch import nn
 from headstart.dataset import Dataset
 from headstart.sources.base import Source
 
+torch.set_num_threads(1)  # on networks this small, two threads only wait for each other, on a busy machine for long
+
 
 def seeded(make, seed: int = 0):
     """A network whose weights depend on the seed alone; the global generator is left as it was."""

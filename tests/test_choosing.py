@@ -324,7 +324,7 @@ def test_rare_chance_after_the_last_candidate_is_found_out():
             return self.head(nn.functional.dropout(self.body(x), 0.9, training=True))
 
     source = vector_source(Late, classifier="head")
-    with pytest.raises(SourceError, match="at layer (head|output)"):
+    with pytest.raises(SourceError, match=r"at layer (head|output)"):
         choose(source, lambda: list(vectors(6)), **AUTO)
 
 

@@ -216,8 +216,8 @@ def test_a_failing_writer_stops_the_run(monkeypatch):
 
     before = threading.active_count()
     with pytest.raises(StoreError, match="the disk is full"):
-        run(works(range(1000)), engine, Writer({"a": Table(fails_at=1)}, Spent()), source=SimpleNamespace(input=Plain()),
-            size=4, done=Track("x", None))  # fmt: skip
+        writer = Writer({"a": Table(fails_at=1)}, Spent())
+        run(works(range(1000)), engine, writer, source=SimpleNamespace(input=Plain()), size=4, done=Track("x", None))
     assert len(ran) <= 5
     assert threading.active_count() <= before
 

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import pictures, separable, state_bytes
-from predictors import fitted, kinds, labelled, two_sources
 
 from headstart import extraction
 from headstart.dataset import Dataset
@@ -18,7 +16,9 @@ from headstart.heads.base import head
 from headstart.policies.base import policy
 from headstart.predictor import load
 from headstart.sources.base import load_source
-from headstart.transfer import fit
+from headstart.transfer import _tuned, fit
+from networks import pictures, separable, state_bytes
+from predictors import fitted, kinds, labelled, two_sources
 
 ABC = ["b", "a", "c"]
 
@@ -27,7 +27,9 @@ def bright(n: int = 24, classes: int = 2) -> Dataset:
     """Pictures told apart by brightness."""
     X = pictures(n) // 4
     y = np.arange(n) % classes
-    return Dataset.from_arrays(X + (y * (190 // max(classes - 1, 1))).astype(np.uint8)[:, None, None, None], [f"c{i}" for i in y])
+    return Dataset.from_arrays(
+        X + (y * (190 // max(classes - 1, 1))).astype(np.uint8)[:, None, None, None], [f"c{i}" for i in y]
+    )
 
 
 def tuned(data: Dataset | None = None, source="fake:image", **how):
@@ -37,7 +39,8 @@ def tuned(data: Dataset | None = None, source="fake:image", **how):
 
 class TestLayers:
     @pytest.mark.parametrize(
-        ("asked", "given"), [("last", ("3",)), (["1", "3"], None), ("1", ("1",)), (["[0-1]"], None), (iter("1"), ("1",))]
+        ("asked", "given"),
+        [("last", ("3",)), (["1", "3"], None), ("1", ("1",)), (["[0-1]"], None), (iter("1"), ("1",))],
     )
     def test_names_and_patterns(self, asked, given):
         predictor = fitted(layers=asked)
@@ -65,6 +68,14 @@ class TestLayers:
     def test_the_same_source_twice(self):
         source = load_source("fake:vector")
         assert fitted(source=[source, source]).predict(separable(4)[0])
+
+    def test_dead_layers_are_left_out_and_only_dead_ones_are_refused(self):
+        source = load_source("fake:vector")
+        with torch.no_grad():
+            source.module[2].weight.zero_()
+        assert fitted(source=source, layers=["1", "3"]).layers == ("1",)
+        with pytest.raises(DataError, match="same features at 3"):
+            fitted(source=source, layers="3")
 
     def test_a_source_that_knows_wins(self):
         """Of two sources the one whose features separate the classes is chosen, whatever the order."""
@@ -297,8 +308,9 @@ class TestTuning:
         assert set(scores) == {"start", "average", "tuned"}
         assert scores[predictor.history["kept"]] == max(scores.values())
 
-    def test_a_harmful_rate_gives_back_the_frozen_predictor(self):
+    def test_where_tuning_does_not_help_the_frozen_predictor_is_returned(self, monkeypatch):
         data = bright()
+        monkeypatch.setattr(_tuned, "_scorer", lambda *_, **__: lambda decision: 0.0)
         harmful = tuned(data, policy=policy("full", epochs=2, lr=10.0))
         frozen = tuned(data, policy="frozen")
         assert harmful.history["kept"] == "start" and harmful.chosen["policy"] == "frozen"
@@ -347,7 +359,10 @@ class TestTuning:
     @pytest.mark.parametrize("guard", [True, False])
     def test_very_few_items(self, per_class, guard):
         data = bright(2 * per_class)
-        assert set(tuned(data, guard=guard).predict(data.items)) <= {"c0", "c1"}
+        predictor = tuned(data, guard=guard)
+        assert set(predictor.predict(data.items)) <= {"c0", "c1"}
+        assert predictor.history["kept"] == ("start" if guard else "tuned")
+        json.dumps(predictor.history)
 
     def test_frozen_layers_stay_as_they_are(self):
         source = load_source("fake:image")
@@ -366,7 +381,7 @@ class TestTuning:
 
     def test_auto_is_frozen_without_a_budget(self):
         assert tuned(policy="auto").history == {}
-        assert tuned(policy="auto", budget=20).history["loss"]
+        assert tuned(policy="auto", budget=1).history["loss"]
 
 
 def test_rows_in_the_store_are_used_again(tmp_path):

@@ -1,10 +1,12 @@
-"""Sources that are on this machine already: in folders, and in the hub's cache. Reads only small JSON files."""
+"""Sources that are here already: in folders, in installed packages, in the hub's cache. Reads small JSON files only."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +55,28 @@ def in_folder(root: Path) -> list[Found]:
 
 
 def in_hub_cache() -> list[Found]:
-    """Networks that the hub's client has fetched before and that a family here can load."""
+    """Networks that the hub's client has fetched before."""
     hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     root = Path(hub).expanduser()
     found = []
-    for folder in sorted(root.glob("models--timm--*")) if root.is_dir() else ():
+    for folder in sorted(root.glob("models--*")) if root.is_dir() else ():
         weights = [path for name in _WEIGHTS for path in folder.glob(f"snapshots/*/{name}")]
         if weights:
-            found.append(
-                Found(f"timm:{folder.name.removeprefix('models--timm--')}", "fetched before", _size(weights[0]))
-            )
+            owner, _, name = folder.name.removeprefix("models--").partition("--")
+            address = f"timm:{name}" if owner == "timm" else f"hf:{owner}/{name}" if name else f"hf:{owner}"
+            found.append(Found(address, "fetched before", _size(weights[0])))
     return found
+
+
+def in_packages() -> list[Found]:
+    """Installed packages that carry a transformers model folder; their name is enough."""
+    found = []
+    for package in distributions():
+        record = package.read_text("RECORD") or ""
+        sizes = re.findall(r"^.*/model\.safetensors,[^,]*,(\d+)$", record, re.MULTILINE)
+        if sizes and "config.json" in record:
+            found.append(Found(f"hf:{package.metadata['Name']}", "an installed package", int(sizes[0])))
+    return sorted(found, key=lambda one: one.address)
 
 
 def _here(folder: Path) -> Iterator[Found]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -207,12 +208,14 @@ def _chosen(predictor: Any) -> list[tuple[str, Any]]:
         ("head", _head(predictor.head)),
         ("policy", predictor.chosen.get("policy")),
         ("fine-tuning", tuned),
-        ("test", None),
     ]
 
 
 def _head(head: Any) -> str:
-    fields = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in head.fields().items())
+    """The head's name with the fields that are not what they are by default."""
+    usual = {field.name: field.default for field in dataclasses.fields(head)}
+    told = {k: v for k, v in head.fields().items() if v != usual.get(k)}
+    fields = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items())
     return f"{head.name} ({fields})" if fields else str(head.name)
 
 

@@ -20,11 +20,12 @@ from headstart.errors import DataError
 PANEL = "Look around"
 # family → the package it needs, what it is, how it is written, and whether the network can be asked for weights
 _ABOUT: dict[str, tuple[str | None, str, str, bool]] = {
-    "cnn": (None, "the classic small network, untrained; see pretrain", "cnn:cnn", False),
+    "cnn": (None, "the classic small network, untrained (see pretrain)", "cnn:cnn", False),
     "fake": (None, "tiny networks without a use, to try commands with", "fake:image, fake:vector", False),
-    "hf": ("transformers", "texts, images and sounds, from transformers", "hf:NAME-OR-FOLDER", True),
-    "identity": (None, "the raw numbers themselves, as a control", "identity:vector", False),
+    "hf": ("transformers", "encoders for texts and sounds, from transformers", "hf:NAME-OR-FOLDER", True),
+    "identity": (None, "the raw numbers or pixels, as a control", "identity:vector, identity:image", False),
     "keras": ("keras", "networks of Keras and TensorFlow", "keras:FILE", False),
+    "lstm": (None, "the classic recurrent network (see pretrain)", "lstm:lstm", False),
     "module": (None, "a torch module of your own, from Python only", "Source.from_module(…)", False),
     "onnx": ("onnxruntime", "networks in ONNX files", "onnx:FILE", False),
     "saved": (None, "what headstart has trained", "saved:FOLDER", False),
@@ -50,7 +51,7 @@ def sources(
         raise DataError(
             f"No source is in {', '.join(map(str, folders))}: no timm folder, saved source, or network file."
         )
-    cached = _finding.in_hub_cache()
+    cached = [] if folders else [*_finding.in_packages(), *_finding.in_hub_cache()]
     names = [] if search is None else _names(search)
     document = {
         "families": families,

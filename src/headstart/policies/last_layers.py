@@ -21,6 +21,7 @@ class LastLayers(Policy):
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto")] = "auto"
 
     def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
-        """Parameters of the topmost units."""
+        """Parameters of the topmost units that have any: pooling and its like do not count."""
         many = max(1, round(units / 4)) if self.layers == "auto" else int(self.layers)
-        return [Move(p.name, self.decayed(p.unit, units)) for p in placed if p.unit >= units - many]
+        top = sorted({p.unit for p in placed})[-many:]
+        return [Move(p.name, self.decayed(p.unit, units)) for p in placed if p.unit in top]

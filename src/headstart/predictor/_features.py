@@ -46,7 +46,7 @@ def rows_of(
     for index, (source, choice, pooling) in enumerate(zip(sources, choices, poolings)):
         if not pooling:
             continue
-        how = {"engine": choice.engine, "precision": choice.precision, "batch_size": choice.batch_size}
+        how: dict[str, Any] = {"engine": choice.engine, "precision": choice.precision, "batch_size": choice.batch_size}
         home = False if raw(source) else store
         try:
             bank = extract(source, data, layers=list(pooling), pooling=pooling, on_error=on_error, store=home, **how)

@@ -18,6 +18,7 @@ from headstart.predictor import Answer, Part
 from headstart.sources.base import Source
 
 Place = tuple[int, str]
+_FIRST = 256  # rows that usually tell already that features vary
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def select(
     labelled, T = candidates.labelled(column.name)
     need_contrast(column.name, labelled.data.columns[candidates.data.columns.index(column)])
     names = {labelled.label(place): place for place in labelled.deepest_first()}
-    rows = {name: labelled.rows[place] for name, place in names.items()}
+    rows = _varying({name: labelled.rows[place] for name, place in names.items()})
     choice = choose(
         rows,
         T,
@@ -118,6 +119,20 @@ def need_contrast(name: str, column: Target) -> None:
         raise DataError(f"None of the {len(given):,} labelled items of {name!r} has any label of its own.")
     if column.task == "regression" and len(given) < 2:
         raise DataError(f"Regression needs at least 2 labelled items; {name!r} has 1 sample.")
+
+
+def _varying(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The candidates whose features differ between items: a dead layer is no reason to stop."""
+    alive = {name: X for name, X in rows.items() if np.ptp(X[:_FIRST], axis=0).any() or np.ptp(X, axis=0).any()}
+    if not alive:
+        raise DataError(
+            f"All items have the same features at {', '.join(list(rows)[:5])}: there is nothing to learn from. "
+            "Choose other layers, or another source."
+        )
+    if len(alive) < len(rows):
+        dead = [name for name in rows if name not in alive]
+        note(f"Features are the same for all items at {', '.join(dead)}; left out.")
+    return alive
 
 
 def _group_ids(groups: Sequence[Any] | None) -> np.ndarray | None:

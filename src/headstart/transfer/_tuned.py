@@ -42,6 +42,12 @@ def tuned(
     source = predictor.sources[answer.parts[0].source]
     labelled, T = candidates.labelled(answer.target)
     fitting, held = _halves(labelled.data, T, answer.task, guard=guard, seed=seed)
+    if guard and not len(held):
+        note(
+            f"{len(T)} items are too few to hold some out and see whether fine-tuning helps: the frozen predictor is "
+            "returned. guard=False fine-tunes all the same."
+        )
+        return dataclasses.replace(predictor, history={"kept": "start", "scores": {}})
     X = answer.features(labelled.rows)
     kind = predictor.chosen["selection"][answer.target]["balance"]["kind"]
     shift = log_adjustment(T.sum(0)) if kind != "none" else None
@@ -83,16 +89,18 @@ def _single(predictor: Predictor) -> Answer:
 
 
 def _halves(data: Dataset, T: np.ndarray, task: str, *, guard: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(items to fit on, items held out); nothing is held out without a guard."""
+    """(items to fit on, items held out); nothing is held out without a guard, or where a class would be lost by it."""
     everything = np.arange(len(data))
-    if not guard:
+    if not guard or len(data) < round(1 / _HELD_OUT):
         return everything, everything[:0]
     folds = data.fold_ids(round(1 / _HELD_OUT), random_state=seed)
-    held = np.flatnonzero(folds == 0)
+    fitting, held = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
+    if not len(held) or (task == "classification" and (T[fitting].sum(0) > 0).sum() < (T.sum(0) > 0).sum()):
+        return everything, everything[:0]
     classes = T.shape[1] if task == "classification" else 1
     if len(held) < _FEWEST_HELD * classes:
-        note(f"Only {len(held)} items could be held out: too few to say whether fine-tuning helps.")
-    return np.flatnonzero(folds != 0), held
+        note(f"Only {len(held)} items could be held out: hardly enough to say whether fine-tuning helps.")
+    return fitting, held
 
 
 def _linear(answer: Answer, X: np.ndarray, T: np.ndarray, *, kind: str, shift: np.ndarray | None) -> Any:
