@@ -17,7 +17,7 @@ from headstart.sources.base import Layer, Source
 _KNN_ROWS = 2000
 
 
-def columns_of(X: np.ndarray, T: np.ndarray, task: str, bank: FeatureBank, layer: Layer) -> dict[str, float | None]:
+def columns_of(X: np.ndarray, T: np.ndarray, *, task: str, bank: FeatureBank, layer: Layer) -> dict[str, float | None]:
     """LogME, H-score, kNN, extraction seconds and megabytes of one layer; None where a score does not apply."""
     moments = Moments.from_rows(compact(X), T)
     found: dict[str, float | None] = {"logme": _try("logme", moments)}
@@ -32,7 +32,7 @@ def columns_of(X: np.ndarray, T: np.ndarray, task: str, bank: FeatureBank, layer
 
 
 def source_columns(
-    source: Source, bank: FeatureBank, data: Dataset, T: np.ndarray, task: str
+    source: Source, bank: FeatureBank, data: Dataset, *, T: np.ndarray, task: str
 ) -> dict[str, float | None]:
     """What is the same for all layers of a source: its size (the static list), and NCE and LEEP where it has a head."""
     parameters = sum(p.numel() for p in source.module.parameters()) if "torch" in source.engines else None

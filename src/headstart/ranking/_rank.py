@@ -95,7 +95,7 @@ def rank(
     rows = {name: banks[source].rows(layer, kept) for name, (source, layer) in names.items()}
     groups = None if kept.groups is None else np.asarray(kept.groups, dtype=object).astype(str)
     choice = choose(rows, T, task=column.task, groups=groups, balance=balance, fuse=True, random_state=random_state)
-    found = _rows(names, rows, T, choice, banks, kept)
+    found = _rows(names, rows, T, choice=choice, banks=banks, data=kept)
     transfers, baseline, verdict = _verdict(found, T, column.task, choice)
     notes += _fused(choice, names)
     cost = {"extract_seconds": extracted - begun, "seconds": time.perf_counter() - begun, "items": len(kept)}
@@ -156,12 +156,17 @@ def _usable(data: Dataset, target: str, banks: list[FeatureBank]) -> tuple[Datas
 
 
 def _rows(
-    names: Mapping[str, tuple[Source, str]], rows: Mapping[str, np.ndarray], T: np.ndarray, choice: Choice,
-    banks: Mapping[Source, FeatureBank], data: Dataset,
-) -> list[Row]:  # fmt: skip
+    names: Mapping[str, tuple[Source, str]],
+    rows: Mapping[str, np.ndarray],
+    T: np.ndarray,
+    *,
+    choice: Choice,
+    banks: Mapping[Source, FeatureBank],
+    data: Dataset,
+) -> list[Row]:
     best = {name: _best([t for t in choice.trials if t.candidates == (name,)]) for name in names}
     top = max((trial for trial in best.values() if trial is not None), key=lambda t: (t.score, -t.cost), default=None)
-    own = {source: source_columns(source, bank, data, T, choice.task) for source, bank in banks.items()}
+    own = {source: source_columns(source, bank, data, T=T, task=choice.task) for source, bank in banks.items()}
     found = []
     for name, (source, layer) in names.items():
         trial = best[name]
@@ -177,7 +182,7 @@ def _rows(
                 high=None if trial is None else trial.high,
                 tied=trial is not None and top is not None and _tied(trial, top),
                 macs=place.macs / 1e6,
-                **columns_of(rows[name], T, choice.task, banks[source], place),
+                **columns_of(rows[name], T, task=choice.task, bank=banks[source], layer=place),
                 **own[source],
             )
         )

@@ -55,7 +55,7 @@ def validate(
         name = next(
             n for n, (source, layer) in names.items() if (source.fingerprint, layer) == (row.fingerprint, row.layer)
         )
-        truth.append(_fitted(rows[name], T, test, task, seed))
+        truth.append(_fitted(rows[name], T, test, task=task, seed=seed))
     tau, regret = {}, {}
     for score in _SCORES:
         values = [getattr(row, score) for row in chosen]
@@ -67,7 +67,7 @@ def validate(
     return Validation(shown, tau, regret)
 
 
-def _fitted(X: np.ndarray, T: np.ndarray, test: np.ndarray, task: str, seed: int) -> float:
+def _fitted(X: np.ndarray, T: np.ndarray, test: np.ndarray, *, task: str, seed: int) -> float:
     train = ~test
     choice = choose({"x": X[train]}, T[train], task=task, random_state=seed)
     head = choice.fit({"x": X[train]}, T[train])

@@ -1,4 +1,4 @@
-"""transformers' encoders, for texts and sounds: from a local folder, an installed package that carries one, or the hub.
+"""transformers' text encoders: from a local folder, an installed package that carries one, or the hub.
 
 ``hf:FOLDER`` reads ``config.json`` and safetensors; ``hf:NAME`` looks for an installed package of that name that
 carries a model folder, then in the local hub cache, and asks the network last. A folder in sentence-transformers' form
@@ -24,21 +24,10 @@ from headstart.errors import OfflineError, OptionError, SourceError, WeightsErro
 from headstart.sources._sentence import Head, read_sentence_head
 from headstart.sources._text_input import TextInput
 from headstart.sources._weights import fit_weights, read_weights
-from headstart.sources.base import Input, Source
+from headstart.sources.base import Source
 
 _KEPT = ("config.json", "tokenizer.json", "preprocessor_config.json", "head.json")
-_SPEECH = (
-    "wav2vec2",
-    "hubert",
-    "wavlm",
-    "unispeech",
-    "unispeech-sat",
-    "data2vec-audio",
-    "sew",
-    "sew-d",
-    "wav2vec2-conformer",
-)
-_LARGEST = 10_000
+_SPEECH = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "sew", "sew-d")
 
 
 def load(
@@ -68,15 +57,15 @@ def load(
     """
     transformers = _extras.need("transformers", "for hf: sources")
     if files is not None:
-        return _build(name, transformers, dict(files), None, max_length)
+        return _build(name, transformers, dict(files), weights=None, max_length=max_length)
     folder = _folder(name)
     kept = _files(folder)
     file = Path(weights) if weights is not None else _weights_in(folder) if pretrained else None
-    return _build(name, transformers, kept, file, max_length)
+    return _build(name, transformers, kept, weights=file, max_length=max_length)
 
 
 def _build(
-    name: str, transformers: Any, files: dict[str, bytes], weights: Path | None, max_length: int | None
+    name: str, transformers: Any, files: dict[str, bytes], *, weights: Path | None, max_length: int | None
 ) -> Source:
     config = _config(transformers, name, files)
     with _quiet(transformers):
@@ -84,12 +73,11 @@ def _build(
     if weights is not None:
         fit_weights(network, _renamed(network, read_weights(weights)), str(weights), head=("pooler.",))
     head = Head(**json.loads(files["head.json"])) if "head.json" in files else None
-    how = _input(config, files, network, max_length, head)
+    how = _input(config, files, network, max_length=max_length, head=head)
     if head is not None:
         head.attach(network)
         if weights is not None:
             head.fill(network, weights.parent)
-    names = how.names if isinstance(how, TextInput) else ("input_values",)
     meta = {"licence": None, "model_type": config.model_type, "sentence_vector": head is not None}
     return Source(
         address=f"hf:{name}",
@@ -98,7 +86,7 @@ def _build(
         rebuild={"family": "hf", "name": str(config.model_type), "options": {"max_length": max_length}},
         meta={k: v for k, v in meta.items() if v},
         files=files,
-        invoke=partial(_invoke, names),
+        invoke=partial(_invoke, how.names),
         minimum_cosine=0.999999,
     )
 
@@ -132,11 +120,11 @@ def _config(transformers: Any, name: str, files: Mapping[str, bytes]) -> Any:
     return config
 
 
-def _input(config: Any, files: Mapping[str, bytes], network: Any, max_length: int | None, head: Head | None) -> Input:
+def _input(
+    config: Any, files: Mapping[str, bytes], network: Any, *, max_length: int | None, head: Head | None
+) -> TextInput:
     if config.model_type in _SPEECH:
-        from headstart.sources._wave_input import WaveInput
-
-        return WaveInput.from_files(files, config)
+        raise SourceError(f"{config.model_type} takes sounds; hf: reads text encoders only so far.")
     if "tokenizer.json" not in files:
         raise SourceError(
             "The folder has no tokenizer.json. Save it with a fast tokenizer: "

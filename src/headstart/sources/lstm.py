@@ -95,8 +95,13 @@ def load(
         except (KeyError, ValueError, TypeError) as error:
             raise StoreError(f"The saved vocabulary is damaged: {error!r}") from error
     options: dict[str, Any] = {
-        "classes": classes, "max_length": max_length, "embedding": embedding, "hidden": hidden,
-        "bidirectional": bidirectional, "cell": cell, "seed": seed,
+        "classes": classes,
+        "max_length": max_length,
+        "embedding": embedding,
+        "hidden": hidden,
+        "bidirectional": bidirectional,
+        "cell": cell,
+        "seed": seed,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,0 +1,193 @@
+"""What every policy must satisfy: exactly what it declares moves, the rest is bit-identical, the frozen part is a prefix."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import members
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import networks
+from headstart._constraints import invalid_values, validate
+from headstart.errors import OptionError, UnknownName
+from headstart.finetuning import Feature, Samples, Start, tune
+from headstart.finetuning._places import lowest_moving, place
+from headstart.policies import POLICIES, Move, Placed, policy
+from networks import image_source, state_bytes, vector_source
+
+MAKERS = {
+    "normed": lambda: image_source(networks.Normed, classifier="classifier"),
+    "dense": lambda: vector_source(networks.Dense),
+    "out of order": lambda: vector_source(networks.OutOfOrder),
+    "recurrent": lambda: vector_source(networks.Recurrent),
+}
+
+
+@pytest.fixture(params=members.POLICIES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=MAKERS)
+def source(request):
+    return MAKERS[request.param]()
+
+
+@st.composite
+def placed(draw):
+    """Parameters in units, in any order."""
+    units = draw(st.integers(1, 12))
+    many = [draw(st.integers(1, 3)) for _ in range(units)]
+    found = [Placed(f"u{u}.p{i}", u, draw(st.sampled_from(["linear", "conv2d", "batchnorm2d"])))
+             for u, n in enumerate(many) for i in range(n)]  # fmt: skip
+    return draw(st.permutations(found)), units
+
+
+def trained(source, chosen, *, seed=0, epochs=1, layer=None):
+    """One short fine-tuning on random data; the outcome."""
+    layer = layer or source.select("last")[0]
+    shape = (10, 3, 16, 16) if source.modality == "image" else (10, 8)
+    X = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    samples = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, len(X))
+    width = (
+        int(np.prod(source.layer(layer).shape))
+        if len(source.layer(layer).shape) == 1
+        else source.layer(layer).shape[-1]
+    )
+    start = Start(np.random.default_rng(1).normal(size=(width, 3)) * 0.1, np.zeros(3), np.zeros(width), np.ones(width))
+    return tune(
+        source, [Feature(layer, "avg")], start, samples=samples, targets=np.eye(3)[np.arange(10) % 3],
+        task="classification", policy=chosen, seed=seed,
+    )  # fmt: skip
+
+
+def moving(name, **how):
+    """A policy with settings that make every step count."""
+    return policy(name, epochs=1, batch_size=4, lr=0.05, **how)
+
+
+@given(data=placed())
+def test_moves_are_parameters_that_exist(name, data):
+    found, units = data
+    moves = policy(name).moves(found, units)
+    names = [p.name for p in found]
+    assert all(isinstance(move, Move) and move.name in names for move in moves)
+    assert len({move.name for move in moves}) == len(moves)
+    assert all(move.factor > 0 and move.from_epoch >= 0 for move in moves)
+
+
+@given(data=placed(), decay=st.sampled_from([1.0, 0.9, 0.5]))
+def test_nearer_the_input_is_never_faster(name, data, decay):
+    found, units = data
+    moves = {m.name: m.factor for m in policy(name, layer_decay=decay).moves(found, units)}
+    unit = {p.name: p.unit for p in found}
+    for a in moves:
+        for b in moves:
+            if unit[a] < unit[b]:
+                assert moves[a] <= moves[b]
+    if decay == 1.0:
+        assert set(moves.values()) <= {1.0}
+
+
+@given(data=placed(), seed=st.integers(0, 99))
+def test_the_order_of_parameters_does_not_matter(name, data, seed):
+    found, units = data
+    shuffled = [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
+    one, other = (policy(name).moves(some, units) for some in (found, shuffled))
+    assert sorted(one, key=str) == sorted(other, key=str)
+
+
+@given(data=placed())
+def test_what_is_frozen_for_good_lies_below_what_moves(name, data):
+    """Units that move are the topmost ones, so that there is one frozen prefix (a policy may pick parameters in them)."""
+    found, units = data
+    moves = policy(name).moves(found, units)
+    unit = {p.name: p.unit for p in found}
+    touched = {unit[m.name] for m in moves}
+    assert touched in (set(), set(range(min(touched, default=0), units)))
+
+
+def test_exactly_the_declared_parameters_move(name, source):
+    chosen = moving(name)
+    places = place(source, [source.select("last")[0]])
+    declared = {m.name for m in chosen.moves(places.parameters, len(places.ends)) if m.from_epoch == 0}
+    before = state_bytes(source.network)
+    if not declared:
+        with pytest.raises(OptionError, match="moves no parameter"):
+            trained(source, chosen)
+        return
+    outcome = trained(source, chosen)
+    after = state_bytes(outcome.source.network)
+    assert after.keys() == before.keys()
+    assert {k for k in before if before[k] != after[k]} == declared
+    assert set(outcome.moved) == {m.name for m in chosen.moves(places.parameters, len(places.ends))}
+
+
+def test_every_buffer_and_the_source_given_are_bit_identical(name, source):
+    before = state_bytes(source.network)
+    fingerprint = source.fingerprint
+    try:
+        outcome = trained(source, moving(name), epochs=3)
+    except OptionError:
+        pytest.skip("it moves nothing")
+    after = state_bytes(outcome.source.network)
+    buffers = {k for k, _ in source.network.named_buffers()}
+    assert all(after[k] == before[k] for k in buffers)
+    assert state_bytes(source.network) == before
+    assert source.fingerprint == fingerprint != outcome.source.fingerprint
+    assert outcome.source.network is not source.network
+    assert not any(m.training for m in outcome.source.network.modules())
+    assert networks.hooks_of(outcome.source.network) == networks.hooks_of(source.network) == 0
+
+
+def test_the_frozen_prefix_gives_the_same_features(name, source):
+    chosen = moving(name)
+    places = place(source, [source.select("last")[0]])
+    lowest = lowest_moving(chosen.moves(places.parameters, len(places.ends)), places)
+    if not lowest:
+        pytest.skip("nothing moves, or everything does")
+    outcome = trained(source, chosen)
+    boundary = places.ends[lowest - 1]
+    batch = source.input.tensors(source.input.example(3), torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        rows = [s.run(s.network, batch, {boundary: torch.clone})[boundary] for s in (source, outcome.source)]
+    assert torch.equal(*rows)
+
+
+def test_runs_repeat_to_the_bit(name, source):
+    try:
+        one, other = (trained(source, moving(name)) for _ in range(2))
+    except OptionError:
+        pytest.skip("it moves nothing")
+    assert state_bytes(one.source.network) == state_bytes(other.source.network)
+    assert one.coef.tobytes() == other.coef.tobytes()
+
+
+def test_every_setting_is_checked(name):
+    kind = POLICIES[name]
+    for field, value in invalid_values(kind):
+        with pytest.raises(OptionError, match=rf"{kind.__name__}\({field}=…\)"):
+            policy(name, **{field: value})
+    validate(kind())
+
+
+def test_names_are_the_tables(name):
+    assert POLICIES[name].name == name
+    assert policy(name).name == name
+    assert policy(policy(name)) == policy(name)
+
+
+def test_unknown_fields_are_refused(name):
+    with pytest.raises(UnknownName, match=rf"fields of policy '{name}'; did you mean 'epochs'"):
+        policy(name, epoch=3)
+
+
+def test_policies_are_plain_and_frozen(name):
+    made = policy(name)
+    assert all(isinstance(getattr(made, f.name), (int, float, str, bool, type(None))) for f in fields(made))
+    with pytest.raises(AttributeError):
+        made.epochs = 3
