@@ -29,9 +29,10 @@ from networks import image_source, picture_data, separable, state_bytes, vector_
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 16}
 
 
-def problem(n=60, *, classes=3, held=30, d=8):
+def problem(n=60, *, classes=3, held=30, d=8, teach=None):
     """Vectors, a source of them, its solved head on layer b, and samples."""
-    X, y = separable(n + held, classes=classes, d=d)
+    X, y = separable(n + held, classes=classes, d=d) if teach is None else (networks.vectors(n + held, d), None)
+    y = y if teach is None else teach(X)
     source = vector_source(lambda: networks.Dense(d=d))
     data = Dataset.from_arrays(X, [f"c{label}" for label in y])
     rows = extract(source, data, layers="b", store=False, **PLAIN).rows("b", data)
@@ -73,15 +74,15 @@ def test_the_first_decisions_are_the_heads(p):
     assert np.allclose(intercept, p["head"].intercept_, atol=1e-4)
 
 
-def test_several_layers_with_scales_start_from_their_head(tmp_path):
+def test_several_layers_start_from_their_head(tmp_path):
     source = image_source(networks.Normed, classifier="classifier")
     data = picture_data(20, classes=2)
     bank = extract(source, data, layers=["blocks.1", "pool"], pooling={"blocks.1": "avg+std", "pool": "avg"},
                    store=tmp_path, **PLAIN)  # fmt: skip
-    rows = np.concatenate([bank.rows("blocks.1", data) * 0.5, bank.rows("pool", data) * 3.0], 1)
+    rows = np.concatenate([bank.rows("blocks.1", data), bank.rows("pool", data)], 1)
     T = np.eye(2)[np.arange(20) % 2]
     solved = head("ridge", alpha=0.1).fit(rows, T, task="classification")
-    features = [Feature("blocks.1", "avg+std", 0.5), Feature("pool", "avg", 3.0)]
+    features = [Feature("blocks.1", "avg+std"), Feature("pool", "avg")]
     model = Tuned(source, features, Start.of(solved.coef_, solved.intercept_, rows))
     samples = Samples(reading(source, data), source.input.collate, 20)
     assert np.abs(decisions(model, samples) - solved.decision(rows)).max() < 1e-4
@@ -142,8 +143,7 @@ def test_last_layers_counts_from_the_top():
     places = place(source, ["pool"])
     assert places.ends == ("blocks.0", "blocks.1", "blocks.2", "blocks.3", "pool")
     named = {m.name.rpartition(".")[0] for m in policy("last_layers", layers=2).moves(places.parameters, 5)}
-    assert named == {"blocks.3.0", "blocks.3.1"}
-    assert not policy("last_layers", layers=1).moves(places.parameters, 5)  # the pooling has no parameters
+    assert named == {"blocks.2.0", "blocks.2.1", "blocks.3.0", "blocks.3.1"}  # the pooling has no parameters
     auto = policy("last_layers").moves(places.parameters, 5)
     assert auto == policy("last_layers", layers=1).moves(places.parameters, 5)
     everything = policy("last_layers", layers=99).moves(places.parameters, 5)
@@ -154,12 +154,7 @@ def test_nothing_above_the_deepest_layer_used_moves():
     source = image_source(networks.Normed, classifier="classifier")
     places = place(source, ["blocks.1"])
     assert places.ends == ("blocks.0", "blocks.1")
-    assert {p.name.split(".")[0] + p.name.split(".")[1] for p in places.parameters} <= {
-        "stem0",
-        "stem1",
-        "blocks0",
-        "blocks1",
-    }
+    assert {p.name.rpartition(".")[0][:8] for p in places.parameters} == {"stem.0", "stem.1", "blocks.0", "blocks.1"}
 
 
 def test_a_policy_that_moves_nothing_says_so(p):
@@ -226,7 +221,7 @@ def test_pull_towards_the_start_keeps_it_near(p):
 
     def moved(outcome):
         pairs = zip(p["source"].network.parameters(), outcome.source.network.parameters())
-        return sum(float((a - b).square().sum()) for a, b in pairs)
+        return sum(float((a - b).detach().square().sum()) for a, b in pairs)
 
     assert moved(near) < 0.2 * moved(far)
 
@@ -234,8 +229,10 @@ def test_pull_towards_the_start_keeps_it_near(p):
 # ---- what is kept ---------------------------------------------------------------------------------------------------
 
 
-def test_tuning_helps_and_is_kept(p):
-    outcome = run(p, policy("full", epochs=15, lr=0.02), score=accuracy(p), held=p["held"])
+def test_tuning_helps_and_is_kept():
+    """A product of two inputs: random features hardly show it, tuned ones do."""
+    p = problem(n=200, classes=2, held=200, teach=lambda X: (X[:, 0] * X[:, 1] > 0).astype(int))
+    outcome = run(p, policy("full", epochs=40, lr=0.02), score=accuracy(p), held=p["held"])
     assert outcome.scores.keys() == {"start", "average", "tuned"}
     assert outcome.kept in ("average", "tuned")
     assert outcome.scores[outcome.kept] > outcome.scores["start"]

@@ -1,4 +1,4 @@
-"""What every policy must satisfy: exactly what it declares moves, the rest is bit-identical, the frozen part is a prefix."""
+"""What every policy must satisfy: exactly what it declares moves, all else is bit-identical, frozen comes first."""
 
 from __future__ import annotations
 
@@ -53,11 +53,8 @@ def trained(source, chosen, *, seed=0, epochs=1, layer=None):
     shape = (10, 3, 16, 16) if source.modality == "image" else (10, 8)
     X = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     samples = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, len(X))
-    width = (
-        int(np.prod(source.layer(layer).shape))
-        if len(source.layer(layer).shape) == 1
-        else source.layer(layer).shape[-1]
-    )
+    axes, sides = source.layer(layer).axes, source.layer(layer).shape
+    width = sides[0] if axes == "chw" else sides[-1]
     start = Start(np.random.default_rng(1).normal(size=(width, 3)) * 0.1, np.zeros(3), np.zeros(width), np.ones(width))
     return tune(
         source, [Feature(layer, "avg")], start, samples=samples, targets=np.eye(3)[np.arange(10) % 3],
@@ -103,7 +100,7 @@ def test_the_order_of_parameters_does_not_matter(name, data, seed):
 
 @given(data=placed())
 def test_what_is_frozen_for_good_lies_below_what_moves(name, data):
-    """Units that move are the topmost ones, so that there is one frozen prefix (a policy may pick parameters in them)."""
+    """Units that move are the topmost ones, so that there is one frozen prefix (a policy may pick some of them)."""
     found, units = data
     moves = policy(name).moves(found, units)
     unit = {p.name: p.unit for p in found}
@@ -123,8 +120,9 @@ def test_exactly_the_declared_parameters_move(name, source):
     outcome = trained(source, chosen)
     after = state_bytes(outcome.source.network)
     assert after.keys() == before.keys()
-    assert {k for k in before if before[k] != after[k]} == declared
-    assert set(outcome.moved) == {m.name for m in chosen.moves(places.parameters, len(places.ends))}
+    moved = {k for k, _ in source.network.named_parameters() if before[k] != after[k]}
+    assert moved == set(outcome.moved)
+    assert moved == {name for name in declared if not name.startswith("never")}  # no forward pass reaches that one
 
 
 def test_every_buffer_and_the_source_given_are_bit_identical(name, source):

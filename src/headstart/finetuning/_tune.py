@@ -40,6 +40,8 @@ class Outcome:
         What validation chose; ``"tuned"`` when nothing was chosen.
     scores : mapping
         Validation score of each.
+    moved : tuple of str
+        Parameters that training has changed.
     """
 
     source: Any
@@ -121,9 +123,9 @@ def tune(
         label=f"{source.name}: fine-tuning",
     )
     model.training_from(None, places.modules)
+    moved = _moved(model, begin)
     kept = _choose(model, begin, watched, scores)
     coef, intercept = model.solved()
-    moved = tuple(sorted(move.name for move in moves))
     return Outcome(_as_source(source, model), coef, intercept, history, kept, scores, moved)
 
 
@@ -167,6 +169,13 @@ def _moving(model: Tuned, moves: Sequence[Move]) -> dict[str, torch.Tensor]:
     named = dict(model.network.named_parameters())
     head = {f"head.{name}": p for name, p in model.head.named_parameters()}
     return {**{f"network.{move.name}": named[move.name] for move in moves}, **head}
+
+
+def _moved(model: Tuned, begin: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """Parameters of the network that are not what they were; those that no forward pass reaches never move."""
+    named = dict(model.named_parameters())
+    changed = (name for name, value in begin.items() if not torch.equal(named[name], value))
+    return tuple(sorted(name.removeprefix("network.") for name in changed if name.startswith("network.")))
 
 
 def _pull(model: Tuned, begin: Mapping[str, torch.Tensor], strength: float) -> torch.Tensor:

@@ -39,7 +39,9 @@ def source_columns(
     found: dict[str, float | None] = {"static": parameters / 1e6 if parameters else None}
     if task != "classification" or source.classifier is None or "output" not in bank.layers:
         return found
-    theta = softmax(bank.rows("output", data).astype(np.float64), axis=1)
+    theta = bank.rows("output", data).astype(np.float64)
+    if theta.min() < 0 or np.abs(theta.sum(1) - 1).max() > 1e-3:  # some networks end in a softmax of their own
+        theta = softmax(theta, axis=1)
     table = T.T @ np.eye(theta.shape[1])[theta.argmax(1)]
     found["leep"] = _try("leep", None, probabilities=theta, targets=T)
     found["nce"] = _try("nce", None, table=table)

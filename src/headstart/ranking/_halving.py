@@ -7,14 +7,15 @@ Jamieson & Talwalkar (2016), Non-stochastic best arm identification and hyperpar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from headstart._progress import note
+from headstart.bank import FeatureBank
 from headstart.dataset import Dataset
 from headstart.errors import HeadstartError
-from headstart.extraction import extract
 from headstart.heads.auto import choose
 from headstart.sources.base import Source
 
@@ -22,8 +23,9 @@ _FEWEST = 60
 
 
 def halved(
-    sources: list[Source], data: Dataset, budget: float | None, *, column: str, seed: int, notes: list[str]
-) -> list[Source]:
+    sources: list[Source], data: Dataset, budget: float | None, *, column: str, seed: int, notes: list[str],
+    extract: Callable[[Source, Dataset], FeatureBank],
+) -> list[Source]:  # fmt: skip
     """The sources that are worth a full pass; all of them without a budget, or when it suffices."""
     if budget is None or len(sources) < 3:
         return sources
@@ -34,7 +36,7 @@ def halved(
         seconds = 0.0
         for source in sources:
             try:
-                score, per_item = _quick(source, sample, column, seed)
+                score, per_item = _quick(extract(source, sample), sample, column, seed)
             except HeadstartError as error:
                 notes.append(f"{source.address} was left out: {error}")
                 continue
@@ -53,9 +55,8 @@ def halved(
     return sources
 
 
-def _quick(source: Source, sample: Dataset, column: str, seed: int) -> tuple[float, float]:
+def _quick(bank: FeatureBank, sample: Dataset, column: str, seed: int) -> tuple[float, float]:
     """(cross-validated score of the best candidate, seconds per item)."""
-    bank = extract(source, sample)
     kept = sample.take(np.flatnonzero(bank.keep(sample)))
     target: Any = next(c for c in kept.columns if c.name == column)
     T = target.matrix()

@@ -16,7 +16,7 @@ from headstart.bank import FeatureBank
 from headstart.dataset import Dataset
 from headstart.errors import DataError, HeadstartError, OptionError
 from headstart.extraction import extract
-from headstart.heads.auto import Choice, Trial, choose
+from headstart.heads.auto import MOST_ROWS, Choice, Trial, choose
 from headstart.ranking._columns import columns_of, source_columns
 from headstart.ranking._halving import halved
 from headstart.ranking._validate import validate
@@ -79,12 +79,14 @@ def rank(
         raise DataError("rank() needs targets; this dataset has none.")
     column = _column(data, target)
     loaded, notes = _loaded(sources)
-    loaded = halved(loaded, data, budget, column=column.name, seed=random_state, notes=notes)
+    how = {"pooling": pooling, "store": store, "device": device}
+    quick = partial(extract, layers=layers, **how)
+    loaded = halved(loaded, data, budget, column=column.name, seed=random_state, notes=notes, extract=quick)
     banks = {}
     for source in loaded:
         try:
             wanted = [*source.select(layers), *_outputs(source)]
-            banks[source] = extract(source, data, layers=wanted, pooling=pooling, store=store, device=device)
+            banks[source] = extract(source, data, layers=wanted, **how)
         except HeadstartError as error:
             notes.append(f"{source.address} was left out: {error}")
     if not banks:
@@ -94,12 +96,17 @@ def rank(
     names = {f"{i} {layer}": (source, layer) for i, source in enumerate(banks) for layer in source.select(layers)[::-1]}
     rows = {name: banks[source].rows(layer, kept) for name, (source, layer) in names.items()}
     groups = None if kept.groups is None else np.asarray(kept.groups, dtype=object).astype(str)
-    choice = choose(rows, T, task=column.task, groups=groups, balance=balance, fuse=True, random_state=random_state)
+    few = _few(T, column.task, random_state)
+    choice = choose(
+        {name: X[few] for name, X in rows.items()}, T[few], task=column.task, balance=balance, fuse=True,
+        groups=None if groups is None else groups[few], random_state=random_state,
+    )  # fmt: skip
     found = _rows(names, rows, T, choice=choice, banks=banks, data=kept)
-    transfers, baseline, verdict = _verdict(found, T, column.task, choice)
+    transfers, baseline, verdict = _verdict(found, T[few], column.task, choice)
     notes += _fused(choice, names)
     cost = {"extract_seconds": extracted - begun, "seconds": time.perf_counter() - begun, "items": len(kept)}
-    again = partial(validate, rows=rows, T=T, names=names, task=column.task, found=found, seed=random_state)
+    kind = {"task": column.task, "groups": groups, "seed": random_state}
+    again = partial(validate, rows=rows, T=T, names=names, found=found, **kind)
     return Ranking(
         rows=tuple(found),
         verdict=verdict,
@@ -214,12 +221,31 @@ def _verdict(found: Sequence[Row], T: np.ndarray, task: str, choice: Choice) -> 
         transfers = bool(honest(choice.trials, T, choice.metric) > baseline + norm.ppf(1 - _LEVEL) * error)
         nothing = f"always saying the same gives {baseline:.3f}"
     else:
-        baseline = float(T.mean()) if task == "multilabel" else 0.0
+        baseline = _chance(T) if task == "multilabel" else 0.0
         transfers = bool(best.low is not None and best.low > baseline)
         nothing = f"knowing nothing gives {baseline:.3f}"
     if not transfers:
         return False, baseline, f"Nothing transfers: the best row reaches {best.accuracy:.3f}, and {nothing}."
     return True, baseline, f"Use {name}: {best.accuracy:.3f} [{best.low:.3f}, {best.high:.3f}]; {nothing}{ties}."
+
+
+def _few(T: np.ndarray, task: str, seed: int) -> Any:
+    """Rows to choose and judge on: all, or so many of every class that it stays quick, in their order."""
+    if len(T) <= MOST_ROWS:
+        return slice(None)
+    labels = T.argmax(1) if task == "classification" else np.zeros(len(T))
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(T)), labels))
+    return np.sort(order[np.linspace(0, len(T) - 1, MOST_ROWS).astype(int)])
+
+
+def _chance(T: np.ndarray) -> float:
+    """Mean average precision that a random order is expected to have; on few rows more than the labels' share."""
+    n, hits = len(T), T.sum(0)
+    hits = hits[(hits > 0) & (hits < n)]
+    if not len(hits):
+        return 0.0
+    first = (1 / np.arange(1, n + 1)).mean()
+    return float((first + (hits - 1) / (n - 1) * (1 - first)).mean())
 
 
 def honest(trials: Sequence[Trial], T: np.ndarray, metric: str) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import weightedtau
 
 from headstart._printing import table
+from headstart.errors import DataError
 from headstart.heads._cross import draw_folds
 from headstart.heads.auto import choose
 from headstart.result import Row
@@ -43,13 +44,15 @@ class Validation:
 
 def validate(
     k: int, *, rows: Mapping[str, np.ndarray], T: np.ndarray, names: Mapping[str, Any], task: str,
-    found: Sequence[Row], seed: int,
+    found: Sequence[Row], seed: int, groups: np.ndarray | None = None,
 ) -> Validation:  # fmt: skip
-    """Fit the first ``k`` rows and up to four others on half of the data and score them on the other half."""
+    """Fit the first ``k`` rows and up to four others on three fifths of the data and score them on the rest."""
     spread = np.linspace(k, len(found) - 1, _OTHERS).astype(int) if len(found) > k else np.zeros(0, int)
     chosen = [found[i] for i in dict.fromkeys([*range(min(k, len(found))), *spread.tolist()])]
-    halves = draw_folds(T, task, repeats=1, random_state=seed + 1)
-    test = halves[0] % 2 == 1 if halves is not None else np.zeros(len(T), dtype=bool)
+    halves = draw_folds(T, task, groups=groups, repeats=1, random_state=seed + 1)
+    if halves is None:
+        raise DataError("There is nothing to hold out: every class has one example, or all are one group.")
+    test = halves[0] % 2 == 1
     truth = []
     for row in chosen:
         name = next(
@@ -61,7 +64,7 @@ def validate(
         values = [getattr(row, score) for row in chosen]
         if any(v is None for v in values) or len(chosen) < 2:
             continue
-        tau[score] = float(weightedtau(values, truth).statistic) if len(set(values)) > 1 else 0.0
+        tau[score] = float(weightedtau(values, truth).statistic) if len(set(values)) > 1 and len(set(truth)) > 1 else 0.0
         regret[score] = float(max(truth) - truth[int(np.argmax(values))])
     shown = tuple((row.source, row.layer, value) for row, value in zip(chosen, truth))
     return Validation(shown, tau, regret)

@@ -177,7 +177,7 @@ def _hub_folder(name: str) -> Path:
     except Exception as error:  # the hub's client raises a dozen kinds; all of them mean: not to be had
         raise OfflineError(
             f"hf:{name} is no folder, no installed package with a model, not in the local hub cache, and cannot be "
-            f"fetched ({type(error).__name__}). Give a local folder with config.json, tokenizer.json and model.safetensors."
+            f"fetched ({type(error).__name__}). Give a local folder: config.json, tokenizer.json, model.safetensors."
         ) from error
 
 
