@@ -319,6 +319,11 @@ def test_activations_of_dense_layers(activation, copy):
     assert np.allclose(rows(load_source(f"hf:{copy}"), TEXTS, "output", "auto"), known[activation](linear), atol=1e-5)
 
 
+def _dense_last(folder):
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([*modules[:2], modules[3], modules[2]]))
+
+
 def _broken_dense(folder):
     (folder / "2_Dense" / "model.safetensors").unlink()
 
@@ -345,7 +350,7 @@ def _strange_activation(folder):
 
 
 @pytest.mark.parametrize(
-    "harm", [_broken_dense, _reshaped_dense, _no_sizes, _no_list, _cut_modules, _strange_activation]
+    "harm", [_dense_last, _broken_dense, _reshaped_dense, _no_sizes, _no_list, _cut_modules, _strange_activation]
 )
 def test_damaged_sentence_folders(harm, copy):
     harm(sentence_folder(copy))
@@ -401,7 +406,9 @@ def test_weights_of_another_model(copy):
         load_source(f"hf:{copy}")
 
 
-@pytest.mark.parametrize("changes", [{"model_type": "no such"}, {"model_type": None}, {"hidden_size": 15}])
+@pytest.mark.parametrize(
+    "changes", [{"model_type": "no such"}, {"model_type": None}, {"hidden_size": 15}, {"hidden_size": "x"}]
+)
 def test_configurations_that_make_no_network(changes, copy):
     configured(copy, **changes)
     with pytest.raises(SourceError):
@@ -410,7 +417,8 @@ def test_configurations_that_make_no_network(changes, copy):
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_encoder_decoders_are_refused(kind, copy):
-    configured(copy, model_type=kind, is_encoder_decoder=True)
+    plain = {"model_type": kind, "is_encoder_decoder": True}
+    (copy / "config.json").write_text(json.dumps(plain))
     with pytest.raises(SourceError, match="encoder-decoder"):
         load_source(f"hf:{copy}")
 

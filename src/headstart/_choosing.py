@@ -225,8 +225,10 @@ def _check_alone(source: Any, samples: Sequence[Any], choice: Choice) -> None:
     """Features of an item may not depend on its batch-mates, and must come out the same twice: the whole network."""
     engine = ENGINES[choice.engine](source, probes(source, whole=True), choice)
     tolerance = _TOLERANCES[choice.precision]
-    few = samples[:4]
-    _compare(source, engine(source.input.collate(few)), engine(source.input.collate(few[:1])), tolerance)
+    few = source.input.collate(samples[:4])
+    together = engine(few)
+    _compare(source, together, engine(few), tolerance)
+    _compare(source, together, engine(source.input.collate(samples[:1])), tolerance)
     example = source.input.example(3)
     if len(samples) < 2 and example.counts is None:  # batch-mates that are copies tell nothing
         mask = None if example.mask is None else example.mask[:1]
@@ -234,11 +236,14 @@ def _check_alone(source: Any, samples: Sequence[Any], choice: Choice) -> None:
         _compare(source, engine(example), engine(first), tolerance)
 
 
-def _compare(source: Any, together: dict[str, np.ndarray], alone: dict[str, np.ndarray], tolerance: float) -> None:
-    for name, rows in together.items():
-        first, second = rows[0].ravel().astype(np.float64), alone[name][0].ravel().astype(np.float64)
-        scale = max(float(np.linalg.norm(first)), 1e-12)
-        if first.shape != second.shape or float(np.linalg.norm(first - second)) / scale > tolerance:
+def _compare(source: Any, rows: dict[str, np.ndarray], again: dict[str, np.ndarray], tolerance: float) -> None:
+    """The rows that both have, the first ones of each layer, must agree."""
+    for name, values in again.items():
+        first, second = (
+            part[: len(values)].reshape(len(values), -1).astype(np.float64) for part in (rows[name], values)
+        )
+        scale = np.maximum(np.linalg.norm(first, axis=1), 1e-12)
+        if first.shape != second.shape or (np.linalg.norm(first - second, axis=1) / scale).max() > tolerance:
             raise SourceError(
                 f"{source.address}: at layer {name} the features of an item change with its batch-mates or from run to "
                 "run, although the network is in evaluation mode. Some module uses batch statistics or random numbers "

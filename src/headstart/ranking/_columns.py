@@ -22,7 +22,8 @@ def columns_of(X: np.ndarray, T: np.ndarray, *, task: str, bank: FeatureBank, la
     moments = Moments.from_rows(compact(X), T)
     found: dict[str, float | None] = {"logme": _try("logme", moments)}
     if task == "classification":
-        found["h_score"] = _try("h_score", moments)
+        # Its shrinkage depends on the number of dimensions: compact rows would change it.
+        found["h_score"] = _try("h_score", moments if len(X) >= X.shape[1] else Moments.from_rows(X, T))
         few = slice(None) if len(X) <= _KNN_ROWS else np.linspace(0, len(X) - 1, _KNN_ROWS).astype(int)
         found["knn"] = _try("knn", None, rows=X[few], targets=T[few])
     speed = bank.choice.speed if bank.choice is not None else 0.0

@@ -25,6 +25,7 @@ from headstart.sources.base import Source, load_source
 
 _LEVEL = 0.01
 _HALVINGS = 10
+_ORDERS = 50
 _TIE = 1.96  # standard errors of the paired difference within which two rows cannot be told apart
 
 
@@ -95,7 +96,7 @@ def rank(
     kept, T = _usable(data, column.name, list(banks.values()))
     names = {f"{i} {layer}": (source, layer) for i, source in enumerate(banks) for layer in source.select(layers)[::-1]}
     rows = {name: banks[source].rows(layer, kept) for name, (source, layer) in names.items()}
-    groups = None if kept.groups is None else np.asarray(kept.groups, dtype=object).astype(str)
+    groups = _groups(kept)
     few = _few(T, column.task, random_state)
     choice = choose(
         {name: X[few] for name, X in rows.items()}, T[few], task=column.task, balance=balance, fuse=True,
@@ -221,12 +222,23 @@ def _verdict(found: Sequence[Row], T: np.ndarray, task: str, choice: Choice) -> 
         transfers = bool(honest(choice.trials, T, choice.metric) > baseline + norm.ppf(1 - _LEVEL) * error)
         nothing = f"always saying the same gives {baseline:.3f}"
     else:
-        baseline = _chance(T) if task == "multilabel" else 0.0
-        transfers = bool(best.low is not None and best.low > baseline)
+        baseline, error = _chance(T) if task == "multilabel" else (0.0, 0.0)
+        luck = norm.ppf(1 - _LEVEL / max(len(choice.trials), 1)) * error  # the best of so many
+        transfers = bool(best.low is not None and best.low > baseline and best.accuracy > baseline + luck)
         nothing = f"knowing nothing gives {baseline:.3f}"
     if not transfers:
         return False, baseline, f"Nothing transfers: the best row reaches {best.accuracy:.3f}, and {nothing}."
     return True, baseline, f"Use {name}: {best.accuracy:.3f} [{best.low:.3f}, {best.high:.3f}]; {nothing}{ties}."
+
+
+def _groups(data: Dataset) -> np.ndarray | None:
+    """The number of each item's group; an item without one is a group of its own."""
+    if data.groups is None:
+        return None
+    numbers: dict[Any, int] = {}
+    return np.array(
+        [numbers.setdefault((i,) if g is None else (0, g), len(numbers)) for i, g in enumerate(data.groups)]
+    )
 
 
 def _few(T: np.ndarray, task: str, seed: int) -> Any:
@@ -238,14 +250,21 @@ def _few(T: np.ndarray, task: str, seed: int) -> Any:
     return np.sort(order[np.linspace(0, len(T) - 1, MOST_ROWS).astype(int)])
 
 
-def _chance(T: np.ndarray) -> float:
-    """Mean average precision that a random order is expected to have; on few rows more than the labels' share."""
-    n, hits = len(T), T.sum(0)
-    hits = hits[(hits > 0) & (hits < n)]
-    if not len(hits):
-        return 0.0
+def _chance(T: np.ndarray) -> tuple[float, float]:
+    """Mean average precision of random orders: expected (more than the labels' share on few rows), and its spread."""
+    n = len(T)
+    T = T[:, (T.sum(0) > 0) & (T.sum(0) < n)]
+    if not T.shape[1]:
+        return 0.0, 0.0
     first = (1 / np.arange(1, n + 1)).mean()
-    return float((first + (hits - 1) / (n - 1) * (1 - first)).mean())
+    expected = float((first + (T.sum(0) - 1) / (n - 1) * (1 - first)).mean())
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(_ORDERS):
+        hits = T[rng.permutation(n)]
+        precision = hits.cumsum(0) / np.arange(1, n + 1)[:, None]
+        drawn.append(((precision * hits).sum(0) / hits.sum(0)).mean())
+    return expected, float(np.std(drawn, ddof=1))
 
 
 def honest(trials: Sequence[Trial], T: np.ndarray, metric: str) -> float:

@@ -64,7 +64,9 @@ def validate(
         values = [getattr(row, score) for row in chosen]
         if any(v is None for v in values) or len(chosen) < 2:
             continue
-        tau[score] = float(weightedtau(values, truth).statistic) if len(set(values)) > 1 and len(set(truth)) > 1 else 0.0
+        tau[score] = (
+            float(weightedtau(values, truth).statistic) if len(set(values)) > 1 and len(set(truth)) > 1 else 0.0
+        )
         regret[score] = float(max(truth) - truth[int(np.argmax(values))])
     shown = tuple((row.source, row.layer, value) for row, value in zip(chosen, truth))
     return Validation(shown, tau, regret)

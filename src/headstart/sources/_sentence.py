@@ -13,7 +13,7 @@ from typing import Any
 
 from headstart._files import read_json
 from headstart.errors import SourceError
-from headstart.sources._weights import read_weights
+from headstart.sources._weights import fit_weights, read_weights
 
 _MODES = {
     "pooling_mode_cls_token": "cls",
@@ -21,6 +21,7 @@ _MODES = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt",
 }
+_ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh")
 
 
 @dataclass
@@ -44,8 +45,9 @@ class Head:
     def fill(self, network: Any, folder: Path) -> None:
         """Load the dense layers' weights."""
         for number, dense in enumerate(self.dense):
-            weights = read_weights(folder / dense["folder"] / "model.safetensors")
-            network.sentence_dense[number].load_state_dict({k.removeprefix("linear."): v for k, v in weights.items()})
+            path = folder / dense["folder"] / "model.safetensors"
+            weights = {k.removeprefix("linear."): v for k, v in read_weights(path).items()}
+            fit_weights(network.sentence_dense[number], weights, str(path))
 
 
 class _Pool:
@@ -84,33 +86,51 @@ def read_sentence_head(folder: Path) -> Head | None:
     if not (folder / "modules.json").is_file():
         return None
     head = Head([])
-    for module in read_json(folder / "modules.json", "modules.json"):
-        kind, path = str(module["type"]).rpartition(".")[2], folder / str(module.get("path", ""))
-        if kind == "Transformer":
-            settings = folder / "sentence_bert_config.json"
-            head.max_length = read_json(settings).get("max_seq_length") if settings.is_file() else None
-        elif kind == "Pooling":
-            config = read_json(path / "config.json", "pooling configuration")
-            head.modes = [mode for key, mode in _MODES.items() if config.get(key)]
-            unknown = [k for k, v in config.items() if k.startswith("pooling_mode_") and v and k not in _MODES]
-            if unknown or not head.modes:
-                raise SourceError(f"{path} pools by {unknown or 'nothing'}; known are {', '.join(_MODES)}.")
-        elif kind == "Dense":
-            config = read_json(path / "config.json", "dense configuration")
-            activation = str(config.get("activation_function", "")).rpartition(".")[2].lower()
-            head.dense.append(
-                {
-                    "in": config["in_features"],
-                    "out": config["out_features"],
-                    "bias": config.get("bias", True),
-                    "activation": "" if activation == "identity" else activation,
-                    "folder": str(module["path"]),
-                }
-            )
-        elif kind == "Normalize":
-            head.normalise = True
-        else:
-            raise SourceError(
-                f"{folder / 'modules.json'} has a module {module['type']!r}, which headstart does not know."
-            )
+    try:
+        for module in read_json(folder / "modules.json", "modules.json"):
+            _add(head, folder, module)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"{folder / 'modules.json'}, or a folder named in it, is damaged: {error!r}.") from error
     return head
+
+
+def _add(head: Head, folder: Path, module: dict[str, Any]) -> None:
+    kind, path = str(module["type"]).rpartition(".")[2], folder / str(module.get("path", ""))
+    if kind == "Transformer":
+        settings = folder / "sentence_bert_config.json"
+        head.max_length = read_json(settings).get("max_seq_length") if settings.is_file() else None
+    elif kind == "Pooling":
+        head.modes = _modes(path)
+    elif kind == "Dense" and not head.normalise:
+        head.dense.append(_dense(path, str(module["path"])))
+    elif kind == "Normalize":
+        head.normalise = True
+    else:
+        after = " after normalisation" if kind == "Dense" else ""
+        raise SourceError(
+            f"{folder / 'modules.json'} has a module {module['type']!r}{after}, which headstart does not know."
+        )
+
+
+def _modes(path: Path) -> list[str]:
+    config = read_json(path / "config.json", "pooling configuration")
+    modes = [mode for key, mode in _MODES.items() if config.get(key)]
+    unknown = [k for k, v in config.items() if k.startswith("pooling_mode_") and v and k not in _MODES]
+    if unknown or not modes:
+        raise SourceError(f"{path} pools by {unknown or 'nothing'}; known are {', '.join(_MODES)}.")
+    return modes
+
+
+def _dense(path: Path, folder: str) -> dict[str, Any]:
+    config = read_json(path / "config.json", "dense configuration")
+    named = str(config.get("activation_function", "Tanh"))  # the default of sentence-transformers
+    activation = named.rpartition(".")[2].lower()
+    if activation not in _ACTIVATIONS:
+        raise SourceError(f"{path} has the activation {named!r}; known are {', '.join(_ACTIVATIONS)}.")
+    return {
+        "in": int(config["in_features"]),
+        "out": int(config["out_features"]),
+        "bias": bool(config.get("bias", True)),
+        "activation": "" if activation == "identity" else activation,
+        "folder": folder,
+    }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.errors import SourceError
 from headstart.sources.base import Batch
 
 _EXAMPLE = "the quick brown fox jumps over the lazy dog near a river bank at noon"
@@ -45,7 +46,12 @@ class TextInput:
     def __post_init__(self) -> None:
         from tokenizers import Tokenizer
 
-        made = Tokenizer.from_str(self.tokenizer)
+        try:
+            made = Tokenizer.from_str(self.tokenizer)
+        except Exception as error:  # the library raises bare exceptions
+            raise SourceError(
+                f"The tokenizer.json is damaged, or of a newer form: {error}. Save it again, or fetch the model again."
+            ) from error
         made.no_padding()
         made.no_truncation()
         object.__setattr__(self, "_made", made)

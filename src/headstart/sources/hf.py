@@ -113,7 +113,7 @@ def _config(transformers: Any, name: str, files: Mapping[str, bytes]) -> Any:
         plain.pop("torch_dtype", None)
         plain.pop("dtype", None)
         config = transformers.AutoConfig.for_model(kind, **plain)
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
+    except Exception as error:  # a configuration checks its fields with kinds of errors that changed between versions
         raise SourceError(f"config.json of hf:{name} names no architecture that transformers knows: {error}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise SourceError(f"hf:{name} is an encoder-decoder ({config.model_type}); use an encoder.")
@@ -141,7 +141,13 @@ def _input(
     if "token_type_ids" in takes and (getattr(config, "type_vocab_size", 0) or 0) > 1:
         names.append("token_type_ids")
     pad = getattr(config, "pad_token_id", 0) or 0
-    return TextInput(files["tokenizer.json"].decode(), length, tuple(names), pad)
+    try:
+        tokenizer = files["tokenizer.json"].decode()
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"The tokenizer.json is damaged: {error}. Save it again, or fetch the model again."
+        ) from error
+    return TextInput(tokenizer, length, tuple(names), pad)
 
 
 def _folder(name: str) -> Path:

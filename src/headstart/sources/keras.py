@@ -10,16 +10,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from headstart import _extras
-from headstart.errors import OptionError, SourceError, UnsafeFile, WeightsError
+from headstart._registry import unknown
+from headstart.errors import OptionError, SourceError, UnknownName, UnsafeFile, WeightsError
 from headstart.sources._array_input import ArrayInput
 from headstart.sources._image_input import ImageInput
 from headstart.sources.base import Input, Source
 
 _FILE = "model.keras"
+_DECIDED = ("size", "channels", "mean", "std", "channels_last", "modality")  # by the model itself, and by scale=
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
@@ -42,6 +45,10 @@ def load(name: Any, *, scale: str = "auto", files: Mapping[str, bytes] | None = 
         When the file holds Python code.
     WeightsError, SourceError, MissingPackage
     """
+    known = [field.name for field in fields(ImageInput) if field.name not in _DECIDED]
+    wrong = [unknown("options of keras: sources", key, ["scale", *known]) for key in image_options if key not in known]
+    if wrong:
+        raise UnknownName("\n".join(wrong))
     keras = _keras()
     address = f"keras:{name}" if isinstance(name, (str, Path)) else f"keras:{getattr(name, 'name', 'model')}"
     model = _from_bytes(keras, files[_FILE]) if files is not None else name

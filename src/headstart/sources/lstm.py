@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from headstart.errors import StoreError
+from headstart._registry import unknown
+from headstart.errors import OptionError, StoreError, UnknownName
 from headstart.sources._sequence_input import PAD, SequenceInput
 from headstart.sources.base import Source
 
@@ -86,19 +87,21 @@ def load(
 
     Raises
     ------
+    OptionError, UnknownName
+        When a size is not a whole number above 0, or ``cell`` is neither ``"lstm"`` nor ``"gru"``.
     StoreError
         When a saved vocabulary is damaged.
     """
+    if cell not in _CELLS:
+        raise UnknownName(unknown("cells of a recurrent network", cell, list(_CELLS)))
+    sizes = {"classes": classes, "max_length": max_length, "embedding": embedding, "hidden": hidden}
+    for what, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise OptionError(f"{what} must be a whole number, at least 1; got {size!r}.")
     if files is not None:
-        try:
-            vocabulary = tuple(str(word) for word in json.loads(files[_FILE]))
-        except (KeyError, ValueError, TypeError) as error:
-            raise StoreError(f"The saved vocabulary is damaged: {error!r}") from error
+        vocabulary = _vocabulary(files)
     options: dict[str, Any] = {
-        "classes": classes,
-        "max_length": max_length,
-        "embedding": embedding,
-        "hidden": hidden,
+        **sizes,
         "bidirectional": bidirectional,
         "cell": cell,
         "seed": seed,
@@ -117,3 +120,13 @@ def load(
         files={_FILE: json.dumps(list(vocabulary), ensure_ascii=False).encode()},
         minimum_cosine=0.999999,
     )
+
+
+def _vocabulary(files: Mapping[str, bytes]) -> tuple[str, ...]:
+    try:
+        words = json.loads(files[_FILE])
+    except (KeyError, ValueError) as error:
+        raise StoreError(f"The saved vocabulary is damaged or missing: {error!r}. Save the source again.") from error
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise StoreError("The saved vocabulary is damaged: it is no list of words. Save the source again.")
+    return tuple(words)

@@ -1,0 +1,509 @@
+"""rank(): order, ties, intervals, verdicts, what is left out, budgets, repetition."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from torch import nn
+
+from headstart import extraction
+from headstart.dataset import Dataset
+from headstart.errors import DataError, OptionError
+from headstart.extraction import extract
+from headstart.heads import auto
+from headstart.heads.auto import choose
+from headstart.heads.base import HEADS
+from headstart.ranking import _halving, _rank, rank
+from headstart.result import Ranking
+from headstart.sources import load_source
+from networks import Dense, image_source, picture_data, pictures, separable, vector_source, vectors
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def names_of(y) -> list[str]:
+    return [f"class {int(i)}" for i in y]
+
+
+def good_data(n: int = 90, *, seed: int = 0, **kind) -> Dataset:
+    X, y = separable(n, seed=seed)
+    return Dataset.from_arrays(X, names_of(y), **kind)
+
+
+def noise_data(n: int = 90, seed: int = 0) -> Dataset:
+    """Separable rows whose labels are shuffled."""
+    X, y = separable(n, seed=seed)
+    return Dataset.from_arrays(X, names_of(np.random.default_rng(seed).permutation(y)))
+
+
+def dense(seed: int = 0, **options):
+    return vector_source(Dense, seed=seed, name=f"dense{seed}", **options)
+
+
+@pytest.fixture(scope="module")
+def ranking(tmp_path_factory):
+    """Two sources on one separable dataset, for everything that only looks."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("ranked")))
+    sources, data = [dense(0), dense(1)], good_data()
+    found = rank(sources, data)
+    patch.undo()
+    return SimpleNamespace(it=found, sources=sources, data=data)
+
+
+# ---- rows -----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_sorted_and_intervals_hold_their_score(ranking):
+    scores = [row.accuracy for row in ranking.it.rows]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) > 1
+    for row in ranking.it.rows:
+        assert 0 <= row.low <= row.accuracy <= row.high <= 1
+        assert row.low < row.high
+    assert ranking.it.best is ranking.it.rows[0]
+    assert ranking.it.best.tied
+
+
+def test_every_candidate_layer_of_every_source_is_a_row(ranking):
+    wanted = {(s.fingerprint, name) for s in ranking.sources for name in s.select("auto")}
+    assert len(wanted) == 6
+    assert {(row.fingerprint, row.layer) for row in ranking.it.rows} == wanted
+    assert len(ranking.it.rows) == len(wanted)
+
+
+def test_depth_grows_along_a_source(ranking):
+    for source in ranking.sources:
+        mine = {row.layer: row for row in ranking.it.rows if row.fingerprint == source.fingerprint}
+        inorder = [mine[layer] for layer in source.select("auto")]
+        assert all(a.depth < b.depth and a.macs < b.macs for a, b in pairwise(inorder))
+        assert inorder[-1].depth == pytest.approx(1)
+        assert {row.source for row in inorder} == {source.name}
+
+
+def test_layers_limits_the_rows():
+    found = rank(dense(), good_data(), layers=["a", "b"])
+    assert {row.layer for row in found.rows} == {"a", "b"}
+
+
+def test_record_says_what_was_ranked(ranking):
+    assert ranking.it.provenance["data"] == ranking.data.fingerprint
+    assert ranking.it.provenance["random_state"] == 0
+    assert ranking.it.cost["items"] == len(ranking.data)
+    assert ranking.it.metric == "accuracy"
+    assert ranking.it.baseline == pytest.approx(1 / 3)
+
+
+def test_accuracy_is_the_cross_validated_score_of_the_setting_reported(ranking, monkeypatch):
+    made = []
+    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(choose(*a, **k)) or made[-1])
+    found = rank(ranking.sources[0], ranking.data, store=False)
+    bank = extract(ranking.sources[0], ranking.data, store=False)
+    T = ranking.data.columns[0].matrix()
+    labels = T.argmax(1)
+    for row in found.rows:
+        trials = [t for t in made[0].trials if [c.split(" ")[1] for c in t.candidates] == [row.layer]]
+        best = min(trials, key=lambda t: t.costs.mean())
+        X = bank.rows(row.layer, ranking.data)
+        right = []
+        for folds in made[0].folds:
+            for fold in np.unique(folds):
+                held = folds == fold
+                head = HEADS[best.head](**best.fields).fit(X[~held], T[~held])
+                right.append((head.decision(X[held]).argmax(1) == labels[held]).sum())
+        assert row.accuracy == pytest.approx(sum(right) / len(made[0].folds) / len(labels), abs=0.012)
+
+
+# ---- ties -----------------------------------------------------------------------------------------------------------
+
+
+def trial(rows) -> SimpleNamespace:
+    return SimpleNamespace(rows=np.asarray(rows, dtype=float))
+
+
+@pytest.mark.parametrize("worse", [0, 1, 3, 4, 5, 8, 20])
+def test_ties_are_paired_differences(worse):
+    n = 60
+    top = np.ones(n)
+    other = np.ones(n)
+    other[:worse] = 0
+    differences = [a - b for a, b in zip(top, other, strict=True)]
+    mean = sum(differences) / n
+    error = (sum((d - mean) ** 2 for d in differences) / (n - 1) / n) ** 0.5
+    assert _rank._tied(trial(other), trial(top)) == (mean - 1.96 * error <= 0)
+
+
+def test_pairing_matters():
+    """The same two scores: errors on the same rows tell more than errors anywhere."""
+    top, nested, apart = np.ones(100), np.ones(100), np.ones(100)
+    top[:20] = 0
+    nested[:30] = 0
+    apart[70:] = 0
+    assert not _rank._tied(trial(nested), trial(top))
+    assert _rank._tied(trial(apart), trial(top))
+
+
+def test_a_bad_layer_is_not_tied():
+    class Narrow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.narrow, self.out = nn.Linear(8, 16), nn.Linear(16, 1), nn.Linear(1, 2)
+
+        def forward(self, x):
+            return self.out(self.narrow(self.wide(x).tanh()))
+
+    found = rank(vector_source(Narrow), good_data(120))
+    assert {row.layer: row.tied for row in found.rows}["wide"]
+    assert not {row.layer: row.tied for row in found.rows}["narrow"]
+
+
+# ---- verdict --------------------------------------------------------------------------------------------------------
+
+
+def test_separable_data_transfers(ranking):
+    assert ranking.it.transfers
+    assert ranking.it.verdict.startswith(f"Use {ranking.it.best.layer} of {ranking.it.best.source}")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shuffled_labels_do_not_transfer(seed):
+    found = rank([dense(0), dense(1)], noise_data(seed=seed), random_state=seed)
+    assert not found.transfers
+    assert found.verdict.startswith("Nothing transfers")
+
+
+def test_noise_pictures_do_not_transfer():
+    """The test's level is not zero: of four draws one may pass."""
+    source = load_source("fake:image")
+    assert sum(rank(source, picture_data(60, seed=seed), store=False).transfers for seed in range(4)) <= 1
+
+
+def test_pictures_that_differ_transfer():
+    X = pictures(60) // 2
+    X[::2] += 100
+    found = rank(load_source("fake:image"), Dataset.from_arrays(X, names_of(np.arange(60) % 2)))
+    assert found.transfers
+
+
+def test_uneven_classes_are_held_against_the_largest_share():
+    y = (np.arange(120) % 10 == 0).astype(int)
+    data = Dataset.from_arrays(vectors(120), names_of(y))
+    found = rank(dense(), data, balance="none")
+    assert found.metric == "accuracy"
+    assert found.baseline == pytest.approx(0.9)
+    assert found.best.accuracy > 0.8
+    assert not found.transfers
+
+
+def test_balanced_scores_are_held_against_an_even_share():
+    y = (np.arange(200) % 10 == 0).astype(int)
+    X = vectors(200)
+    noise = rank(dense(), Dataset.from_arrays(X, names_of(y)), balance="logit")
+    assert noise.metric == "balanced_accuracy"
+    assert noise.baseline == pytest.approx(0.5)
+    assert not noise.transfers
+    X[y == 1] += 3
+    assert rank(dense(), Dataset.from_arrays(X, names_of(y)), balance="logit").transfers
+
+
+def test_regression():
+    X = vectors(120)
+    true = rank(dense(), Dataset.from_arrays(X, X @ np.arange(8.0), task="regression"))
+    assert (true.metric, true.baseline, true.transfers) == ("r2", 0.0, True)
+    assert true.best.h_score is None
+    assert true.best.logme is not None
+    noise = np.random.default_rng(1).normal(size=120)
+    assert not rank(dense(), Dataset.from_arrays(X, noise, task="regression")).transfers
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_multilabel(seed):
+    X = vectors(120, seed=seed)
+    labels = (X[:, :3] > 0.8).astype(int)
+    true = rank(dense(), Dataset.from_arrays(X, labels))
+    assert (true.metric, true.transfers) == ("mean_average_precision", True)
+    shuffled = np.random.default_rng(seed).permutation(labels)
+    assert not rank(dense(), Dataset.from_arrays(X, shuffled)).transfers
+
+
+def test_chance_of_labels_is_that_of_random_orders():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(0)
+    T = np.zeros((12, 4))
+    T[:2, 0], T[:7, 1], T[:, 3] = 1, 1, 1  # the last two have no contrast and do not count
+    drawn = [np.mean([average_precision_score(T[:, j], rng.random(12)) for j in (0, 1)]) for _ in range(700)]
+    expected, spread = _rank._chance(T[:, [0, 2, 3]])
+    alone = [average_precision_score(T[:, 0], rng.random(12)) for _ in range(1500)]
+    assert spread == pytest.approx(np.std(alone), rel=0.35)
+    assert expected == pytest.approx(np.mean(alone), abs=0.02)
+    assert _rank._chance(T)[0] == pytest.approx(np.mean(drawn), abs=0.015)
+    assert _rank._chance(np.ones((3, 2))) == (0.0, 0.0)
+
+
+def settings(T: np.ndarray, n: int, seed: int, right: float | None) -> list[SimpleNamespace]:
+    """Settings that are right by chance, or with some probability."""
+    rng = np.random.default_rng(seed)
+    return [trial(rng.random(len(T)) < (1 / T.shape[1] if right is None else right)) for _ in range(n)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_honest_takes_out_the_luck_of_choosing(seed):
+    T = np.eye(2)[np.arange(80) % 2]
+    trials = settings(T, 300, seed, None)
+    assert max(t.rows.mean() for t in trials) > 0.62
+    assert _rank.honest(trials, T, "accuracy") == pytest.approx(0.5, abs=0.08)
+    better = [*trials, *settings(T, 1, seed, 0.95)]
+    assert _rank.honest(better, T, "accuracy") > 0.85
+
+
+def test_honest_weighs_classes_where_the_metric_does():
+    T = np.eye(2)[(np.arange(100) < 10).astype(int)]
+    lazy = [trial(T[:, 0])]  # always the large class
+    assert _rank.honest(lazy, T, "accuracy") == pytest.approx(0.9, abs=0.02)
+    assert _rank.honest(lazy, T, "balanced_accuracy") == pytest.approx(0.5, abs=0.1)
+
+
+def test_more_rows_than_choosing_looks_at(monkeypatch):
+    monkeypatch.setattr(_rank, "MOST_ROWS", 60)
+    monkeypatch.setattr(auto, "MOST_ROWS", 60)
+    found = rank(dense(), good_data(150))
+    assert found.transfers
+    assert found.cost["items"] == 150
+    assert found.best.mbytes == pytest.approx(150 * 4 * {"a": 16, "b": 12, "c": 6}[found.best.layer] / 1e6)
+    T = np.eye(3)[np.arange(150) % 3]
+    kept = _rank._few(T, "classification", 0)
+    assert (len(kept), len(set(kept))) == (60, 60)
+    assert np.ptp(T[kept].sum(0)) <= 1
+    assert _rank._few(T[:60], "classification", 0) == slice(None)
+
+
+def test_one_example_per_class_says_nothing():
+    found = rank(dense(), Dataset.from_arrays(vectors(4), ["a", "b", "c", "d"]))
+    assert not found.transfers
+    assert all(row.accuracy is None for row in found.rows)
+    assert "too few" in found.verdict
+    assert "too few" in str(found)
+    with pytest.raises(DataError, match="hold out"):
+        found.validate(2)
+
+
+# ---- what is left out -----------------------------------------------------------------------------------------------
+
+
+def test_missing_labels_are_left_out_and_rows_stay_aligned():
+    X, y = separable(90)
+    y = np.asarray(names_of(y), dtype=object)
+    gone = np.arange(90) % 4 == 1
+    holes = np.where(gone, None, y)
+    found = rank(dense(), Dataset.from_arrays(X, list(holes)))
+    whole = rank(dense(), Dataset.from_arrays(X[~gone], list(y[~gone])))
+    assert found.cost["items"] == (~gone).sum()
+    assert [(r.layer, r.accuracy, r.logme) for r in found.rows] == [(r.layer, r.accuracy, r.logme) for r in whole.rows]
+
+
+def test_unreadable_files_are_left_out_and_named(tmp_path):
+    from PIL import Image
+
+    X = pictures(41) // 2
+    X[::2] += 100
+    for i, picture in enumerate(X):
+        folder = tmp_path / "data" / f"class{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{i:02}.png")
+    (tmp_path / "data" / "class0" / "06.png").write_bytes(b"not a picture")
+    found = rank(load_source("fake:image"), Dataset.from_folder(tmp_path / "data"))
+    assert found.cost["items"] == 40
+    assert [one.item for one in found.skipped] and "06.png" in str(found.skipped[0].item)
+    assert found.best.accuracy > 0.9
+
+
+def test_sources_that_cannot_be_used_are_left_out_and_named():
+    found = rank(["fake:nothing", "fake:image", "fake:vector"], good_data())
+    assert {row.source for row in found.rows} == {load_source("fake:vector").name}
+    assert any("fake:nothing" in note for note in found.notes)
+    assert any("fake:image" in note and "image data" in note for note in found.notes)
+    assert "fake:nothing" in str(found)
+
+
+@pytest.mark.parametrize("sources", [["fake:nothing"], ["fake:image"], []])
+def test_no_source_left(sources):
+    with pytest.raises(DataError, match="source"):
+        rank(sources, good_data())
+
+
+def test_no_targets():
+    with pytest.raises(DataError, match="targets"):
+        rank(dense(), Dataset.from_arrays(vectors(20)))
+
+
+def test_several_targets_need_a_name():
+    X, y = separable(60)
+    other = np.random.default_rng(0).permutation(y)
+    data = Dataset.from_arrays(X, {"kind": names_of(y), "luck": names_of(other)})
+    for wrong in (None, "colour"):
+        with pytest.raises(OptionError, match="'kind', 'luck'"):
+            rank(dense(), data, target=wrong)
+    assert rank(dense(), data, target="kind").transfers
+    assert not rank(dense(), data, target="luck").transfers
+
+
+def test_groups_stay_in_one_fold(monkeypatch):
+    """Rows are copies within a group, and labels are the groups' luck: only torn groups could be told."""
+    rng = np.random.default_rng(0)
+    groups = np.arange(120) // 4
+    X = (vectors(30)[groups] + rng.normal(size=(120, 8)) * 1e-3).astype(np.float32)
+    y = names_of(rng.permutation(30)[groups] % 2)
+    made = []
+    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(choose(*a, **k)) or made[-1])
+    together = rank(dense(), Dataset.from_arrays(X, y, groups=groups.tolist()))
+    for folds in made[0].folds:
+        assert all(len(set(folds[groups == g])) == 1 for g in range(30))
+    assert together.best.accuracy < 0.75
+    assert rank(dense(), Dataset.from_arrays(X, y)).best.accuracy > together.best.accuracy + 0.1
+
+
+def test_items_without_a_group_are_groups_of_their_own():
+    data = good_data(6, groups=[None, "a", None, "a", None, "b"])
+    numbers = _rank._groups(data)
+    assert numbers[1] == numbers[3]
+    assert len(set(numbers.tolist())) == 5
+    assert _rank._groups(good_data(6)) is None
+
+
+# ---- budget ---------------------------------------------------------------------------------------------------------
+
+
+def slowed(monkeypatch, speed: float) -> list[int]:
+    """Every extraction claims this many items per second; gives the sizes of what was extracted."""
+    sizes: list[int] = []
+
+    def slow(source, data, **options):
+        from dataclasses import replace
+
+        bank = extract(source, data, **options)
+        bank.choice = replace(bank.choice, speed=speed)
+        sizes.append(len(data))
+        return bank
+
+    monkeypatch.setattr(_rank, "extract", slow)
+    return sizes
+
+
+class Blind(nn.Module):
+    """Looks at one number only, which says next to nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 6), nn.Linear(6, 5)
+        nn.init.zeros_(self.a.weight)
+        nn.init.ones_(self.a.weight[:, :1])
+
+    def forward(self, x):
+        return self.b(self.a(x).tanh())
+
+
+def test_a_short_budget_drops_the_worse_sources_and_names_them(monkeypatch):
+    blind = [vector_source(Blind, seed=i, name=f"blind{i}") for i in range(2)]
+    sizes = slowed(monkeypatch, 1.0)
+    found = rank([blind[0], dense(0), blind[1], dense(1)], good_data(300), budget=300.0)
+    assert {row.source for row in found.rows} == {"dense0", "dense1"}
+    note = next(note for note in found.notes if note.startswith("Dropped after 75"))
+    assert all(source.name in note for source in blind)
+    assert "dense" not in note
+    assert sizes == [75] * 4 + [150] * 2 + [300] * 2
+
+
+def test_a_source_that_fails_on_the_sample_is_left_out_and_named(monkeypatch):
+    class Constant(Blind):
+        def forward(self, x):
+            return super().forward(x * 0)
+
+    slowed(monkeypatch, 1e6)
+    found = rank([vector_source(Constant, name="constant"), dense(0), dense(1)], good_data(300), budget=1e5)
+    assert {row.source for row in found.rows} == {"dense0", "dense1"}
+    assert any("constant was left out" in note for note in found.notes)
+
+
+def test_a_long_budget_keeps_all(monkeypatch):
+    slowed(monkeypatch, 1e6)
+    found = rank([dense(i) for i in range(3)], good_data(200), budget=1e5)
+    assert len({row.fingerprint for row in found.rows}) == 3
+    assert not any("Dropped" in note for note in found.notes)
+
+
+def test_samples_land_in_the_store_that_was_given(tmp_path, cache):
+    rank([dense(i) for i in range(3)], good_data(200), budget=1e-9, store=tmp_path / "bank", layers=["a"])
+    assert (tmp_path / "bank").is_dir()
+    assert not (cache / "bank").exists()
+
+
+def test_without_a_budget_nothing_is_sampled():
+    sources = [dense(i) for i in range(3)]
+    data = good_data(20)
+    assert _halving.halved(sources, data, None, column="target", seed=0, notes=[], extract=None) is sources
+
+
+# ---- again ----------------------------------------------------------------------------------------------------------
+
+
+def strip(found: Ranking) -> list[dict]:
+    return [{k: v for k, v in vars(row).items() if k != "seconds"} for row in found.rows]
+
+
+def test_the_same_seed_gives_the_same_bits(ranking):
+    first = rank(ranking.sources, ranking.data, store=False)  # in one cache folder, so in batches of one size
+    again = rank(ranking.sources, ranking.data, store=False)
+    assert strip(again) == strip(first)
+    assert again.verdict == first.verdict
+    other = rank(ranking.sources, ranking.data, store=False, random_state=7)
+    assert other.provenance["random_state"] == 7
+    assert strip(other) != strip(again)
+
+
+def test_the_second_time_nothing_is_extracted(monkeypatch):
+    source, data = dense(), good_data()
+    first = rank(source, data)
+
+    def never(*_, **__):
+        raise AssertionError("everything is in the bank already")
+
+    monkeypatch.setattr(extraction._pipeline, "good", lambda *a, **k: never())
+    assert strip(rank(source, data)) == strip(first)
+
+
+def test_order_of_the_data_does_not_matter(ranking):
+    shuffled = ranking.data.take(np.random.default_rng(3).permutation(len(ranking.data)))
+    other = {(r.fingerprint, r.layer): r for r in rank(ranking.sources, shuffled, store=False).rows}
+    assert len(other) == len(ranking.it.rows)
+    for row in ranking.it.rows:
+        twin = other[row.fingerprint, row.layer]
+        assert twin.logme == pytest.approx(row.logme, rel=1e-6)
+        assert twin.h_score == pytest.approx(row.h_score, rel=1e-6)
+        assert twin.knn == pytest.approx(row.knn)
+        assert (twin.depth, twin.static, twin.mbytes) == (row.depth, row.static, row.mbytes)
+        assert row.low <= twin.accuracy <= row.high
+
+
+def test_printing_and_saving(ranking):
+    assert max(len(line) for line in str(ranking.it).splitlines()) <= 100
+    written = json.loads(json.dumps(ranking.it.to_dict()))
+    back = Ranking.from_dict(written)
+    assert back.rows == ranking.it.rows
+    assert str(back) == str(ranking.it)
+    with pytest.raises(OptionError, match="read from a file"):
+        back.validate(1)
+
+
+def test_long_names_still_fit():
+    source = image_source(lambda: load_source("fake:image").network, name="a" * 90)
+    found = rank([source, "fake:image"], picture_data(24))
+    assert max(len(line) for line in str(found).splitlines()) <= 100

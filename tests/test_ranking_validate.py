@@ -1,0 +1,160 @@
+"""ranking.validate(k): really fitted, on rows that were held out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import weightedtau
+
+from headstart.dataset import Dataset
+from headstart.errors import DataError
+from headstart.ranking import Validation, _validate, rank
+from headstart.result import Row
+from networks import separable, vectors
+from test_ranking import dense, good_data
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+
+
+SCORES = ("accuracy", "logme", "h_score", "knn", "static")
+
+
+def made(truths: dict[str, float], *, n: int = 40, **scores):
+    """Arguments of validate() for layers whose test scores are given (see ``told``)."""
+    names = {f"0 {layer}": (SimpleNamespace(fingerprint="f"), layer) for layer in truths}
+    values = {name: dict(zip(truths, column, strict=True)) for name, column in scores.items()}
+    found = [Row("s", "f", layer, **{name: column[layer] for name, column in values.items()}) for layer in truths]
+    rows = {name: np.full((n, 2), truth) for name, truth in zip(names, truths.values(), strict=True)}
+    T = np.eye(2)[np.arange(n) % 2]
+    return {"rows": rows, "T": T, "names": names, "task": "classification", "found": found, "seed": 0}
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Test scores are what the rows say."""
+    monkeypatch.setattr(_validate, "_fitted", lambda X, *_, **__: float(X[0, 0]))
+
+
+@pytest.mark.usefixtures("told")
+def test_tau_and_regret():
+    truths = {"a": 0.7, "b": 0.9, "c": 0.8, "d": 0.5}
+    found = _validate.validate(4, **made(truths, accuracy=[4, 3, 2, 1], logme=[1, 4, 3, 0], static=[2, 2, 2, 2]))
+    assert [row[1:] for row in found.rows] == list(truths.items())
+    assert found.tau["accuracy"] == pytest.approx(weightedtau([4, 3, 2, 1], list(truths.values())).statistic)
+    assert found.tau["logme"] == pytest.approx(1)
+    assert found.tau["static"] == 0.0
+    assert found.regret["accuracy"] == pytest.approx(0.2)  # it puts a first, and b is best
+    assert found.regret["logme"] == pytest.approx(0)
+    assert set(found.tau) == set(found.regret) == {"accuracy", "logme", "static"}
+
+
+@pytest.mark.usefixtures("told")
+def test_scores_that_some_rows_lack_are_not_judged():
+    found = _validate.validate(2, **made({"a": 0.7, "b": 0.9}, accuracy=[2, 1], nce=[None, 0.1], leep=[-1, -2]))
+    assert set(found.tau) == {"accuracy", "leep"}
+
+
+@pytest.mark.usefixtures("told")
+def test_equal_truths_have_no_order():
+    found = _validate.validate(3, **made({"a": 0.9, "b": 0.9, "c": 0.9}, accuracy=[3, 2, 1]))
+    assert found.tau["accuracy"] == 0.0
+    assert found.regret["accuracy"] == 0.0
+    assert "nan" not in str(found)
+
+
+@pytest.mark.usefixtures("told")
+@pytest.mark.parametrize("k", [1, 3, 8, 12, 50])
+def test_the_first_k_and_up_to_four_others(k):
+    truths = {f"l{i}": 1 - i / 100 for i in range(12)}
+    found = _validate.validate(k, **made(truths, accuracy=list(range(12, 0, -1))))
+    layers = [layer for _, layer, _ in found.rows]
+    assert layers[:k] == list(truths)[:k]
+    assert len(set(layers)) == len(layers) == min(12, k + 4)
+    assert layers[-1] == "l11"
+
+
+def test_truth_is_from_rows_that_were_held_out(monkeypatch):
+    seen = []
+    choose = _validate.choose
+
+    def spy(rows, T, **options):
+        seen.append(rows["x"])
+        return choose(rows, T, **options)
+
+    monkeypatch.setattr(_validate, "choose", spy)
+    X, y = separable(100)
+    T = np.eye(3)[y]
+    arguments = {"names": {"0 a": (SimpleNamespace(fingerprint="f"), "a")}, "task": "classification", "seed": 3}
+    found = _validate.validate(1, rows={"0 a": X}, T=T, found=[Row("s", "f", "a", accuracy=1.0)], **arguments)
+    keys = {row.tobytes() for row in seen[0]}
+    train = np.array([row.tobytes() in keys for row in X])
+    assert len(seen) == 1
+    assert 0.55 < train.mean() < 0.65
+    head = choose({"x": X[train]}, T[train], task="classification", random_state=3).fit({"x": X[train]}, T[train])
+    right = head.decision(X[~train]).argmax(1) == y[~train]
+    assert found.rows[0][2] == pytest.approx(right.mean())
+    assert found.tau == {}
+
+
+def test_memorised_rows_do_not_count():
+    X = vectors(60, d=200)
+    T = np.eye(2)[np.random.default_rng(0).permutation(60) % 2]
+    test = np.arange(60) % 2 == 0
+    assert _validate._fitted(X, T, test, task="classification", seed=0) < 0.8
+
+
+def test_tasks_of_fits():
+    X = vectors(120)
+    test = np.arange(120) % 2 == 0
+    line = X @ np.arange(8.0)[:, None]
+    assert _validate._fitted(X, line, test, task="regression", seed=0) > 0.95
+    noise = np.random.default_rng(0).normal(size=(120, 1))
+    assert _validate._fitted(X, noise, test, task="regression", seed=0) < 0.2
+    labels = (X[:, :3] > 0).astype(float)
+    assert _validate._fitted(X, labels, test, task="multilabel", seed=0) > 0.85
+
+
+def test_groups_stay_together(monkeypatch):
+    halves = []
+    draw = _validate.draw_folds
+    monkeypatch.setattr(_validate, "draw_folds", lambda *a, **k: halves.append(draw(*a, **k)) or halves[-1])
+    groups = np.arange(90) // 6
+    rank(dense(), good_data(90, groups=groups.tolist())).validate(1)
+    test = halves[0][0] % 2 == 1
+    assert all(len(set(test[groups == g])) == 1 for g in range(15))
+    assert 0 < test.sum() < 90
+
+
+def test_a_single_group_cannot_be_validated():
+    found = rank(dense(), good_data(30, groups=["one"] * 30))
+    with pytest.raises(DataError, match="one group"):
+        found.validate(1)
+
+
+def test_of_a_ranking():
+    found = rank([dense(0), dense(1)], good_data(120))
+    made = found.validate(2)
+    assert isinstance(made, Validation)
+    assert [row[:2] for row in made.rows[:2]] == [(row.source, row.layer) for row in found.rows[:2]]
+    assert set(made.tau) == set(SCORES)
+    assert all(-1 <= tau <= 1 for tau in made.tau.values())
+    assert all(0 <= regret <= 1 for regret in made.regret.values())
+    assert all(truth > 0.6 for *_, truth in made.rows)
+    assert found.validate(2) == made
+    assert len(found.validate(99).rows) == len(found.rows)
+    text = str(made)
+    assert "weighted tau" in text
+    assert all(row.layer in text for row in found.rows[:2])
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_of_noise():
+    X, y = separable(120)
+    data = Dataset.from_arrays(X, [f"c{i}" for i in np.random.default_rng(0).permutation(y)])
+    made = rank(dense(), data).validate(3)
+    assert all(truth < 0.6 for *_, truth in made.rows)
