@@ -1,4 +1,4 @@
-"""Every Python block of the README and of docs/ runs, in order per file, in an empty folder that has what the text assumes."""
+"""Every Python block of the README and of docs/ runs, in order per file, in a folder that has what the text assumes."""
 
 from __future__ import annotations
 

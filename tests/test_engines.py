@@ -61,6 +61,22 @@ def test_convolutions_run_channels_last_and_vectors_as_they_are(normed):
     assert engine(dense, ["a"])._network is dense.network
 
 
+def test_a_network_that_cannot_be_copied_is_run_as_it_is():
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.scale = torch.ones(1, requires_grad=True) * 2  # no leaf: torch refuses to copy it
+
+        def forward(self, x):
+            return self.conv(x) * self.scale
+
+    source = image_source(Normalised)
+    assert engine(source, ["conv"])._network is source.network
+    with pytest.raises(SourceError, match=r"cannot be copied to cpu in torch\.bfloat16"):
+        engine(source, ["conv"], Choice("torch", "bf16"))
+
+
 def test_networks_in_other_precisions_are_converted():
     source = Source.from_module(networks.seeded(networks.Dense).double(), modality="vector", shape=(8,))
     rows = engine(source, ["c"])(batch_of(source))["c"]

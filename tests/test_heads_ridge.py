@@ -72,7 +72,7 @@ def test_leave_one_out_is_exactly_that(seed, shape):
     for alpha in alphas:
         left = [
             Y[i] - SkRidge(alpha=alpha).fit(np.delete(X, i, 0), np.delete(Y, i, 0)).predict(X[i : i + 1]).ravel()
-            for i in range(0, len(X))
+            for i in range(len(X))
         ]
         direct.append(float((np.array(left) ** 2).sum()))
     assert np.allclose(loo(problem, alphas), direct, rtol=1e-7)

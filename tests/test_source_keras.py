@@ -249,16 +249,11 @@ def test_fit_from_end_to_end(source, tmp_path):
     many = (pictures(40, side=16) // 3 + 100 * y[:, None, None, None]).astype(np.uint8)
     mark = source.fingerprint
     data = Dataset.from_arrays(many, y)
-    fitted = hs.fit(source, data, head="ridge", policy="frozen", store=tmp_path, engine="torch", precision="fp32")
+    fitted = hs.fit(source, data, head="ridge", policy="frozen", store=tmp_path, engine="torch")
     assert (np.asarray(fitted.predict(data)) == y).mean() > 0.9
     assert source.fingerprint == mark
 
 
-@pytest.mark.xfail(
-    raises=SourceError,
-    strict=False,
-    reason="engines/torch.py does not ask source.precisions: where bf16 is native, precision='auto' tries it on Keras",
-)
 def test_only_full_precision_is_tried(source, tmp_path):
     assert source.precisions == ("fp32",)
     data = Dataset.from_arrays(X)

@@ -105,7 +105,8 @@ def extract(
     pending = _first_of_each(keys)
     how = {"engine": engine, "precision": precision, "device": device}
     choice = _choosing.choose(source, lambda: _samples(read, pending), batch_size=batch_size, **how)
-    recipes = {name: recipe(source, name, pools[name], choice, data=data) for name in names}
+    shared = _shared_recipe(source, choice, data)
+    recipes = {name: {**shared, "layer": name, "pooling": pools[name]} for name in names}
     tables = {name: home.table(recipes[name]) for name in names}
     chosen = time.perf_counter()
     spent = _pipeline.Spent()
@@ -133,13 +134,16 @@ def extract(
 
 def recipe(source: Source, layer: str, pooling: str, choice: Choice, *, data: Dataset) -> dict[str, Any]:
     """Everything that changes a row, as plain data: the folder of a bank is its hash."""
+    return {**_shared_recipe(source, choice, data), "layer": layer, "pooling": pooling}
+
+
+def _shared_recipe(source: Source, choice: Choice, data: Dataset) -> dict[str, Any]:
+    """What the recipes of all layers have in common."""
     built = str(source.rebuild["family"]) if source.rebuild else ""
     libraries = [name for name in _LIBRARIES if name == built or (name, built) == ("transformers", "hf")]
     versions = {name: version for name in libraries if (version := _extras.installed_version(name))}
     return {
         "source": source.fingerprint,
-        "layer": layer,
-        "pooling": pooling,
         "input": source.input.describe(),
         "reading": reader_for(source, data).recipe(),
         "preprocessed": bool(data.meta.get("preprocessed", False)),

@@ -17,7 +17,9 @@ import numpy as np
 from headstart._solve.lbfgs import Minima, minimise
 from headstart._typing import Float, Ints
 
-_LEAST_CURVATURE = 1e-3
+_LEAST_CURVATURE = 1e-6
+_SHARP = 1e-6
+_ROUNDS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +46,23 @@ class Entropy:
     ) -> Minima:
         """Minimise all problems for one penalty λ, from ``start`` (r + 1, b, t) or from the class shares.
 
-        ``tolerance`` is the error of the mean loss at which a problem is done.
+        ``tolerance`` is the error of the mean loss at which a problem is done. Where classes come apart the curvature
+        falls by orders on the way, and what looked done at the first curvature may not be: a sharp tolerance is asked
+        again with the curvature there.
         """
-        if start is None:
-            start = self.initial()
+        size = tolerance * float(self.weights.sum(axis=0).max())
+        found = self._descend(penalty, self.initial() if start is None else start, tolerance=size, max_steps=max_steps)
+        for _ in range(_ROUNDS if tolerance < _SHARP else 0):
+            more = self._descend(penalty, found.x, tolerance=size, max_steps=max_steps)
+            found = Minima(more.x, more.value, found.steps + more.steps, more.converged)
+            if not more.steps.any() or found.steps.max() >= max_steps:
+                break
+        return found
+
+    def _descend(self, penalty: float, start: Float, *, tolerance: float, max_steps: int) -> Minima:
         inverse = self._inverse_diagonal(start, penalty)
-        size = float(self.weights.sum(axis=0).max())
         return minimise(
-            lambda x, which: self.value(x, which, penalty),
-            start,
-            inverse,
-            tolerance=tolerance * size,
-            max_steps=max_steps,
+            lambda x, which: self.value(x, which, penalty), start, inverse, tolerance=tolerance, max_steps=max_steps
         )
 
     def initial(self) -> Float:

@@ -50,7 +50,8 @@ def minimise(objective: Objective, start: Float, inverse: Float, *, tolerance: f
     inverse : (p, b, t) array
         Positive preconditioner: about the inverse of the diagonal of the Hessian.
     tolerance : float
-        A problem is done when gᵀ·inverse·g, about twice its distance from the minimum, is below this.
+        A problem is done when gᵀHg, about twice its distance from the minimum, is below this; H is the preconditioner
+        and the inverse Hessian learned so far, whichever says more.
     max_steps : int
 
     Notes
@@ -63,7 +64,8 @@ def minimise(objective: Objective, start: Float, inverse: Float, *, tolerance: f
     x, best = start.copy(), value.copy()
     steps, converged = np.full(len(active), max_steps), np.zeros(len(active), dtype=bool)
     for step in range(max_steps):
-        near = _dot(batch.gradient, batch.inverse * batch.gradient) <= tolerance
+        batch.aim()
+        near = np.maximum(-batch.slope, _dot(batch.gradient, batch.inverse * batch.gradient)) <= tolerance
         done = near | batch.stuck
         if done.any():
             out = batch.active[done]
@@ -87,6 +89,8 @@ class _Batch:
     inverse: Float
     pairs: list[Pair] = field(default_factory=list)
     stuck: NDArray[np.bool_] = field(init=False)
+    direction: Float = field(init=False)
+    slope: Float = field(init=False)
 
     def __post_init__(self) -> None:
         self.stuck = np.zeros(len(self.active), dtype=bool)
@@ -95,17 +99,21 @@ class _Batch:
         """Go on with some of the problems only."""
         self.active, self.value, self.stuck = self.active[mask], self.value[mask], self.stuck[mask]
         self.x, self.gradient, self.inverse = self.x[:, mask], self.gradient[:, mask], self.inverse[:, mask]
+        self.direction, self.slope = self.direction[:, mask], self.slope[mask]
         self.pairs = [(s[:, mask], y[:, mask], rho[mask]) for s, y, rho in self.pairs]
 
-    def advance(self, objective: Objective) -> None:
-        """One quasi-Newton step of every problem, each halted back until its value falls enough."""
-        direction = self._direction()
-        slope = _dot(self.gradient, direction)
-        uphill = slope >= 0  # only by rounding: the memory of a convex problem is positive definite
+    def aim(self) -> None:
+        """Where to go next, and how steeply the values fall that way."""
+        self.direction = self._quasi_newton()
+        self.slope = _dot(self.gradient, self.direction)
+        uphill = self.slope > 0  # only by rounding: the memory of a convex problem is positive definite
         if uphill.any():
-            direction[:, uphill] = -(self.inverse * self.gradient)[:, uphill]
-            slope = _dot(self.gradient, direction)
-        x, value, gradient = self._line_search(objective, direction, slope)
+            self.direction[:, uphill] = -(self.inverse * self.gradient)[:, uphill]
+            self.slope = _dot(self.gradient, self.direction)
+
+    def advance(self, objective: Objective) -> None:
+        """One step of every problem, shortened until its value falls enough."""
+        x, value, gradient = self._line_search(objective, self.direction, self.slope)
         step, change = x - self.x, gradient - self.gradient
         curvature = _dot(step, change)
         sound = curvature > _ROUNDING * np.sqrt(_dot(step, step) * _dot(change, change))
@@ -113,7 +121,7 @@ class _Batch:
         self.pairs = [*self.pairs[1 - _MEMORY :], (step, change, rho)]
         self.x, self.value, self.gradient = x, value, gradient
 
-    def _direction(self) -> Float:
+    def _quasi_newton(self) -> Float:
         """−H·g by the two-loop recursion."""
         q = self.gradient.copy()
         weights = []

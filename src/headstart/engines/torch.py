@@ -71,11 +71,15 @@ class TorchEngine:
 
     @staticmethod
     def precisions(source: Any, device: str) -> tuple[str, ...]:
-        """fp32 always; bf16 where the processor multiplies it natively (AVX512-BF16, AMX, recent GPUs)."""
-        if torch.device(device).type == "cuda":
-            return ("fp32", "bf16") if torch.cuda.is_bf16_supported() else ("fp32", "fp16")
-        floating = any(parameter.is_floating_point() for parameter in source.network.parameters())
-        return ("fp32", "bf16") if floating and torch.device(device).type == "cpu" and _native_bf16() else ("fp32",)
+        """fp32 always; bf16 where it is native (AVX512-BF16, AMX, recent GPUs) and the source's own code allows it."""
+        kind = torch.device(device).type
+        offered: tuple[str, ...] = ("fp32",)
+        if kind == "cuda":
+            offered = ("fp32", "bf16") if torch.cuda.is_bf16_supported() else ("fp32", "fp16")
+        elif kind == "cpu" and any(p.is_floating_point() for p in source.network.parameters()) and _native_bf16():
+            offered = ("fp32", "bf16")
+        allowed = getattr(source, "precisions", None)
+        return offered if allowed is None else tuple(name for name in offered if name in allowed)
 
     @staticmethod
     def version() -> dict[str, str]:
@@ -116,7 +120,12 @@ def _prepared(network: Any, dtype: torch.dtype, device: torch.device, *, channel
     kinds = {(p.device, p.dtype) for p in network.parameters() if p.is_floating_point()}
     if not channels_last and kinds <= {(device, dtype)}:
         return network.eval()
-    twin = copy.deepcopy(network).to(device=device, dtype=dtype).eval()
+    try:
+        twin = copy.deepcopy(network).to(device=device, dtype=dtype).eval()
+    except RuntimeError as error:  # weights that are computed in a hook cannot be copied
+        if kinds <= {(device, dtype)}:
+            return network.eval()
+        raise SourceError(f"The network cannot be copied to {device} in {dtype}: {error}") from error
     return twin.to(memory_format=torch.channels_last) if channels_last else twin
 
 
