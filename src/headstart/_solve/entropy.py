@@ -53,9 +53,11 @@ class Entropy:
         size = tolerance * float(self.weights.sum(axis=0).max())
         found = self._descend(penalty, self.initial() if start is None else start, tolerance=size, max_steps=max_steps)
         for _ in range(_ROUNDS if tolerance < _SHARP else 0):
+            if found.steps.max() >= max_steps:
+                break
             more = self._descend(penalty, found.x, tolerance=size, max_steps=max_steps)
             found = Minima(more.x, more.value, found.steps + more.steps, more.converged)
-            if not more.steps.any() or found.steps.max() >= max_steps:
+            if not more.steps.any():
                 break
         return found
 

@@ -1,0 +1,168 @@
+"""The command line as a user runs it: one JSON document with --json, exit codes, clear sentences, nothing heavy for help."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SOURCE = "fake:image"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes of tiny pictures that differ in brightness, in a folder with a blank and an umlaut in its name."""
+    folder = tmp_path_factory.mktemp("cli") / "meine Fötos"
+    rng = np.random.default_rng(0)
+    for label, low in (("dark", 0), ("light", 150)):
+        (folder / label).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(low, low + 80, (24, 24, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One cache for all commands of this file."""
+    return tmp_path_factory.mktemp("cli-cache")
+
+
+@pytest.fixture(scope="module")
+def run(cache):
+    """headstart WORDS… → CompletedProcess."""
+
+    def call(*words, code=0, **env):
+        done = subprocess.run(
+            [sys.executable, "-m", "headstart", *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "HEADSTART_CACHE": str(cache), "NO_COLOR": "1", "COLUMNS": "100", **env},
+        )
+        assert done.returncode == code, f"{words} → {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return done
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def predictor(run, photos, tmp_path_factory):
+    """A predictor made on the command line."""
+    path = tmp_path_factory.mktemp("cli-out") / "light.headstart"
+    done = run("fit", photos, "--source", SOURCE, "-o", path, "--json")
+    told = json.loads(done.stdout)
+    assert path.is_dir(), told
+    return path
+
+
+def test_help_names_the_commands_and_loads_nothing_heavy(run):
+    text = run("--help").stdout
+    for command in ("demo", "doctor", "sources", "layers", "extract", "fit", "evaluate", "predict", "pretrain"):
+        assert command in text
+    code = (
+        "import sys; sys.argv = ['headstart', '--help']\n"
+        "from headstart.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "bad = {'torch', 'timm', 'sklearn', 'scipy', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {bad}' if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [("doctor",), ("sources",), ("layers", SOURCE)], ids=lambda w: w[0])
+def test_one_json_document_and_nothing_else(run, words):
+    assert isinstance(json.loads(run(*words, "--json").stdout), dict)
+
+
+def test_tables_for_people(run):
+    text = run("layers", SOURCE).stdout
+    assert "conv2d" in text and "24" in text
+    assert "torch" in run("doctor").stdout
+    assert "timm" in run("sources").stdout
+
+
+def test_completion_is_offered(run):
+    assert "--install-completion" in run("--help").stdout
+    assert "headstart" in run("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1").stdout
+
+
+def test_version(run):
+    assert run("--version").stdout.strip().endswith("0.1.0")
+
+
+def test_extract_computes_once(run, photos, tmp_path):
+    words = ("extract", photos, "--source", SOURCE, "--layers", "5", "--store", tmp_path / "bank", "--json")
+    first, second = (json.loads(run(*words).stdout) for _ in range(2))
+    assert first["computed"] == 24
+    assert second["computed"] == 0
+
+
+def test_fit_evaluate_predict(run, photos, predictor):
+    result = json.loads(run("evaluate", predictor, photos, "--json").stdout)
+    assert "accuracy" in json.dumps(result)
+    told = json.loads(run("predict", predictor, photos / "light" / "0.png", "--json").stdout)
+    assert "light" in json.dumps(told["predictions"])
+    text = run("predict", predictor, photos / "dark").stdout
+    assert text.count("dark") >= 12
+
+
+def test_broken_items_are_named(run, predictor, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    good = tmp_path / "good.png"
+    Image.fromarray(np.full((24, 24, 3), 200, np.uint8)).save(good)
+    done = subprocess.run(
+        [sys.executable, "-m", "headstart", "predict", str(predictor), str(broken), str(good)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert "broken.png" in done.stdout + done.stderr
+    assert "light" in done.stdout
+
+
+def test_pretrain_leaves_a_source(run, photos, tmp_path):
+    run("pretrain", "cnn", photos, "-o", tmp_path / "source", "--epochs", "1", "--json")
+    assert isinstance(json.loads(run("layers", f"saved:{tmp_path / 'source'}", "--json").stdout), dict)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("layers", "timn:resnet18"), "timm"),
+        (("layers", "no-colon"), "FAMILY:NAME"),
+        (("extract", "/no/such/folder", "--source", SOURCE), "/no/such/folder"),
+        (("evaluate", "/no/such/predictor", "/no/such/folder"), "/no/such"),
+    ],
+    ids=["family", "address", "folder", "predictor"],
+)
+def test_errors_are_one_sentence_and_exit_1(run, words, says):
+    done = run(*words, code=1)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    told = json.loads(run(*words, "--json", code=1).stdout)
+    assert says in told["error"]["message"] and told["error"]["type"].isidentifier()
+
+
+def test_wrong_usage_exits_2(run):
+    assert run("extract", code=2).stdout == ""
+    assert "No such option" in run("doctor", "--no-such-option", code=2).stderr
+
+
+def test_a_damaged_predictor_is_refused(run, predictor, photos, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy.headstart"
+    shutil.copytree(predictor, copy)
+    record = copy / "predictor.json"
+    record.write_text(record.read_text(encoding="utf-8").replace("light", "night"), encoding="utf-8")
+    told = json.loads(run("predict", copy, photos / "light" / "0.png", "--json", code=1).stdout)
+    assert told["error"]["type"] == "StoreError"
