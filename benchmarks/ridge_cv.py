@@ -4,8 +4,9 @@ Features like those of a convolutional network: 80 classes in a 64-dimensional l
 layer of 1,280 units, float32. All ways get the same rows, the same folds and 15 strengths, refit on all rows with the
 best, and are scored on rows that none has seen. The bar: 30 × faster, accuracy within one point of it or better.
 
-The plain twins are what a user would write: ``LogisticRegressionCV(Cs=15, cv=folds)`` after ``StandardScaler`` (the usual
-recipe for a probe), and scikit-learn's own ``RidgeClassifierCV``, whose leave-one-out also needs one decomposition.
+The plain twins are what a user would write: ``LogisticRegressionCV(Cs=15, cv=folds)`` after ``StandardScaler``
+(the usual recipe for a probe), and scikit-learn's own ``RidgeClassifierCV``, whose leave-one-out also needs one
+decomposition.
 LogisticRegressionCV runs once, in a process of its own, with a limit. If it hits the limit it runs again on **one** of
 the five folds, and that time × 5 is reported as what the five would take, marked ``"extrapolated": true``.
 

@@ -40,8 +40,9 @@ FLOORS: dict[str, int] = {
     # 3: borders
     **dict.fromkeys(["engines", "policies", "pooling", "readers", "runners", "sources"], 3),
     # 4 to 9
-    **dict.fromkeys(["_checkpoint", "_choosing", "_losses", "_pipeline", "_reading", "_samples", "extraction",
-    "training"], 4),
+    **dict.fromkeys(
+        ["_checkpoint", "_choosing", "_losses", "_pipeline", "_reading", "_samples", "extraction", "training"], 4
+    ),
     **dict.fromkeys(["finetuning", "predictor", "pretraining", "ranking"], 5),
     **dict.fromkeys(["report", "transfer"], 6),
     **dict.fromkeys(["demo", "estimators", "federated", "proof"], 7),

@@ -22,6 +22,7 @@ from headstart._typing import Float, Ints
 _MEMORY = 10
 _ARMIJO = 1e-4
 _BACKTRACKS = 25
+_LAST_BIT = 2e-16
 _ROUNDING = 1e-13  # changes of f below this share of |f| are noise
 
 # values x (p, b, t) of the problems numbered (b,) → f (b,), gradient (p, b, t)
@@ -52,6 +53,7 @@ def minimise(objective: Objective, start: Float, inverse: Float, *, tolerance: f
     tolerance : float
         A problem is done when gᵀHg, about twice its distance from the minimum, is below this; H is the preconditioner
         and the inverse Hessian learned so far, whichever says more.
+        Below the last bit of f nothing can be told, and it is done whatever the tolerance.
     max_steps : int
 
     Notes
@@ -65,7 +67,8 @@ def minimise(objective: Objective, start: Float, inverse: Float, *, tolerance: f
     steps, converged = np.full(len(active), max_steps), np.zeros(len(active), dtype=bool)
     for step in range(max_steps):
         batch.aim()
-        near = np.maximum(-batch.slope, _dot(batch.gradient, batch.inverse * batch.gradient)) <= tolerance
+        distance = np.maximum(-batch.slope, _dot(batch.gradient, batch.inverse * batch.gradient))
+        near = distance <= np.maximum(tolerance, _LAST_BIT * np.abs(batch.value))
         done = near | batch.stuck
         if done.any():
             out = batch.active[done]

@@ -114,6 +114,8 @@ class Demo:
             return f"Transfer helped: {name} {points}."
         if gain.low is not None and gain.low > 0:
             return f"Transfer helped a little: {name} {points}, but the intervals above touch."
+        if gain.high is not None and gain.high < 0:
+            return f"Transfer hurts here: {name} {points}."
         return f"Transfer did not clearly help here: {name} {points}."
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,3 @@
-# LEAD 14:42: no more demo experiments (d*.py), please. Write tests/test_cli*.py and tests/test_demo.py NOW, report by 14:52. Remove this line.
 """demo(): does transfer help? Digits 5–9 from a few examples each, with what was learned on digits 0–4.
 
 The data are the 8 × 8 digits that come with scikit-learn, so nothing is fetched. A small convolutional network learns

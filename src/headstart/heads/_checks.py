@@ -61,3 +61,11 @@ def checked_weights(weights: Array | None, rows: int) -> Float | None:
     if weights.shape != (rows,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
         raise OptionError(f"sample_weight must be {rows:,} finite numbers ≥ 0, not all 0; got shape {weights.shape}.")
     return weights
+
+
+def need_two_classes(counts: Float) -> None:
+    """Refuse rows that are all of one class."""
+    if np.count_nonzero(counts > 0) < 2:
+        raise NumericsError(
+            "All rows are of one class: there is nothing to tell apart. Give rows of at least two classes."
+        )

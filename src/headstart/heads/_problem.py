@@ -13,8 +13,8 @@ import numpy as np
 
 from headstart._solve.principal import Principal, blocks, centred, of_rows, of_scatter, spread_of, unscaled
 from headstart._typing import Array, Float
-from headstart.errors import DataError, NumericsError, OptionError
-from headstart.heads._checks import checked, checked_weights
+from headstart.errors import DataError, OptionError
+from headstart.heads._checks import checked, checked_weights, need_two_classes
 from headstart.moments import Centred, Moments
 
 
@@ -244,10 +244,8 @@ def problem_of(X: Array | Moments, T: Array | None, *, task: str, scale: str, sa
         problem = _from_moments(X, T, task=task, scale=scale, sample_weight=sample_weight)
     else:
         problem = _from_rows(X, T, task=task, scale=scale, sample_weight=sample_weight)
-    if task == "classification" and np.count_nonzero(problem.counts > 0) < 2:
-        raise NumericsError(
-            "All rows are of one class: there is nothing to tell apart. Give rows of at least two classes."
-        )
+    if task == "classification":
+        need_two_classes(problem.counts)
     return problem
 
 

@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from headstart._progress import note
 from headstart._registry import unknown
 from headstart._typing import Array, Float, Ints
-from headstart.errors import DataError, OptionError
-from headstart.heads._checks import checked
+from headstart.errors import DataError, NumericsError, OptionError
+from headstart.heads._checks import checked, need_two_classes
 from headstart.heads._contest import Contest, Entry, Trial, decide
 from headstart.heads._cross import Aim, draw_folds, temperature_of
 from headstart.heads._race import is_few, race, side_by_side
@@ -150,6 +151,7 @@ def choose(
     features = {name: np.asanyarray(X) for name, X in X_by_candidate.items()}
     targets = np.asarray(T, dtype=np.float64)
     _need_rows(features, targets, task)
+    features = _varying(features)
     balanced = resolve(balance, targets.sum(axis=0), task)
     folds = _checked_folds(fold_ids, len(targets))
     if folds is None:
@@ -242,6 +244,18 @@ def _need_rows(features: Mapping[str, Array], T: Float, task: str) -> None:
         raise DataError(f"Features must be (n, d) and targets (n, t) of the same rows; T is {T.shape}, {wrong}.")
     for X in features.values():
         checked(X, T, task)
+    if task == "classification":
+        need_two_classes(T.sum(axis=0))
+
+
+def _varying(features: Mapping[str, Array]) -> dict[str, Array]:
+    """The candidates that vary from row to row; a layer that does not (all dead) is no candidate."""
+    kept = {name: X for name, X in features.items() if (X != X[:1]).any()}
+    if not kept:
+        raise NumericsError("All features are constant: there is nothing to learn from. Choose another layer.")
+    for name in features.keys() - kept.keys():
+        note(f"{name}: its features are constant, so it is left out of the choice.")
+    return kept
 
 
 def _checked_folds(fold_ids: Array | None, rows: int) -> Ints | None:

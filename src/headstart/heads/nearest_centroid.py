@@ -22,6 +22,7 @@ from headstart._typing import Float, Ints
 from headstart.errors import NumericsError
 from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem, flops
 
+_SMALLEST = 1e-300  # rows that are all the same
 _DEGENERATE = 1e-10  # within-class scatter below this share of the whole is rounding
 
 
@@ -89,4 +90,4 @@ class NearestCentroid(LinearHead):
 
 def _variance(within: float, total: float, size: float) -> float:
     """σ²; where every row is its class mean, that of all rows."""
-    return (within if within > _DEGENERATE * total else total) / size
+    return max(within if within > _DEGENERATE * total else total, _SMALLEST) / size

@@ -80,7 +80,7 @@ def rank(
         raise DataError("rank() needs targets; this dataset has none.")
     column = _column(data, target)
     loaded, notes = _loaded(sources)
-    how = {"pooling": pooling, "store": store, "device": device}
+    how: dict[str, Any] = {"pooling": pooling, "store": store, "device": device}
     quick = partial(extract, layers=layers, **how)
     loaded = halved(loaded, data, budget, column=column.name, seed=random_state, notes=notes, extract=quick)
     banks = {}

@@ -1,0 +1,413 @@
+"""Choosing features and a head: what wins, what stands when nothing is better, thin data, balance, reproducibility."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+
+from headstart.errors import DataError, NumericsError, OptionError, UnknownName
+from headstart.heads import HEADS, head
+from headstart.heads._contest import ANCHOR, CAUTIOUS, Trial, decide
+from headstart.heads._race import is_few
+from headstart.heads.auto import MOST_ROWS, calibrate, choose
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def blobs(seed=0, n=150, d=8, t=3, gap=2.0):
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.arange(n) % t)
+    return rng.normal(size=(n, d)) + gap * rng.normal(size=(t, d))[y] / np.sqrt(2), y
+
+
+def layers(seed=0, n=150, **more):
+    """One useful layer among noise."""
+    X, y = blobs(seed, n, **more)
+    rng = np.random.default_rng(seed + 1)
+    return {"noise": rng.normal(size=(n, 20)), "good": X, "half": X + 3 * rng.normal(size=X.shape)}, np.eye(
+        y.max() + 1
+    )[y]
+
+
+# --- what wins --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=10)
+@given(seed=seeds, n=st.sampled_from([24, 90, 300]))
+def test_the_useful_layer_wins(seed, n):
+    X, T = layers(seed, n, gap=4.0)
+    choice = choose(X, T)
+    assert choice.candidates == ("good",)
+    assert choice.score > 0.7 and choice.low <= choice.score <= choice.high
+    assert choice.metric == "accuracy" and choice.task == "classification"
+
+
+def test_the_choice_fits_and_carries_its_temperature():
+    X, T = layers()
+    choice = choose(X, T)
+    fitted = choice.fit(X, T)
+    assert fitted.temperature_ == choice.temperature and fitted.name == choice.name
+    assert fitted.fields() == choice.head.fields()
+    assert (fitted.predict(X["good"]) == T.argmax(axis=1)).mean() >= choice.score - 0.05
+    assert not hasattr(choice.head, "intercept_")
+
+
+def test_everything_tried_is_on_the_table():
+    X, T = layers(n=240)
+    choice = choose(X, T)
+    seen = {(trial.candidates, trial.head, trial.fields["scale"]) for trial in choice.trials}
+    assert {c for c, _, _ in seen} == {("noise",), ("good",), ("half",)}
+    assert {h for c, h, s in seen if c == ("good",) and s == "none"} == set(HEADS)
+    assert {h for c, h, s in seen if c == ("good",) and s == "standard"} == set(HEADS)
+    assert {h for c, h, _ in seen if c == ("noise",)} == {"ridge", "lda"}  # screened, and out
+    for trial in choice.trials:
+        assert trial.rows.shape == (240,) and trial.low <= trial.score <= trial.high
+        assert np.isclose(trial.rows.mean(), trial.score)
+    assert str(len(choice.trials)) in choice.reason
+
+
+def test_layers_side_by_side_win_where_each_has_half_of_it():
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 4
+    one = rng.normal(size=(400, 5)) + 2.5 * np.eye(2, 5)[y % 2]
+    two = rng.normal(size=(400, 5)) + 2.5 * np.eye(2, 5)[y // 2]
+    T = np.eye(4)[y]
+    alone, both = choose({"one": one, "two": two}, T), choose({"one": one, "two": two}, T, fuse=True)
+    assert len(alone.candidates) == 1 and set(both.candidates) == {"one", "two"}
+    assert both.score > alone.score + 0.2
+    fitted = both.fit({"one": one, "two": two}, T)
+    assert fitted.coef_.shape == (10, 4) if fitted.linear else True
+    both_rows = np.concatenate([{"one": one, "two": two}[name] for name in both.candidates], axis=1)
+    assert (fitted.predict(both_rows) == y).mean() > 0.8
+
+
+def test_the_same_seed_gives_the_same_choice():
+    X, T = layers(n=60)
+    a, b = choose(X, T, random_state=3), choose(X, T, random_state=3)
+    assert (a.candidates, a.name, a.fields, a.score, a.temperature) == (
+        b.candidates,
+        b.name,
+        b.fields,
+        b.score,
+        b.temperature,
+    )
+    assert np.array_equal(a.folds, b.folds)
+    assert all(np.array_equal(x.costs, y.costs) for x, y in zip(a.trials, b.trials, strict=True))
+
+
+def test_labels_that_mean_nothing_score_at_chance():
+    X, T = layers(n=240)
+    shuffled = T[np.random.default_rng(5).permutation(240)]
+    choice = choose(X, shuffled)
+    assert choice.low < 1 / 3 + 0.05
+
+
+# --- the rule ---------------------------------------------------------------------------------------------------------
+
+
+def trial(costs, name="lda", rows=300, **fields):
+    rows = np.zeros(rows)
+    return Trial(("x",), name, {"scale": "none", **fields}, 0.5, 0.4, 0.6, rows, np.asarray(costs, dtype=float), 1.0)
+
+
+def test_the_anchor_stands_unless_another_is_better_by_a_standard_error():
+    rng = np.random.default_rng(0)
+    base = rng.normal(1.0, 0.1, 300)
+    anchor = trial(base, ANCHOR[0], **{k: v for k, v in ANCHOR[1].items() if k != "scale"})
+    assert anchor.is_anchor and not trial(base).is_anchor
+    noise = rng.normal(0, 1, 300)
+    noise -= noise.mean()
+    error = noise.std(ddof=1) / np.sqrt(300)
+    slightly, clearly = trial(base + noise - 0.9 * error), trial(base + noise - 1.1 * error)
+    assert decide([slightly, anchor]) is anchor
+    assert decide([clearly, anchor]) is clearly
+    assert decide([anchor]) is anchor
+
+
+def test_on_few_rows_a_sure_gain_beats_a_larger_doubtful_one():
+    base = np.ones(100)
+    wide = np.tile([-3.0, 2.0], 50)
+    doubtful, sure = trial(base + wide - 0.2, rows=100), trial(base - 0.3, rows=100)
+    anchor = trial(base, "logistic", rows=100, C=1.0)
+    assert (doubtful.cost, sure.cost) == pytest.approx((0.3, 0.7))
+    assert decide([anchor, doubtful, sure]) is doubtful  # mean 0.7 less 0.25 is still more than 0.3
+    sure = trial(base - 0.6, rows=100)
+    assert decide([anchor, doubtful, sure]) is sure
+    many = [trial(np.tile(t.costs, 3), t.head, rows=3 * CAUTIOUS, **t.fields) for t in (anchor, doubtful, sure)]
+    assert decide(many).cost == pytest.approx(0.3)
+
+
+def test_without_the_anchor_the_least_mean_wins_and_of_equals_the_first():
+    a, b, c = trial(np.ones(9)), trial(np.ones(9)), trial(np.full(9, 2.0))
+    assert decide([c, a, b]) is a
+
+
+# --- thin data --------------------------------------------------------------------------------------------------------
+
+
+def test_one_row_per_class_gets_the_default():
+    X, y = blobs(n=3)
+    choice = choose({"a": X, "b": X + 1}, np.eye(3)[y])
+    assert choice.name == "nearest_centroid" and choice.candidates == ("b",)
+    assert np.isnan(choice.score) and choice.trials == () and "nothing was compared" in choice.reason
+    assert (choice.fit({"a": X, "b": X + 1}, np.eye(3)[y]).predict(X + 1) == y).all()
+
+
+def test_one_row_per_class_with_a_head_asked_for():
+    X, y = blobs(n=3)
+    choice = choose({"a": X}, np.eye(3)[y], heads=head("ridge", alpha=2.0))
+    assert choice.name == "ridge" and choice.fit({"a": X}, np.eye(3)[y]).alpha_ == 2.0
+
+
+@settings(max_examples=15)
+@given(seed=seeds, per_class=st.integers(2, 8), d=st.sampled_from([4, 400]))
+def test_few_rows_per_class_work_and_only_steady_heads_compete(seed, per_class, d):
+    X, y = blobs(seed, n=3 * per_class, d=d)
+    choice = choose({"x": X}, np.eye(3)[y])
+    assert {t.head for t in choice.trials} == {n for n in HEADS if "classification" in HEADS[n].steady}
+    assert {t.fields["scale"] for t in choice.trials} == {"none"}
+    assert np.isfinite(choice.fit({"x": X}, np.eye(3)[y]).proba(X)).all()
+    assert is_few(np.eye(3)[y], "classification")
+
+
+def test_a_class_of_one_among_many():
+    X, y = blobs(n=60)
+    y[y == 2] = 0
+    y[0] = 2
+    choice = choose({"x": X}, np.eye(3)[y])
+    assert np.isfinite(choice.score) and np.isfinite(choice.fit({"x": X}, np.eye(3)[y]).decision(X)).all()
+
+
+def test_a_class_that_nobody_has():
+    X, y = blobs(n=60)
+    T = np.eye(5)[y]
+    choice = choose({"x": X}, T)
+    fitted = choice.fit({"x": X}, T)
+    assert fitted.decision(X).shape == (60, 5) and set(fitted.predict(X)) <= {0, 1, 2}
+
+
+@settings(max_examples=8)
+@given(seed=seeds)
+def test_unit_rows_are_not_drowned_in_the_penalty(seed):
+    """Rows of length 1, like sentence embeddings, where C = 1 penalises strongly: at least as good as that."""
+    X, y = blobs(seed, n=600, d=50, gap=1.2)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    train, test = slice(0, 120), slice(120, 600)
+    theirs = LogisticRegression().fit(X[train], y[train]).score(X[test], y[test])
+    choice = choose({"x": X[train]}, np.eye(3)[y[train]])
+    ours = (choice.fit({"x": X[train]}, np.eye(3)[y[train]]).predict(X[test]) == y[test]).mean()
+    assert ours >= theirs - 0.03
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def test_labels():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 6))
+    T = (X[:, :3] + 0.3 * rng.normal(size=(200, 3)) > 0.4).astype(float)
+    choice = choose({"noise": rng.normal(size=(200, 6)), "x": X}, T, task="multilabel")
+    assert choice.candidates == ("x",) and choice.metric == "mean_average_precision" and choice.score > 0.9
+    assert {t.head for t in choice.trials} == {"ridge", "logistic", "knn"}
+    fitted = choice.fit({"x": X}, T)
+    assert (fitted.predict(X) == T).mean() > 0.85
+    assert fitted.temperature_ == choice.temperature
+
+
+def test_values():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 6))
+    Y = X[:, :2] @ rng.normal(size=(2, 2)) + 0.1 * rng.normal(size=(200, 2))
+    choice = choose({"noise": rng.normal(size=(200, 6)), "x": X}, Y, task="regression")
+    assert (choice.candidates, choice.name, choice.metric) == (("x",), "ridge", "r2") and choice.score > 0.9
+    assert choice.low < choice.score < choice.high <= 1
+    assert choice.fit({"x": X}, Y).predict(X).shape == (200, 2)
+    assert choice.temperature == 1.0
+
+
+@pytest.mark.parametrize("task", ["regression", "multilabel"])
+def test_few_rows_of_other_tasks(task):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(14, 40))
+    T = rng.normal(size=(14, 2)) if task == "regression" else np.eye(2)[np.arange(14) % 2]
+    choice = choose({"x": X}, T, task=task)
+    assert np.isfinite(choice.score) and np.isfinite(choice.fit({"x": X}, T).decision(X)).all()
+
+
+# --- balance ----------------------------------------------------------------------------------------------------------
+
+
+def uneven(seed, n=400, share=0.06):
+    rng = np.random.default_rng(seed)
+    y = (rng.random(n) < share).astype(int)
+    y[:6] = 1
+    return rng.normal(size=(n, 6)) + 1.3 * y[:, None] * np.array([1, 1, 0, 0, 0, 0]), y
+
+
+@pytest.mark.parametrize("balance", ["auto", "logit", "weights"])
+def test_balance_aims_at_balanced_accuracy_and_reaches_more_of_it(balance):
+    gains = []
+    for seed in range(4):
+        X, y = uneven(seed)
+        test, truth = uneven(seed + 100, n=2000)
+        T = np.eye(2)[y]
+        plain, even = choose({"x": X}, T), choose({"x": X}, T, balance=balance)
+        assert (plain.metric, even.metric) == ("accuracy", "balanced_accuracy")
+        assert even.balance.kind == ("logit" if balance == "auto" else balance)
+        assert (even.log_odds is None) == (balance == "weights")
+        a, b = (balanced_accuracy_score(truth, c.fit({"x": X}, T).predict(test)) for c in (plain, even))
+        gains.append(b - a)
+    assert np.mean(gains) > 0.05
+
+
+def test_auto_leaves_an_even_set_alone():
+    X, T = layers()
+    assert choose(X, T, balance="auto").balance.kind == "none"
+    with pytest.raises(OptionError):
+        choose(X, T, balance="always")
+
+
+# --- what may be asked ------------------------------------------------------------------------------------------------
+
+
+def test_heads_may_be_named_given_or_mixed():
+    X, T = layers()
+    assert {t.head for t in choose(X, T, heads="ridge").trials} == {"ridge"}
+    assert {t.head for t in choose(X, T, heads=["lda", "knn"]).trials} == {"lda", "knn"}
+    choice = choose(X, T, heads=head("lda", shrinkage=0.25, scale="standard", correction=False))
+    assert choice.fields == {"shrinkage": 0.25, "scale": "standard", "correction": False}
+    assert {t.fields["shrinkage"] for t in choice.trials} == {0.25}
+    mixed = choose(X, T, heads=["nearest_centroid", head("logistic", C=3.0)])
+    assert {t.head for t in mixed.trials} == {"nearest_centroid", "logistic"}
+    assert choose(X, T, heads="auto").name == choose(X, T).name
+
+
+def test_a_head_of_fixed_fields_keeps_them_all():
+    X, T = layers()
+    for asked in (
+        head("ridge", alpha=3.0),
+        head("knn", n_neighbors=3, metric="euclidean", weights="uniform"),
+        head("lda"),
+    ):
+        choice = choose({"good": X["good"]}, T, heads=asked)
+        assert choice.head.fields() == asked.fields()
+
+
+def test_folds_may_be_given():
+    X, T = layers()
+    ids = np.arange(150) % 3
+    choice = choose(X, T, fold_ids=ids)
+    assert np.array_equal(choice.folds, ids[None])
+    twice = choose(X, T, fold_ids=np.stack([ids, (ids + np.arange(150) // 50) % 3]))
+    assert len(twice.folds) == 2
+
+
+def test_groups_are_kept_whole_and_change_what_is_measured():
+    """Each group has a mark of its own that says its class: only keeping groups whole shows that it is worthless."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(50), 4)
+    y = groups % 2
+    X = rng.normal(size=(200, 60)) * 0.1 + rng.normal(size=(50, 60))[groups] * 2
+    T = np.eye(2)[y]
+    loose, strict = choose({"x": X}, T), choose({"x": X}, T, groups=groups)
+    assert loose.score > 0.95 and strict.score < 0.75
+
+
+def test_a_small_budget_leaves_out_what_costs_most():
+    X, T = layers(n=240)
+    short = choose(X, T, time_budget=1e-9)
+    assert {t.head for t in short.trials} == {"ridge", "lda", "nearest_centroid"}
+    assert len(short.trials) < len(choose(X, T).trials)
+
+
+def test_many_rows_are_thinned_for_choosing_only():
+    rng = np.random.default_rng(0)
+    n = MOST_ROWS + 3000
+    y = np.arange(n) % 2
+    X = (rng.normal(size=(n, 3)) + y[:, None]).astype(np.float32)
+    choice = choose({"x": X}, np.eye(2)[y], heads=["ridge", "nearest_centroid"])
+    assert {len(t.rows) for t in choice.trials} == {MOST_ROWS}
+    assert f"{MOST_ROWS:,} rows" in choice.reason
+    assert choice.fit({"x": X}, np.eye(2)[y]).coef_.shape == (3, 2)
+
+
+def test_weights_of_rows_reach_every_fit():
+    X, y = blobs(n=200)
+    broken = y.copy()
+    broken[:80] = (y[:80] + 1) % 3
+    weights = np.where(np.arange(200) < 80, 1e-6, 1.0)
+    trusted = choose({"x": X}, np.eye(3)[broken], sample_weight=weights)
+    fitted = trusted.fit({"x": X}, np.eye(3)[broken], sample_weight=weights)
+    assert (fitted.predict(X) == y).mean() > 0.85
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"task": "summarization"}, OptionError),
+        ({"heads": "lda", "task": "regression"}, OptionError),
+        ({"heads": []}, OptionError),
+        ({"heads": "no such head"}, UnknownName),
+        ({"fold_ids": np.zeros(150, int)}, OptionError),
+        ({"fold_ids": np.zeros(10, int)}, DataError),
+        ({"fold_ids": np.linspace(0, 1, 150)}, DataError),
+        ({"X_by_candidate": {}}, DataError),
+        ({"X_by_candidate": {"a": np.zeros((7, 2))}}, DataError),
+        ({"X_by_candidate": {"a": np.full((150, 2), np.nan)}}, NumericsError),
+        ({"T": np.zeros(150)}, DataError),
+        ({"T": np.ones((150, 3))}, DataError),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, error):
+    X, T = layers()
+    asked = {"X_by_candidate": X, "T": T, **change}
+    with pytest.raises(error):
+        choose(asked.pop("X_by_candidate"), asked.pop("T"), **asked)
+
+
+def test_a_single_class_is_refused():
+    with pytest.raises(NumericsError, match="at least two classes"):
+        choose({"x": blobs()[0]}, np.eye(2)[np.zeros(150, int)])
+
+
+def test_features_that_are_all_constant_are_refused():
+    _, T = layers()
+    with pytest.raises(NumericsError, match="constant"):
+        choose({"x": np.ones((150, 4))}, T)
+
+
+def test_a_dead_layer_is_no_candidate():
+    X, T = layers()
+    choice = choose({**X, "dead": np.full((150, 9), 2.0)}, T)
+    assert {t.candidates for t in choice.trials} == {("noise",), ("good",), ("half",)}
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def log_loss(fitted, X, y):
+    return -np.log(np.maximum(fitted.proba(X)[np.arange(len(y)), y], 1e-300)).mean()
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda", "nearest_centroid", "knn", "logistic"])
+def test_calibration_on_held_out_rows_lowers_the_loss_of_new_ones(name):
+    X, y = blobs(1, n=1500, d=20, gap=0.8)
+    fitted = head(name).fit(X[:300], np.eye(3)[y[:300]])
+    before, predicted = log_loss(fitted, X[900:], y[900:]), fitted.predict(X[900:])
+    calibrate(fitted, fitted.decision(X[300:900]), np.eye(3)[y[300:900]])
+    assert log_loss(fitted, X[900:], y[900:]) <= before + 0.005
+    assert np.array_equal(fitted.predict(X[900:]), predicted)
+    if name == "ridge":  # whose decisions are no log-odds
+        assert log_loss(fitted, X[900:], y[900:]) < before - 0.02
+
+
+def test_calibration_refuses_decisions_of_other_rows():
+    X, y = blobs()
+    fitted = head("ridge").fit(X, np.eye(3)[y])
+    for wrong in (np.zeros((10, 3)), np.full((150, 3), np.nan), np.zeros((150, 2))):
+        with pytest.raises(DataError, match="same rows"):
+            calibrate(fitted, wrong, np.eye(3)[y])

@@ -1,0 +1,226 @@
+"""Folds, temperatures, metrics and their intervals: what choosing stands on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, logsumexp
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2_score
+
+from headstart._intervals import wilson
+from headstart.heads._cross import (
+    FOLDS,
+    Aim,
+    draw_folds,
+    losses,
+    mean_average_precision,
+    measure,
+    r_squared,
+    temperature_of,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def one_hot(y, t=None):
+    return np.eye(t or y.max() + 1)[y]
+
+
+# --- folds ------------------------------------------------------------------------------------------------------------
+
+
+@given(seed=seeds, counts=st.lists(st.integers(1, 30), min_size=2, max_size=5))
+def test_every_class_is_dealt_evenly(seed, counts):
+    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    folds = draw_folds(one_hot(y, len(counts)), "classification", random_state=seed)
+    if max(counts) == 1:
+        assert folds is None
+        return
+    assert folds.shape[1] == len(y)
+    for row in folds:
+        k = len(np.unique(row))
+        assert k == min(FOLDS, max(counts))
+        assert np.ptp(np.bincount(row)) <= 1
+        for c in range(len(counts)):
+            assert np.ptp(np.bincount(row[y == c], minlength=k)) <= 1
+
+
+@given(seed=seeds, groups=st.integers(2, 12))
+def test_groups_are_kept_whole(seed, groups):
+    rng = np.random.default_rng(seed)
+    y, g = rng.integers(0, 3, 80), rng.integers(0, groups, 80)
+    y[:4] = [0, 0, 1, 2]
+    folds = draw_folds(one_hot(y, 3), "classification", groups=[f"speaker {i}" for i in g], random_state=1)
+    if len(np.unique(g)) < 2:
+        assert folds is None
+        return
+    for row in folds:
+        assert len(np.unique(row)) == min(FOLDS, len(np.unique(g)))
+        for group in np.unique(g):
+            assert len(np.unique(row[g == group])) == 1
+
+
+def test_one_group_or_one_row_per_class_cannot_be_folded():
+    assert draw_folds(np.eye(4), "classification") is None
+    assert draw_folds(one_hot(np.arange(20) % 2), "classification", groups=np.zeros(20)) is None
+
+
+@pytest.mark.parametrize(("n", "repeats"), [(16, 10), (60, 10), (120, 5), (300, 1)])
+def test_small_data_is_folded_several_times(n, repeats):
+    T = one_hot(np.arange(n) % 4)
+    folds = draw_folds(T, "classification")
+    assert len(folds) == repeats
+    assert len({row.tobytes() for row in folds}) == repeats
+    assert len(draw_folds(T, "classification", repeats=2)) == 2
+
+
+def test_the_seed_decides():
+    T = one_hot(np.arange(40) % 2)
+    a, b, c = (draw_folds(T, "classification", random_state=s) for s in (0, 0, 1))
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+@pytest.mark.parametrize("task", ["regression", "multilabel"])
+def test_other_tasks_are_shuffled(task):
+    folds = draw_folds(np.zeros((200, 3)), task)
+    assert folds.shape == (1, 200) and np.bincount(folds[0]).tolist() == [40] * 5
+
+
+# --- temperature ------------------------------------------------------------------------------------------------------
+
+
+def smoothed(T, even):
+    doubt = 1 / (len(T) + 1)
+    return T * (1 - doubt) + doubt * even
+
+
+@given(seed=seeds, size=st.sampled_from([1e-4, 1.0, 300.0]), repeats=st.integers(1, 3))
+def test_the_temperature_is_where_the_loss_is_least(seed, size, repeats):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, 50)
+    D = (rng.normal(size=(repeats, 50, 3)) + 1.2 * np.eye(3)[y]) * size
+    W = smoothed(np.eye(3)[y], 1 / 3)
+
+    def loss(log_beta):
+        z = D * np.exp(log_beta) / size
+        return float((logsumexp(z, axis=-1) - (z * W).sum(axis=-1)).sum())
+
+    best = minimize_scalar(loss, bounds=(-8, 8), method="bounded", options={"xatol": 1e-9}).x
+    assert np.isclose(np.log(size / temperature_of(D, np.eye(3)[y], "classification")), best, atol=1e-3)
+
+
+@given(seed=seeds)
+def test_the_temperature_of_labels(seed):
+    rng = np.random.default_rng(seed)
+    T = (rng.random((60, 4)) > 0.5).astype(float)
+    D = rng.normal(size=(1, 60, 4)) + 1.5 * (2 * T - 1)
+    W = smoothed(T, 0.5)
+
+    def loss(log_beta):
+        z = D[0] * np.exp(log_beta)
+        return float((np.logaddexp(0, z) - W * z).sum())
+
+    best = minimize_scalar(loss, bounds=(-8, 8), method="bounded", options={"xatol": 1e-9}).x
+    assert np.isclose(-np.log(temperature_of(D, T, "multilabel")), best, atol=1e-3)
+
+
+def test_decisions_that_are_always_right_stay_finite():
+    T = one_hot(np.arange(12) % 3)
+    found = temperature_of(10 * T[None], T, "classification")
+    chance = np.exp(log_softmax(10 * T / found, axis=1)).max(axis=1)
+    assert 0 < found < np.inf
+    assert np.allclose(chance, 1 - (2 / 3) / 13, atol=1e-3)  # a row's worth of doubt
+
+
+def test_decisions_that_say_nothing_become_even_chances():
+    rng = np.random.default_rng(0)
+    T = one_hot(rng.integers(0, 2, 400))
+    D = rng.normal(size=(1, 400, 2)) - 0.5 * T  # worse than nothing
+    chance = np.exp(log_softmax(D[0] / temperature_of(D, T, "classification"), axis=1))
+    assert np.abs(chance - 0.5).max() < 0.01
+    assert temperature_of(np.zeros((1, 400, 2)), T, "classification") > 0
+
+
+def test_values_have_no_temperature():
+    assert temperature_of(np.ones((1, 5, 2)), np.ones((5, 2)), "regression") == 1.0
+
+
+def test_weights_weigh_the_loss():
+    rng = np.random.default_rng(0)
+    T = one_hot(rng.integers(0, 2, 100))
+    D = rng.normal(size=(1, 100, 2)) + T
+    half = np.r_[np.ones(50), np.zeros(50)]
+    a = temperature_of(D, T, "classification", half)
+    b = temperature_of(D[:, :50], T[:50], "classification")
+    assert np.isclose(a, b, rtol=0.05)
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@given(seed=seeds, repeats=st.integers(1, 3))
+def test_accuracy_and_its_interval(seed, repeats):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, 40)
+    D = rng.normal(size=(repeats, 40, 3)) + np.eye(3)[y]
+    got = measure(D, one_hot(y, 3), np.zeros((repeats, 40), int), Aim("classification", "accuracy"))
+    hits = D.argmax(axis=2) == y
+    assert np.isclose(got.score, hits.mean()) and np.allclose(got.rows, hits.mean(axis=0))
+    assert np.allclose((got.low, got.high), wilson(hits.mean() * 40, 40))
+    each = losses(D / got.temperature, one_hot(y, 3), "classification")
+    assert np.allclose(got.costs, each + 1 - hits.mean(axis=0))
+
+
+@given(seed=seeds)
+def test_balanced_accuracy_counts_classes_alike_and_moves_log_odds(seed):
+    rng = np.random.default_rng(seed)
+    y = np.r_[np.zeros(40, int), np.ones(8, int)]
+    D = rng.normal(size=(1, 48, 2)) + 1.5 * np.eye(2)[y]
+    shift = np.array([-1.0, 1.0])
+    weights = np.where(y == 0, 48 / 80, 48 / 16)
+    got = measure(D, one_hot(y), np.zeros((1, 48), int), Aim("classification", "balanced_accuracy", shift, weights))
+    moved = (D[0] + got.temperature * shift).argmax(axis=1)
+    assert np.isclose(got.score, balanced_accuracy_score(y, moved))
+    assert got.low < got.score < got.high or got.score in (0, 1)
+    assert got.temperature == temperature_of(D, one_hot(y), "classification")
+
+
+@given(seed=seeds)
+def test_average_precision_is_scikit_learns(seed):
+    rng = np.random.default_rng(seed)
+    T = (rng.random((50, 4)) > 0.6).astype(float)
+    T[:2] = [[0] * 4, [1] * 4]
+    S = rng.normal(size=(50, 4)) + T
+    assert np.isclose(mean_average_precision(S, T), average_precision_score(T, S, average="macro"))
+
+
+def test_average_precision_leaves_out_labels_without_both_kinds_and_is_not_flattered_by_ties():
+    T = np.array([[1.0, 1, 0], [0, 1, 0]])
+    assert mean_average_precision(np.array([[2.0, 0, 0], [1, 0, 0]]), T) == 1
+    assert mean_average_precision(np.zeros((2, 3)), T) == 0.5
+    assert mean_average_precision(np.zeros((2, 3)), np.ones((2, 3))) == 0.0
+
+
+@given(seed=seeds, columns=st.integers(1, 3))
+def test_variance_explained_is_scikit_learns(seed, columns):
+    rng = np.random.default_rng(seed)
+    Y = rng.normal(size=(30, columns))
+    P = Y + rng.normal(size=(30, columns))
+    assert np.isclose(r_squared(P, Y), r2_score(Y, P))
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_pooled_scores_have_an_interval_from_the_folds(task):
+    rng = np.random.default_rng(0)
+    T = (rng.random((100, 3)) > 0.5).astype(float) if task == "multilabel" else rng.normal(size=(100, 3))
+    D = np.stack([T + rng.normal(size=T.shape) for _ in range(2)])
+    folds = np.stack([np.arange(100) % 5, np.arange(100) // 20])
+    got = measure(D, T, folds, Aim(task, "mean_average_precision" if task == "multilabel" else "r2"))
+    assert got.low < got.score < got.high <= 1
+    assert len(got.costs) == (10 if task == "multilabel" else 100)
+    better = measure(T + 0.1 * (D - T), T, folds, Aim(task, "x"))
+    assert better.score > got.score and better.costs.mean() < got.costs.mean()
+    assert better.high - better.low < got.high - got.low
