@@ -87,6 +87,7 @@ def tune(
     OptionError
         When the policy moves nothing, or the task cannot be fine-tuned.
     """
+    _refuse_what_is_not_built(policy)
     places = place(source, [f.layer for f in features])
     moves = policy.moves(places.parameters, len(places.ends))
     if not moves:
@@ -127,6 +128,18 @@ def tune(
     kept = _choose(model, begin, watched, scores)
     coef, intercept = model.solved()
     return Outcome(_as_source(source, model), coef, intercept, history, kept, scores, moved)
+
+
+def _refuse_what_is_not_built(policy: Policy) -> None:
+    """An option that does nothing is worse than one that is refused."""
+    asked = {"cache": policy.cache, "views": policy.views, "precision": policy.precision}
+    built: dict[str, tuple[object, ...]] = {"cache": (None, False), "views": (None, 1), "precision": ("auto", "fp32")}
+    wrong = [f"{name}={value!r}" for name, value in asked.items() if value not in built[name]]
+    if wrong:
+        raise OptionError(
+            f"{', '.join(wrong)}: caching below the frozen boundary, augmented views and bf16 training are not built "
+            "yet. Every epoch runs the full forward pass in fp32; leave these fields out."
+        )
 
 
 def schedule_for(policy: Policy, count: int, *, budget: float | None, seed: int) -> Schedule:
