@@ -250,7 +250,7 @@ def _need_rows(features: Mapping[str, Array], T: Float, task: str) -> None:
 
 def _varying(features: Mapping[str, Array]) -> dict[str, Array]:
     """The candidates that vary from row to row; a layer that does not (all dead) is no candidate."""
-    kept = {name: X for name, X in features.items() if (X != X[:1]).any()}
+    kept = {name: X for name, X in features.items() if (X[:1] != X).any()}
     if not kept:
         raise NumericsError("All features are constant: there is nothing to learn from. Choose another layer.")
     for name in features.keys() - kept.keys():

