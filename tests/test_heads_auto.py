@@ -411,3 +411,24 @@ def test_calibration_refuses_decisions_of_other_rows():
     for wrong in (np.zeros((10, 3)), np.full((150, 3), np.nan), np.zeros((150, 2))):
         with pytest.raises(DataError, match="same rows"):
             calibrate(fitted, wrong, np.eye(3)[y])
+
+
+def _winner(candidates, costs):
+    from headstart.heads._contest import Trial
+
+    costs = np.asarray(costs, dtype=float)
+    return Trial(tuple(candidates), "ridge", {}, 0.9, 0.8, 1.0, 1 - costs, costs, 1.0)
+
+
+def test_a_larger_set_wins_unless_it_is_clearly_worse():
+    from headstart.heads._contest import safest
+
+    rng = np.random.default_rng(0)
+    luck = rng.normal(0.3, 0.2, 50)
+    single, close = _winner("a", luck), _winner("ab", luck + rng.normal(0.01, 0.1, 50))
+    assert safest([single, close]) is close
+    clearly = _winner("ab", luck + rng.normal(0.2, 0.1, 50))
+    assert safest([single, clearly]) is single
+    better = _winner("ab", luck - 0.1)
+    assert safest([single, better]) is better
+    assert safest([single]) is single

@@ -9,6 +9,9 @@
    200 rows the best lower bound. Up to 30 rows per class folds are drawn several times, and only heads that are steady
    there compete.
 
+4. **Safety.** Several candidates side by side win over a single one that is not clearly better than they are: on few
+   rows the best single one is often only the luckiest.
+
 Everything is deterministic, and a time budget is counted in operations, not seconds, so that a slow moment never
 changes a choice. The score of the winner is the best of many and so slightly too good: a test split says what it is
 worth.
@@ -30,7 +33,7 @@ from headstart._registry import unknown
 from headstart._typing import Array, Float, Ints
 from headstart.errors import DataError, NumericsError, OptionError
 from headstart.heads._checks import checked, need_two_classes
-from headstart.heads._contest import Contest, Entry, Trial, decide
+from headstart.heads._contest import Contest, Entry, Trial, decide, safest
 from headstart.heads._cross import Aim, draw_folds, temperature_of
 from headstart.heads._race import is_few, race, side_by_side
 from headstart.heads.base import HEADS, Head, head
@@ -165,7 +168,7 @@ def choose(
         contest, features = contest.thinned(kept), {name: X[kept] for name, X in features.items()}
     trials, finals = race(features, contest, entries, fuse=fuse, budget=(time_budget or _BUDGET) * _RATE)
     winners = [decide([trial for trial in trials if trial.candidates == final]) for final in finals]
-    won = winners[int(np.argmin([winner.cost for winner in winners]))]
+    won = safest(winners)
     reason = f"best of {len(trials)} settings by cross-validation on {len(contest.T):,} rows"
     return _choice(won, contest.aim, balanced=balanced, T=targets, reason=reason, trials=tuple(trials), folds=folds)
 
