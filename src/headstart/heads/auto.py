@@ -41,6 +41,7 @@ from headstart.imbalance import Balance, log_adjustment, resolve, row_weights
 
 __all__ = ["Choice", "Trial", "calibrate", "choose"]
 
+_LAST_BITS = 1e-6  # relative
 MOST_ROWS = 10_000  # choices are made on at most so many rows
 _RATE = 2e10  # operations per second, for the budget
 _BUDGET = 30.0
@@ -251,9 +252,14 @@ def _need_rows(features: Mapping[str, Array], T: Float, task: str) -> None:
         need_two_classes(T.sum(axis=0))
 
 
+def _varies(X: Array) -> bool:
+    """Whether rows differ by more than their last bits: equal items in batches of different sizes differ in those."""
+    return bool((np.abs(X - X[:1]) > _LAST_BITS * np.abs(X[:1])).any())
+
+
 def _varying(features: Mapping[str, Array]) -> dict[str, Array]:
     """The candidates that vary from row to row; a layer that does not (all dead) is no candidate."""
-    kept = {name: X for name, X in features.items() if (X[:1] != X).any()}
+    kept = {name: X for name, X in features.items() if _varies(X if X.dtype.kind == "f" else X.astype(np.float64))}
     if not kept:
         raise NumericsError("All features are constant: there is nothing to learn from. Choose another layer.")
     for name in features.keys() - kept.keys():
