@@ -85,8 +85,8 @@ def test_the_seed_decides():
 
 @pytest.mark.parametrize("task", ["regression", "multilabel"])
 def test_other_tasks_are_shuffled(task):
-    folds = draw_folds(np.zeros((200, 3)), task)
-    assert folds.shape == (1, 200) and np.bincount(folds[0]).tolist() == [40] * 5
+    folds = draw_folds(np.zeros((300, 3)), task)
+    assert folds.shape == (1, 300) and np.bincount(folds[0]).tolist() == [60] * 5
 
 
 # --- temperature ------------------------------------------------------------------------------------------------------

@@ -332,6 +332,19 @@ def test_a_prior_must_fit(name, prior):
         make(name).fit(X, T, prior=prior)
 
 
+@classifiers
+def test_decisions_carry_the_class_frequencies_or_say_that_they_do_not(name):
+    """The same two clouds, once with ten times the rows of the first: whoever learns priors then leans towards it."""
+    rng = np.random.default_rng(0)
+    clouds = [rng.normal(size=(600, 3)) + move for move in (0.0, 1.5)]
+    middle = (clouds[0] + clouds[1]) / 2
+    shares = []
+    for count in (60, 600):
+        X, y = np.concatenate([clouds[0][:count], clouds[1][:60]]), np.r_[np.zeros(count, int), np.ones(60, int)]
+        shares.append((make(name).fit(X, np.eye(2)[y]).predict(middle) == 0).mean())
+    assert (shares[1] > shares[0] + 0.2) == FAMILY[name].learns_prior
+
+
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 

@@ -42,10 +42,18 @@ class Page:
     following: Sequence[str] = field(default=())
 
 
+class _Paper(Console):
+    """rich's console, but whoever prints decides what a reader that went away means."""
+
+    def on_broken_pipe(self) -> None:
+        """Called inside ``except BrokenPipeError``; rich would leave the program with 1."""
+        raise BrokenPipeError
+
+
 def console(stream: Any = None) -> Console:
     """A console that honours NO_COLOR and COLUMNS, and cuts nothing short where there is no terminal."""
     stream = stream or sys.stdout
-    made = Console(file=stream, highlight=False, emoji=False, markup=False)
+    made = _Paper(file=stream, highlight=False, emoji=False, markup=False)
     if not made.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         made.width = _PIPED_WIDTH
     return made

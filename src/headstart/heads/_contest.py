@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from headstart._typing import Array, Float, Ints
-from headstart.heads._cross import Aim, measure
+from headstart.heads._cross import CAUTIOUS, Aim, measure
 from headstart.heads.base import HEADS, Head, Problem
 
 SCREENERS = ("ridge", "lda")  # all their strengths come from one decomposition
-CAUTIOUS = 200  # rows up to which a lower bound decides, not a mean
+_SMALL_SAMPLE = 32.0
 ANCHOR = ("logistic", {"C": 1.0, "scale": "none"})  # the setting to beat
 
 
@@ -99,10 +99,11 @@ class Contest:
         for entry in entries:
             if not entry.takes(problem.scale):
                 continue
+            aim = self.aim if entry.kind.learns_prior else replace(self.aim, shift=None)
             grid = entry.kind.grid(problem) if entry.fields is None else [_bare(entry.fields)]
             decisions = entry.kind.out_of_fold(problem, self.folds, grid)
             for setting, held_out in zip(grid, decisions, strict=True):
-                got = measure(held_out, self.T, self.folds, self.aim)
+                got = measure(held_out, self.T, self.folds, aim)
                 fields = {**(entry.fields or {}), **setting, "scale": problem.scale}
                 row = (got.score, got.low, got.high, got.rows, got.costs, got.temperature)
                 found.append(Trial(candidates, entry.name, fields, *row))
@@ -129,20 +130,22 @@ class Contest:
 def decide(trials: Sequence[Trial]) -> Trial:
     """The winner of the trials of one set of features.
 
-    The anchor stands unless another setting's mean cost is lower by more than a standard error of the paired
-    differences. Of those that pass, on few rows the one with the best lower bound wins, which keeps to the anchor's
+    The anchor stands unless another setting's mean cost is lower by more than 1 + 32 / n standard errors of the paired
+    differences: held-out rows share most of what they were predicted from, so that on few rows the standard error is
+    too small. Of those that pass, on few rows the one with the best lower bound wins, which keeps to the anchor's
     neighbourhood; on more the one with the lowest mean cost. Without an anchor the lowest mean does. Of equals the
     first, which is the simplest.
     """
     anchor = next((trial for trial in trials if trial.is_anchor), None)
     if anchor is None:
         return trials[int(np.argmin([trial.cost for trial in trials]))]
+    doubt = 1.0 + _SMALL_SAMPLE / len(anchor.rows)
     gains = [_gain(anchor, trial) for trial in trials]
-    passed = [place for place, (mean, error) in enumerate(gains) if mean > error]
+    passed = [place for place, (mean, error) in enumerate(gains) if mean > doubt * error]
     if not passed:
         return anchor
-    doubt = 1.0 if len(anchor.rows) <= CAUTIOUS else 0.0
-    return trials[max(passed, key=lambda place: gains[place][0] - doubt * gains[place][1])]
+    caution = doubt if len(anchor.rows) <= CAUTIOUS else 0.0
+    return trials[max(passed, key=lambda place: gains[place][0] - caution * gains[place][1])]
 
 
 def safest(winners: Sequence[Trial]) -> Trial:

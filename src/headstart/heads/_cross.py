@@ -12,7 +12,8 @@ from headstart._intervals import mover_mean, wilson
 from headstart._typing import Array, Float, Ints
 
 FOLDS = 5
-FEW = 30  # rows per class up to which folds are drawn several times
+FEW = 30  # rows per class up to which only steady heads compete
+CAUTIOUS = 200  # rows up to which little is taken for granted: folds are drawn several times, steady heads compete
 _ROWS_WANTED = 600  # held-out rows, over all repeats
 _MOST_REPEATS = 10
 
@@ -72,9 +73,7 @@ def draw_folds(
     labels = T.argmax(axis=1) if task == "classification" else np.zeros(len(T), dtype=np.int64)
     counts = np.bincount(labels)
     if repeats is None:
-        typical = float(np.median(counts[counts > 0]))
-        few = typical <= FEW if task == "classification" else len(T) <= 2 * FEW
-        repeats = int(np.clip(round(_ROWS_WANTED / len(T)), 1, _MOST_REPEATS)) if few else 1
+        repeats = min(round(_ROWS_WANTED / len(T)), _MOST_REPEATS) if len(T) <= CAUTIOUS else 1
     if groups is None:
         folds = min(FOLDS, int(counts.max()))
         return None if folds < 2 else np.stack([_stratified(labels, folds, rng) for _ in range(repeats)])

@@ -9,7 +9,7 @@ import numpy as np
 
 from headstart._typing import Array, Float
 from headstart.heads._contest import SCREENERS, Contest, Entry, Trial
-from headstart.heads._cross import FEW
+from headstart.heads._cross import CAUTIOUS, FEW
 from headstart.heads.base import Problem
 
 _FINALISTS = 2
@@ -76,8 +76,6 @@ def _scales(contest: Contest, entries: Sequence[Entry]) -> list[str]:
 
 
 def is_few(T: Float, task: str) -> bool:
-    """Whether classes have so few rows that choosing among many settings would be choosing noise."""
-    if task != "classification":
-        return len(T) <= 2 * FEW
+    """Whether there are so few rows that choosing among many settings would be choosing noise."""
     counts = T.sum(axis=0)
-    return float(np.median(counts[counts > 0])) <= FEW
+    return len(T) <= CAUTIOUS or (task == "classification" and float(np.median(counts[counts > 0])) <= FEW)

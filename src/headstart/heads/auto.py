@@ -5,10 +5,9 @@
    best candidates put side by side compete as well.
 3. **Decision.** Settings are compared by held-out *error + log-loss* (accuracy alone is too coarse to choose by on few
    rows), row by row. Logistic regression with C = 1 on plain features is the one to beat: another setting replaces it
-   only when it is better by more than one standard error of the paired difference. Of those the best mean wins, up to
-   200 rows the best lower bound. Up to 30 rows per class folds are drawn several times, and only heads that are steady
-   there compete.
-
+   only when it is better by more than a standard error of the paired difference (more on very few rows). Of those the
+   best mean wins, up to 200 rows the best lower bound. Small data is folded up to ten times over, and up to 200 rows,
+   or 30 per class, only heads that are steady there compete, on plain features.
 4. **Safety.** Several candidates side by side win over a single one that is not clearly better than they are: on few
    rows the best single one is often only the luckiest.
 
@@ -221,7 +220,8 @@ def _contest(T: Float, folds: Ints, task: str, *, balanced: Balance, sample_weig
 
 
 def _choice(won: Trial, aim: Aim, *, balanced: Balance, T: Float, **record: Any) -> Choice:
-    log_odds = log_adjustment(T.sum(axis=0)) if balanced.kind == "logit" else None
+    due = balanced.kind == "logit" and HEADS[won.head].learns_prior
+    log_odds = log_adjustment(T.sum(axis=0)) if due else None
     score = (aim.metric, won.score, won.low, won.high, won.temperature)
     return Choice(won.candidates, won.head, won.fields, aim.task, *score, balanced, log_odds, **record)
 

@@ -81,7 +81,9 @@ class Head(ABC):
     from_moments : bool
         Whether ``fit`` takes Moments as well as rows, with the same result.
     steady : frozenset of str
-        Tasks for which ``head="auto"`` tries it even where classes have few rows, and choosing among much is noise.
+        Tasks for which ``head="auto"`` tries it even on few rows, where choosing among much is choosing noise.
+    learns_prior : bool
+        Whether decisions carry the class frequencies of the training data, so that logit adjustment is due.
     intercept_ : (t,) array
         Added to every decision.
     temperature_ : float
@@ -93,6 +95,7 @@ class Head(ABC):
     linear: ClassVar[bool]
     from_moments: ClassVar[bool]
     steady: ClassVar[frozenset[str]]
+    learns_prior: ClassVar[bool] = True
 
     intercept_: Float
     temperature_: float = 1.0

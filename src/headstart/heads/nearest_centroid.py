@@ -42,6 +42,7 @@ class NearestCentroid(LinearHead):
     tasks = frozenset({"classification"})
     steady = frozenset({"classification"})
     from_moments = True
+    learns_prior = False
 
     def _solve(self, problem: Problem, prior: Float | None) -> None:
         if not problem.trace > 0:
