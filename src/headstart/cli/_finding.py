@@ -49,7 +49,8 @@ def in_folder(root: Path) -> list[Found]:
         folder, depth = waiting.pop(0)
         here = list(_here(folder))
         found += here
-        if depth < _DEPTH and not any(Path(one.address.partition(":")[2]) == folder for one in here):
+        whole = (folder / "predictor.json").is_file()  # its sources are listed already
+        if depth < _DEPTH and not whole and not any(Path(one.address.partition(":")[2]) == folder for one in here):
             waiting += [(sub, depth + 1) for sub in _folders(folder)]
     return found
 

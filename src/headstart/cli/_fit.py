@@ -231,12 +231,12 @@ def _tried(picked: Any, name: str) -> Any:
             "→" if i == chosen else "",
             row["layers"],
             row["head"],
-            f"{row['score']:.3f}",
+            None if row["score"] is None else f"{row['score']:.3f}",
             interval(row["low"], row["high"]),
         ]
         for i, row in enumerate(shown)
     ]
     more = f", the first {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
-    heading = f"{name + ': ' if name else ''}what was tried, cross-validated on the training data{more}"
+    heading = f"{name + ': w' if name else 'W'}hat was tried, cross-validated on the training data{more}"
     return under(heading, table(["", "layers", "head", "score", "95 % interval"], body, align="lllrl", keep=1,
                                 bold=() if chosen is None else [chosen]))  # fmt: skip

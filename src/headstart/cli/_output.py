@@ -114,9 +114,11 @@ def table(
     cells = [[_cell(value) for value in row] for row in rows]
     bold, keep, room = set(bold), keep or 0, console().width - 4
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=any(headers))
+    widest = [max((row[number].cell_len for row in cells), default=0) for number in range(len(headers))]
+    numbers = [align[number] == "r" for number in range(len(headers))]
+    fits = sum(wide + 2 for wide, whole in zip(widest, numbers) if whole) + widest[keep] < room
     for number, header in enumerate(headers):
-        widest = max((row[number].cell_len for row in cells), default=0)
-        sure = align[number] == "r" or (number == keep and widest < room)
+        sure = widest[number] < room if number == keep else numbers[number] and fits
         made.add_column(
             Text(header),
             justify="right" if align[number] == "r" else "left",
