@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from headstart import _pipeline
 from headstart._pipeline import Spent, Work, Writer, good, prepared, run, windows
@@ -253,3 +254,20 @@ def test_progress_counts_items():
     run(works(range(7)), lambda b: {"a": b.inputs["x"]}, Writer({"a": Table()}, Spent()),
         source=SimpleNamespace(input=Plain()), size=3, done=steps.append)  # fmt: skip
     assert steps == [3, 3, 1]
+
+
+def test_passes_that_overlap_give_the_threads_back():
+    """The one that began first ends first: the other must not restore the single thread that it found."""
+
+    def threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        first, second = _pipeline._one_blas_thread(), _pipeline._one_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert set(threads()) == {1}
+        second.__exit__(None, None, None)
+        assert threads() == before and set(before) == {2}

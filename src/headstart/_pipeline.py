@@ -11,8 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -176,6 +178,32 @@ class Writer:
         self._spent.write += time.perf_counter() - start
 
 
+_extracting = 0
+_limits: Any = None
+_counted = Lock()
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """The workers are the parallelism: BLAS threads that spin in them stall the forward pass.
+
+    2 to 4 times slower on 2 cores, measured on clips, whose log-mel front end multiplies matrices. Of several passes at
+    once the first sets the limit and the last takes it back.
+    """
+    global _extracting, _limits
+    with _counted:
+        if not _extracting:
+            _limits = threadpool_limits(1, user_api="blas")
+        _extracting += 1
+    try:
+        yield
+    finally:
+        with _counted:
+            _extracting -= 1
+            if not _extracting:
+                _limits.restore_original_limits()
+
+
 def run(
     works: Iterator[Work],
     engine: Callable[[Any], dict[str, Any]],
@@ -188,20 +216,17 @@ def run(
     """Form batches, run them, hand the rows to the writer. ``writer`` is closed here, whatever happens."""
     spent = writer._spent
     failed = True
-    # The workers are the parallelism: BLAS threads that spin in them stall the forward pass (2 to 4 times slower on 2
-    # cores, measured on clips, whose log-mel front end multiplies matrices).
-    limits = threadpool_limits(1, user_api="blas")
     try:
-        for window in windows(works, size, source.input):
-            for batch in window:
-                start = time.perf_counter()
-                rows = engine(source.input.collate([work.sample for work in batch]))
-                spent.forward += time.perf_counter() - start
-                writer.add([work.key for work in batch], rows)
-                spent.rows += len(batch)
-                done(len(batch))
-            writer.window_ended()
+        with _one_blas_thread():
+            for window in windows(works, size, source.input):
+                for batch in window:
+                    start = time.perf_counter()
+                    rows = engine(source.input.collate([work.sample for work in batch]))
+                    spent.forward += time.perf_counter() - start
+                    writer.add([work.key for work in batch], rows)
+                    spent.rows += len(batch)
+                    done(len(batch))
+                writer.window_ended()
         failed = False
     finally:
-        limits.restore_original_limits()
         writer.close(failed=failed)
