@@ -1,8 +1,8 @@
 """Claim: extracting a folder of any size, and summarising it, stays under 1.5 GB beside the model.
 
-The folder holds the trashnet photos over and over, each copy with other bytes at its end, so that every one is a new item.
-All candidate layers of MobileNetV2 are extracted and the moments of every layer are taken. Each size runs in a process
-of its own; what counts is the peak of its resident memory less what it had after loading the source and running it once.
+The folder holds the trashnet photos over and over, each copy with other bytes at its end, so that every one is new. All
+candidate layers of MobileNetV2 are extracted and the moments of every layer are taken. Each size runs in a process of
+its own; what counts is the peak of its resident memory less what it had after loading the source and running it once.
 
     python benchmarks/memory.py [--sizes 600 6000] [--save]
 """
