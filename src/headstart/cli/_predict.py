@@ -109,7 +109,7 @@ def _by_target(loaded: Any, found: Any) -> dict[str, Any]:
 
 
 def _has_chances(loaded: Any) -> bool:
-    return all(answer.task != "regression" for answer in loaded.answers)
+    return all("proba" in answer.gives for answer in loaded.answers)
 
 
 def _rows(loaded: Any, data: Any, labels: dict[str, Any], chances: dict[str, Any]) -> list[dict[str, Any]]:

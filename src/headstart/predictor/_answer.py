@@ -1,72 +1,112 @@
-"""What a predictor knows about one target column: which features it reads, and the head that turns them into labels."""
+"""What a predictor knows about one target column. The table task → kind of answer, and what every kind decides.
+
+Each task is one class in its own file and one line in :data:`ANSWERS`: which features of which layers it reads and how
+items are divided before that (a document into sentences), what it says about items, how that is held against the
+truth, and which plain data and arrays are saved with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from headstart.heads.base import Head
+from headstart._registry import Family
+from headstart._typing import Task
+from headstart.dataset import Target
+from headstart.predictor._features import Division, Part, Rows
+from headstart.result import Result
 
-
-@dataclass(frozen=True)
-class Part:
-    """One layer of one source, and how it is pooled."""
-
-    source: int
-    layer: str
-    pooling: str
+ANSWERS = Family(
+    "answers",
+    {
+        "classification": "headstart.predictor._classification:Classification",
+        "multilabel": "headstart.predictor._multilabel:Multilabel",
+        "regression": "headstart.predictor._regression:Regression",
+    },
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """A target column's features and head.
+class Answer(ABC):
+    """A target column's features, and how they become what is predicted.
 
     Attributes
     ----------
-    log_ratio : (t,) array or None
-        The logit adjustment for uneven classes, where there is one; the head has taken it in already.
-    counts : mapping, optional
-        Training examples per class.
+    target : str
+    parts : tuple of Part
+        Layers of sources that it reads, and how each is pooled.
+    divide : callable, optional
+        Dataset → :class:`Division` where the sources are run on pieces of the items; None: on the items themselves.
+    gives : frozenset of str
+        ``"decision"`` and ``"proba"`` where it has numbers per class.
     """
 
+    task: ClassVar[Task]
+    gives: ClassVar[frozenset[str]] = frozenset()
+    divide: ClassVar[Callable[[Any], Division] | None] = None
+
     target: str
-    task: str
-    classes: tuple[Any, ...] | None
     parts: tuple[Part, ...]
-    head: Head
-    log_ratio: np.ndarray | None = None
-    counts: Mapping[Any, int] | None = None
 
-    def features(self, rows: Mapping[tuple[int, str], np.ndarray]) -> np.ndarray:
-        """(n, d) float32: the parts side by side. ``rows`` has every (source, layer)."""
-        return joined(rows, self.parts)
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[Any, ...] | None:
+        """The classes in the order of the decisions; None where there are none."""
 
-    def decision(self, X: np.ndarray) -> np.ndarray:
-        """(n, t) decision values."""
-        return self.head.decision(X)
+    @property
+    @abstractmethod
+    def solver(self) -> Any:
+        """What was fitted on the features: a head."""
 
-    def proba(self, X: np.ndarray) -> np.ndarray:
-        """(n, t) probabilities."""
-        return self.head.proba(X)
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Decision values per item; 0 where there are none."""
 
-    def labels(self, X: np.ndarray) -> Sequence[Any]:
-        """One label (classification), tuple of labels (multilabel) or number(s) (regression) per row."""
-        if self.task == "classification":
-            assert self.classes is not None
-            return [self.classes[i] for i in self.decision(X).argmax(1)]
-        if self.task == "multilabel":
-            assert self.classes is not None
-            chosen = self.head.predict(X) > 0
-            return [tuple(c for c, on in zip(self.classes, row) if on) for row in chosen]
-        values = np.asarray(self.head.predict(X), dtype=np.float64)
-        return [float(row[0]) if len(row) == 1 else tuple(map(float, row)) for row in values.reshape(len(X), -1)]
+    @abstractmethod
+    def labels(self, rows: Rows) -> Sequence[Any]:
+        """What is predicted, one per item that could be read."""
+
+    @abstractmethod
+    def numbers(self, kind: str, rows: Rows) -> np.ndarray:
+        """(n, width) decision values or probabilities; asked only for what is in ``gives``."""
+
+    @abstractmethod
+    def truth(self, column: Target) -> list[Any]:
+        """The column's values in the predictor's own terms, None where the label is missing.
+
+        Raises
+        ------
+        DataError
+            When the column does not hold what this answer predicts.
+        """
+
+    @abstractmethod
+    def assessed(self, truth: list[Any], rows: Rows) -> Result:
+        """Predictions against the truth, with intervals. Items without a truth are left out."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Plain data that, with :meth:`arrays`, rebuilds it; target, task and parts are saved by the caller."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything learned."""
+
+    @classmethod
+    @abstractmethod
+    def rebuilt(
+        cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[Part, ...]
+    ) -> Self:
+        """From what was saved. Whatever is not as it was written is a ValueError, KeyError or TypeError here, so that
+        nothing fails only when it predicts."""
 
 
-def joined(rows: Mapping[tuple[int, str], np.ndarray], parts: Sequence[Part]) -> np.ndarray:
-    """Parts side by side, (n, d) float32."""
-    if len(parts) == 1:
-        return rows[parts[0].source, parts[0].layer]
-    return np.concatenate([rows[p.source, p.layer] for p in parts], axis=1)
+def need(holds: bool, what: str) -> None:
+    """Refuse saved data that was never written by us."""
+    if not holds:
+        raise ValueError(f"{what} cannot be right")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart._progress import note
 from headstart._reading import label, reading
-from headstart.bank import Skipped
+from headstart.bank import FeatureBank, Skipped
 from headstart.dataset import Dataset
 from headstart.engines.base import ENGINES, Choice
 from headstart.errors import DataError, MissingPackage, UnreadableItem
@@ -20,15 +20,61 @@ from headstart.extraction import device_name, extract
 from headstart.sources.base import Source
 
 _CHANNELS = (1, 3, 4)
+_NOTHING = "there is nothing in it"
+
+Place = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One layer of one source, and how it is pooled."""
+
+    source: int
+    layer: str
+    pooling: str
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """Items taken apart.
+
+    Attributes
+    ----------
+    pieces : Dataset
+        Of all items, in order.
+    owner : (m,) array
+        The item that each piece belongs to, ascending.
+    unreadable : mapping item → reason, optional
+        Items that could not be taken apart.
+    """
+
+    pieces: Dataset
+    owner: np.ndarray
+    unreadable: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Positions of the items that every source can read, their rows at every (source, layer), and what was left out."""
+    """What the sources gave for the items that every source can read.
 
+    Attributes
+    ----------
+    data : Dataset
+        The items that could be read.
+    keep : (n,) array
+        Their positions in what was asked for.
+    at : mapping (source, layer) → rows
+        One row per item, or per piece; un-pooled ones are lists of arrays (steps, d).
+    skipped : tuple of Skipped
+    division : Division, optional
+        The pieces of the items in ``data``, where they were taken apart: ``owner`` counts in ``data``.
+    """
+
+    data: Dataset
     keep: np.ndarray
-    at: Mapping[tuple[int, str], np.ndarray]
+    at: Mapping[Place, Any]
     skipped: tuple[Skipped, ...]
+    division: Division | None = None
 
 
 def rows_of(
@@ -37,10 +83,34 @@ def rows_of(
     poolings: Sequence[Mapping[str, str]],
     data: Dataset,
     *,
+    divide: Callable[[Dataset], Division] | None = None,
     on_error: str,
     store: str | Path | bool | None,
 ) -> Rows:
     """``poolings`` has one mapping layer → pooling per source."""
+    if divide is None:
+        keep, at, lost = _rows(sources, choices, poolings, data, on_error=on_error, store=store)
+        return Rows(_taken(data, keep), keep, at, lost)
+    whole = divide(data)
+    empty = sorted(set(range(len(data))) - set(whole.owner.tolist()))
+    if empty and on_error == "raise":
+        raise UnreadableItem(label(data, empty[0]), whole.unreadable.get(empty[0], _NOTHING))
+    there, at, lost = _rows(sources, choices, poolings, whole.pieces, on_error=on_error, store=store)
+    return _gathered(data, whole, there, at=at, lost=lost)
+
+
+def _rows(
+    sources: Sequence[Source],
+    choices: Sequence[Choice],
+    poolings: Sequence[Mapping[str, str]],
+    data: Dataset,
+    *,
+    on_error: str,
+    store: str | Path | bool | None,
+) -> tuple[np.ndarray, dict[Place, Any], tuple[Skipped, ...]]:
+    """Positions of what every source can read, the rows of that, and what was left out."""
+    if not len(data):
+        return np.arange(0), {}, ()
     banks = []
     there = np.ones(len(data), dtype=bool)
     for index, (source, choice, pooling) in enumerate(zip(sources, choices, poolings)):
@@ -54,14 +124,43 @@ def rows_of(
             lost = _unreadable(source, data) if on_error == "skip" else ()
             if len(lost) < max(len(data), 1):
                 raise
-            return Rows(np.arange(0), {}, lost)
+            return np.arange(0), {}, lost
         there &= bank.keep(data)
         banks.append((index, bank))
     keep = np.flatnonzero(there)
-    kept = data if len(keep) == len(data) else data.take(keep)
-    at = {(index, layer): bank.rows(layer, kept) for index, bank in banks for layer in bank.layers}
+    kept = _taken(data, keep)
+    at = {(index, layer): read(bank, layer, kept) for index, bank in banks for layer in bank.layers}
     seen = {one.index: one for _, bank in banks for one in bank.skipped}
-    return Rows(keep, at, tuple(seen[i] for i in sorted(seen)))
+    return keep, at, tuple(seen[i] for i in sorted(seen))
+
+
+def read(bank: FeatureBank, layer: str, data: Dataset) -> Any:
+    """Rows of a layer as heads want them: an array, or a list of arrays where the layer is un-pooled."""
+    return bank.sequences(layer, data) if bank.table(layer).ragged else bank.rows(layer, data)
+
+
+def _taken(data: Dataset, keep: np.ndarray) -> Dataset:
+    return data if len(keep) == len(data) else data.take(keep)
+
+
+def _gathered(
+    data: Dataset, whole: Division, there: np.ndarray, *, at: Mapping[Place, Any], lost: Sequence[Skipped]
+) -> Rows:
+    """The items all of whose pieces were read, and their pieces; an item without pieces is left out."""
+    readable = np.isin(np.arange(len(whole.owner)), there)
+    wanted = np.bincount(whole.owner, minlength=len(data))
+    got = np.bincount(whole.owner[readable], minlength=len(data))
+    keep = np.flatnonzero((wanted > 0) & (got == wanted))
+    reasons = {**whole.unreadable, **{int(whole.owner[one.index]): one.reason for one in lost}}
+    skipped = [
+        Skipped(label(data, i), reasons.get(i, _NOTHING), i)
+        for i in np.flatnonzero((wanted == 0) | (got < wanted)).tolist()
+    ]
+    used = np.flatnonzero(np.isin(whole.owner, keep))
+    places = np.searchsorted(there, used)
+    rows = {place: [X[i] for i in places] if isinstance(X, list) else X[places] for place, X in at.items()}
+    owner = np.searchsorted(keep, whole.owner[used])
+    return Rows(_taken(data, keep), keep, rows, tuple(skipped), Division(_taken(whole.pieces, used), owner))
 
 
 def raw(source: Source) -> bool:
@@ -121,11 +220,11 @@ def _unreadable(source: Source, data: Dataset) -> tuple[Skipped, ...]:
     """The items that cannot be read, one by one: asked only when not a single row came out."""
     if data.modality != source.modality and not data.meta.get("preprocessed"):
         return ()
-    read = reading(source, data)
+    one = reading(source, data)
     found = []
     for index in range(len(data)):
         try:
-            read(index)
+            one(index)
         except UnreadableItem as problem:
             found.append(Skipped(label(data, index), problem.reason, index))
     return tuple(found)

@@ -21,11 +21,10 @@ import numpy as np
 
 from headstart._files import read_json
 from headstart._hashing import fingerprint, key_of_file
-from headstart._typing import TASKS
 from headstart.engines.base import ENGINES, PRECISIONS, Choice
 from headstart.errors import HeadstartError, MissingPackage, OptionError, SourceError, StoreError
-from headstart.heads.base import HEADS, Head
-from headstart.predictor._answer import Answer, Part
+from headstart.predictor._answer import ANSWERS, Answer, need
+from headstart.predictor._features import Part
 from headstart.predictor._predictor import Predictor
 from headstart.predictor._saving import FORMAT, KEY_BYTES, RECORD, names_of
 from headstart.sources.base import Source, load_source
@@ -84,40 +83,32 @@ def _read(path: Path, record: dict[str, Any], given: list[Source]) -> Predictor:
     from safetensors.numpy import load_file
 
     number = record["number"]
-    _need(type(number) is int and number > 0, "its number")
+    need(type(number) is int and number > 0, "its number")
     file = path / names_of(number)[0]
     if not file.is_file() or key_of_file(file).hex() != record["arrays"]:
         raise StoreError(f"{file} is not the file that was saved: it is missing, damaged or was changed.")
     arrays = load_file(file)
     entries = record["sources"]
-    _need(isinstance(entries, list) and len(entries) > 0, "its sources")
+    need(isinstance(entries, list) and len(entries) > 0, "its sources")
     answers = tuple(_answer(i, entry, arrays, len(entries)) for i, entry in enumerate(record["answers"]))
-    _need(len(answers) > 0 and len({a.target for a in answers}) == len(answers), "its answers")
+    need(len(answers) > 0 and len({a.target for a in answers}) == len(answers), "its answers")
     keys = arrays["trained_on"]
-    _need(keys.dtype == np.uint8 and keys.ndim == 2 and keys.shape[1] == KEY_BYTES, "its training items")
+    need(keys.dtype == np.uint8 and keys.ndim == 2 and keys.shape[1] == KEY_BYTES, "its training items")
     facts = {name: record[name] for name in ("history", "chosen", "provenance")}
-    _need(all(isinstance(value, dict) for value in facts.values()), "its history")
+    need(all(isinstance(value, dict) for value in facts.values()), "its history")
     choices = tuple(_choice(entry["choice"]) for entry in entries)
     sources = tuple(_source(path, entry, given) for entry in entries)
     seen = frozenset(bytes(row) for row in keys)
     return Predictor(sources=sources, answers=answers, choices=choices, trained_on=seen, **facts)
 
 
-def _need(holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(f"{what} cannot be right")
-
-
 def _answer(number: int, entry: dict[str, Any], arrays: dict[str, np.ndarray], sources: int) -> Answer:
-    saved, target, task, classes = entry["head"], entry["target"], entry["task"], entry["classes"]
-    _need(isinstance(target, str) and task in TASKS, "a target")
-    made = HEADS[saved["name"]].from_state(saved["fields"], {n: arrays[f"{number}/{n}"] for n in saved["arrays"]})
+    target, task = entry["target"], entry["task"]
+    need(isinstance(target, str) and task in ANSWERS, "a target")
     parts = tuple(Part(**part) for part in entry["parts"])
-    _need(len(parts) > 0 and all(_fits(part, sources) for part in parts), "a layer")
-    log_ratio = arrays.get(f"{number}/log_ratio")
-    _check_head(made, task, classes, log_ratio)
-    counts = None if entry["counts"] is None else {label: int(n) for label, n in entry["counts"]}
-    return Answer(target, task, None if classes is None else tuple(classes), parts, made, log_ratio, counts)
+    need(len(parts) > 0 and all(_fits(part, sources) for part in parts), "a layer")
+    own = {name.removeprefix(f"{number}/"): array for name, array in arrays.items() if name.startswith(f"{number}/")}
+    return ANSWERS[task].rebuilt(entry, own, target=target, parts=parts)
 
 
 def _fits(part: Part, sources: int) -> bool:
@@ -125,26 +116,12 @@ def _fits(part: Part, sources: int) -> bool:
     return known and isinstance(part.layer, str) and isinstance(part.pooling, str)
 
 
-def _check_head(made: Head, task: str, classes: Any, log_ratio: np.ndarray | None) -> None:
-    """The head gives one finite decision per class: what else is wrong with it would show only when it predicts."""
-    _need(made.task_ == task and made.intercept_.ndim == 1 and math.isfinite(made.temperature_), "a head")
-    shape = (1, len(made.intercept_))
-    found = made.decision(np.zeros((1, made._features), dtype=np.float32))
-    _need(found.shape == shape and not np.isnan(found).any() and made.temperature_ > 0, "a head")
-    _need(log_ratio is None or log_ratio.shape == shape[1:], "a logit adjustment")
-    if task == "regression":
-        _need(classes is None, "the classes")
-        return
-    plain = isinstance(classes, list) and all(isinstance(c, (str, int, float, bool)) for c in classes)
-    _need(plain and len(classes) == shape[1], "the classes")
-
-
 def _choice(entry: dict[str, Any]) -> Choice:
     choice = Choice(**entry)
     names = choice.engine in list(ENGINES) and choice.precision in PRECISIONS and isinstance(choice.device, str)
     size = type(choice.batch_size) is int and choice.batch_size > 0
     numbers = all(type(n) in (int, float) and math.isfinite(n) for n in (choice.cosine, choice.speed))
-    _need(names and size and numbers, "how a source is run")
+    need(names and size and numbers, "how a source is run")
     return choice
 
 

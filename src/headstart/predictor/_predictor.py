@@ -20,6 +20,8 @@ from headstart.predictor._features import Rows, items_of, rows_of, runnable
 from headstart.result import Result
 from headstart.sources.base import Source
 
+_NUMBERS = {"proba": "probabilities", "decision": "decision values"}
+
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
@@ -63,7 +65,7 @@ class Predictor:
     @property
     def head(self) -> Any:
         """The (first) head."""
-        return self.answers[0].head
+        return self.answers[0].solver
 
     @property
     def classes(self) -> Any:
@@ -104,7 +106,7 @@ class Predictor:
         """
         data, single = self._data(x)
         rows = self._read(data, on_error, store=_kept(x, store))
-        found = {a.target: _spread(a, rows, len(data)) for a in self.answers}
+        found = {a.target: _spread(a, rows[a.target], len(data)) for a in self.answers}
         return _shaped(found, single)
 
     def predict_proba(self, x: Any, *, on_error: str = "raise", store: str | Path | bool | None = None) -> Any:
@@ -113,15 +115,18 @@ class Predictor:
         Raises
         ------
         OptionError
-            For regression, which has none.
+            For a task that has none: regression, transcription.
         """
-        values = [answer.target for answer in self.answers if answer.task == "regression"]
-        if values:
-            raise OptionError(f"Regression ({', '.join(values)}) has no probabilities; use predict().")
         return self._numbers(x, "proba", on_error, store)
 
     def decision_function(self, x: Any, *, on_error: str = "raise", store: str | Path | bool | None = None) -> Any:
-        """Decision values (n, t) float64; NaN rows for items skipped."""
+        """Decision values (n, t) float64; NaN rows for items skipped.
+
+        Raises
+        ------
+        OptionError
+            For a task that has none: transcription.
+        """
         return self._numbers(x, "decision", on_error, store)
 
     def evaluate(self, data: Dataset, *, on_error: str = "skip") -> Result:
@@ -157,28 +162,54 @@ class Predictor:
 
     def __repr__(self) -> str:
         heads = ", ".join(
-            f"{a.target}: {type(a.head).__name__} on {'+'.join(p.layer for p in a.parts)}" for a in self.answers
+            f"{a.target}: {type(a.solver).__name__} on {'+'.join(p.layer for p in a.parts)}" for a in self.answers
         )
         return f"Predictor({', '.join(s.address for s in self.sources)}; {heads})"
 
     def _numbers(self, x: Any, kind: str, on_error: str, store: str | Path | bool | None) -> Any:
+        without = [a for a in self.answers if kind not in a.gives]
+        if without:
+            names = ", ".join(f"{a.task.capitalize()} ({a.target})" for a in without)
+            raise OptionError(f"{names} has no {_NUMBERS[kind]}; use predict().")
         data, single = self._data(x)
         rows = self._read(data, on_error, store=_kept(x, store))
         found = {}
         for answer in self.answers:
-            whole = np.full((len(data), len(answer.head.intercept_)), np.nan)
-            if len(rows.keep):
-                whole[rows.keep] = getattr(answer, kind)(answer.features(rows.at))
-            found[answer.target] = whole
+            found[answer.target] = whole = np.full((len(data), answer.width), np.nan)
+            read = rows[answer.target]
+            if len(read.keep):
+                whole[read.keep] = answer.numbers(kind, read)
         return _shaped(found, single)
 
     def _data(self, x: Any) -> tuple[Dataset, bool]:
         return items_of(x, self.source.modality)
 
-    def _read(self, data: Dataset, on_error: str, store: str | Path | bool | None = None) -> Rows:
-        parts = [part for answer in self.answers for part in answer.parts]
-        poolings = [{p.layer: p.pooling for p in parts if p.source == i} for i in range(len(self.sources))]
-        return rows_of(self.sources, self.running, poolings, data, on_error=on_error, store=store)
+    def _read(self, data: Dataset, on_error: str, store: str | Path | bool | None = None) -> dict[str, Rows]:
+        """Target → its rows; answers that divide items alike, and pool layers alike, are read together."""
+        found: dict[str, Rows] = {}
+        for answers in _together(self.answers):
+            parts = [part for answer in answers for part in answer.parts]
+            poolings = [{p.layer: p.pooling for p in parts if p.source == i} for i in range(len(self.sources))]
+            divide = type(answers[0]).divide
+            rows = rows_of(self.sources, self.running, poolings, data, divide=divide, on_error=on_error, store=store)
+            found |= {answer.target: rows for answer in answers}
+        return found
+
+
+def _together(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """Answers that one pass over the items can serve."""
+    groups: list[list[Answer]] = []
+    for answer in answers:
+        wanted = {(p.source, p.layer): p.pooling for p in answer.parts}
+        for group in groups:
+            there = {(p.source, p.layer): p.pooling for other in group for p in other.parts}
+            alike = type(answer).divide is type(group[0]).divide
+            if alike and all(there.get(place, pooling) == pooling for place, pooling in wanted.items()):
+                group.append(answer)
+                break
+        else:
+            groups.append([answer])
+    return groups
 
 
 def _kept(x: Any, store: str | Path | bool | None) -> str | Path | bool | None:
@@ -187,7 +218,7 @@ def _kept(x: Any, store: str | Path | bool | None) -> str | Path | bool | None:
 
 def _spread(answer: Answer, rows: Rows, size: int) -> list[Any]:
     found: list[Any] = [None] * size
-    labels: Sequence[Any] = answer.labels(answer.features(rows.at)) if len(rows.keep) else ()
+    labels: Sequence[Any] = answer.labels(rows) if len(rows.keep) else ()
     for index, label in zip(rows.keep.tolist(), labels):
         found[index] = label
     return found

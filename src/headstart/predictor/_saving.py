@@ -17,7 +17,6 @@ from headstart._files import read_json, write_atomic
 from headstart._hashing import fingerprint, key_of_file
 from headstart._records import plain
 from headstart.errors import StoreError
-from headstart.predictor._answer import Answer
 
 FORMAT = 1
 RECORD = "predictor.json"
@@ -101,11 +100,9 @@ def _write(predictor: Any, folder: Path, number: int) -> None:
     arrays: dict[str, np.ndarray] = {}
     answers = []
     for index, answer in enumerate(predictor.answers):
-        state = answer.head.state()
-        arrays |= {f"{index}/{name}": np.array(value, order="C") for name, value in state.items()}
-        if answer.log_ratio is not None:
-            arrays[f"{index}/log_ratio"] = np.array(answer.log_ratio, order="C")
-        answers.append(_plain_answer(answer, sorted(state)))
+        arrays |= {f"{index}/{name}": np.array(value, order="C") for name, value in answer.arrays().items()}
+        common = {"target": answer.target, "task": answer.task, "parts": [vars(part) for part in answer.parts]}
+        answers.append({**answer.record(), **common})
     keys = sorted(predictor.trained_on)
     arrays["trained_on"] = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), KEY_BYTES)
     file, home = names_of(number)
@@ -137,15 +134,4 @@ def _saved_source(predictor: Any, index: int, folder: Path, home: str) -> dict[s
         "address": source.address,
         "fingerprint": source.fingerprint,
         "choice": predictor.choices[index].to_dict(),
-    }
-
-
-def _plain_answer(answer: Answer, arrays: list[str]) -> dict[str, Any]:
-    return {
-        "target": answer.target,
-        "task": answer.task,
-        "classes": None if answer.classes is None else list(answer.classes),
-        "counts": None if answer.counts is None else [[label, int(n)] for label, n in answer.counts.items()],
-        "parts": [vars(part) for part in answer.parts],
-        "head": {"name": answer.head.name, "fields": answer.head.fields(), "arrays": arrays},
     }

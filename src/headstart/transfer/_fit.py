@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from headstart import _extras
-from headstart._progress import note
 from headstart._registry import unknown
-from headstart.dataset import Dataset
+from headstart.dataset import Dataset, Target
 from headstart.dataset._splitting import seed_of
-from headstart.engines.base import Choice
 from headstart.errors import DataError, OptionError, UnknownName
-from headstart.extraction import extract
-from headstart.heads.base import HEADS, Head
+from headstart.heads.base import Head
 from headstart.imbalance import BALANCES
 from headstart.policies.base import Policy
 from headstart.policies.base import policy as policy_named
-from headstart.predictor import Answer, Predictor, raw
+from headstart.predictor import Predictor
 from headstart.sources.base import Source, load_source
-from headstart.transfer._select import Candidates, need_contrast, select
+from headstart.transfer._tasks import FITTERS, Fitted, Fitter, Job
 from headstart.transfer._tuned import tuned
 
 _VERSIONS = ("headstart", "torch", "numpy", "scikit-learn", "timm", "transformers", "keras")
@@ -89,48 +83,74 @@ def fit(
     -----
     Cost: one forward pass per item (none for those in the bank), then seconds for heads; fine-tuning as its plan says.
     """
-    begun = time.perf_counter()
-    seed = seed_of(random_state)
-    chosen_policy = policy_named(_policy(policy, budget))
-    _check(data, head, balance)
-    sources = _sources(source)
-    layers = layers if isinstance(layers, str) else tuple(layers)
-    how = {"engine": engine, "precision": precision, "on_error": on_error, "device": device}
-    candidates, choices = _extracted(sources, data, layers, pooling, store=store, **how)
-    extracted = time.perf_counter()
-    answers: list[Answer] = []
-    tables: dict[str, Any] = {}
-    for column in candidates.data.columns:
-        answer, tables[column.name] = select(
-            candidates, column, head=head, balance=balance, fuse=_may_fuse(layers, sources), random_state=seed
-        )
-        answers.append(answer)
-    solved = time.perf_counter()
-    seconds = {"extract": round(extracted - begun, 3), "heads": round(solved - extracted, 3)}
-    predictor = Predictor(
-        sources=tuple(sources),
-        answers=tuple(answers),
-        choices=tuple(choices),
-        chosen={"selection": tables, "policy": "frozen", "seconds": seconds},
-        provenance={**_provenance(sources, data, seed), "precision": precision},
-        trained_on=frozenset(key[:8] for key in candidates.data.keys() if key is not None),
-    )
-    if chosen_policy.name == "frozen":
+    _check(data, balance)
+    wanted = policy_named(_policy(policy, budget))
+    job = Job(
+        sources=_sources(source), data=data, layers=layers if isinstance(layers, str) else tuple(layers), head=head,
+        pooling=pooling, balance=balance, budget=budget, seed=seed_of(random_state), store=store,
+        checkpoint=Path(checkpoint) if checkpoint else None,
+        how={"engine": engine, "precision": precision, "on_error": on_error, "device": device},
+    )  # fmt: skip
+    plan = _plan(job)
+    frozen = wanted.name == "frozen" or (policy == "auto" and not any(fitter.tunes for fitter in plan))
+    if not frozen:
+        _need_tunable(plan, wanted.name)
+    fits = [fitter.fit(job, columns) for fitter, columns in plan.items()]
+    predictor = _predictor(job, fits)
+    if frozen:
         return predictor
     return tuned(
-        predictor, candidates, chosen_policy, guard=guard, budget=budget, seed=seed,
-        device=device, checkpoint=Path(checkpoint) if checkpoint else None,
+        predictor, fits[0].candidates, wanted, guard=guard, budget=budget, seed=job.seed, device=device,
+        checkpoint=job.checkpoint,
     )  # fmt: skip
 
 
-def _sources(source: Source | str | Sequence[Source | str]) -> list[Source]:
+def _plan(job: Job) -> dict[Fitter, list[Target]]:
+    """Which columns each fitter does; whatever can be refused is refused here."""
+    plan: dict[Fitter, list[Target]] = {}
+    for column in job.data.columns:
+        if column.task not in FITTERS:
+            raise OptionError(
+                f"{column.name!r} is {column.task}, which cannot be fitted; these tasks can: {', '.join(FITTERS)}."
+            )
+        plan.setdefault(FITTERS[column.task], []).append(column)
+    for fitter, columns in plan.items():
+        fitter.check(job, columns)
+    return plan
+
+
+def _need_tunable(plan: Mapping[Fitter, Sequence[Target]], policy: str) -> None:
+    fixed = [f"{c.name!r} ({c.task})" for fitter, columns in plan.items() if not fitter.tunes for c in columns]
+    if fixed:
+        raise OptionError(f"policy={policy!r} cannot fine-tune for {', '.join(fixed)}; use policy='frozen'.")
+
+
+def _predictor(job: Job, fits: Sequence[Fitted]) -> Predictor:
+    """The frozen predictor; its answers are in the order of the columns."""
+    answers = {answer.target: answer for one in fits for answer in one.answers}
+    seconds: dict[str, float] = {}
+    for one in fits:
+        seconds |= {name: seconds.get(name, 0.0) + spent for name, spent in one.seconds.items()}
+    tables = {name: table for one in fits for name, table in one.tables.items()}
+    return Predictor(
+        sources=job.sources,
+        answers=tuple(answers[name] for name in job.data.target_names),
+        choices=fits[0].choices,
+        history={name: value for one in fits for name, value in one.history.items()},
+        chosen={"selection": tables, "policy": "frozen", "seconds": seconds},
+        provenance={**_provenance(job.sources, job.data, job.seed), "precision": job.how["precision"]},
+        trained_on=frozenset(key[:8] for one in fits for key in one.data.keys() if key is not None),
+    )
+
+
+def _sources(source: Source | str | Sequence[Source | str]) -> tuple[Source, ...]:
     several = [source] if isinstance(source, (str, Source)) else list(source)
     if not several:
         raise OptionError("fit() needs at least one source.")
-    return [load_source(one) for one in several]
+    return tuple(load_source(one) for one in several)
 
 
-def _check(data: Any, head: str | Head, balance: str) -> None:
+def _check(data: Any, balance: str) -> None:
     """What can be refused before any feature is computed."""
     if not isinstance(data, Dataset):
         raise DataError(
@@ -139,48 +159,14 @@ def _check(data: Any, head: str | Head, balance: str) -> None:
         )
     if not data.columns:
         raise DataError("fit() needs targets; this dataset has none.")
-    if isinstance(head, str) and head != "auto":
-        HEADS[head]
     if not BALANCES.allows(balance):
         raise UnknownName(unknown("values of balance", balance, list(BALANCES.names)))
-    for column in data.columns:
-        need_contrast(column.name, column)
 
 
 def _policy(policy: str | Policy, budget: float | None) -> str | Policy:
     if policy != "auto":
         return policy
     return "frozen" if budget is None else "last_layers"
-
-
-def _may_fuse(layers: str | Iterable[str], sources: Sequence[Source]) -> bool:
-    return layers == "auto" or len(sources) > 1
-
-
-def _extracted(
-    sources: list[Source], data: Dataset, layers: Any, pooling: str, *, store: Any, **how: Any
-) -> tuple[Candidates, list[Choice]]:
-    """Rows of every candidate layer of every source, for the items that all of them can read."""
-    banks = [
-        extract(one, data, layers=layers, pooling=pooling, store=False if raw(one) else store, **how) for one in sources
-    ]
-    there = np.ones(len(data), dtype=bool)
-    for bank in banks:
-        there &= bank.keep(data)
-    kept = data if there.all() else data.take(np.flatnonzero(there))
-    skipped = {one.index: one for bank in banks for one in bank.skipped}
-    if len(kept) == 0:
-        raise DataError("None of the items can be read.")
-    if skipped:
-        note(f"{len(skipped)} of {len(data)} items are left out of training.")
-    rows, poolings = {}, {}
-    for index, bank in enumerate(banks):
-        for layer in bank.layers:
-            rows[index, layer] = bank.rows(layer, kept)
-            poolings[index, layer] = bank.recipe[layer]["pooling"]
-    return Candidates(tuple(sources), kept, rows, poolings, tuple(skipped[i] for i in sorted(skipped))), [
-        bank.choice for bank in banks
-    ]
 
 
 def _provenance(sources: Sequence[Source], data: Dataset, seed: int) -> dict[str, Any]:

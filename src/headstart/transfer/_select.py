@@ -14,10 +14,9 @@ from headstart.dataset import Dataset, Target
 from headstart.errors import DataError
 from headstart.heads.auto import Choice, choose
 from headstart.heads.base import Head
-from headstart.predictor import Answer, Part
+from headstart.predictor import ANSWERS, Answer, Part, Place
 from headstart.sources.base import Source
 
-Place = tuple[int, str]
 _FIRST = 256  # rows that usually tell already that features vary
 
 
@@ -95,7 +94,7 @@ def select(
     )
     counts = None if column.classes is None else dict(zip(column.classes, T.sum(0).astype(int).tolist()))
     parts = tuple(labelled.part(names[name]) for name in choice.candidates)
-    answer = Answer(column.name, column.task, column.classes, parts, choice.fit(rows, T), choice.log_odds, counts)
+    answer = ANSWERS[column.task](column.name, parts, choice.fit(rows, T), column.classes, choice.log_odds, counts)
     return answer, _table(choice)
 
 

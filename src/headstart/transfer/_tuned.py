@@ -19,7 +19,7 @@ from headstart.heads.base import HEADS, Head
 from headstart.heads.base import head as make_head
 from headstart.imbalance import log_adjustment, row_weights
 from headstart.policies.base import Policy
-from headstart.predictor import Answer, Predictor
+from headstart.predictor import Predictor, WithHead
 from headstart.transfer._select import Candidates
 
 _HELD_OUT = 0.2
@@ -76,11 +76,12 @@ def tuned(
     return _result(predictor, answer, outcome, policy, seconds=time.perf_counter() - begun)
 
 
-def _single(predictor: Predictor) -> Answer:
+def _single(predictor: Predictor) -> WithHead:
     if len(predictor.answers) > 1:
         names = ", ".join(repr(a.target) for a in predictor.answers)
         raise OptionError(f"Fine-tuning takes one target column; this data has {names}. Fit them one at a time.")
-    answer = predictor.answers[0]
+    (answer,) = predictor.answers
+    assert isinstance(answer, WithHead)
     used = {part.source for part in answer.parts}
     if len(used) > 1:
         names = ", ".join(predictor.sources[i].address for i in sorted(used))
@@ -103,7 +104,7 @@ def _halves(data: Dataset, T: np.ndarray, task: str, *, guard: bool, seed: int) 
     return fitting, held
 
 
-def _linear(answer: Answer, X: np.ndarray, T: np.ndarray, *, kind: str, shift: np.ndarray | None) -> Any:
+def _linear(answer: WithHead, X: np.ndarray, T: np.ndarray, *, kind: str, shift: np.ndarray | None) -> Any:
     """The head solved on the fitting items alone, balanced as the answer is; one that is not linear becomes ridge.
 
     The loss adds the logarithm of the training shares back to the logits, so the start must be without them.
@@ -123,7 +124,7 @@ def _temperature(fresh: Head, X: np.ndarray) -> float:
     return 1.0 if fresh.task_ == "regression" else max(float(fresh.decision(X).std()) / 2.0, 1e-6)
 
 
-def _frozen(answer: Answer, X: np.ndarray, T: np.ndarray, *, fitting: np.ndarray, held: np.ndarray) -> np.ndarray:
+def _frozen(answer: WithHead, X: np.ndarray, T: np.ndarray, *, fitting: np.ndarray, held: np.ndarray) -> np.ndarray:
     """Held-out log-odds of the head that tuning gave up because it is not linear."""
     fresh = make_head(answer.head.name, **answer.head.fields()).fit(X[fitting], T[fitting], task=answer.task)
     fresh.temperature_ = answer.head.temperature_
@@ -166,7 +167,7 @@ def _scorer(T: np.ndarray, task: str, *, balanced: bool) -> Any:
     return score
 
 
-def _result(predictor: Predictor, answer: Answer, outcome: Outcome, policy: Policy, *, seconds: float) -> Predictor:
+def _result(predictor: Predictor, answer: WithHead, outcome: Outcome, policy: Policy, *, seconds: float) -> Predictor:
     history = {
         **outcome.history.to_dict(),
         "scores": dict(outcome.scores),
@@ -200,7 +201,7 @@ def _described(source: Any, before: Any) -> dict[str, Any]:
     return {**facts, **dict(source.meta)}
 
 
-def _as_head(outcome: Outcome, answer: Answer) -> Head:
+def _as_head(outcome: Outcome, answer: WithHead) -> Head:
     """The tuned linear layer as a head: ridge for regression, logistic for classes."""
     kind = HEADS["ridge" if answer.task == "regression" else "logistic"]
     template = copy.copy(kind())

@@ -1,0 +1,173 @@
+"""Answers that a head gives on one row of features per item: what classification, multilabel and regression share."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from headstart.dataset import Target
+from headstart.errors import DataError
+from headstart.heads.base import HEADS, Head
+from headstart.predictor._answer import Answer, need
+from headstart.predictor._features import Part, Place, Rows
+from headstart.result import Result
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class WithHead(Answer):
+    """A head on features.
+
+    Attributes
+    ----------
+    head : Head
+    classes : tuple or None
+    log_ratio : (t,) array or None
+        The logit adjustment for uneven classes, where there is one; the head has taken it in already.
+    counts : mapping, optional
+        Training examples per class.
+    """
+
+    gives = frozenset({"decision", "proba"})
+    allowed: ClassVar[tuple[type, ...]]
+
+    head: Head
+    classes: tuple[Any, ...] | None = None
+    log_ratio: np.ndarray | None = None
+    counts: Mapping[Any, int] | None = None
+
+    @property
+    def solver(self) -> Any:
+        """The head."""
+        return self.head
+
+    @property
+    def width(self) -> int:
+        """One decision per class, label or output."""
+        return len(self.head.intercept_)
+
+    def features(self, rows: Mapping[Place, np.ndarray]) -> np.ndarray:
+        """(n, d) float32: the parts side by side. ``rows`` has every (source, layer)."""
+        return joined(rows, self.parts)
+
+    def decision(self, X: np.ndarray) -> np.ndarray:
+        """(n, t) decision values."""
+        return self.head.decision(X)
+
+    def proba(self, X: np.ndarray) -> np.ndarray:
+        """(n, t) probabilities."""
+        return self.head.proba(X)
+
+    def labels(self, rows: Rows) -> Sequence[Any]:
+        """One label per item."""
+        return self._named(self.features(rows.at))
+
+    def numbers(self, kind: str, rows: Rows) -> np.ndarray:
+        """(n, t) decision values or probabilities."""
+        X = self.features(rows.at)
+        return self.proba(X) if kind == "proba" else self.decision(X)
+
+    def truth(self, column: Target) -> list[Any]:
+        """The column's labels, checked."""
+        given = [value for value in column.values if value is not None]
+        strange = [value for value in given if not isinstance(value, self.allowed)]
+        if strange:
+            raise DataError(
+                f"The predictor does {self.task}, but the labels of {column.name!r} are {column.task}, "
+                f"e.g. {strange[0]!r}. Give them as the predictor was trained, or say task={self.task!r}."
+            )
+        return self._known(column)
+
+    def assessed(self, truth: list[Any], rows: Rows) -> Result:
+        """Metrics of the task."""
+        X = self.features(rows.at)
+        return self._compared(truth, self._named(X), X)
+
+    def record(self) -> dict[str, Any]:
+        """Head, classes and counts as plain data."""
+        return {
+            "classes": None if self.classes is None else list(self.classes),
+            "counts": None if self.counts is None else [[label, int(n)] for label, n in self.counts.items()],
+            "head": {"name": self.head.name, "fields": self.head.fields(), "arrays": sorted(self.head.state())},
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The head's state, and the logit adjustment where there is one."""
+        extra = {} if self.log_ratio is None else {"log_ratio": self.log_ratio}
+        return {**self.head.state(), **extra}
+
+    @classmethod
+    def rebuilt(
+        cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[Part, ...]
+    ) -> Self:
+        """From what was saved; the head is tried on one row."""
+        saved, classes = record["head"], record["classes"]
+        head = HEADS[saved["name"]].from_state(saved["fields"], {name: arrays[name] for name in saved["arrays"]})
+        log_ratio = arrays.get("log_ratio")
+        cls._check(head, classes, log_ratio)
+        counts = None if record["counts"] is None else {label: int(n) for label, n in record["counts"]}
+        return cls(target, parts, head, None if classes is None else tuple(classes), log_ratio, counts)
+
+    @classmethod
+    def _check(cls, head: Head, classes: Any, log_ratio: np.ndarray | None) -> None:
+        """The head gives one finite decision per class: what else is wrong would show only when it predicts."""
+        need(head.task_ == cls.task and head.intercept_.ndim == 1 and math.isfinite(head.temperature_), "a head")
+        shape = (1, len(head.intercept_))
+        found = head.decision(np.zeros((1, head._features), dtype=np.float32))
+        need(found.shape == shape and not np.isnan(found).any() and head.temperature_ > 0, "a head")
+        need(log_ratio is None or log_ratio.shape == shape[1:], "a logit adjustment")
+        if cls.task == "regression":
+            need(classes is None, "the classes")
+            return
+        plain = isinstance(classes, list) and all(isinstance(c, (str, int, float, bool)) for c in classes)
+        need(plain and len(classes) == shape[1], "the classes")
+
+    @abstractmethod
+    def _named(self, X: np.ndarray) -> list[Any]:
+        """Features → labels."""
+
+    @abstractmethod
+    def _known(self, column: Target) -> list[Any]:
+        """Labels of an allowed type in the predictor's terms."""
+
+    @abstractmethod
+    def _compared(self, truth: list[Any], predicted: list[Any], X: np.ndarray) -> Result:
+        """The metrics."""
+
+
+def joined(rows: Mapping[Place, np.ndarray], parts: Sequence[Part]) -> np.ndarray:
+    """Parts side by side, (n, d) float32."""
+    if len(parts) == 1:
+        return rows[parts[0].source, parts[0].layer]
+    return np.concatenate([rows[p.source, p.layer] for p in parts], axis=1)
+
+
+def known_labels(column: Target, classes: Sequence[Any] | None) -> list[Any]:
+    """The column's labels; some of them at least must be among the classes."""
+    given = [value for value in column.values if value is not None]
+    if given and not set(classes or ()) & set(given):
+        raise DataError(
+            f"None of the labels of {column.name!r} is a class of this predictor. It knows {some(classes)}; "
+            f"the data has {some(dict.fromkeys(given))}."
+        )
+    return list(column.values)
+
+
+def some(values: Any) -> str:
+    """The first few, for a message."""
+    names = list(map(repr, values))
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+
+
+def never_seen(truth: Sequence[Any], known: Sequence[Any], *, several: bool) -> tuple[list[Any], tuple[str, ...]]:
+    """Labels that the training data had not, and the sentence about them."""
+    given = [label for value in truth if value is not None for label in (value if several else (value,))]
+    strange = sorted(set(given) - set(known), key=lambda label: (type(label).__name__, repr(label)))
+    note = f"The labels {some(strange)} were not in the training data: never predicted, counted as errors."
+    return strange, ((note,) if strange else ())

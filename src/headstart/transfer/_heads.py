@@ -1,0 +1,69 @@
+"""Classification, multilabel and regression: rows of every candidate layer, then layers and head by validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from headstart._progress import note
+from headstart.dataset import Target
+from headstart.engines.base import Choice
+from headstart.errors import DataError
+from headstart.extraction import extract
+from headstart.heads.base import HEADS
+from headstart.predictor import Answer, raw
+from headstart.transfer._select import Candidates, need_contrast, select
+from headstart.transfer._tasks import Fitted, Fitter, Job
+
+
+def _check(job: Job, columns: Sequence[Target]) -> None:
+    if isinstance(job.head, str) and job.head != "auto":
+        HEADS[job.head]
+    for column in columns:
+        need_contrast(column.name, column)
+
+
+def _fit(job: Job, columns: Sequence[Target]) -> Fitted:
+    begun = time.perf_counter()
+    candidates, choices = extracted(job)
+    read = time.perf_counter()
+    answers: list[Answer] = []
+    tables: dict[str, Any] = {}
+    fuse = job.layers == "auto" or len(job.sources) > 1
+    names = {column.name for column in columns}
+    for column in (c for c in candidates.data.columns if c.name in names):
+        answer, tables[column.name] = select(
+            candidates, column, head=job.head, balance=job.balance, fuse=fuse, random_state=job.seed
+        )
+        answers.append(answer)
+    seconds = {"extract": round(read - begun, 3), "heads": round(time.perf_counter() - read, 3)}
+    return Fitted(tuple(answers), tables, candidates.data, choices, seconds, candidates=candidates)
+
+
+def extracted(job: Job) -> tuple[Candidates, tuple[Choice, ...]]:
+    """Rows of every candidate layer of every source, for the items that all of them can read."""
+    asked: dict[str, Any] = {"layers": job.layers, "pooling": job.pooling, **job.how}
+    banks = [extract(one, job.data, store=False if raw(one) else job.store, **asked) for one in job.sources]
+    data = job.data
+    there = np.ones(len(data), dtype=bool)
+    for bank in banks:
+        there &= bank.keep(data)
+    kept = data if there.all() else data.take(np.flatnonzero(there))
+    skipped = {one.index: one for bank in banks for one in bank.skipped}
+    if len(kept) == 0:
+        raise DataError("None of the items can be read.")
+    if skipped:
+        note(f"{len(skipped)} of {len(data)} items are left out of training.")
+    rows, poolings = {}, {}
+    for index, bank in enumerate(banks):
+        for layer in bank.layers:
+            rows[index, layer] = bank.rows(layer, kept)
+            poolings[index, layer] = bank.recipe[layer]["pooling"]
+    left_out = tuple(skipped[i] for i in sorted(skipped))
+    return Candidates(job.sources, kept, rows, poolings, left_out), tuple(bank.choice for bank in banks)
+
+
+FITTER = Fitter(_check, _fit, tunes=True)

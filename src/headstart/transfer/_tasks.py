@@ -1,0 +1,90 @@
+"""Which function fits which task. The table, and what it is given and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headstart._registry import Family
+from headstart.dataset import Dataset, Target
+from headstart.engines.base import Choice
+from headstart.heads.base import Head
+from headstart.predictor import Answer
+from headstart.sources.base import Source
+
+FITTERS = Family(
+    "fitters",
+    {
+        "classification": "headstart.transfer._heads:FITTER",
+        "multilabel": "headstart.transfer._heads:FITTER",
+        "regression": "headstart.transfer._heads:FITTER",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What :func:`headstart.fit` was asked for: its arguments, sources loaded, the seed drawn.
+
+    Attributes
+    ----------
+    how : mapping
+        ``engine``, ``precision``, ``on_error`` and ``device``, for :func:`headstart.extract`.
+    """
+
+    sources: tuple[Source, ...]
+    data: Dataset
+    layers: str | tuple[str, ...]
+    head: str | Head
+    pooling: str
+    balance: str
+    budget: float | None
+    seed: int
+    store: str | Path | None
+    checkpoint: Path | None
+    how: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fitter found for the columns of its tasks.
+
+    Attributes
+    ----------
+    answers : one per column
+    tables : mapping column → what was chosen, and from what, as plain data
+    data : the items that could be read
+    choices : how each source was run
+    seconds : per stage
+    history : of what was trained
+    candidates : rows to fine-tune from, where the task can be fine-tuned
+    """
+
+    answers: tuple[Answer, ...]
+    tables: Mapping[str, Any]
+    data: Dataset
+    choices: tuple[Choice, ...]
+    seconds: Mapping[str, float]
+    history: Mapping[str, Any] = field(default_factory=dict)
+    candidates: Any = None
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """How a task is fitted.
+
+    Attributes
+    ----------
+    check : callable
+        (job, columns): refuses what can be refused before any feature is computed.
+    fit : callable
+        (job, columns) → :class:`Fitted`.
+    tunes : bool
+        Whether the source can be fine-tuned for it.
+    """
+
+    check: Callable[[Job, Sequence[Target]], None]
+    fit: Callable[[Job, Sequence[Target]], Fitted]
+    tunes: bool = False

@@ -1,0 +1,110 @@
+"""Tasks plug in: a task is one kind of answer and one fitter; items may be taken apart before the sources run."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart.dataset import Dataset
+from headstart.errors import OptionError, UnreadableItem
+from headstart.predictor import ANSWERS, Answer, Division, Part, WithHead, rows_of
+from headstart.predictor._predictor import _together
+from headstart.transfer import fit
+from headstart.transfer._tasks import FITTERS
+from networks import pictures, separable
+from predictors import fitted, labelled
+
+
+def png(pixels) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "png")
+    return content.getvalue()
+
+
+PICTURES = Dataset.from_items([png(one) for one in pictures(3)], "image")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return fitted(Dataset.from_arrays(pictures(6), ["a", "b"] * 3), "fake:image")
+
+
+def rows(predictor, data, divide, on_error="skip"):
+    poolings = [{p.layer: p.pooling for p in predictor.answers[0].parts}]
+    how = {"divide": divide, "on_error": on_error, "store": False}
+    return rows_of(predictor.sources, predictor.running, poolings, data, **how)
+
+
+def copies(counts, broken=()):
+    """Item i gives counts[i] pieces, each itself; some pieces cannot be read."""
+
+    def divide(data):
+        pieces = [item for item, n in zip(data.items, counts) for _ in range(n)]
+        for i in broken:
+            pieces[i] = b"no picture"
+        owner = np.repeat(np.arange(len(counts)), counts)
+        return Division(Dataset(pieces, modality="image"), owner, {1: "torn"})
+
+    return divide
+
+
+def test_every_task_that_can_be_fitted_can_be_answered():
+    assert list(FITTERS) == list(ANSWERS)
+    for task, kind in ANSWERS.items():
+        assert issubclass(kind, Answer) and kind.task == task and kind.gives <= {"decision", "proba"}
+
+
+def test_pieces_belong_to_their_items(photos):
+    place = (0, photos.layers[0])
+    found = rows(photos, PICTURES, copies([2, 0, 3]))
+    assert found.keep.tolist() == [0, 2] and len(found.data) == 2 and found.division.owner.tolist() == [0, 0, 1, 1, 1]
+    assert [(one.index, one.reason) for one in found.skipped] == [(1, "torn")]
+    assert len(found.division.pieces) == 5 == len(found.at[place])
+    plain = rows(photos, PICTURES, None)
+    assert plain.division is None and np.allclose(found.at[place], plain.at[place][[0, 0, 2, 2, 2]], atol=1e-6)
+
+
+def test_an_item_without_pieces_is_raised_when_asked(photos):
+    with pytest.raises(UnreadableItem, match="torn"):
+        rows(photos, PICTURES, copies([1, 0, 1]), on_error="raise")
+    assert not len(rows(photos, PICTURES, copies([0, 0, 0])).keep)
+
+
+def test_an_item_with_a_piece_that_cannot_be_read_is_left_out(photos):
+    place = (0, photos.layers[0])
+    found = rows(photos, PICTURES, copies([2, 2, 1], broken=[2]))
+    assert found.keep.tolist() == [0, 2] and found.division.owner.tolist() == [0, 0, 1]
+    assert [one.index for one in found.skipped] == [1] and "not" in found.skipped[0].reason
+    plain = rows(photos, PICTURES, None)
+    assert np.allclose(found.at[place], plain.at[place][[0, 0, 2]], atol=1e-6)
+
+
+def test_answers_share_a_pass_where_pooling_and_pieces_allow():
+    base = fitted().answers[0]
+
+    def answer(*parts, kind=None):
+        return (kind or type(base))("t", tuple(Part(0, *p) for p in parts), base.head, base.classes)
+
+    class Divided(type(base)):
+        divide = staticmethod(copies([1]))
+
+    one, same, other = answer(("a", "avg")), answer(("a", "avg"), ("b", "avg")), answer(("a", "max"))
+    apart = answer(("a", "avg"), kind=Divided)
+    assert _together([one, other, same, apart]) == [[one, same], [other], [apart]]
+
+
+def test_only_heads_are_fine_tuned():
+    X, y = separable(36)
+    data = Dataset.from_arrays(X, y, task="classification")
+    predictor = fit("fake:vector", data, head="ridge", store=False)
+    assert isinstance(predictor.answers[0], WithHead) and all(fitter.tunes for fitter in {*FITTERS.values()})
+    with pytest.raises(OptionError, match="summarization, which cannot be fitted; these tasks can: "):
+        fit("fake:vector", Dataset.from_arrays(X, [f"text {i}" for i in y], task="summarization"))
+
+
+def test_classes_keep_their_order_in_every_answer():
+    predictor = fitted(labelled(["b", "a", "c"]))
+    assert predictor.answers[0].width == 3 and predictor.classes == ("a", "b", "c")
