@@ -470,15 +470,3 @@ def test_samples_are_read_once_and_kept_while_they_fit(monkeypatch):
 def test_unknown_policies():
     with pytest.raises(UnknownName, match="did you mean 'full'"):
         policy("ful")
-
-
-@pytest.mark.parametrize("field", [{"cache": True}, {"views": 4}, {"precision": "bf16"}], ids=lambda f: next(iter(f)))
-def test_what_is_not_built_is_refused_and_not_ignored(field):
-    import numpy as np
-
-    import headstart as hs
-
-    pixels = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8)
-    data = hs.Dataset.from_arrays(pixels, [0, 1] * 6)
-    with pytest.raises(hs.OptionError, match=next(iter(field))):
-        hs.fit("fake:image", data, policy=hs.policy("full", epochs=1, **field), guard=False)

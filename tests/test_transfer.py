@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from headstart import extraction
+from headstart._files import read_json
+from headstart.bank import Table
 from headstart.dataset import Dataset
 from headstart.errors import DataError, HeadstartError, OptionError, UnknownName, UnreadableItem
 from headstart.heads.base import head
@@ -381,7 +383,22 @@ class TestTuning:
 
     def test_auto_is_frozen_without_a_budget(self):
         assert tuned(policy="auto").history == {}
-        assert tuned(policy="auto", budget=1).history["loss"]
+
+    def test_auto_starts_only_where_there_is_something_to_gain_and_time_for_it(self):
+        noise = Dataset.from_arrays(pictures(60), [f"c{i % 2}" for i in range(60)])
+        untried = {"kept": "start", "scores": {}}
+        assert tuned(noise, policy="auto", budget=20).history["loss"]
+        assert tuned(bright(60), policy="auto", budget=20).history == untried  # the frozen one is always right
+        assert tuned(noise, policy="auto", budget=1e-6).history == untried
+
+    def test_what_the_frozen_part_gives_is_kept_in_the_store(self, tmp_path):
+        data = bright(40)
+        how = {"policy": policy("last_layers", layers=1, epochs=2, views=2), "head": "ridge", "layers": "last"}
+        runs = [fit("fake:image", data, store=tmp_path, **how) for _ in range(2)]
+        assert runs[0].history["loss"] == runs[1].history["loss"]
+        tables = [Table.open(p.parent, read_json(p)) for p in tmp_path.rglob("recipe.json")]
+        unpooled = [t for t in tables if t.recipe["pooling"] == "none"]
+        assert len(unpooled) == 1 and unpooled[0].count == 40 + 32  # as they are, and one view each
 
 
 def test_rows_in_the_store_are_used_again(tmp_path):

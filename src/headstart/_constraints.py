@@ -99,6 +99,24 @@ class Allow:
 
 
 @dataclass(frozen=True)
+class Name:
+    """A name that is looked up later, where the names are known."""
+
+    of: str = "something"
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is a text that could be a name."""
+        return isinstance(value, str) and value != ""
+
+    def __str__(self) -> str:
+        return f"the name of {self.of}"
+
+    def invalid(self) -> list[Any]:
+        """Values that must be refused."""
+        return ["", -1.5]
+
+
+@dataclass(frozen=True)
 class Each:
     """A non-empty list or tuple whose every entry satisfies one constraint."""
 

@@ -25,16 +25,24 @@ def reader_for(source: Source, data: Dataset) -> Any:
     return reader(data.modality, **(source.input.reading() if data.modality == source.modality else {}))
 
 
-def reading(source: Source, data: Dataset, keys: Sequence[bytes | None] | None = None) -> Callable[[int], Any]:
+def reading(
+    source: Source,
+    data: Dataset,
+    keys: Sequence[bytes | None] | None = None,
+    *,
+    prepare: Callable[[Any], Any] | None = None,
+) -> Callable[[int], Any]:
     """index → prepared sample; every failure of an item becomes UnreadableItem.
 
     Parameters
     ----------
     keys : sequence, optional
         The items' content keys: a file that has other content by now is not read in its place.
+    prepare : callable, optional
+        Decoded item → sample, in place of the source's own.
     """
     decode = reader_for(source, data).read
-    prepare = source.input.prepare
+    prepare = prepare or source.input.prepare
     items = data.items
 
     def read(index: int) -> Any:

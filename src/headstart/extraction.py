@@ -190,11 +190,16 @@ def _poolings(pooling: str | Mapping[str, str], source: Source, names: Sequence[
     }
 
 
+def store_of(store: str | Path | bool | None) -> Store:
+    """The store of that path; None is the user's own (``$HEADSTART_CACHE``, else the user's cache folder)."""
+    return Store(Path(store).expanduser() if isinstance(store, (str, Path)) else cache_folder() / "bank")
+
+
 def _home(store: str | Path | bool | None, data: Dataset) -> tuple[Any, list[bytes | None]]:
     """Where rows are kept, and the content keys of the data (unchanged files are not read again)."""
     if store is False:
         return MemoryStore(), data.keys()
-    home = Store(Path(store).expanduser() if isinstance(store, (str, Path)) else cache_folder() / "bank")
+    home = store_of(store)
     with home.key_table() as table:
         return home, data.keys(table)
 

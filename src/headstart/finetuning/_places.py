@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from headstart.policies.base import Move, Placed
+from headstart.sources._taps import modules_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ def place(source: Any, layers: Sequence[str]) -> Places:
     ends = sorted(
         {order[layer.name] for layer in source.layers if layer.candidate and order[layer.name] <= deepest} | {deepest}
     )
+    names = [layer.name for layer in source.layers]
+    if source.submodules is not None:
+        return Places(tuple(names[end] for end in ends), tuple(_by_identity(source, order, ends)), {})
     modules = dict(source.module.named_modules())
     units = {}
     for name in modules:
@@ -38,12 +42,34 @@ def place(source: Any, layers: Sequence[str]) -> Places:
         if when is not None and when <= deepest:
             units[name] = next(i for i, end in enumerate(ends) if when <= end)
     placed = [
-        Placed(name, units[owner], type(modules[owner]).__name__.lower())
+        Placed(name, units[owner], type(modules[owner]).__name__.lower(), names[ends[units[owner]]])
         for name, _ in source.module.named_parameters()
         if (owner := name.rpartition(".")[0]) in units
     ]
-    names = [layer.name for layer in source.layers]
     return Places(tuple(names[end] for end in ends), tuple(placed), units)
+
+
+def _by_identity(source: Any, order: Mapping[str, int], ends: Sequence[int]) -> Iterator[Placed]:
+    """Where layers are no torch modules of the network (Keras), a parameter belongs to the smallest layer that has it.
+
+    What Keras keeps beside the weights (moving averages) are parameters there, too, and never move.
+    """
+    owner: dict[int, tuple[int, str]] = {}
+    still: set[int] = set()
+    layers = modules_of(source)
+    for name, module in layers.items():
+        own = list(module.parameters())
+        still |= {id(variable.value) for variable in getattr(module, "_non_trainable_variables", ())}
+        if name in order and module is not source.network:
+            for parameter in own:
+                owner[id(parameter)] = min(owner.get(id(parameter), (len(own), name)), (len(own), name))
+    named = [layer.name for layer in source.layers]
+    for name, parameter in source.module.named_parameters():
+        place = owner.get(id(parameter))
+        if place is None or id(parameter) in still or order[place[1]] > ends[-1]:
+            continue
+        unit = next(i for i, end in enumerate(ends) if order[place[1]] <= end)
+        yield Placed(name, unit, type(layers[place[1]]).__name__.lower(), named[ends[unit]])
 
 
 def _when(owner: str, order: dict[str, int], modules: dict[str, Any]) -> int | None:

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from headstart._checkpoint import put
 from headstart._hashing import fingerprint, fingerprint_tensors
 from headstart._losses import loss_for
 from headstart._samples import Samples
 from headstart.errors import OptionError
+from headstart.finetuning._cache import Keep
+from headstart.finetuning._cotuning import cotuning, relation
+from headstart.finetuning._feeding import Feeding, feeding
+from headstart.finetuning._mixing import Mix
 from headstart.finetuning._network import Feature, Start, Tuned
+from headstart.finetuning._parameters import choose, copies, groups_of, moved_in, pull
 from headstart.finetuning._places import lowest_moving, place
-from headstart.policies.base import Move, Policy
+from headstart.finetuning._plan import announce, room
+from headstart.finetuning._rates import range_test
+from headstart.policies.base import Policy
 from headstart.training import Group, History, Schedule, train
 
 _STEPS = 240  # without a number of epochs: about this many steps, whatever the size of the data
-_RATE = {"full": 3e-4, "last_layers": 1e-3}
+_RATE = {"full": 3e-4, "last_layers": 1e-3, "gradual": 1e-3, "lora": 2e-3}
+_DELICATE = 0.1  # networks of layer norms (transformers) are tuned ten times slower than convolutional ones
 _LARGEST_BATCH = 32
+
+Goal = Callable[[torch.Tensor, np.ndarray, "Mix | None"], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ def tune(
     seed: int = 0,
     device: str = "cpu",
     checkpoint: Path | None = None,
+    keep: Keep | None = None,
 ) -> Outcome:
     """Train what the policy moves, starting from a solved head.
 
@@ -81,75 +91,144 @@ def tune(
     offset : (t,) array, optional
         Added to decision values in the loss (logit adjustment).
     budget : seconds, optional
+    keep : Keep, optional
+        Where what the frozen part gives is kept; in memory, for this run, when not given.
 
     Raises
     ------
     OptionError
         When the policy moves nothing, or the task cannot be fine-tuned.
     """
-    _refuse_what_is_not_built(policy)
     places = place(source, [f.layer for f in features])
     moves = policy.moves(places.parameters, len(places.ends))
     if not moves:
         raise OptionError(f"Policy {policy.name!r} moves no parameter of {source.address}.")
     model = Tuned(source, features, start, device=device)
+    begin = copies(model, moves)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        working = policy.adapt(model.network, moves)
     lowest = lowest_moving(moves, places)
-    model.training_from(lowest, places.modules)
-    wanted = torch.from_numpy(np.asarray(targets, np.float32)).to(device)
-    shift = None if offset is None else torch.from_numpy(np.asarray(offset, np.float32)).to(device)
-    measure = loss_for(task, wanted, smoothing=policy.label_smoothing, offset=shift)
-    begin = {name: tensor.detach().clone() for name, tensor in _moving(model, moves).items()}
-
-    def loss(indices: np.ndarray, _generator: torch.Generator) -> torch.Tensor:
-        value = measure(model(samples.batch(indices)), wanted[torch.from_numpy(indices)])
-        return value + _pull(model, begin, policy.l2sp) if policy.l2sp else value
-
-    def validation() -> float:
-        assert held is not None and score is not None
-        model.training_from(None, places.modules)
-        value = score(decisions(model, held))
-        model.training_from(lowest, places.modules)
-        return value
-
-    watched = validation if held is not None and score is not None else None
-    scores = {"start": validation()} if watched else {}
-    history = train(
-        _groups(model, moves, policy),
-        loss,
-        len(samples),
-        schedule=schedule_for(policy, len(samples), budget=budget, seed=seed),
-        validate_with=watched,
-        checkpoint=checkpoint,
-        identity=_identity(source, policy, start, targets) if checkpoint is not None else "",
-        label=f"{source.name}: fine-tuning",
-    )
-    model.training_from(None, places.modules)
-    moved = _moved(model, begin)
-    kept = _choose(model, begin, watched, scores)
+    model.boundary = places.ends[lowest - 1] if lowest else None
+    names = [move.name for move in working]
+    feed = feeding(model, places, lowest, names, samples=samples, held=held, policy=policy, keep=keep)
+    allowed = room(policy, feed, budget, keep.choice.speed if keep is not None else 0.0)
+    feed.fill(allowed.views)
+    model.bf16 = _in_bf16(policy, keep, device)
+    goal = _goal(feed, targets, task, policy=policy, offset=offset)
+    training = partial(model.training_from, lowest, places.modules)
+    course = _Course(model, feed, goal, training, copies(model, working), policy)
+    watched = partial(course.validation, score) if held is not None and score is not None else None
+    after = max(move.from_epoch for move in moves)
+    delicate = any("layernorm" in p.kind for p in places.parameters)
+    schedule = schedule_for(policy, len(samples), budget=allowed.budget, seed=seed, after=after, delicate=delicate)
+    groups = groups_of(model, working, policy)
+    with feed.running():
+        course.begun(groups)
+        if policy.lr == "auto":
+            found = range_test(groups, course.loss, len(samples), schedule=schedule)
+            schedule = dataclasses.replace(schedule, lr=found)
+        announce(feed, course.loss, schedule, f"{source.name}, policy {policy.name}")
+        scores = {"start": watched()} if watched else {}
+        history = train(
+            groups,
+            course.loss,
+            len(samples),
+            schedule=schedule,
+            validate_with=watched,
+            checkpoint=checkpoint,
+            identity=_identity(source, policy, start, targets) if checkpoint is not None else "",
+            label=f"{source.name}: fine-tuning",
+        )
+        model.still()
+        policy.merge(model.network)
+        moved = moved_in(model, begin)
+        kept = choose(model, begin, watched, scores)
     coef, intercept = model.solved()
     return Outcome(_as_source(source, model), coef, intercept, history, kept, scores, moved)
 
 
-def _refuse_what_is_not_built(policy: Policy) -> None:
-    """An option that does nothing is worse than one that is refused."""
-    asked = {"cache": policy.cache, "views": policy.views, "precision": policy.precision}
-    built: dict[str, tuple[object, ...]] = {"cache": (None, False), "views": (None, 1), "precision": ("auto", "fp32")}
-    wrong = [f"{name}={value!r}" for name, value in asked.items() if value not in built[name]]
-    if wrong:
-        raise OptionError(
-            f"{', '.join(wrong)}: caching below the frozen boundary, augmented views and bf16 training are not built "
-            "yet. Every epoch runs the full forward pass in fp32; leave these fields out."
-        )
+def _in_bf16(policy: Policy, keep: Keep | None, device: str) -> bool:
+    """Autocast where it was asked for, or where the forward pass was measured to gain from it on this machine."""
+    if policy.precision == "auto":
+        return keep is not None and keep.choice.precision == "bf16" and device.partition(":")[0] != "mps"
+    return policy.precision == "bf16"
 
 
-def schedule_for(policy: Policy, count: int, *, budget: float | None, seed: int) -> Schedule:
-    """The schedule of a policy for so many items: what is not given follows from their number."""
+@dataclass(frozen=True)
+class _Course:
+    """What is minimised, and how it is validated in between."""
+
+    model: Tuned
+    feed: Feeding
+    goal: Goal
+    training: Callable[[], None]
+    origin: Mapping[str, torch.Tensor]
+    policy: Policy
+
+    @property
+    def classifier(self) -> str | None:
+        """The source's own, where it is taught on."""
+        return self.model.source.classifier if self.policy.cotuning else None
+
+    def begun(self, groups: Sequence[Group]) -> None:
+        """Everything that will move does, in training mode."""
+        self.training()
+        for group in groups:
+            for parameter in group.parameters.values():
+                parameter.requires_grad_(True)
+
+    def loss(self, indices: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+        """The policy's loss on some of the training items."""
+        batch, fed = self.feed.batch(indices, generator)
+        mixing = self.model.mixing(self.policy.mixup, batch, len(indices), generator)
+        with self.model.also(self.classifier), mixing as mix:
+            value = self.goal(self.model(batch, fed), indices, mix)
+        return value + pull(self.model, self.origin, self.policy.l2sp) if self.policy.l2sp else value
+
+    def validation(self, score: Callable[[np.ndarray], float]) -> float:
+        """The score of the held-out items as things are."""
+        self.model.still()
+        value = score(self.feed.decisions())
+        self.training()
+        return value
+
+
+def _goal(feed: Feeding, targets: np.ndarray, task: str, *, policy: Policy, offset: np.ndarray | None) -> Goal:
+    """The loss of decisions about some of the training items, whose targets are mixed as they were."""
+    device = feed.model.device
+    wanted = torch.from_numpy(np.asarray(targets, np.float32)).to(device)
+    shift = None if offset is None else torch.from_numpy(np.asarray(offset, np.float32)).to(device)
+    measure = loss_for(task, wanted, smoothing=policy.label_smoothing, offset=shift)
+    related = None
+    if policy.cotuning:
+        with feed.running():
+            related = relation(feed, wanted, task)
+
+    def goal(decision: torch.Tensor, indices: np.ndarray, mix: Mix | None) -> torch.Tensor:
+        some = wanted[torch.from_numpy(indices).to(device)]
+        some = some if mix is None else mix(some)
+        value = measure(decision, some)
+        return value if related is None else value + policy.cotuning * cotuning(feed.model, some, related)
+
+    return goal
+
+
+def schedule_for(
+    policy: Policy, count: int, *, budget: float | None, seed: int, after: int = 0, delicate: bool = False
+) -> Schedule:
+    """The schedule of a policy for so many items: what is not given follows from their number.
+
+    ``after`` is the first epoch in which everything moves that ever does; a ``delicate`` network takes smaller steps.
+    """
     batch = policy.batch_size or int(min(_LARGEST_BATCH, max(4, count // 8)))
-    epochs = policy.epochs or int(np.clip(round(_STEPS * batch / max(count, 1)), 5, 40))
+    epochs = policy.epochs or after + int(np.clip(round(_STEPS * batch / max(count, 1)), 5, 40))
     return Schedule(
         epochs=epochs,
         batch_size=batch,
-        lr=policy.lr or _RATE.get(policy.name, 5e-4),
+        lr=policy.lr
+        if isinstance(policy.lr, float)
+        else _RATE.get(policy.name, 1e-3) * (_DELICATE if delicate else 1.0),
         weight_decay=policy.weight_decay,
         patience=policy.patience,
         ema=policy.ema,
@@ -159,60 +238,8 @@ def schedule_for(policy: Policy, count: int, *, budget: float | None, seed: int)
 
 
 def decisions(model: Tuned, samples: Samples, size: int = 64) -> np.ndarray:
-    """Decision values of all samples, (n, t) float64."""
-    places = np.arange(len(samples))
-    with torch.inference_mode():
-        parts = [model(samples.batch(places[i : i + size])).cpu().double().numpy() for i in range(0, len(places), size)]
-    return np.concatenate(parts)
-
-
-def _groups(model: Tuned, moves: Sequence[Move], policy: Policy) -> list[Group]:
-    """Parameters of one factor and start together; norms and biases without weight decay; the head last."""
-    named = dict(model.network.named_parameters())
-    groups: dict[tuple[float, int, bool], dict[str, torch.nn.Parameter]] = {}
-    for move in moves:
-        parameter = named[move.name]
-        groups.setdefault((move.factor, move.from_epoch, parameter.ndim > 1), {})[f"network.{move.name}"] = parameter
-    made = [Group(members, factor, decay, epoch) for (factor, epoch, decay), members in groups.items()]
-    head = {f"head.{name}": parameter for name, parameter in model.head.named_parameters()}
-    return [*made, Group(head, policy.head_factor, weight_decay=False)]
-
-
-def _moving(model: Tuned, moves: Sequence[Move]) -> dict[str, torch.Tensor]:
-    named = dict(model.network.named_parameters())
-    head = {f"head.{name}": p for name, p in model.head.named_parameters()}
-    return {**{f"network.{move.name}": named[move.name] for move in moves}, **head}
-
-
-def _moved(model: Tuned, begin: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    """Parameters of the network that are not what they were; those that no forward pass reaches never move."""
-    named = dict(model.named_parameters())
-    changed = (name for name, value in begin.items() if not torch.equal(named[name], value))
-    return tuple(sorted(name.removeprefix("network.") for name in changed if name.startswith("network.")))
-
-
-def _pull(model: Tuned, begin: Mapping[str, torch.Tensor], strength: float) -> torch.Tensor:
-    named = dict(model.named_parameters())
-    parts = [((named[name] - value) ** 2).sum() for name, value in begin.items() if name.startswith("network.")]
-    return strength / 2 * torch.stack(parts).sum()
-
-
-def _choose(
-    model: Tuned, begin: Mapping[str, torch.Tensor], validation: Callable[[], float] | None, scores: dict[str, float]
-) -> str:
-    """Leave the best of start, average and tuned in the model; a tie goes to the one that moved less."""
-    if validation is None:
-        return "tuned"
-    named = dict(model.named_parameters())
-    tuned = {name: named[name].detach().clone() for name in begin}
-    states = {"start": begin, "average": {k: (begin[k] + tuned[k]) / 2 for k in begin}, "tuned": tuned}
-    for name in ("average", "tuned"):
-        put(named, states[name])
-        scores[name] = validation()
-    worth = {name: -math.inf if math.isnan(score) else score for name, score in scores.items()}
-    kept = max(states, key=lambda name: worth[name])  # the first of equals
-    put(named, states[kept])
-    return kept
+    """Decision values of all samples, (n, t) float64, from full forward passes."""
+    return Feeding(model, samples).decisions(held=False, size=size)
 
 
 def _identity(source: Any, policy: Policy, start: Start, targets: np.ndarray) -> str:
@@ -226,4 +253,5 @@ def _as_source(source: Any, model: Tuned) -> Any:
         parameter.requires_grad_(False)
     weights = fingerprint([float(p.double().sum()) for p in model.network.parameters()], 6)
     address = f"{source.address.partition('+')[0]}+tuned-{weights}"
-    return dataclasses.replace(source, network=model.network.eval(), address=address)
+    network = model.network.eval().cpu().to(memory_format=torch.contiguous_format)
+    return dataclasses.replace(source, network=network, address=address)

@@ -20,20 +20,26 @@ from headstart.errors import UnknownName
 POLICIES = Family(
     "policies",
     {
+        "bias_only": "headstart.policies.bias_only:BiasOnly",
         "frozen": "headstart.policies.frozen:Frozen",
         "full": "headstart.policies.full:Full",
+        "gradual": "headstart.policies.gradual:Gradual",
         "last_layers": "headstart.policies.last_layers:LastLayers",
+        "lora": "headstart.policies.lora:Lora",
+        "norm_only": "headstart.policies.norm_only:NormOnly",
     },
 )
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A parameter and where it is: its full name, its unit, and the lower-case type of the module that owns it."""
+    """A parameter and where it is: its full name, its unit, the lower-case type of the module that owns it, and the
+    layer that ends the unit."""
 
     name: str
     unit: int
     kind: str
+    layer: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,19 @@ class Policy(ABC):
     ----------
     epochs, batch_size : int or None
         None lets the size of the data decide.
-    lr : float or None
-        Peak learning rate of the topmost unit; None is the policy's own.
+    lr : float, "auto" or None
+        Peak learning rate of the topmost unit; None is the policy's own, ``"auto"`` runs a range test.
     head_factor : float
         The head's learning rate, as a multiple.
     layer_decay : float
         Each unit nearer the input moves this much slower.
     weight_decay, label_smoothing, l2sp : float
         ``l2sp`` pulls parameters towards where they started (Li et al. 2018).
+    mixup : float
+        Of the Beta distribution by which pairs of items are mixed at the frozen boundary (Verma et al. 2019), or at the
+        pooled features where nothing is frozen; 0 is none. Texts and clips are not mixed.
+    cotuning : float
+        Weight of teaching the source's own classifier what its classes say about ours (You et al. 2020; 2.3 there).
     views : int or None
         Cached random views per item; 1 is the item as it is; None lets the disk budget decide.
     cache : bool or None
@@ -71,15 +82,18 @@ class Policy(ABC):
     """
 
     name: ClassVar[str]
+    partial: ClassVar[bool] = False  # whether units that move may hold still in part
 
     epochs: Annotated[int | None, Interval(1, 10_000, integer=True), Allow(None)] = None
     batch_size: Annotated[int | None, Interval(1, 65_536, integer=True), Allow(None)] = None
-    lr: Annotated[float | None, Interval(0, 10, closed="right"), Allow(None)] = None
+    lr: Annotated[float | str | None, Interval(0, 10, closed="right"), Options("auto"), Allow(None)] = None
     head_factor: Annotated[float, Interval(0, 1000)] = 1.0
     layer_decay: Annotated[float, Interval(0, 1, closed="right")] = 0.9
     weight_decay: Annotated[float, Interval(0, None)] = 0.02
     label_smoothing: Annotated[float, Interval(0, 1, closed="left")] = 0.05
     l2sp: Annotated[float, Interval(0, None)] = 0.0
+    mixup: Annotated[float, Interval(0, 100)] = 0.0
+    cotuning: Annotated[float, Interval(0, 100)] = 0.0
     views: Annotated[int | None, Interval(1, 64, integer=True), Allow(None)] = None
     cache: Annotated[bool | None, Allow(True), Allow(False), Allow(None)] = None
     patience: Annotated[int | None, Interval(1, None, integer=True), Allow(None)] = None
@@ -90,9 +104,37 @@ class Policy(ABC):
     def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
         """Which parameters move, and how fast. The frozen boundary follows from it."""
 
+    def adapt(self, network: Any, moves: Sequence[Move]) -> list[Move]:
+        """What moves in place of the parameters, once this has been put into the network; they themselves as a rule."""
+        return list(moves)
+
+    def merge(self, network: Any) -> None:
+        """Undo ``adapt`` after training, so that the network is an ordinary one; nothing as a rule."""
+        return
+
     def decayed(self, unit: int, units: int) -> float:
         """The learning-rate factor of a unit."""
         return self.layer_decay ** (units - 1 - unit)
+
+
+def topmost(placed: Sequence[Placed], layers: int | str) -> set[int]:
+    """The topmost units that have parameters: so many, a quarter of them (``"auto"``), ``"all"``, or from a layer on.
+
+    Raises
+    ------
+    UnknownName
+        When no unit ends with a layer of that name.
+    """
+    known = sorted({p.unit for p in placed})
+    if layers == "all":
+        return set(known)
+    if isinstance(layers, str) and layers != "auto":
+        named = {p.layer: p.unit for p in placed if p.layer}
+        if layers not in named:
+            raise UnknownName(unknown("layers that a policy can start from", layers, list(named)))
+        return {unit for unit in known if unit >= named[layers]}
+    many = max(1, round((max(known, default=0) + 1) / 4)) if layers == "auto" else int(layers)
+    return set(known[-many:])
 
 
 def policy(name: str | Policy, **settings: Any) -> Policy:

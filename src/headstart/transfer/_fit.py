@@ -101,7 +101,7 @@ def fit(
         return predictor
     return tuned(
         predictor, fits[0].candidates, wanted, guard=guard, budget=budget, seed=job.seed, device=device,
-        checkpoint=job.checkpoint,
+        checkpoint=job.checkpoint, store=store, layers=layers, head=head, auto=policy == "auto",
     )  # fmt: skip
 
 

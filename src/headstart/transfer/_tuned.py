@@ -13,13 +13,14 @@ import numpy as np
 from headstart._progress import note
 from headstart.dataset import Dataset
 from headstart.errors import OptionError
-from headstart.extraction import device_name, reading
-from headstart.finetuning import Feature, Outcome, Samples, Start, tune
+from headstart.extraction import device_name
+from headstart.finetuning import Feature, Outcome, Start, tune
 from headstart.heads.base import HEADS, Head
 from headstart.heads.base import head as make_head
 from headstart.imbalance import log_adjustment, row_weights
 from headstart.policies.base import Policy
 from headstart.predictor import Predictor, WithHead
+from headstart.transfer import _preparing as preparing
 from headstart.transfer._select import Candidates
 
 _HELD_OUT = 0.2
@@ -36,6 +37,10 @@ def tuned(
     seed: int,
     device: str,
     checkpoint: Path | None,
+    store: Any = None,
+    layers: Any = "auto",
+    head: str | Head = "auto",
+    auto: bool = False,
 ) -> Predictor:
     """The predictor after fine-tuning, or the frozen one where that is better on validation (and ``guard`` is on)."""
     answer = _single(predictor)
@@ -48,32 +53,51 @@ def tuned(
             "returned. guard=False fine-tunes all the same."
         )
         return dataclasses.replace(predictor, history={"kept": "start", "scores": {}})
-    X = answer.features(labelled.rows)
     kind = predictor.chosen["selection"][answer.target]["balance"]["kind"]
+    ground = preparing.ground(answer, labelled, T, layers=layers, head=head, balance=kind, seed=seed)
+    X = ground.features(labelled.rows)
     shift = log_adjustment(T.sum(0)) if kind != "none" else None
-    linear = _linear(answer, X[fitting], T[fitting], kind=kind, shift=shift)
-    read = reading(source, labelled.data)
+    linear = _linear(ground, X[fitting], T[fitting], kind=kind, shift=shift)
     score = _scorer(T[held], answer.task, balanced=shift is not None) if len(held) else None
-    begun = time.perf_counter()
+    data, choice = labelled.data, predictor.choices[answer.parts[0].source]
+    features = [Feature(part.layer, part.pooling) for part in ground.parts]
+    start = Start.of(linear.coef_ / linear.temperature_, linear.intercept_ / linear.temperature_, X[fitting])
+    reason = preparing.futile(
+        source, features, policy, count=len(T), choice=choice, budget=budget, shown=_score(predictor, answer)
+    )
+    if auto and reason:
+        note(f"Fine-tuning is not started: {reason}. The frozen predictor is returned.")
+        return dataclasses.replace(predictor, history={"kept": "start", "scores": {}})
+    begun, device = time.perf_counter(), device_name(device)
+    how: dict[str, Any] = {"policy": policy, "features": features, "start": start, "score": score, "device": device}
+    variants = preparing.views(source, data, held, **how)
     outcome = tune(
         source,
-        [Feature(part.layer, part.pooling) for part in answer.parts],
-        Start.of(linear.coef_ / linear.temperature_, linear.intercept_ / linear.temperature_, X[fitting]),
-        samples=_samples(read, source, fitting),
+        features,
+        start,
+        samples=preparing.samples(source, data, fitting, views=variants),
         targets=T[fitting],
         task=answer.task,
         policy=policy,
         score=score,
-        held=_samples(read, source, held) if len(held) else None,
+        held=preparing.samples(source, data, held) if len(held) else None,
         offset=None if shift is None else -shift,
         budget=budget,
         seed=seed,
-        device=device_name(device),
+        device=device,
         checkpoint=checkpoint,
+        keep=preparing.keep(source, data, choice, policy, store=store),
     )
-    if score is not None and not answer.head.linear:
-        outcome = _against(outcome, score(_frozen(answer, X, T, fitting=fitting, held=held)))
-    return _result(predictor, answer, outcome, policy, seconds=time.perf_counter() - begun)
+    if score is not None and (ground is not answer or not answer.head.linear):
+        frozen = _frozen(answer, answer.features(labelled.rows), T, fitting=fitting, held=held)
+        outcome = _against(outcome, score(frozen))
+    return _result(predictor, ground, outcome, policy, seconds=time.perf_counter() - begun)
+
+
+def _score(predictor: Predictor, answer: WithHead) -> float | None:
+    """The frozen predictor's cross-validated accuracy, where it has one."""
+    table = predictor.chosen["selection"][answer.target]
+    return table["score"] if "accuracy" in str(table["metric"]) else None
 
 
 def _single(predictor: Predictor) -> WithHead:
@@ -138,11 +162,6 @@ def _against(outcome: Outcome, frozen: float) -> Outcome:
     scores = {"frozen": frozen, **outcome.scores}
     kept = outcome.kept if outcome.scores[outcome.kept] > frozen else "start"
     return dataclasses.replace(outcome, scores=scores, kept=kept)
-
-
-def _samples(read: Any, source: Any, indices: np.ndarray) -> Samples:
-    places = indices.tolist()
-    return Samples(lambda i: read(places[i]), source.input.collate, len(places))
 
 
 def _scorer(T: np.ndarray, task: str, *, balanced: bool) -> Any:

@@ -1,0 +1,107 @@
+"""What a training step is given: batches of samples, or what the frozen part gave for them. One face for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from headstart._progress import note
+from headstart._samples import Samples
+from headstart.finetuning._boundary import Shortcut, Untrue
+from headstart.finetuning._cache import Held, Keep, Rows
+from headstart.finetuning._network import Fed, Tuned
+from headstart.finetuning._places import Places
+from headstart.finetuning._prefix import below_boundary, prefix
+from headstart.policies.base import Policy
+
+Give = Callable[[np.ndarray, "np.ndarray | None"], tuple[Any, "Fed | None"]]
+
+
+@dataclass
+class Feeding:
+    """Batches for training and validation; ``views`` random variants of each training item are in turn."""
+
+    model: Tuned
+    samples: Samples
+    held: Samples | None = None
+    views: int = 1
+    shortcut: Shortcut | None = None
+    rows: Rows | None = None
+    kept: Held | None = None
+    kept_held: Held | None = None
+
+    def batch(self, indices: np.ndarray, generator: torch.Generator | None = None) -> tuple[Any, Fed | None]:
+        """A training batch; which view of each item is drawn from the generator."""
+        views = None
+        if self.views > 1 and generator is not None:
+            views = torch.randint(self.views, (len(indices),), generator=generator).numpy()
+        if self.kept is not None:
+            return self.kept.batch(indices, views)
+        return self.samples.batch(indices, views), None
+
+    def decisions(self, *, held: bool = True, size: int = 64) -> np.ndarray:
+        """Decision values of the held-out (or the training) samples as they are, (n, t) float64."""
+        samples, kept = (self.held, self.kept_held) if held else (self.samples, self.kept)
+        assert samples is not None
+        places = np.arange(len(samples))
+        parts = []
+        with torch.inference_mode():
+            for first in range(0, len(places), size):
+                some = places[first : first + size]
+                batch, fed = (samples.batch(some), None) if kept is None else kept.batch(some)
+                parts.append(self.model(batch, fed).cpu().double().numpy())
+        return np.concatenate(parts)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The stubs in place, where there are any."""
+        self.model.shortcut = self.shortcut
+        try:
+            with self.shortcut.installed() if self.shortcut is not None else nullcontext():
+                yield
+        finally:
+            self.model.shortcut = None
+
+    def fill(self, views: int) -> None:
+        """Compute the frozen part's rows of all items in so many views, and hold them ready."""
+        self.views = views
+        if self.rows is None or self.shortcut is None:
+            return
+        device, made = self.model.device, self.shortcut
+        self.rows.fill(self.samples, range(views))
+        self.kept = self.rows.held(self.samples, range(views), device, made)
+        if self.held is not None and self.kept_held is None:
+            self.rows.fill(self.held, range(1))
+            self.kept_held = self.rows.held(self.held, range(1), device, made)
+
+
+def feeding(
+    model: Tuned,
+    places: Places,
+    lowest: int | None,
+    moving: list[str],
+    *,
+    samples: Samples,
+    held: Samples | None,
+    policy: Policy,
+    keep: Keep | None,
+) -> Feeding:
+    """Cached below the boundary where the policy allows it and it is true; else every step is a full forward pass."""
+    plain = Feeding(model, samples, held)
+    if policy.cache is False:
+        return plain
+    try:
+        made = prefix(model, places, lowest, moving=moving, samples=samples)
+    except Untrue as reason:
+        if policy.cache:
+            note(f"The frozen part is not cached: {reason}. Every epoch runs the full forward pass.")
+        return plain
+    model.boundary = made.layer
+    keep = keep or Keep()
+    lower = below_boundary(model.source, model.features, made.layer)
+    return Feeding(model, samples, held, shortcut=made, rows=Rows(model.source, made.layer, lower, keep))

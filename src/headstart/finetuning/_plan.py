@@ -1,0 +1,119 @@
+"""Views, epochs, seconds and disk of a fine-tuning run, said before it starts.
+
+What decides (views, the share of the budget) follows from remembered figures and sizes alone, never from a clock: a run
+that is killed and resumed decides alike.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from headstart._progress import note
+from headstart.errors import OptionError
+from headstart.finetuning._feeding import Feeding
+from headstart.finetuning._places import lowest_moving, place
+from headstart.policies.base import Policy
+from headstart.training import Schedule, steps_of
+
+_VIEWS = 4
+_VIEWS_IN_BUDGET = 6
+_DISK = 2 << 30
+_SHARE = 0.3  # of a budget, at most, for computing views
+_TIMED = 2
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a run may use: views per training item, and seconds for its epochs (None is no limit)."""
+
+    views: int
+    budget: float | None
+
+
+def room(policy: Policy, feed: Feeding, budget: float | None, speed: float) -> Room:
+    """How many views fit the disk and the budget, and what is left for training.
+
+    Parameters
+    ----------
+    speed : float
+        Items per second of the frozen part's forward pass, as remembered; 0 when it was never measured.
+
+    Raises
+    ------
+    OptionError
+        When views are asked for that this kind of item does not have.
+    """
+    samples = feed.samples
+    if samples.views is None:
+        if policy.views is not None and policy.views > 1:
+            raise OptionError("views= above 1 needs pictures: other items have no random variants. Leave it out.")
+        return Room(1, budget)
+    cached = feed.rows is not None
+    pass_seconds = len(samples) / speed if cached and speed else 0.0
+    views = policy.views or _default(feed, budget, pass_seconds)
+    if budget is not None and cached:
+        budget = max(0.3 * budget, budget - pass_seconds * views)
+    return Room(views, budget)
+
+
+def _default(feed: Feeding, budget: float | None, pass_seconds: float) -> int:
+    most = _VIEWS if budget is None else _VIEWS_IN_BUDGET
+    if feed.rows is None:
+        return most
+    most = min(most, _DISK // max(1, feed.rows.nbytes * len(feed.samples)))
+    if budget is not None and pass_seconds:
+        most = min(most, int(_SHARE * budget / pass_seconds))
+    return max(1, int(most))
+
+
+def announce(
+    feed: Feeding, loss: Callable[[np.ndarray, torch.Generator], torch.Tensor], schedule: Schedule, label: str
+) -> None:
+    """Say epochs × seconds, views and disk. Cost: three steps without an update."""
+    count = len(feed.samples)
+    seconds = _pace(loss, schedule, count) * math.ceil(count / schedule.batch_size)
+    epochs = schedule.epochs
+    if schedule.budget is not None:
+        epochs = max(1, min(epochs, int(schedule.budget / max(seconds, 1e-9))))
+    text = f"{label}: {epochs} epochs × {seconds:.1f} s over {count:,} items"
+    if feed.rows is not None:
+        size = feed.rows.nbytes * count * feed.views / 1e6
+        text += f", {feed.views} view(s) of each cached at {feed.rows.layer} ({size:,.0f} MB)"
+    else:
+        text += f", {feed.views} view(s) of each, full forward passes"
+    note(text + ".")
+
+
+def _pace(loss: Any, schedule: Schedule, count: int) -> float:
+    """Seconds of one step, the first left out; random numbers and gradients are as they were afterwards."""
+    indices = next(iter(steps_of(count, schedule, 0)))
+    times = []
+    with torch.random.fork_rng():
+        for _ in range(1 + _TIMED):
+            start = time.perf_counter()
+            value = loss(indices, torch.Generator().manual_seed(0))
+            if value.requires_grad:
+                value.backward()
+            float(value.detach())
+            times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def estimate(source: Any, layers: Sequence[str], policy: Policy, *, count: int, speed: float) -> float | None:
+    """Seconds of one epoch with a cached frozen part, from the source's measured speed; None without one.
+
+    A step costs three forward passes of what lies above the boundary.
+    """
+    places = place(source, layers)
+    lowest = lowest_moving(policy.moves(places.parameters, len(places.ends)), places)
+    if not speed or lowest is None:
+        return None
+    depth = source.layer(places.ends[lowest - 1]).depth if lowest else 0.0
+    return 3.0 * count * max(0.02, 1.0 - depth) / speed

@@ -1,0 +1,61 @@
+"""Low-rank additions to linear layers move (LoRA, Hu et al. 2022), through peft; merged into the weights afterwards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from headstart import _extras
+from headstart._constraints import Interval, Name, Options
+from headstart.policies.base import Move, Placed, Policy, topmost
+
+_WEIGHT = ".weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Policy):
+    """``W + alpha / rank · B A`` in the linear layers of the topmost ``layers`` units, ``"all"`` by default.
+
+    The result is an ordinary source: after training the product is added to the weights.
+
+    Cost: it saves memory for the optimiser, not time: the backward pass still runs through every unit above the lowest
+    linear layer. Needs peft, and linear layers: transformers have them everywhere, convolutional networks hardly.
+    """
+
+    name: ClassVar[str] = "lora"
+    partial: ClassVar[bool] = True
+    layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all"), Name("a layer")] = "all"
+    rank: Annotated[int, Interval(1, 4096, integer=True)] = 8
+    alpha: Annotated[float, Interval(0, None, closed="neither")] = 16.0
+
+    def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
+        """Weights of linear layers: what changes in the end."""
+        top = topmost(placed, self.layers)
+        chosen = (p for p in placed if p.unit in top and p.kind == "linear" and f".{p.name}".endswith(_WEIGHT))
+        return [Move(p.name, self.decayed(p.unit, units)) for p in chosen]
+
+    def adapt(self, network: Any, moves: Sequence[Move]) -> list[Move]:
+        """Put the additions into the network; they move in place of the weights."""
+        peft = _extras.need("peft", "for policy='lora'")
+        names = [move.name.removesuffix(_WEIGHT) for move in moves]
+        config = peft.LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, target_modules="|".join(map(re.escape, names)), lora_dropout=0.0
+        )
+        peft.inject_adapter_in_model(config, network)
+        return [
+            Move(f"{name}.lora_{part}.default{_WEIGHT}", move.factor, move.from_epoch)
+            for name, move in zip(names, moves)
+            for part in "AB"
+        ]
+
+    def merge(self, network: Any) -> None:
+        """Add the products to the weights and take peft's layers out again."""
+        layer = _extras.need("peft.tuners.lora", "for policy='lora'").LoraLayer
+        for name, module in list(network.named_modules()):
+            if isinstance(module, layer):
+                module.merge()
+                above, _, last = name.rpartition(".")
+                setattr(network.get_submodule(above), last, module.get_base_layer())
+        network.__dict__.pop("peft_config", None)

@@ -1,0 +1,27 @@
+"""Only scales and shifts of normalisation layers move (Frankle et al. 2021); their running statistics never do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from headstart._constraints import Interval, Options
+from headstart.policies.base import Move, Placed, Policy, topmost
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormOnly(Policy):
+    """Normalisation layers of the topmost ``layers`` units, ``"all"`` by default.
+
+    Cost: it saves memory, not time: the backward pass still runs through every unit above the lowest one.
+    """
+
+    name: ClassVar[str] = "norm_only"
+    partial: ClassVar[bool] = True
+    layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all")] = "all"
+
+    def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
+        """Parameters of modules whose type says norm."""
+        top = topmost(placed, self.layers)
+        return [Move(p.name, self.decayed(p.unit, units)) for p in placed if p.unit in top and "norm" in p.kind]
