@@ -407,6 +407,13 @@ def test_schedules_follow_the_size_of_the_data():
     assert (given.budget, given.seed) == (9.0, 4)
 
 
+def test_short_runs_take_smaller_steps():
+    long, short = (schedule_for(policy("last_layers", epochs=e), 320, budget=None, seed=0).lr for e in (40, 6))
+    assert long == 1e-3
+    assert short == pytest.approx(1e-3 * (60 / 240) ** 0.5)
+    assert schedule_for(policy("last_layers", epochs=1, lr=0.5), 320, budget=None, seed=0).lr == 0.5
+
+
 # ---- places ---------------------------------------------------------------------------------------------------------
 
 

@@ -158,7 +158,8 @@ def _optimizer(groups: Sequence[Group], schedule: Schedule) -> torch.optim.Optim
         }
         for group in groups
     ]
-    return torch.optim.AdamW(settings, lr=schedule.lr)
+    # eps: a gradient that is only rounding must not move its weight by the whole rate, or small differences grow
+    return torch.optim.AdamW(settings, lr=schedule.lr, eps=1e-7)
 
 
 def _epoch(run: _Run) -> None:

@@ -49,18 +49,27 @@ def pull(model: Tuned, begin: Mapping[str, torch.Tensor], strength: float) -> to
 
 
 def choose(
-    model: Tuned, begin: Mapping[str, torch.Tensor], validation: Callable[[], float] | None, scores: dict[str, float]
+    model: Tuned,
+    begin: Mapping[str, torch.Tensor],
+    validation: Callable[[], float] | None,
+    scores: dict[str, float],
+    *,
+    average: bool = False,
 ) -> str:
-    """Leave the best of start, average and tuned in the model; a tie goes to the one that moved less."""
-    if validation is None:
-        return "tuned"
+    """Leave the best of start, average and tuned in the model; a tie goes to the one that moved less.
+
+    Without validation it is the tuned one, or the average where that is asked for.
+    """
     named = dict(model.named_parameters())
     tuned = {name: named[name].detach().clone() for name in begin}
     states = {"start": begin, "average": {k: (begin[k] + tuned[k]) / 2 for k in begin}, "tuned": tuned}
-    for name in ("average", "tuned"):
-        put(named, states[name])
-        scores[name] = validation()
-    worth = {name: -math.inf if math.isnan(score) else score for name, score in scores.items()}
-    kept = max(states, key=lambda name: worth[name])  # the first of equals
+    if validation is None:
+        kept = "average" if average else "tuned"
+    else:
+        for name in ("average", "tuned"):
+            put(named, states[name])
+            scores[name] = validation()
+        worth = {name: -math.inf if math.isnan(score) else score for name, score in scores.items()}
+        kept = max(states, key=lambda name: worth[name])  # the first of equals
     put(named, states[kept])
     return kept

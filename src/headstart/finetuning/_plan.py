@@ -23,7 +23,6 @@ from headstart.policies.base import Policy
 from headstart.training import Schedule, steps_of
 
 _VIEWS = 4
-_VIEWS_IN_BUDGET = 6
 _DISK = 2 << 30
 _SHARE = 0.3  # of a budget, at most, for computing views
 _TIMED = 2
@@ -64,10 +63,9 @@ def room(policy: Policy, feed: Feeding, budget: float | None, speed: float) -> R
 
 
 def _default(feed: Feeding, budget: float | None, pass_seconds: float) -> int:
-    most = _VIEWS if budget is None else _VIEWS_IN_BUDGET
     if feed.rows is None:
-        return most
-    most = min(most, _DISK // max(1, feed.rows.nbytes * len(feed.samples)))
+        return _VIEWS
+    most = min(_VIEWS, _DISK // max(1, feed.rows.nbytes * len(feed.samples)))
     if budget is not None and pass_seconds:
         most = min(most, int(_SHARE * budget / pass_seconds))
     return max(1, int(most))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +80,7 @@ def tune(
     device: str = "cpu",
     checkpoint: Path | None = None,
     keep: Keep | None = None,
+    average: bool = False,
 ) -> Outcome:
     """Train what the policy moves, starting from a solved head.
 
@@ -93,6 +95,8 @@ def tune(
     budget : seconds, optional
     keep : Keep, optional
         Where what the frozen part gives is kept; in memory, for this run, when not given.
+    average : bool
+        Without validation, keep the average of start and tuned, not the tuned weights.
 
     Raises
     ------
@@ -143,7 +147,7 @@ def tune(
         model.still()
         policy.merge(model.network)
         moved = moved_in(model, begin)
-        kept = choose(model, begin, watched, scores)
+        kept = choose(model, begin, watched, scores, average=average)
     coef, intercept = model.solved()
     return Outcome(_as_source(source, model), coef, intercept, history, kept, scores, moved)
 
@@ -219,16 +223,17 @@ def schedule_for(
 ) -> Schedule:
     """The schedule of a policy for so many items: what is not given follows from their number.
 
-    ``after`` is the first epoch in which everything moves that ever does; a ``delicate`` network takes smaller steps.
+    ``after`` is the first epoch in which everything moves that ever does; a ``delicate`` network takes smaller steps,
+    and so does a short run, which has no time to recover from large ones.
     """
     batch = policy.batch_size or int(min(_LARGEST_BATCH, max(4, count // 8)))
     epochs = policy.epochs or after + int(np.clip(round(_STEPS * batch / max(count, 1)), 5, 40))
+    steps = epochs * math.ceil(max(count, 1) / batch)
+    own = _RATE.get(policy.name, 1e-3) * (_DELICATE if delicate else 1.0) * min(1.0, (steps / _STEPS) ** 0.5)
     return Schedule(
         epochs=epochs,
         batch_size=batch,
-        lr=policy.lr
-        if isinstance(policy.lr, float)
-        else _RATE.get(policy.name, 1e-3) * (_DELICATE if delicate else 1.0),
+        lr=own if policy.lr is None or isinstance(policy.lr, str) else float(policy.lr),
         weight_decay=policy.weight_decay,
         patience=policy.patience,
         ema=policy.ema,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from headstart.transfer import _preparing as preparing
 from headstart.transfer._select import Candidates
 
 _HELD_OUT = 0.2
+_FIRST = 0.45  # of the budget, so that what was found to help can be trained again on all items
+_VIEWS_AT_MOST = 4
 _FEWEST_HELD = 2  # per class on average; below that a validation score says nothing
 
 
@@ -71,27 +74,51 @@ def tuned(
     begun, device = time.perf_counter(), device_name(device)
     how: dict[str, Any] = {"policy": policy, "features": features, "start": start, "score": score, "device": device}
     variants = preparing.views(source, data, held, **how)
-    outcome = tune(
+    job = partial(
+        tune,
         source,
         features,
+        task=answer.task,
+        policy=policy,
+        offset=None if shift is None else -shift,
+        seed=seed,
+        device=device,
+        keep=preparing.keep(source, data, choice, policy, store=store),
+    )
+    outcome = job(
         start,
         samples=preparing.samples(source, data, fitting, views=variants),
         targets=T[fitting],
-        task=answer.task,
-        policy=policy,
         score=score,
         held=preparing.samples(source, data, held) if len(held) else None,
-        offset=None if shift is None else -shift,
-        budget=budget,
-        seed=seed,
-        device=device,
+        budget=budget if budget is None or not len(held) else _FIRST * budget,
         checkpoint=checkpoint,
-        keep=preparing.keep(source, data, choice, policy, store=store),
     )
     if score is not None and (ground is not answer or not answer.head.linear):
         frozen = _frozen(answer, answer.features(labelled.rows), T, fitting=fitting, held=held)
         outcome = _against(outcome, score(frozen))
+    if outcome.kept != "start" and len(held) and _fits_again(outcome, budget, len(T), choice.speed):
+        whole = _linear(ground, X, T, kind=kind, shift=shift)
+        again = job(
+            Start.of(whole.coef_ / whole.temperature_, whole.intercept_ / whole.temperature_, X),
+            samples=preparing.samples(source, data, np.arange(len(T)), views=variants),
+            targets=T,
+            policy=dataclasses.replace(policy, epochs=len(outcome.history.loss)),
+            average=outcome.kept == "average",
+            checkpoint=None if checkpoint is None else checkpoint.with_name(checkpoint.name + ".all"),
+        )
+        outcome = dataclasses.replace(outcome, source=again.source, coef=again.coef, intercept=again.intercept)
+        note(f"{outcome.kept.capitalize()} weights won on held-out items, and are trained again on all {len(T)} items.")
     return _result(predictor, ground, outcome, policy, seconds=time.perf_counter() - begun)
+
+
+def _fits_again(outcome: Outcome, budget: float | None, count: int, speed: float) -> bool:
+    """Whether the same training on all items fits into what is left, by recorded seconds and speeds, not by a clock."""
+    if budget is None:
+        return True
+    once = sum(outcome.history.epoch_seconds)
+    views = _VIEWS_AT_MOST * count / speed if speed else 0.0
+    return once * (1 + 1 / (1 - _HELD_OUT)) + views <= budget
 
 
 def _score(predictor: Predictor, answer: WithHead) -> float | None:
