@@ -38,7 +38,7 @@ FLOORS: dict[str, int] = {
     # 2: numbers from numbers
     **dict.fromkeys(["distances", "heads", "imbalance", "log_mel", "metrics", "scores"], 2),
     # 3: borders
-    **dict.fromkeys(["engines", "policies", "pooling", "readers", "runners", "sources"], 3),
+    **dict.fromkeys(["_frames", "ctc", "engines", "policies", "pooling", "readers", "runners", "sources"], 3),
     # 4 to 9
     **dict.fromkeys(
         ["_checkpoint", "_choosing", "_losses", "_pipeline", "_reading", "_samples", "extraction", "training"], 4

@@ -277,7 +277,7 @@ def test_near_names_are_offered():
 
 
 def test_the_list_of_names_is_whole():
-    assert {n for n in NAMES if n not in ("auto", "segmentsN")} == {*PLAIN, "flatten", "none"} - {
+    assert {n for n in NAMES if n not in ("auto", "segmentsN")} == {*PLAIN, "flatten", "frames", "none"} - {
         "segments1", "segments3", "segments7",
     }  # fmt: skip
 

@@ -48,7 +48,7 @@ def test_unknown_families_and_names_say_what_is_known():
         load_source("fakes:image")
     with pytest.raises(UnknownName, match="fake:image and fake:vector"):
         load_source("fake:text")
-    with pytest.raises(UnknownName, match="identity:vector and identity:image"):
+    with pytest.raises(UnknownName, match="identity:vector, identity:image, identity:audio"):
         load_source("identity:text")
 
 

@@ -34,6 +34,31 @@ def bert_folder(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+SPEECH_KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
+
+
+def speech_folder(folder: Path, kind: str = "wav2vec2", *, norm: str = "group", seed: int = 0, **facts) -> Path:
+    """A two-layer speech encoder with its feature extractor, as ``save_pretrained`` leaves it: a frame per 20 samples.
+
+    ``norm``: over time in the first convolution ("group", as wav2vec2-base), or in every one over channels ("layer").
+    """
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(
+        kind, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, conv_dim=[8, 8],
+        conv_kernel=[10, 4], conv_stride=[5, 4], num_feat_extract_layers=2, feat_extract_norm=norm,
+        do_stable_layer_norm=norm == "layer", num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    network = seeded(lambda: AutoModel.from_config(config), seed)
+    folder.mkdir(parents=True)
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    extractor = {"sampling_rate": 8000, "do_normalize": True, "return_attention_mask": norm == "layer", **facts}
+    (folder / "preprocessor_config.json").write_text(json.dumps(extractor))
+    return folder
+
+
 def keras_file(path: Path, *, seed: int = 0) -> Path:
     """A small convolutional classifier saved by Keras."""
     import keras

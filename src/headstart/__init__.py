@@ -49,6 +49,7 @@ _NAMES = {
     "UnreadableItem": "headstart.errors:UnreadableItem",
     "UnsafeFile": "headstart.errors:UnsafeFile",
     "WeightsError": "headstart.errors:WeightsError",
+    "ctc": "headstart.ctc.base:ctc",
     "distance": "headstart.distances:distance",
     "extract": "headstart.extraction:extract",
     "fit": "headstart.transfer:fit",
@@ -63,6 +64,7 @@ _NAMES = {
 
 if TYPE_CHECKING:
     from headstart.bank import FeatureBank as FeatureBank
+    from headstart.ctc.base import ctc as ctc
     from headstart.dataset import Dataset as Dataset
     from headstart.distances import distance as distance
     from headstart.errors import DataError as DataError

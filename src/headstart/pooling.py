@@ -18,6 +18,11 @@ name              what                                                          
 ``segmentsN``     means of N equal parts of the sequence, in order              N c
 ``none``          un-pooled: what the layer gave; of items with several inputs
                   or with padding, a list of what is real
+``frames``        un-pooled in time: a list of (steps, d), oldest first. Of a
+                  map (time × frequency) a step has all of its frequencies;    c · frequencies
+                  where patches of a clip overlap, that step of several of one
+                  moment is taken which stands nearest to its patch's middle.
+                  A clip that was cut has no steps: (0, d)
 ================  ============================================================  ==================
 """
 
@@ -30,11 +35,12 @@ from typing import Any
 
 import torch
 
+from headstart._frames import frames_of, real
 from headstart._registry import unknown
 from headstart.errors import OptionError, UnknownName
 
 Reduce = Callable[[torch.Tensor, Any], Any]
-NAMES = ("auto", "avg", "avg+max", "avg+std", "cls", "cls+avg", "flatten", "gem", "max", "none", "segmentsN")
+NAMES = ("auto", "avg", "avg+max", "avg+std", "cls", "cls+avg", "flatten", "frames", "gem", "max", "none", "segmentsN")
 _PLAIN = frozenset(NAMES) - {"auto", "segmentsN"}
 _FLATTEN_UP_TO = 2048
 _GEM_POWER = 3.0
@@ -76,6 +82,8 @@ def width(pooling: str, *, axes: str, shape: Sequence[int]) -> int:
     """
     if pooling in ("flatten", "none") or axes == "any":
         return math.prod(max(side, 1) for side in shape)
+    if pooling == "frames" and axes in ("chw", "hwc"):
+        return math.prod(shape) // (shape[1] if axes == "chw" else shape[0])
     channels = shape[0] if axes in ("chw", "ct") else shape[-1]
     if pooling.startswith("segments"):
         return channels * int(pooling.removeprefix("segments"))
@@ -90,10 +98,12 @@ def reducer(pooling: str, axes: str) -> Reduce:
     output : (inputs, \\*layer.shape); the batch gives ``counts`` (inputs per item) and ``mask`` (inputs, positions).
     """
 
-    def reduce(output: torch.Tensor, batch: Any) -> torch.Tensor:
+    def reduce(output: torch.Tensor, batch: Any) -> Any:
         counts = batch.counts
         if pooling == "none":
             return _unpooled(output, axes, counts, batch.mask)
+        if pooling == "frames":
+            return frames_of(output, axes, batch)
         if axes == "any":
             output = output.flatten(1)
         if pooling == "flatten":
@@ -139,14 +149,7 @@ def _positions(output: torch.Tensor, axes: str) -> torch.Tensor:
 
 
 def _mask(mask: Any, values: torch.Tensor) -> torch.Tensor | None:
-    if mask is None or values.shape[1] == 1:
-        return None
-    tensor = torch.as_tensor(mask, device=values.device)
-    if tensor.shape[1] != values.shape[1]:
-        # a convolutional front end shortens the sequence: keep the same real fraction
-        length = (tensor.sum(1).float() / tensor.shape[1] * values.shape[1]).round().clamp(min=1)
-        tensor = torch.arange(values.shape[1], device=values.device)[None] < length[:, None]
-    return tensor.bool()
+    return None if mask is None or values.shape[1] == 1 else real(mask, values)
 
 
 def _pool(name: str, values: torch.Tensor, mask: torch.Tensor | None, counts: tuple[int, ...] | None) -> torch.Tensor:

@@ -102,6 +102,11 @@ class Case:
     needs: str | None = None
     slow: bool = False
     saves: bool = True
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+SOUND16 = {"modality": "audio", "sample_rate": 16_000}
+SOUND = {"modality": "audio", "sample_rate": 8000}
 
 
 def _vectors(n):
@@ -116,6 +121,10 @@ def _pictures(n):
 def _texts(n):
     words = "a cat sat on the warm mat while two dogs ran far away".split()  # noqa: SIM905
     return [" ".join(np.random.default_rng([3, i]).choice(words, 2 + i % 7)) for i in range(n)]
+
+
+def _sounds(n):
+    return [np.random.default_rng([3, i]).normal(0, 0.1, 900 + 200 * (i % 4)).astype(np.float32) for i in range(n)]
 
 
 def _load(address, **options):
@@ -136,6 +145,10 @@ def _bert(folder):
     return _load(f"hf:{import_module('tiny_models').bert_folder(folder / 'bert')}")(folder)
 
 
+def _speech(folder):
+    return _load(f"hf:{import_module('tiny_models').speech_folder(folder / 'speech')}")(folder)
+
+
 def _keras(folder):
     return _load(f"keras:{import_module('tiny_models').keras_file(folder / 'small.keras')}")(folder)
 
@@ -145,6 +158,7 @@ SOURCES: dict[str, Case] = {
     "fake, vectors": Case(_load("fake:vector", seed=2), _vectors),
     "identity": Case(_load("identity:vector", shape=(8,)), _vectors),
     "identity, pictures": Case(_load("identity:image", size=8), _pictures),
+    "identity, sounds": Case(_load("identity:audio"), _sounds, facts=SOUND16),
     "cnn": Case(_load("cnn:small", size=(20, 16), channels=3, classes=3), _pictures),
     "cnn, grey": Case(_load("cnn:small", size=(12, 12), classes=3), _pictures),
     "lstm": Case(_load("lstm:small", vocabulary=("a", "cat", "sat", "dogs"), embedding=6, hidden=5), _texts),
@@ -153,6 +167,7 @@ SOURCES: dict[str, Case] = {
     "timm": Case(_load("timm:test_resnet", pretrained=False, input={"input_size": (3, 32, 32)}), _pictures, "timm"),
     "timm, tokens": Case(_load("timm:test_vit", pretrained=False), _pictures, "timm", slow=True),
     "hf": Case(_bert, _texts, "transformers", slow=True),
+    "hf, speech": Case(_speech, _sounds, "transformers", slow=True, facts=SOUND),
     "keras": Case(_keras, _pictures, "keras", slow=True),
 }
 

@@ -79,14 +79,14 @@ def test_an_input_keeps_the_contract(source):
 
 
 def test_the_same_input_gives_the_same_rows(source, case):
-    data = Dataset.from_arrays(case.items(4))
+    data = Dataset.from_arrays(case.items(4), **case.facts)
     first, second = (everything(source, range(4), data) for _ in range(2))
     assert first.keys() == {layer.name for layer in source.layers}
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
 
 
 def test_batch_mates_and_batch_size_do_not_change_rows(source, case):
-    data = Dataset.from_arrays(case.items(5))
+    data = Dataset.from_arrays(case.items(5), **case.facts)
     together = everything(source, range(5), data)
     shuffled = everything(source, [3, 1, 4, 0, 2], data)
     apart = [everything(source, [i], data) for i in range(5)]
@@ -133,7 +133,7 @@ def test_shapes_are_what_comes_out(source, case):
 
 
 def test_stopping_early_equals_running_through(source, case):
-    data = Dataset.from_arrays(case.items(3))
+    data = Dataset.from_arrays(case.items(3), **case.facts)
     through = everything(source, range(3), data)
     for layer in source.layers[:: max(1, len(source.layers) // 12)]:
         early = everything(source, range(3), data, [layer.name])
@@ -179,7 +179,7 @@ def test_no_hook_survives(source):
 
 
 def test_extraction_agrees_and_leaves_the_source_alone(source, case, tmp_path):
-    data = Dataset.from_arrays(case.items(6))
+    data = Dataset.from_arrays(case.items(6), **case.facts)
     before, modes = state_bytes(source.network), [m.training for m in source.network.modules()]
     name = source.select("last")[0]
     bank = extract(source, data, layers=name, store=tmp_path, **PLAIN)
@@ -192,7 +192,7 @@ def test_extraction_agrees_and_leaves_the_source_alone(source, case, tmp_path):
 
 def test_a_network_put_in_training_mode_is_evaluated_all_the_same(case, tmp_path, source):
     twin = case.make(tmp_path)
-    data = Dataset.from_arrays(case.items(4))
+    data = Dataset.from_arrays(case.items(4), **case.facts)
     name = twin.select("last")[0]
     twin.network.train()
     rows = extract(twin, data, layers=name, store=tmp_path / "store", **PLAIN).rows(name, data)
@@ -200,7 +200,7 @@ def test_a_network_put_in_training_mode_is_evaluated_all_the_same(case, tmp_path
 
 
 def test_threads_do_not_hear_each_other(source, case):
-    data = Dataset.from_arrays(case.items(8))
+    data = Dataset.from_arrays(case.items(8), **case.facts)
     name = source.select("last")[0]
     alone = [everything(source, [i], data, [name])[name] for i in range(8)]
     found: dict[int, list] = {}
@@ -271,7 +271,7 @@ def test_saving_keeps_features_to_the_bit(source, case, tmp_path):
         assert not list(tmp_path.iterdir())
         return
     again = load_source(f"saved:{source.save(tmp_path / 'kept')}")
-    data = Dataset.from_arrays(case.items(3))
+    data = Dataset.from_arrays(case.items(3), **case.facts)
     assert again.fingerprint == source.fingerprint
     assert [layer.name for layer in again.layers] == [layer.name for layer in source.layers]
     before, after = everything(source, range(3), data), everything(again, range(3), data)

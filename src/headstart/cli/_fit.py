@@ -68,7 +68,8 @@ def fit(
     layers: Layers = None,
     pooling: Pooling = "auto",
     head: Annotated[
-        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", help="ridge, lda, logistic, knn, nearest_centroid, or auto.",
+        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", help="ridge, lda, logistic, knn, nearest_centroid, or auto; "
+                                                               "linear or bilstm for transcription.",
                           rich_help_panel=_LEARN)
     ] = "auto",
     policy: Annotated[
@@ -195,19 +196,20 @@ def _page(predictor: Any, saved: Path, train: Any, result: Any, *, spent: float)
 def _chosen(predictor: Any) -> list[tuple[str, Any]]:
     layers = " + ".join(predictor.layers)
     history = predictor.history
-    tuned = None
-    if history:
-        epochs = count(len(history.get("loss", ())), "epoch")
-        kept = history.get("kept", "tuned")
-        tuned = (
-            f"{epochs}, {seconds(sum(history.get('epoch_seconds', ())))}; kept: {'frozen' if kept == 'start' else kept}"
-        )
+    trained, kind = None, "fine-tuning"
+    if history.get("loss"):
+        trained = f"{count(len(history['loss']), 'epoch')}, {seconds(sum(history.get('epoch_seconds', ())))}"
+        kept = history.get("kept")
+        if kept is None:  # a head that is trained; the source stays as it is
+            kind = "training"
+        else:
+            trained += f"; kept: {'frozen' if kept == 'start' else kept}"
     return [
         ("source", ", ".join(short_address(s.address) for s in predictor.sources)),
         ("layers", layers),
         ("head", _head(predictor.head)),
         ("policy", predictor.chosen.get("policy")),
-        ("fine-tuning", tuned),
+        (kind, trained),
     ]
 
 

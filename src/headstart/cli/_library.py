@@ -7,8 +7,10 @@ from headstart._registry import Family
 LIBRARY = Family(
     "library",
     {
+        "CTC": "headstart.ctc.base:CTC",
         "Dataset": "headstart.dataset:Dataset",
         "SOURCES": "headstart.sources.base:SOURCES",
+        "ctc": "headstart.ctc.base:ctc",
         "demo": "headstart.demo:demo",
         "extract": "headstart.extraction:extract",
         "fit": "headstart.transfer:fit",

@@ -116,7 +116,8 @@ def named(family: str, text: str) -> Any:
     name, colon, fields = text.partition(":")
     if not colon:
         return text
-    return LIBRARY[family](name, **pairs([part for part in fields.split(",") if part.strip()], f"--{family} {name}:"))
+    make = LIBRARY["ctc"] if family == "head" and name in LIBRARY["CTC"] else LIBRARY[family]
+    return make(name, **pairs([part for part in fields.split(",") if part.strip()], f"--{family} {name}:"))
 
 
 def load_source(address: str, weights: Path | None, options: Sequence[str] | None) -> Any:

@@ -23,7 +23,12 @@ _ABOUT: dict[str, tuple[str | None, str, str, bool]] = {
     "cnn": (None, "the classic small network, untrained (see pretrain)", "cnn:cnn", False),
     "fake": (None, "tiny networks without a use, to try commands with", "fake:image, fake:vector", False),
     "hf": ("transformers", "encoders for texts and sounds, from transformers", "hf:NAME-OR-FOLDER", True),
-    "identity": (None, "the raw numbers or pixels, as a control", "identity:vector, identity:image", False),
+    "identity": (
+        None,
+        "raw numbers, pixels, spectra: a control",
+        "identity:vector, identity:image, identity:audio",
+        False,
+    ),
     "keras": ("keras", "networks of Keras and TensorFlow", "keras:FILE", False),
     "lstm": (None, "the classic recurrent network (see pretrain)", "lstm:lstm", False),
     "module": (None, "a torch module of your own, from Python only", "Source.from_module(…)", False),

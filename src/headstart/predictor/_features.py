@@ -21,6 +21,10 @@ from headstart.sources.base import Source
 
 _CHANNELS = (1, 3, 4)
 _NOTHING = "there is nothing in it"
+TOO_LONG = (
+    "too long for frame-level features: only some of its patches were looked at. Cut it into shorter clips, or load "
+    "the source with a higher max_patches"
+)
 
 Place = tuple[int, str]
 
@@ -131,12 +135,33 @@ def _rows(
     kept = _taken(data, keep)
     at = {(index, layer): read(bank, layer, kept) for index, bank in banks for layer in bank.layers}
     seen = {one.index: one for _, bank in banks for one in bank.skipped}
-    return keep, at, tuple(seen[i] for i in sorted(seen))
+    whole = with_frames(at, len(keep))
+    for i in keep[~whole].tolist():
+        if on_error == "raise":
+            raise UnreadableItem(label(data, i), TOO_LONG)
+        seen[i] = Skipped(label(data, i), TOO_LONG, i)
+    at = {place: chosen(X, np.flatnonzero(whole)) for place, X in at.items()}
+    return keep[whole], at, tuple(seen[i] for i in sorted(seen))
+
+
+def with_frames(at: Mapping[Place, Any], n: int) -> np.ndarray:
+    """Which of n items have frames at every place: a clip that was cut has none."""
+    whole = np.ones(n, dtype=bool)
+    for X in at.values():
+        if isinstance(X, list):
+            whole &= np.array([len(one) > 0 for one in X], dtype=bool)
+    return whole
+
+
+def chosen(X: Any, which: np.ndarray) -> Any:
+    """Some rows, of an array or of a list."""
+    return [X[i] for i in which.tolist()] if isinstance(X, list) else X if len(which) == len(X) else X[which]
 
 
 def read(bank: FeatureBank, layer: str, data: Dataset) -> Any:
     """Rows of a layer as heads want them: an array, or a list of arrays where the layer is un-pooled."""
-    return bank.sequences(layer, data) if bank.table(layer).ragged else bank.rows(layer, data)
+    unpooled = bank.recipe[layer]["pooling"] in ("frames", "none")
+    return bank.sequences(layer, data) if unpooled else bank.rows(layer, data)
 
 
 def _taken(data: Dataset, keep: np.ndarray) -> Dataset:
@@ -158,7 +183,7 @@ def _gathered(
     ]
     used = np.flatnonzero(np.isin(whole.owner, keep))
     places = np.searchsorted(there, used)
-    rows = {place: [X[i] for i in places] if isinstance(X, list) else X[places] for place, X in at.items()}
+    rows = {place: chosen(X, places) for place, X in at.items()}
     owner = np.searchsorted(keep, whole.owner[used])
     return Rows(_taken(data, keep), keep, rows, tuple(skipped), Division(_taken(whole.pieces, used), owner))
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from headstart.errors import OptionError
 from headstart.log_mel import LogMel
+from headstart.sources._records import Timing
 from headstart.sources.base import Batch
 
 
@@ -21,7 +23,7 @@ class PatchInput:
     front_end : LogMel
         Sample rate, window, hop, bands, offset and patch length: part of the source's recipe.
     max_patches : int
-        A longer clip gives this many, evenly spread over its length, and is reported.
+        A longer clip gives this many, evenly spread over its length, and is reported; it has no frame-level features.
 
     Notes
     -----
@@ -34,8 +36,11 @@ class PatchInput:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> PatchInput:
-        """From the ``audio_frontend`` block of a model folder's config.json."""
-        return cls(LogMel.from_config(config))
+        """From the ``audio_frontend`` block of a model folder's config.json; ``max_patches`` may stand in it, too."""
+        limit = config.get("max_patches", cls.max_patches)
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise OptionError(f"max_patches must be a whole number ≥ 1; got {limit!r}.")
+        return cls(LogMel.from_config({key: value for key, value in config.items() if key != "max_patches"}), limit)
 
     def reading(self) -> dict[str, Any]:
         """The sample rate that the front end works at."""
@@ -48,7 +53,14 @@ class PatchInput:
         if total > self.max_patches:
             patches = patches[np.linspace(0, total - 1, self.max_patches).round().astype(int)]
         silent = bool(getattr(decoded, "silent", False))
-        return {"x": patches[:, None], "total": np.array(total), "silent": np.array(silent)}
+        frames = 0 if total > self.max_patches else self._frames(decoded)
+        facts = {"total": total, "silent": silent, "frames": frames}
+        return {"x": patches[:, None], **{name: np.array(value) for name, value in facts.items()}}
+
+    def _frames(self, decoded: Any) -> int:
+        """Frames of the clip itself, without the zeros at its end; at least one."""
+        samples = len(getattr(decoded, "samples", decoded))
+        return max(1, 1 + (samples - self.front_end.window_samples) // self.front_end.hop_samples)
 
     def pieces(self, sample: dict[str, np.ndarray]) -> int:
         """Patches of a sample."""
@@ -63,7 +75,10 @@ class PatchInput:
     def collate(self, samples: Sequence[dict[str, np.ndarray]]) -> Batch:
         """All patches one after the other, with the number each clip has."""
         counts = tuple(len(s["x"]) for s in samples)
-        return Batch({"x": np.concatenate([s["x"] for s in samples])}, counts=counts)
+        starts = np.concatenate([np.arange(n) * self.front_end.patch_hop_frames for n in counts])
+        lengths = np.array([int(s["frames"]) for s in samples])
+        timing = Timing(starts, lengths, self.front_end.patch_frames)
+        return Batch({"x": np.concatenate([s["x"] for s in samples])}, counts=counts, timing=timing)
 
     def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:
         """As torch tensors."""
@@ -75,7 +90,8 @@ class PatchInput:
         """Patches of coloured noise, one per item, always the same ones."""
         shape = (n, 1, self.front_end.patch_frames, self.front_end.n_mels)
         noise = np.random.default_rng(0).normal(-3.0, 2.0, shape).astype(np.float32)
-        return Batch({"x": noise}, counts=(1,) * n)
+        span = self.front_end.patch_frames
+        return Batch({"x": noise}, counts=(1,) * n, timing=Timing(np.zeros(n, int), np.full(n, span), span))
 
     def describe(self) -> dict[str, Any]:
         """The front end and the limit."""

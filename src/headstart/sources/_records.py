@@ -40,6 +40,25 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """Where in time a batch's inputs lie, in steps of the front end (frames of a spectrogram).
+
+    Attributes
+    ----------
+    starts : (inputs,) whole numbers
+        The first frame of each input.
+    lengths : (items,) whole numbers
+        Frames of each item; 0 for one of which not everything is in the batch.
+    span : int
+        Frames of an input.
+    """
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    span: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """What a network is given for a few items at once.
 
@@ -51,11 +70,14 @@ class Batch:
         Inputs per item where one item gives several (patches of a clip); they are pooled together.
     mask : (inputs, positions) array, optional
         1 where a position is real, 0 where it is padding.
+    timing : Timing, optional
+        Of patches of sounds.
     """
 
     inputs: Mapping[str, np.ndarray]
     counts: tuple[int, ...] | None = None
     mask: np.ndarray | None = None
+    timing: Timing | None = None
 
     def __len__(self) -> int:
         return len(self.counts) if self.counts is not None else len(next(iter(self.inputs.values())))

@@ -1,9 +1,10 @@
-"""transformers' text encoders: from a local folder, an installed package that carries one, or the hub.
+"""transformers' encoders of texts and of speech: a local folder, an installed package that carries one, or the hub.
 
 ``hf:FOLDER`` reads ``config.json`` and safetensors; ``hf:NAME`` looks for an installed package of that name that
 carries a model folder, then in the local hub cache, and asks the network last. A folder in sentence-transformers' form
 (``modules.json``) keeps its own pooling, dense layers and normalisation: that vector is the layer ``"output"``.
-Otherwise ``"output"`` is the last hidden state, pooled like any other layer. No code from a model folder is ever run.
+Otherwise ``"output"`` is the last hidden state, pooled like any other layer. wav2vec2, HuBERT, WavLM and UniSpeech
+listen to the waveform (``_speech.py``). No code from a model folder is ever run.
 """
 
 from __future__ import annotations
@@ -13,21 +14,17 @@ import logging
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import files as files_of
 from pathlib import Path
 from typing import Any
 
 from headstart import _extras
-from headstart._files import read_json
-from headstart.errors import OfflineError, OptionError, SourceError, WeightsError
-from headstart.sources._sentence import Head, read_sentence_head
+from headstart.errors import OptionError, SourceError
+from headstart.sources._model_folder import files_in, folder_of, renamed, weights_in
+from headstart.sources._sentence import Head
+from headstart.sources._speech import DEAF, SPEECH, speech_source, still
 from headstart.sources._text_input import TextInput
 from headstart.sources._weights import fit_weights, read_weights
 from headstart.sources.base import Source
-
-_KEPT = ("config.json", "tokenizer.json", "preprocessor_config.json", "head.json")
-_SPEECH = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "sew", "sew-d")
 
 
 def load(
@@ -58,9 +55,9 @@ def load(
     transformers = _extras.need("transformers", "for hf: sources")
     if files is not None:
         return _build(name, transformers, dict(files), weights=None, max_length=max_length)
-    folder = _folder(name)
-    kept = _files(folder)
-    file = Path(weights) if weights is not None else _weights_in(folder) if pretrained else None
+    folder = folder_of(name)
+    kept = files_in(folder)
+    file = Path(weights) if weights is not None else weights_in(folder) if pretrained else None
     return _build(name, transformers, kept, weights=file, max_length=max_length)
 
 
@@ -68,10 +65,16 @@ def _build(
     name: str, transformers: Any, files: dict[str, bytes], *, weights: Path | None, max_length: int | None
 ) -> Source:
     config = _config(transformers, name, files)
+    if config.model_type in SPEECH:
+        if max_length is not None:
+            raise OptionError(f"max_length= counts the tokens of texts; hf:{name} takes sounds.")
+        still(config)
     with _quiet(transformers):
         network = _network(transformers, name, config)
     if weights is not None:
-        fit_weights(network, _renamed(network, read_weights(weights)), str(weights), head=("pooler.",))
+        fit_weights(network, renamed(network, read_weights(weights)), str(weights), head=("pooler.",))
+    if config.model_type in SPEECH:
+        return speech_source(name, network, config, files)
     head = Head(**json.loads(files["head.json"])) if "head.json" in files else None
     how = _input(config, files, network, max_length=max_length, head=head)
     if head is not None:
@@ -123,8 +126,8 @@ def _config(transformers: Any, name: str, files: Mapping[str, bytes]) -> Any:
 def _input(
     config: Any, files: Mapping[str, bytes], network: Any, *, max_length: int | None, head: Head | None
 ) -> TextInput:
-    if config.model_type in _SPEECH:
-        raise SourceError(f"{config.model_type} takes sounds; hf: reads text encoders only so far.")
+    if config.model_type in DEAF:
+        raise SourceError(f"{config.model_type} takes sounds; of these hf: reads {', '.join(SPEECH)}.")
     if "tokenizer.json" not in files:
         raise SourceError(
             "The folder has no tokenizer.json. Save it with a fast tokenizer: "
@@ -148,82 +151,6 @@ def _input(
             f"The tokenizer.json is damaged: {error}. Save it again, or fetch the model again."
         ) from error
     return TextInput(tokenizer, length, tuple(names), pad)
-
-
-def _folder(name: str) -> Path:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if name.startswith(("/", "./", "../", "~")) or "\\" in name:
-        raise SourceError(f"There is no folder {name}.")
-    return _package_folder(name) or _hub_folder(name)
-
-
-def _package_folder(name: str) -> Path | None:
-    """The model folder that an installed package of that name carries."""
-    try:
-        listed = files_of(name) or []
-    except (PackageNotFoundError, ValueError):
-        return None
-    for file in listed:
-        if file.name == "config.json" and (Path(str(file.locate())).parent / "model.safetensors").is_file():
-            return Path(str(file.locate())).parent
-    return None
-
-
-def _hub_folder(name: str) -> Path:
-    hub = _extras.need("huggingface_hub", "to look up hub names")
-    patterns = ["*.json", "*.safetensors", "1_Pooling/*", "2_Dense/*", "3_Dense/*"]
-    try:
-        return Path(hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-    except (OSError, ValueError):
-        pass
-    try:
-        return Path(hub.snapshot_download(name, allow_patterns=patterns, etag_timeout=5))
-    except Exception as error:  # the hub's client raises a dozen kinds; all of them mean: not to be had
-        raise OfflineError(
-            f"hf:{name} is no folder, no installed package with a model, not in the local hub cache, and cannot be "
-            f"fetched ({type(error).__name__}). Give a local folder: config.json, tokenizer.json, model.safetensors."
-        ) from error
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    """The small files that are the model beside its weights."""
-    read_json(folder / "config.json", "model folder (config.json)")
-    kept = {}
-    for name in _KEPT:
-        path = folder / name
-        if path.is_file():
-            kept[name] = path.read_bytes()
-    head = read_sentence_head(folder)
-    if head is not None:
-        kept["head.json"] = json.dumps(vars(head), sort_keys=True).encode()
-    return kept
-
-
-def _weights_in(folder: Path) -> Path:
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return folder / name
-    shards = sorted(folder.glob("model-*.safetensors"))
-    hint = "sharded weights are not read; save the model in one file" if shards else "it has no model.safetensors"
-    raise WeightsError(f"{folder}: {hint}.")
-
-
-def _renamed(network: Any, weights: dict[str, Any]) -> dict[str, Any]:
-    """Larger models' checkpoints carry the encoder under a prefix (``bert.``); older ones name norms gamma and beta."""
-    own = set(network.state_dict())
-    prefix = f"{network.base_model_prefix}."
-    out = {}
-    for name, value in weights.items():
-        short = name.removeprefix(prefix) if name not in own else name
-        if short not in own:
-            short = short.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if short not in own and short.endswith(("weight_g", "weight_v")):
-            number = "0" if short.endswith("_g") else "1"
-            short = f"{short[: -len('weight_g')]}parametrizations.weight.original{number}"
-        out[short] = value
-    return out
 
 
 @contextmanager

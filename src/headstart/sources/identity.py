@@ -1,14 +1,16 @@
-"""The items themselves as features: raw pixels, raw vectors. The baseline that every transfer must beat."""
+"""The items themselves as features: raw pixels, raw vectors, log-mel spectra. The baseline that transfer must beat."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from headstart.errors import UnknownName
 from headstart.sources._array_input import ArrayInput
 from headstart.sources._image_input import ImageInput
+from headstart.sources._patch_input import PatchInput
 from headstart.sources.base import Input, Source
 
 
@@ -16,8 +18,17 @@ class Pixels(nn.Sequential):
     """One layer: everything in one row."""
 
 
+class Spectrum(nn.Module):
+    """(patches, 1, frames, bands) → (patches, frames, bands)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0].clone()
+
+
 def load(name: str = "vector", *, size: int = 32, shape: tuple[int, ...] | None = None) -> Source:
     """``identity:vector`` passes vectors on; ``identity:image`` gives ``size`` × ``size`` pixels.
+
+    ``identity:audio`` gives the log-mel spectrogram (YAMNet's: 64 bands, 10 ms), a vector per frame.
 
     Raises
     ------
@@ -28,11 +39,13 @@ def load(name: str = "vector", *, size: int = 32, shape: tuple[int, ...] | None 
         how: Input = ArrayInput(tuple(shape) if shape else None)
     elif name == "image":
         how = ImageInput(size=(size, size), crop_pct=1.0, crop_mode="squash", mean=(0.5,) * 3, std=(0.25,) * 3)
+    elif name == "audio":
+        how = PatchInput()
     else:
-        raise UnknownName(f"identity:{name} is not known; there are identity:vector and identity:image.")
+        raise UnknownName(f"identity:{name} is not known; there are identity:vector, identity:image, identity:audio.")
 
     options: dict[str, Any] = {"size": size, "shape": list(shape) if shape else None}
-    network = Pixels(nn.Flatten())
+    network = Pixels(Spectrum() if name == "audio" else nn.Flatten())
     return Source(
         f"identity:{name}", network.eval(), how, rebuild={"family": "identity", "name": name, "options": options}
     )

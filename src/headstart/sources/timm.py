@@ -26,6 +26,7 @@ from headstart.sources._patch_input import PatchInput
 from headstart.sources._weights import fit_weights, read_weights
 from headstart.sources.base import Input, Source
 
+_PATCH_KEYS = ("patch_hop_frames", "max_patches")
 _INPUT_KEYS = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pth")
 _BIASES = ("classifier.bias", "fc.bias", "head.bias", "head.fc.bias")
@@ -97,6 +98,7 @@ def _source(
     arguments: dict[str, Any],
     architecture: str,
 ) -> Source:
+    config = _with_patches(config, {key: cfg[key] for key in _PATCH_KEYS if key in cfg})
     frontend = config.get("audio_frontend")
     kept = {key: cfg[key] for key in _INPUT_KEYS if cfg.get(key) is not None}
     options: dict[str, Any] = {"pretrained": False, "options": arguments, "input": kept}
@@ -119,6 +121,15 @@ def _source(
         meta={k: v for k, v in meta.items() if v},
         files=files,
     )
+
+
+def _with_patches(config: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with other patches; they are part of the source, and saved with it."""
+    if not given:
+        return config
+    if "audio_frontend" not in config:
+        raise OptionError(f"{', '.join(given)}: only networks that listen to patches of sound have these.")
+    return {**config, "audio_frontend": {**config["audio_frontend"], **given}}
 
 
 def _input(cfg: Mapping[str, Any], frontend: Mapping[str, Any] | None) -> Input:
@@ -160,7 +171,8 @@ def _timm() -> Any:
 
 
 def _check_options(options: Mapping[str, Any] | None, input: Mapping[str, Any] | None) -> None:
-    wrong = [unknown("preprocessing fields", key, list(_INPUT_KEYS)) for key in input or () if key not in _INPUT_KEYS]
+    known = [*_INPUT_KEYS, *_PATCH_KEYS]
+    wrong = [unknown("preprocessing fields", key, known) for key in input or () if key not in known]
     if wrong:
         raise UnknownName("\n".join(wrong))
     try:

@@ -20,6 +20,7 @@ FITTERS = Family(
         "classification": "headstart.transfer._heads:FITTER",
         "multilabel": "headstart.transfer._heads:FITTER",
         "regression": "headstart.transfer._heads:FITTER",
+        "transcription": "headstart.transfer._transcription:FITTER",
     },
 )
 
