@@ -289,3 +289,66 @@ def test_widths_are_what_comes_out(name, axes):
         pytest.skip("a vector is its own class token")
     output = np.ones((1, *SHAPES[axes]), np.float32)
     assert width(name, axes=axes, shape=SHAPES[axes]) == rows(name, axes, output).size
+
+
+# ---- frames ---------------------------------------------------------------------------------------------------------
+
+
+def in_time(axes, output, **facts):
+    found = reducer("frames", axes)(torch.from_numpy(output), SimpleNamespace(counts=None, mask=None, **facts))
+    return [one.numpy() for one in found]
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.sampled_from(["tc", "ct"]))
+def test_frames_of_sequences_are_their_real_positions(lengths, axes):
+    rng = np.random.default_rng(0)
+    output = rng.normal(size=(len(lengths), 6, 3)).astype(np.float32)
+    mask = (np.arange(6) < np.array(lengths)[:, None]).astype(np.int64)
+    given_ = output if axes == "tc" else np.ascontiguousarray(output.transpose(0, 2, 1))
+    found = reducer("frames", axes)(torch.from_numpy(given_), batch(mask=mask))
+    assert [one.shape for one in found] == [(n, 3) for n in lengths]
+    assert all(np.array_equal(one, values[:n]) for one, values, n in zip(found, output, lengths, strict=True))
+
+
+def test_frames_without_a_mask_are_everything():
+    output = np.random.default_rng(1).normal(size=(2, 4, 3)).astype(np.float32)
+    assert all(np.array_equal(one, values) for one, values in zip(in_time("tc", output), output, strict=True))
+
+
+@pytest.mark.parametrize("axes", ["chw", "hwc"])
+def test_a_frame_of_a_map_is_one_moment_at_all_frequencies(axes):
+    output = np.random.default_rng(2).normal(size=(1, 5, 4, 3)).astype(np.float32)  # c, t, f
+    timing = SimpleNamespace(starts=np.array([0]), lengths=np.array([8]), span=8)
+    given_ = output if axes == "chw" else np.ascontiguousarray(output.transpose(0, 2, 3, 1))
+    (found,) = in_time(axes, given_, timing=timing)
+    assert found.shape == (4, 15)
+    for t in range(4):
+        one = output[0, :, t] if axes == "chw" else output[0, :, t].T
+        assert np.array_equal(found[t], one.ravel())
+
+
+def test_frames_keep_items_apart_and_leave_padding_out():
+    output = np.arange(3 * 4, dtype=np.float32).reshape(3, 4, 1)  # item 0: two patches of 4 steps, item 1: one
+    timing = SimpleNamespace(starts=np.array([0, 4, 0]), lengths=np.array([6, 3]), span=4)
+    found = reducer("frames", "tc")(torch.from_numpy(output), SimpleNamespace(counts=(2, 1), mask=None, timing=timing))
+    assert [one[:, 0].tolist() for one in found] == [[0, 1, 2, 3, 4, 5], [8, 9, 10]]
+
+
+def test_a_vector_per_patch_is_a_frame_per_patch():
+    output = np.arange(6, dtype=np.float32).reshape(3, 2)
+    timing = SimpleNamespace(starts=np.array([0, 4, 8]), lengths=np.array([12]), span=4)
+    found = reducer("frames", "c")(torch.from_numpy(output), SimpleNamespace(counts=(3,), mask=None, timing=timing))
+    assert np.array_equal(found[0], output)
+
+
+@pytest.mark.parametrize("axes", ["c", "chw", "hwc", "any"])
+def test_what_has_no_time_has_no_frames(axes):
+    with pytest.raises(OptionError, match="no steps in time"):
+        reducer("frames", axes)(torch.zeros(2, *SHAPES.get(axes, (3,))), batch())
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "wide"), [("chw", (5, 4, 3), 15), ("hwc", (4, 3, 5), 15), ("tc", (-1, 7), 7), ("ct", (7, -1), 7)]
+)
+def test_widths_of_frames(axes, shape, wide):
+    assert width("frames", axes=axes, shape=shape) == wide

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headstart._frames import _order
 from headstart.ctc import Alphabet, Recogniser, alphabet_of, beam_search, ctc, greedy
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, StoreError, UnknownName, UnreadableItem
@@ -143,6 +144,14 @@ def test_frames_stand_in_the_order_of_time(source):
         wanted = copying.input.front_end.frames(clip)
         assert len(found) == max(1, len(wanted))
         assert np.allclose(found[: len(wanted)], wanted, atol=1e-4)
+
+
+def test_of_several_steps_of_one_moment_that_nearest_its_patchs_middle_is_taken():
+    starts = np.arange(4) * 8
+    patch, step = np.divmod(_order(starts, 16, 16, 40), 16)
+    moments = starts[patch] + step
+    assert moments.tolist() == list(range(40))
+    assert np.abs(step - 7.5)[4:36].max() <= 4
 
 
 def test_frames_of_a_map_have_all_frequencies_and_half_the_rate(source):

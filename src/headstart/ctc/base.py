@@ -36,7 +36,7 @@ class CtcHead(ABC):
     beam : int
         Width of the prefix beam search that reads the text off the frames; 1 takes the best symbol of every frame.
     epochs, batch_size, lr, weight_decay, dropout
-        Of training (AdamW, cosine schedule).
+        Of training (AdamW, cosine schedule). Batches are smaller where items are few, for 12 steps per epoch.
 
     Notes
     -----

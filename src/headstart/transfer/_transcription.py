@@ -34,6 +34,7 @@ _FOLDS = 5  # one of them is held out
 _MOST_LAYERS = 6  # of a source that are tried when nobody says which
 _WIDEST = 4096  # numbers per frame of a layer that is tried unasked
 _FINALISTS = 2  # layers that the dearer head is tried on
+_STEPS = 12  # per epoch at least, where there are that many items: too few steps, and a head says only blanks
 _TOO_FEW_FRAMES = 0.1  # share of transcripts with more symbols than frames from which on a layer is not tried
 
 
@@ -224,8 +225,9 @@ def _trained(
         scores = network.train()(batch, lengths).log_softmax(2).transpose(0, 1)
         return functional.ctc_loss(scores, torch.cat(wanted), lengths, sizes, zero_infinity=True)
 
+    batch_size = min(head.batch_size, max(1, len(texts) // _STEPS))
     schedule = Schedule(
-        epochs=head.epochs, batch_size=head.batch_size, lr=head.lr, weight_decay=head.weight_decay, clip=5.0,
+        epochs=head.epochs, batch_size=batch_size, lr=head.lr, weight_decay=head.weight_decay, clip=5.0,
         budget=job.budget if checkpoint is not None else None, seed=job.seed,
     )  # fmt: skip
     identity = fingerprint([recogniser.record(), texts, job.sources[trial.place[0]].fingerprint, trial.place[1]])
