@@ -320,6 +320,7 @@ def test_items_without_a_transcript_are_left_out_of_both(source, train_data):
     assert any("16 of 48 items have no label" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_several_columns_at_once(source, train_data):
     both = {"said": list(train_data.targets), "first": [text.split()[0] for text in train_data.targets]}
     data = train_data.with_targets(both, task={"said": "transcription", "first": "classification"})
