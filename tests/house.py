@@ -34,7 +34,7 @@ FLOORS: dict[str, int] = {
     ),
     # 1: numpy, and what happened
     **dict.fromkeys(["bank", "dataset", "moments", "result"], 1),
-    **dict.fromkeys(["_comparison", "_intervals", "_printing", "_records", "_solve", "_verdicts"], 1),
+    **dict.fromkeys(["_comparison", "_intervals", "_printing", "_proofs", "_records", "_solve", "_verdicts"], 1),
     # 2: numbers from numbers
     **dict.fromkeys(["distances", "heads", "imbalance", "log_mel", "metrics", "scores"], 2),
     # 3: borders

@@ -64,7 +64,18 @@ def predictor(run, photos, tmp_path_factory):
 
 def test_help_names_the_commands_and_loads_nothing_heavy(run):
     text = run("--help").stdout
-    for command in ("demo", "doctor", "sources", "layers", "extract", "fit", "evaluate", "predict", "pretrain"):
+    for command in (
+        "demo",
+        "doctor",
+        "sources",
+        "layers",
+        "extract",
+        "fit",
+        "evaluate",
+        "predict",
+        "prove",
+        "pretrain",
+    ):
         assert command in text
     code = (
         "import sys; sys.argv = ['headstart', '--help']\n"
@@ -165,3 +176,33 @@ def test_a_damaged_predictor_is_refused(run, predictor, photos, tmp_path):
     record.write_text(record.read_text(encoding="utf-8").replace("light", "night"), encoding="utf-8")
     told = json.loads(run("predict", copy, photos / "light" / "0.png", "--json", code=1).stdout)
     assert told["error"]["type"] == "StoreError"
+
+
+class TestProve:
+    WORDS = ("--source", SOURCE, "--shots", "2,4", "--repeats", "2", "--budget", "15", "--policy", "frozen")
+
+    def test_one_json_document_and_a_file(self, run, photos, tmp_path):
+        done = run("prove", photos, *self.WORDS, "-o", tmp_path / "proof.json", "--json")
+        told = json.loads(done.stdout)
+        assert told["kind"] == "Proof" and told["helps"] in (True, False, None)
+        assert {row["name"] for row in told["rows"]} == {"raw", "random", "scratch", "frozen"}
+        assert json.loads((tmp_path / "proof.json").read_text(encoding="utf-8")) == told
+        assert "Plan: 2 repeats with 2, 4 labels per class" in done.stderr
+
+    def test_for_people(self, run, photos):
+        text = run("prove", photos, *self.WORDS).stdout
+        for words in ("transfer: frozen features", "labels per class", "→ gain over", "Next  headstart "):
+            assert words in text
+        assert max(map(len, text.splitlines())) <= 100
+
+    @pytest.mark.parametrize(
+        ("words", "code", "said"),
+        [
+            (("--shots", "few"), 1, "whole numbers, as 4,16,64"),
+            (("--repeats", "1"), 2, "--repeats"),
+            (("--shots", "99"), 1, "fewer than the 99 labels per class"),
+            (("--policy", "frosen"), 1, "frozen"),
+        ],
+    )
+    def test_what_is_refused(self, run, photos, words, code, said):
+        assert said in run("prove", photos, "--source", SOURCE, *words, code=code).stderr

@@ -24,6 +24,9 @@ from headstart.errors import DataError, OptionError
 from headstart.result import (
     ClassRow,
     Confusion,
+    Forgotten,
+    Gain,
+    LabelsSaved,
     LeftOut,
     Metric,
     Proof,
@@ -31,6 +34,7 @@ from headstart.result import (
     Ranking,
     Result,
     Row,
+    TimeSaved,
     read_record,
 )
 
@@ -303,16 +307,31 @@ ranking = Ranking(
     cost={"seconds": 5.0},
     provenance={"seed": 3},
 )
+saved = LabelsSaved(4, "scratch", equals=32.0, low=20.0, high=None, least=4, most=64, reached=True, what="from scratch")
 proof = Proof(
     [
-        ProofRow("transfer", 4, accuracy=0.7, low=0.6, high=0.8, seconds=2.0, scores=(0.6, 0.8)),
-        ProofRow("scratch", 4, accuracy=0.3, low=0.2, high=0.4, seconds=9.0, scores=(0.2, 0.4)),
-        ProofRow("transfer", 16, accuracy=0.9),
+        ProofRow("scratch", 4, accuracy=0.3, low=0.2, high=0.4, seconds=9.0, scores=(0.2, 0.4), epochs=12.0),
+        ProofRow(
+            "frozen",
+            4,
+            accuracy=0.7,
+            low=0.6,
+            high=0.8,
+            seconds=2.0,
+            scores=(0.6, 0.8),
+            what="frozen features",
+            transfer=True,
+        ),
+        ProofRow("frozen", 16, accuracy=0.9),
     ],
     verdict="Transfer helps.",
     helps=True,
-    labels_saved=8.0,
-    time_saved=4.5,
+    gains=[Gain("scratch", None, value=0.4, low=0.3, high=0.5), Gain("scratch", 4, value=0.4, low=0.2, high=0.6)],
+    labels_saved=saved,
+    labels=[saved],
+    time_saved=TimeSaved(4, "scratch", seconds=2.0, accuracy=0.7, rival_seconds=9.0, rival_accuracy=0.3, reached=False),
+    forgetting=Forgotten(0.9, 0.8, change=-0.1, low=-0.2, high=0.0, items=50, kept=2),
+    chance=0.25,
 )
 
 
@@ -556,15 +575,31 @@ def test_a_ranking_of_rows_that_failed():
 
 def test_the_table_of_a_proof():
     lines = proof.table.splitlines()
-    assert lines[0].split() == ["accuracy", "a", "run", "4", "per", "class", "16", "per", "class"]
-    assert lines[1].startswith("transfer") and "0.700 [0.600, 0.800]" in lines[1] and "0.900" in lines[1]
-    assert lines[2].startswith("scratch") and lines[2].endswith("-")
-    assert "2.0 s" in lines[1], "points without a time do not count as none"
+    assert lines[0].split() == ["labels", "per", "class", "how", "accuracy,", "95", "%", "epochs", "time"]
+    assert lines[1].split() == ["4", "scratch", "0.300", "[0.200,", "0.400]", "12", "9.0", "s"]
+    assert lines[2].split()[:3] == ["transfer:", "frozen", "features"] and lines[2].endswith("2.0 s")
+    assert lines[3].split() == ["→", "gain", "over", "scratch", "+0.400", "[+0.200,", "+0.600]"]
+    assert lines[4] == "" and lines[5].split() == ["16", "frozen", "0.900", "-"]
 
 
 def test_text_of_a_proof():
-    text = str(proof)
-    assert text.startswith("Proof · Transfer helps.")
-    assert "labels saved: 8 times" in text and "time saved: 4.5 times" in text
-    assert "labels saved: more than 4 times" in str(dataclasses.replace(proof, labels_saved="more than 4 times"))
+    assert str(proof).startswith("Proof · Transfer helps.\n\n")
+    text = " ".join(str(proof).split())
+    assert "transfer with 4 labels per class equals from scratch with about 32 [20, more than 64]: 8.0 times" in text
+    assert "for 0.700, scratch 9.0 s for 0.300: more than 4.5 times faster" in text
+    assert "On the source task: 0.900 before fine-tuning, 0.800 after: -0.100 [-0.200, +0.000] on 50 items." in text
+    assert "Guessing gives 0.250." in text
+    assert float(proof.labels_saved) == 8.0 and float(proof.time_saved) == 4.5 and bool(proof.labels_saved)
     assert str(Proof([])) == "Proof"
+
+
+def test_labels_are_saved_against_the_headline_and_against_scratch():
+    raw = dataclasses.replace(saved, rival="raw", what="raw pixels", equals=16.0)
+    shown = dataclasses.replace(proof, labels_saved=raw, labels=[saved, raw]).shown
+    assert shown == [raw, saved]
+    assert dataclasses.replace(proof, labels_saved=None).shown == []
+
+
+def test_a_slow_transfer_saves_no_time():
+    slow = dataclasses.replace(proof.time_saved, seconds=90.0)
+    assert str(slow).endswith("no time is saved")

@@ -58,6 +58,7 @@ _NAMES = {
     "load_source": "headstart.sources:load_source",
     "policy": "headstart.policies.base:policy",
     "pretrain": "headstart.pretraining:pretrain",
+    "prove": "headstart.proof:prove",
     "rank": "headstart.ranking:rank",
     "score": "headstart.scores:score",
 }
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from headstart.predictor import Predictor as Predictor
     from headstart.predictor import load as load
     from headstart.pretraining import pretrain as pretrain
+    from headstart.proof import prove as prove
     from headstart.ranking import rank as rank
     from headstart.result import Metric as Metric
     from headstart.result import Proof as Proof

@@ -1,6 +1,6 @@
 """What happened: ``Result`` of an evaluation. Frozen; it only compares, prints, and turns into plain data. Floor 1.
 
-``Ranking`` and ``Proof`` have the same manners and live in ``_verdicts``; all are reached through this module.
+``Ranking`` (in ``_verdicts``) and ``Proof`` (in ``_proofs``) have the same manners; all are reached through here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 from headstart._comparison import Comparison, Difference, compare
 from headstart._intervals import Metric
 from headstart._printing import blocks, clean, listing, paragraph, seconds, table
+from headstart._proofs import Forgotten, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
 from headstart._records import LeftOut, Record, frozen, plain
 from headstart._typing import Array
-from headstart._verdicts import Proof, ProofRow, Ranking, Row
+from headstart._verdicts import Ranking, Row
 from headstart.errors import DataError
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "Comparison",
     "Confusion",
     "Difference",
+    "Forgotten",
+    "Gain",
+    "LabelsSaved",
     "LeftOut",
     "Metric",
     "Proof",
@@ -32,6 +36,7 @@ __all__ = [
     "Ranking",
     "Result",
     "Row",
+    "TimeSaved",
     "read_record",
 ]
 

@@ -19,6 +19,7 @@ LIBRARY = Family(
         "load_source": "headstart.sources.base:load_source",
         "policy": "headstart.policies.base:policy",
         "pretrain": "headstart.pretraining:pretrain",
+        "prove": "headstart.proof:prove",
         "reading": "headstart.extraction:reading",
         "repair_torchvision": "headstart.sources._compat:repair_torchvision",
     },

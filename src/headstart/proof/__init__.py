@@ -1,0 +1,19 @@
+"""prove(): was the transfer worth anything? Against scratch, random weights and raw features, on your data. Floor 7.
+
+Five contenders learn from the same draws of a few labels per class and answer the same locked test items:
+
+=============  =====================================================================
+raw            pixels, counted words or log-mel energies, and a solved head
+random         the source's architecture with random weights, and a solved head
+scratch        the same architecture trained from scratch, at a learning rate chosen
+               on its own training items
+frozen         the source's features, and a solved head
+fine-tuned     that, and weights moved, where it helps on items held out
+=============  =====================================================================
+
+The last two use what the source has learned. Training from scratch and fine-tuning get the same time.
+"""
+
+from headstart.proof._prove import prove
+
+__all__ = ["prove"]

@@ -1,0 +1,233 @@
+"""From the right and wrong answers of every run to the proof: curves, gains, labels and time saved, one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headstart.proof._intervals import Held, interval, labels_at, resampled
+from headstart.result import Gain, LabelsSaved, ProofRow, TimeSaved
+
+RIVALS = ("raw", "random", "scratch")
+TRANSFERS = ("frozen", "fine-tuned")
+_TAIL = 0.025
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One contender at one number of labels.
+
+    Attributes
+    ----------
+    right : (draws, items) array
+        1 where the answer was right.
+    seconds, epochs : tuple of float
+        Of each run; epochs are empty where nothing was trained.
+    """
+
+    right: np.ndarray
+    seconds: tuple[float, ...]
+    epochs: tuple[float, ...] = ()
+
+
+Curves = Mapping[tuple[str, int], Curve]
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What was measured: curves by (contender, labels per class), the labels compared at, the test, the names."""
+
+    curves: Curves
+    shots: tuple[int, ...]
+    test: Held
+    names: Mapping[str, str]
+    seed: int = 0
+
+    @property
+    def ways(self) -> list[str]:
+        """How transfer was tried, the more accurate first."""
+        present = [name for name in TRANSFERS if self._complete(name)]
+        return sorted(present, key=lambda name: -sum(self._mean(name, count) for count in self.shots))
+
+    @property
+    def transfer(self) -> str:
+        """Who stands for transfer: the better of the ways, for which every interval is widened."""
+        return self.ways[0]
+
+    @property
+    def tail(self) -> float:
+        """Chance of missing on either side: 2.5 %, divided by the ways of which the better one is looked at."""
+        return _TAIL / len(self.ways)
+
+    def _mean(self, name: str, count: int) -> float:
+        return float((self.curves[name, count].right @ self.test.weights).mean())
+
+    @property
+    def rivals(self) -> list[str]:
+        """Who does without transfer."""
+        return [name for name in RIVALS if self._complete(name)]
+
+    def _complete(self, name: str) -> bool:
+        return all((name, count) in self.curves for count in self.shots)
+
+    def counts(self, name: str) -> list[int]:
+        """Numbers of labels that a contender was given."""
+        return sorted(count for who, count in self.curves if who == name)
+
+
+def rows_of(found: Findings) -> tuple[ProofRow, ...]:
+    """Every point of every curve, by number of labels; those without transfer first."""
+    rows = []
+    for count in sorted({count for _, count in found.curves}):
+        for name in (*RIVALS, *TRANSFERS):
+            if (curve := found.curves.get((name, count))) is None:
+                continue
+            mean, low, high = interval(curve.right, found.test, ends=(0.0, 1.0), tail=_TAIL)
+            rows.append(
+                ProofRow(
+                    name, count, accuracy=mean, low=low, high=high, seconds=float(np.mean(curve.seconds)),
+                    scores=tuple((curve.right @ found.test.weights).tolist()),
+                    epochs=float(np.mean(curve.epochs)) if curve.epochs else None,
+                    what=found.names[name], transfer=name in TRANSFERS,
+                )
+            )  # fmt: skip
+    return tuple(rows)
+
+
+def gains_of(found: Findings) -> tuple[Gain, ...]:
+    """Transfer less every rival, on average over the numbers of labels, and at each of them taken alone."""
+    gains = []
+    for rival in found.rivals:
+        tables = {count: _gain_table(found, rival, count) for count in found.shots}
+        average = np.mean(list(tables.values()), axis=0)
+        for count, table in [(None, average), *tables.items()]:
+            value, low, high = interval(table, found.test, ends=(-1.0, 1.0), tail=found.tail)
+            gains.append(Gain(rival, count, value=value, low=low, high=high))
+    return tuple(gains)
+
+
+def helps(found: Findings) -> bool | None:
+    """Above 0 against every rival is help (no luck is gained by having several); below 0 against any of them is harm.
+
+    Harm could be found by having many rivals, so its intervals are widened for their number.
+    """
+    lows, highs = [], []
+    for rival in found.rivals:
+        mean = np.mean([_gain_table(found, rival, count) for count in found.shots], axis=0)
+        lows.append(interval(mean, found.test, ends=(-1.0, 1.0), tail=found.tail)[1])
+        highs.append(interval(mean, found.test, ends=(-1.0, 1.0), tail=_TAIL / len(found.rivals))[2])
+    if min(lows) > 0:
+        return True
+    return False if min(highs) < 0 else None
+
+
+def _gain_table(found: Findings, rival: str, count: int) -> np.ndarray:
+    return found.curves[found.transfer, count].right - found.curves[rival, count].right
+
+
+def labels_of(found: Findings) -> tuple[LabelsSaved, ...]:
+    """For every number of labels and every rival: how many labels the rival needs for what transfer reaches."""
+    means = resampled({key: curve.right for key, curve in found.curves.items()}, found.test, seed=found.seed)
+    exact = {key: float((curve.right @ found.test.weights).mean()) for key, curve in found.curves.items()}
+    saved = []
+    for count in found.shots:
+        for rival in found.rivals:
+            counts = found.counts(rival)
+            curve = np.array([[exact[rival, k] for k in counts]])
+            ours = found.transfer, count
+            at = float(labels_at(counts, curve, np.array([exact[ours]]))[0])
+            drawn = np.stack([means[rival, k] for k in counts], axis=1)
+            low, high = _ends(labels_at(counts, drawn, means[ours]), at, found.tail)
+            saved.append(
+                LabelsSaved(
+                    count, rival, equals=_inside(at), low=_inside(low), high=_inside(high), least=counts[0],
+                    most=counts[-1], reached=at < np.inf, what=found.names[rival],
+                )
+            )  # fmt: skip
+    return tuple(saved)
+
+
+def _ends(drawn: np.ndarray, at: float, tail: float) -> tuple[float, float]:
+    """The middle of what was drawn again, the estimate included."""
+    low, high = np.quantile(drawn, tail, method="lower"), np.quantile(drawn, 1 - tail, method="higher")
+    return min(float(low), at), max(float(high), at)
+
+
+def _inside(value: float) -> float | None:
+    return value if 0 < value < np.inf else None
+
+
+def time_of(rows: Sequence[ProofRow], count: int) -> TimeSaved | None:
+    """The quickest transfer against training from scratch, with the same labels."""
+    here = {row.name: row for row in rows if row.shots == count}
+    ours = [row for row in here.values() if row.transfer and row.seconds]
+    theirs = here.get("scratch")
+    if theirs is None or theirs.seconds is None or not ours:
+        return None
+    quick = min(ours, key=lambda row: row.seconds or 0.0)
+    return TimeSaved(
+        count, "scratch", seconds=quick.seconds or 0.0, accuracy=quick.accuracy, rival_seconds=theirs.seconds,
+        rival_accuracy=theirs.accuracy, reached=theirs.accuracy >= quick.accuracy, what=theirs.what,
+    )  # fmt: skip
+
+
+def sentence(found: Findings, gains: Sequence[Gain], outcome: bool | None) -> str:
+    """The verdict."""
+    overall = [gain for gain in gains if gain.shots is None]
+    best = min(overall, key=lambda gain: gain.value)
+    score = "balanced accuracy" if found.test.balanced else "accuracy"
+    rival = f"the best rival, {found.names[best.rival]}," if len(found.rivals) > 1 else found.names[best.rival]
+    gained = f"{found.names[found.transfer]} against {rival} {best} {score} ({_labels(found.shots)})"
+    if outcome is None:
+        return f"It cannot be told whether transfer helps here: {gained}{_at_chance(found)}."
+    if outcome is False:
+        return f"Transfer hurts here: {gained}; you do better without this source."
+    clear = [count for count in found.shots if min(g.low for g in gains if g.shots == count) > 0]
+    unclear = [str(count) for count in found.shots if count not in clear]
+    but = f"; with {_and(unclear)} per class alone it cannot be told" if unclear and len(found.shots) > 1 else ""
+    return f"Transfer helps: {gained}{but}."
+
+
+def _labels(shots: Sequence[int]) -> str:
+    counts = _and([str(count) for count in shots])
+    return f"{'average of ' if len(shots) > 1 else ''}{counts} label{'s' * (shots != (1,))} per class"
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+
+
+def advice(found: Findings) -> str:
+    """What would make the interval narrower, where nothing could be told."""
+    tables = [_gain_table(found, found.rivals[0], count) for count in found.shots]
+    mean = np.mean(tables, axis=0)
+    draws = float((mean @ found.test.weights).var(ddof=1)) / len(mean)
+    items = float((found.test.weights**2 * (mean.mean(0) - mean.mean()) ** 2).sum())
+    more = "repeats" if draws > items else "test items"
+    return f"The interval is wide mostly because of too few {more}: more of them would tell more."
+
+
+def _at_chance(found: Findings) -> str:
+    """Nobody beats guessing: the labels may have nothing to do with the items."""
+    for name, count in found.curves:
+        if interval(found.curves[name, count].right, found.test, ends=(0.0, 1.0))[1] > found.test.chance:
+            return ""
+    return f"; nobody is clearly better than guessing ({found.test.chance:.3f})"
+
+
+def findings(
+    cells: Mapping[tuple[str, int, int], Mapping[str, Any]], draws: Sequence[int], shots: Sequence[int], **facts: Any
+) -> Findings:
+    """Gather the cells (contender, labels per class, draw) of complete draws into curves."""
+    test: Held = facts["test"]
+    curves = {}
+    for name, count in dict.fromkeys((name, count) for name, count, _ in cells):
+        runs = [cells[name, count, draw] for draw in draws if (name, count, draw) in cells]
+        if len(runs) == len(draws):
+            right = np.stack([np.asarray(run["predicted"]) == test.codes for run in runs]).astype(np.float64)
+            epochs = tuple(float(run["epochs"]) for run in runs if run.get("epochs") is not None)
+            curves[name, count] = Curve(right, tuple(float(run["seconds"]) for run in runs), epochs)
+    return Findings(curves, tuple(shots), **facts)

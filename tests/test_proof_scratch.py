@@ -1,0 +1,228 @@
+"""Draws, initial weights and training from scratch: laws that hold for any data, and every family of sources."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import networks
+from headstart._samples import Samples
+from headstart.dataset import Dataset
+from headstart.errors import DataError, NumericsError, SourceError
+from headstart.extraction import reading
+from headstart.pretraining import pretrain
+from headstart.proof import _raw, _scratch
+from headstart.proof._draws import Draws, draws_of
+from headstart.proof._fresh import fresh
+from headstart.proof._scratch import Lesson
+from headstart.sources import load_source
+from networks import hooks_of, image_source, picture_data, separable, state_bytes, vector_source
+
+SIZES = st.lists(st.integers(4, 30), min_size=2, max_size=4)
+
+
+def sized(sizes, groups=None) -> Dataset:
+    """So many vectors of each class."""
+    labels = [f"c{c}" for c, size in enumerate(sizes) for _ in range(size)]
+    X = np.random.default_rng(sum(sizes)).normal(size=(len(labels), 3))
+    return Dataset.from_arrays(X, labels, groups=None if groups is None else [i % groups for i in range(len(labels))])
+
+
+def drawn(data: Dataset, **how) -> Draws:
+    return draws_of(data, None, **{"shots": (1, 2), "repeats": 2, "test_size": 0.3, "seed": 0, **how})
+
+
+def lesson_of(source, data: Dataset, *, balanced: bool = False) -> Lesson:
+    samples = Samples(reading(source, data), source.input.collate, len(data))
+    return Lesson(source, samples, data.columns[0].matrix(), balanced, "cpu")
+
+
+class TestDraws:
+    @given(SIZES, st.integers(0, 3))
+    def test_nested_and_apart_from_the_test(self, sizes, seed):
+        draws = drawn(sized(sizes), seed=seed)
+        for repeat in range(2):
+            before: set[int] = set()
+            for count in (*draws.shots, *draws.further):
+                now = set(draws.draw(count, repeat).tolist())
+                assert before <= now and not now & set(draws.test.tolist())
+                assert (np.bincount(draws.codes[sorted(now)]) <= count).all()
+                before = now
+
+    @given(SIZES)
+    def test_nothing_is_kept_that_is_not_used(self, sizes):
+        draws = drawn(sized(sizes))
+        used = draws.tested | (draws.ranks >= 0).any(0)
+        assert used.all() and not (draws.ranks[:, draws.tested] >= 0).any()
+        assert len(draws.data) == len(draws.T) == draws.ranks.shape[1]
+
+    @given(SIZES)
+    def test_every_class_is_tested_in_proportion(self, sizes):
+        draws = drawn(sized(sizes))
+        tested = np.bincount(draws.codes[draws.test], minlength=len(sizes))
+        assert np.abs(tested - 0.3 * np.array(sizes)).max() <= 1.0
+
+    @given(st.integers(5, 12))
+    def test_groups_are_never_torn_apart(self, groups):
+        draws = drawn(sized([30, 30], groups))
+        inside, outside = set(draws.groups[draws.tested]), set(draws.groups[~draws.tested])
+        assert inside and outside and not inside & outside
+
+    def test_the_seed_decides(self):
+        data = sized([20, 20])
+        one, same, other = (drawn(data, seed=seed) for seed in (0, 0, 1))
+        assert one.fingerprint == same.fingerprint != other.fingerprint
+
+    def test_more_repeats_are_further_draws(self):
+        """Adding repeats does not change those that there were."""
+        few, many = (drawn(sized([20, 20]), repeats=repeats) for repeats in (2, 4))
+        for repeat in range(2):
+            mine, theirs = ({draws.data.keys()[i] for i in draws.draw(2, repeat)} for draws in (few, many))
+            assert mine == theirs
+
+    def test_without_what_cannot_be_read(self):
+        draws = drawn(sized([20, 20]))
+        keep = np.ones(len(draws.data), bool)
+        keep[draws.test[0]] = keep[draws.draw(2, 0)[0]] = False
+        less = draws.only(keep)
+        assert len(less.test) == len(draws.test) - 1 and len(less.draw(2, 0)) == len(draws.draw(2, 0)) - 1
+        assert less.data.targets == tuple(np.array(draws.data.targets)[keep]) and draws.only(keep | True) is draws
+
+    def test_labels_and_codes_agree(self):
+        draws = drawn(sized([12, 9, 7]))
+        assert [draws.data.classes[code] for code in draws.codes] == list(draws.data.targets)
+
+
+class TestFresh:
+    def test_texts_and_their_tokenizer(self, tmp_path):
+        pytest.importorskip("transformers")
+        from tiny_models import bert_folder
+
+        source = load_source(f"hf:{bert_folder(tmp_path / 'bert')}")
+        one, same, other = (fresh(source, seed) for seed in (0, 0, 1))
+        assert one.fingerprint == same.fingerprint != other.fingerprint != source.fingerprint
+        assert one.input.describe() == source.input.describe()
+
+    def test_timm(self):
+        timm = pytest.importorskip("timm")
+        assert timm
+        source = load_source("timm:test_efficientnet", pretrained=False)
+        one, same = fresh(source, 0), fresh(source, 0)
+        assert one.fingerprint == same.fingerprint != source.fingerprint
+        assert one.select("last") == source.select("last") and not one.module.training
+
+    def test_what_headstart_trained_and_saved(self, tmp_path):
+        source = pretrain("cnn", picture_data(16, side=12), epochs=1, image_size=12)
+        saved = load_source(f"saved:{source.save(tmp_path / 'cnn')}")
+        assert fresh(saved, 3).fingerprint == fresh(source, 3).fingerprint
+
+    def test_a_source_drawn_by_the_same_seed_is_another(self):
+        for seed in range(3):
+            source = load_source("cnn:cnn", seed=seed)
+            assert fresh(source, seed).fingerprint != source.fingerprint
+
+    def test_the_global_generator_is_left_alone(self):
+        torch.manual_seed(5)
+        wanted = torch.rand(3)
+        torch.manual_seed(5)
+        fresh(load_source("cnn:cnn"), 0)
+        fresh(vector_source(networks.Dense), 0)
+        assert torch.equal(torch.rand(3), wanted)
+
+    def test_weights_that_stay_are_refused(self):
+        class Stubborn(nn.Linear):
+            def reset_parameters(self):
+                with torch.no_grad():
+                    self.weight.fill_(0.5)
+                    self.bias.zero_()
+
+        with pytest.raises(SourceError, match="keep their weights"):
+            fresh(vector_source(lambda: nn.Sequential(Stubborn(8, 4), nn.ReLU())), 0)
+
+
+class TestTraining:
+    def test_the_source_given_is_not_touched(self):
+        source = image_source(networks.Normed)
+        before = state_bytes(source.module)
+        model = _scratch.trained(lesson_of(source, picture_data(12)), np.arange(12), epochs=2, lr=1e-3, seed=0)
+        assert state_bytes(source.module) == before and hooks_of(model.network) == 0
+
+    def test_the_same_seed_gives_the_same_weights(self):
+        lesson = lesson_of(image_source(networks.Normed), picture_data(12))
+        one, same, other = (_scratch.trained(lesson, np.arange(12), epochs=2, lr=1e-3, seed=s) for s in (0, 0, 1))
+        assert state_bytes(one) == state_bytes(same) != state_bytes(other)
+
+    def test_everything_moves(self):
+        lesson = lesson_of(vector_source(networks.Dense), sized_vectors())
+        begun = fresh(lesson.source, 0).module.state_dict()
+        model = _scratch.trained(lesson, np.arange(30), epochs=2, lr=1e-3, seed=0)
+        used = [name for name in begun if not name.startswith("c.")]  # above the last candidate nothing is reached
+        assert used and all(not torch.equal(model.network.state_dict()[name], begun[name]) for name in used)
+
+    def test_answers_do_not_depend_on_batch_mates(self):
+        lesson = lesson_of(image_source(networks.Normed), picture_data(20))
+        model = _scratch.trained(lesson, np.arange(12), epochs=1, lr=1e-3, seed=0)
+        together = _scratch.decisions(model, lesson.samples, np.arange(12, 20))
+        alone = np.concatenate([_scratch.decisions(model, lesson.samples, np.array([i])) for i in range(12, 20)])
+        assert together == pytest.approx(alone, abs=1e-4)
+
+    def test_rare_classes_are_said_where_all_count_the_same(self):
+        rng = np.random.default_rng(0)
+        X = rng.normal(size=(120, 8)).astype(np.float32)  # nothing to learn but the frequencies
+        data = Dataset.from_arrays(X, ["rare" if i % 10 == 0 else "common" for i in range(120)])
+        said = {}
+        for balanced in (False, True):
+            lesson = lesson_of(vector_source(networks.Dense), data, balanced=balanced)
+            model = _scratch.trained(lesson, np.arange(120), epochs=3, lr=1e-3, seed=0)
+            said[balanced] = int((_scratch.decisions(model, lesson.samples, np.arange(120)).argmax(1) == 1).sum())
+        assert said[True] > said[False]
+
+    def test_rates_at_which_it_diverges_are_not_chosen(self, monkeypatch):
+        real = _scratch.trained
+
+        def fragile(lesson, items, *, epochs, lr, seed):
+            if lr > 5e-4:
+                raise NumericsError("The loss is nan")
+            return real(lesson, items, epochs=epochs, lr=lr, seed=seed)
+
+        monkeypatch.setattr(_scratch, "trained", fragile)
+        lesson = lesson_of(vector_source(networks.Dense), sized_vectors())
+        lr, losses = _scratch.best_rate(lesson, np.arange(30), epochs=5, seed=0)
+        assert lr <= 5e-4 and set(losses) == {"0.0001", "0.0003"}
+
+    @pytest.mark.parametrize(("count", "batch"), [(2, 4), (24, 6), (96, 24), (400, 32)])
+    def test_several_steps_in_an_epoch(self, count, batch):
+        assert _scratch.batch_of(count) == batch
+        assert _scratch.schedule(count, epochs=3, lr=1e-3, seed=1).batch_size == batch
+
+    def test_what_is_held_out_leaves_every_class(self):
+        T = np.eye(3)[[0] * 9 + [1] * 2 + [2]]
+        held = _scratch._held_out(T, seed=0)
+        assert T[held].sum(0).tolist() == [2, 1, 0] and (T[~held].sum(0) > 0).all()
+
+    def test_speed_is_measured(self):
+        lesson = lesson_of(vector_source(networks.Dense), sized_vectors())
+        found = _scratch.speed(lesson, np.arange(8), seed=0)
+        assert found["train"] > 0 and found["predict"] > 0
+
+
+def sized_vectors() -> Dataset:
+    X, y = separable(30)
+    return Dataset.from_arrays(X, [f"c{c}" for c in y])
+
+
+class TestRaw:
+    def test_energies_are_for_rows_only(self):
+        energies = _raw.Energies()
+        assert energies.reading() == {"sample_rate": 16_000} and energies.describe()["segments"] == 6
+        with pytest.raises(NotImplementedError):
+            energies.collate([])
+
+    def test_texts_without_words(self):
+        rows = _raw.raw_rows(Dataset.from_arrays(["!!", "??", "a word"], ["x", "y", "x"]), load_source("lstm:lstm"))
+        with pytest.raises(DataError, match="no words"):
+            rows(np.array([0, 1]), np.array([2]))

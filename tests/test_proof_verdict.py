@@ -1,0 +1,496 @@
+"""What a proof concludes: against plain references, word by word, and from runs to the record."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.isotonic import IsotonicRegression
+
+from headstart.dataset import Dataset
+from headstart.errors import DataError
+from headstart.proof import _plan, _report
+from headstart.proof._forgetting import _places
+from headstart.proof._intervals import FEWEST_GROUPS, Held, interval, labels_at
+from headstart.proof._plan import Plan, Speeds, Work
+from headstart.proof._runs import Done
+from headstart.proof._verdict import (
+    Curve,
+    Findings,
+    advice,
+    findings,
+    gains_of,
+    helps,
+    labels_of,
+    rows_of,
+    sentence,
+)
+from headstart.result import Proof, read_record
+
+NAMES = {
+    "raw": "raw pixels",
+    "random": "random-weight features",
+    "scratch": "training from scratch",
+    "frozen": "frozen features",
+    "fine-tuned": "fine-tuning",
+}
+ITEMS = 200
+
+
+def held(n: int = ITEMS, classes: int = 4, **fields) -> Held:
+    return Held(np.arange(n) % classes, **fields)
+
+
+def share(*shares: float, n: int = ITEMS, turn: int = 0) -> Curve:
+    """One draw per share, in which so many of the items are right; ``turn`` makes it other items."""
+    rows = [np.roll(np.arange(n) < round(n * one), turn).astype(float) for one in shares]
+    return Curve(np.stack(rows), (1.0,) * len(rows))
+
+
+def found_of(curves: dict, shots=(4,), **fields) -> Findings:
+    return Findings(curves, tuple(shots), **{"test": held(), "names": NAMES, **fields})
+
+
+def naive_interval(table, codes, *, balanced, ends, tail=0.025):
+    """The same, written down slowly: loops, and Student's quantiles from scipy.stats."""
+    draws, n = table.shape
+    classes = sorted(set(codes.tolist())) if balanced else [None]
+    weights = np.zeros(n)
+    for c in classes:
+        mine = [i for i in range(n) if c is None or codes[i] == c]
+        for i in mine:
+            weights[i] = 1 / (len(classes) * len(mine))
+    means = [sum(weights[i] * table[r, i] for i in range(n)) for r in range(draws)]
+    mean = sum(means) / draws
+    by_draw = sum((m - mean) ** 2 for m in means) / (draws - 1) / draws
+    by_item = 0.0
+    for c in classes:
+        mine = [table[:, i].mean() for i in range(n) if c is None or codes[i] == c] + list(ends)
+        centre = sum(mine) / len(mine)
+        spread = sum((x - centre) ** 2 for x in mine) / len(mine)
+        by_item += spread / len(mine) / len(classes) ** 2
+    half = np.sqrt(
+        by_draw * stats.t.ppf(1 - tail, draws - 1) ** 2 + by_item * stats.t.ppf(1 - tail, max(1, n - 1)) ** 2
+    )
+    return mean, max(ends[0], mean - half), min(ends[1], mean + half)
+
+
+class TestAgainstReferences:
+    @pytest.mark.parametrize("balanced", [False, True])
+    @pytest.mark.parametrize(("draws", "n"), [(2, 9), (3, 40), (6, 25)])
+    @pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 1.0)])
+    def test_interval(self, balanced, draws, n, ends):
+        rng = np.random.default_rng(draws * n)
+        table = (rng.random((draws, n)) < 0.6).astype(float)
+        codes = np.arange(n) % 3
+        codes[:2] = 0
+        ours = interval(table, Held(codes, balanced=balanced), ends=ends)
+        assert ours == pytest.approx(naive_interval(table, codes, balanced=balanced, ends=ends))
+
+    def test_a_tail_of_half_is_no_interval(self):
+        table = share(0.5, 0.6).right
+        mean, low, high = interval(table, held(), ends=(0.0, 1.0), tail=0.5)
+        assert low == pytest.approx(mean) == pytest.approx(high)
+
+    def test_groups_by_the_sandwich(self):
+        """Sums within groups, as in a cluster-robust variance of a mean."""
+        rng = np.random.default_rng(0)
+        groups = np.repeat(np.arange(12), 15)
+        items = (rng.random(180) < 0.2 + 0.6 * (groups % 2)).astype(float)
+        sums = np.array([(items[groups == g] - items.mean()).sum() / 180 for g in range(12)])
+        wanted = stats.t.ppf(0.975, 11) * np.sqrt(12 / 11 * (sums**2).sum())
+        mean, low, high = interval(np.tile(items, (2, 1)), held(180, groups=groups), ends=(-1.0, 2.0))
+        assert (high - low) / 2 == pytest.approx(wanted) and mean == pytest.approx(items.mean())
+
+    def test_groups_that_do_not_matter_do_not_narrow(self):
+        rng = np.random.default_rng(1)
+        table = np.tile((rng.random(100) < 0.5).astype(float), (2, 1))
+        groups = np.repeat(np.arange(50), 2)
+        alone, together = (interval(table, held(100, groups=g), ends=(0.0, 1.0)) for g in (None, groups))
+        assert together[2] - together[1] >= alone[2] - alone[1] - 1e-9
+
+    @pytest.mark.parametrize("many", [FEWEST_GROUPS - 1, FEWEST_GROUPS])
+    def test_from_how_many_groups_on(self, many):
+        assert (held(60, groups=np.arange(60) % many).clusters is None) == (many < FEWEST_GROUPS)
+
+    @given(
+        st.lists(st.floats(0, 1), min_size=5, max_size=5, unique=True),
+        st.floats(0.01, 0.99),
+    )
+    def test_labels_by_interpolation_of_the_isotonic_curve(self, curve, score):
+        counts = np.array([2, 4, 10, 30, 70])
+        smooth = IsotonicRegression().fit_transform(np.arange(5), curve)
+        found = labels_at(counts, np.array([curve]), np.array([score]))[0]
+        if smooth[0] > score:
+            assert found == 0
+        elif smooth[-1] < score:
+            assert np.isinf(found)
+        else:
+            assert np.interp(np.log(found), np.log(counts), smooth) == pytest.approx(score, abs=1e-6)
+
+    @pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 1.0)])
+    @pytest.mark.parametrize("value", [0.0, 1.0])
+    def test_rounding_does_not_carry_a_mean_past_its_ends(self, value, ends):
+        table = np.full((3, 171), value)
+        for balanced in (False, True):
+            mean, low, high = interval(table, held(171, 7, balanced=balanced), ends=ends)
+            assert ends[0] <= low <= mean <= high <= ends[1]
+            assert mean == pytest.approx(value)
+
+    def test_weights_add_up(self):
+        codes = np.array([0] * 50 + [1] * 5 + [2] * 20)
+        for balanced in (False, True):
+            assert Held(codes, balanced=balanced).weights.sum() == pytest.approx(1.0)
+        by_class = Held(codes, balanced=True).weights
+        assert [by_class[codes == c].sum() for c in range(3)] == pytest.approx([1 / 3] * 3)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("groups", [None, 12])
+    def test_covers_with_and_without_groups(self, groups):
+        rng = np.random.default_rng(7)
+        inside, times = 0, 500
+        for _ in range(times):
+            hard = rng.normal(size=120)
+            which = None
+            if groups is not None:
+                which = np.arange(120) % groups
+                hard = hard + rng.normal(size=groups)[which]
+            luck = rng.normal(0, 0.4, (4, 1))
+            table = (luck + hard + rng.logistic(size=(4, 120)) > 0).astype(float)
+            _, low, high = interval(table, held(120, groups=which), ends=(0.0, 1.0))
+            inside += low <= 0.5 <= high
+        assert inside / times > 0.93
+
+
+class TestWords:
+    """The sentence, in full: what a newcomer reads first."""
+
+    def test_help(self):
+        found = found_of({("raw", 4): share(0.3, 0.3, 0.3), ("frozen", 4): share(0.8, 0.8, 0.8)})
+        gains = gains_of(found)
+        low, high = gains[0].low, gains[0].high
+        assert sentence(found, gains, helps(found)) == (
+            f"Transfer helps: frozen features against raw pixels +0.500 [{low:+.3f}, {high:+.3f}] accuracy "
+            "(4 labels per class)."
+        )
+
+    def test_harm(self):
+        found = found_of({("raw", 1): share(0.8, 0.8, 0.8), ("frozen", 1): share(0.3, 0.3, 0.3)}, shots=(1,))
+        said = sentence(found, gains_of(found), helps(found))
+        assert said.startswith("Transfer hurts here: frozen features against raw pixels -0.500 [")
+        assert said.endswith("accuracy (1 label per class); you do better without this source.")
+
+    def test_not_told(self):
+        found = found_of({("raw", 4): share(0.5, 0.6, 0.7), ("frozen", 4): share(0.6, 0.6, 0.65, turn=50)})
+        said = sentence(found, gains_of(found), helps(found))
+        assert said.startswith("It cannot be told whether transfer helps here: frozen features against raw pixels +0.0")
+
+    def test_three_numbers_of_labels(self):
+        curves = {("raw", k): share(0.3, 0.3, 0.3) for k in (1, 4, 16)}
+        curves |= {("frozen", k): share(0.8, 0.8, 0.8) for k in (1, 4, 16)}
+        said = sentence(found_of(curves, shots=(1, 4, 16)), gains_of(found_of(curves, shots=(1, 4, 16))), True)
+        assert "(average of 1, 4 and 16 labels per class)." in said
+
+    def test_balanced_accuracy_is_called_so(self):
+        curves = {("raw", 4): share(0.3, 0.3), ("frozen", 4): share(0.9, 0.9)}
+        found = found_of(curves, test=held(balanced=True))
+        assert " balanced accuracy " in sentence(found, gains_of(found), True)
+
+    def test_the_strongest_rival_is_named(self):
+        curves = {
+            ("raw", 4): share(0.3, 0.3, 0.3),
+            ("random", 4): share(0.45, 0.45, 0.45),
+            ("scratch", 4): share(0.2, 0.2, 0.2),
+            ("frozen", 4): share(0.9, 0.9, 0.9),
+        }
+        found = found_of(curves)
+        assert "against the best rival, random-weight features, +0.450 [" in sentence(found, gains_of(found), True)
+
+    def test_guessing_is_mentioned_only_where_everybody_guesses(self):
+        rng = np.random.default_rng(0)
+
+        def lucky(p):
+            return Curve((rng.random((3, ITEMS)) < p).astype(float), (1.0,) * 3)
+
+        guessing = found_of({("raw", 4): lucky(0.25), ("frozen", 4): lucky(0.25)})
+        knowing = found_of({("raw", 4): lucky(0.6), ("frozen", 4): lucky(0.6)})
+        assert "guessing (0.250)" in sentence(guessing, gains_of(guessing), None)
+        assert "guessing" not in sentence(knowing, gains_of(knowing), None)
+
+    @pytest.mark.parametrize(
+        ("first", "second", "lacking"),
+        [((0.2, 0.9), (0.9, 0.2), "repeats"), ((0.5, 0.5), (0.5, 0.5), "test items")],
+    )
+    def test_advice(self, first, second, lacking):
+        found = found_of({("raw", 4): share(*first), ("frozen", 4): share(*second, turn=60)})
+        assert f"too few {lacking}" in advice(found)
+
+
+class TestGains:
+    def curves(self):
+        shares = {"raw": 0.4, "scratch": 0.3, "frozen": 0.7, "fine-tuned": 0.6}
+        return {(name, k): share(s, s + 0.05, s) for name, s in shares.items() for k in (4, 16)}
+
+    def test_one_on_average_and_one_at_each_number_of_labels(self):
+        gains = gains_of(found_of(self.curves(), shots=(4, 16)))
+        assert [(g.rival, g.shots) for g in gains] == [
+            *itertools.product(["raw"], [None, 4, 16]),
+            *itertools.product(["scratch"], [None, 4, 16]),
+        ]
+        assert all(g.low < g.value < g.high for g in gains)
+        assert gains[0].value == pytest.approx(0.3) and gains[3].value == pytest.approx(0.4)
+
+    def test_the_average_is_of_the_tables(self):
+        curves = self.curves()
+        curves["frozen", 16] = share(0.9, 0.9, 0.9)
+        gains = {(g.rival, g.shots): g.value for g in gains_of(found_of(curves, shots=(4, 16)))}
+        assert gains["raw", None] == pytest.approx((gains["raw", 4] + gains["raw", 16]) / 2)
+
+    def test_paired_gains_are_narrower_than_unpaired_ones(self):
+        """The same items are hard for both: what they share drops out."""
+        rng = np.random.default_rng(0)
+        hard = rng.normal(0, 3, ITEMS)
+        one, other = (
+            Curve((hard + a + rng.logistic(size=(3, ITEMS)) > 0).astype(float), (1.0,) * 3) for a in (0.0, 1.0)
+        )
+        (gain, _) = gains_of(found_of({("raw", 4): one, ("frozen", 4): other}))
+        rows = rows_of(found_of({("raw", 4): one, ("frozen", 4): other}))
+        assert gain.high - gain.low < 0.8 * np.hypot(*[row.high - row.low for row in rows])
+
+    def test_rivals_that_are_not_everywhere_are_not_compared(self):
+        curves = self.curves()
+        del curves["scratch", 16]
+        found = found_of(curves, shots=(4, 16))
+        assert found.rivals == ["raw"] and {g.rival for g in gains_of(found)} == {"raw"}
+
+    def test_ways_in_the_order_of_what_they_reach(self):
+        found = found_of(self.curves(), shots=(4, 16))
+        assert found.ways == ["frozen", "fine-tuned"] and found.tail == pytest.approx(0.0125)
+        curves = {key: curve for key, curve in self.curves().items() if key[0] != "fine-tuned"}
+        assert found_of(curves, shots=(4, 16)).tail == pytest.approx(0.025)
+
+
+class TestRows:
+    def test_from_runs_to_curves(self):
+        truth = np.arange(ITEMS) % 4
+        runs = {}
+        for repeat, wrong in enumerate((20, 40)):
+            said = truth.copy()
+            said[:wrong] = (said[:wrong] + 1) % 4
+            runs["scratch", 4, repeat] = {"predicted": said.tolist(), "seconds": 2.0 + repeat, "epochs": 5}
+            runs["frozen", 4, repeat] = {"predicted": truth.tolist(), "seconds": 1.0, "epochs": None}
+        found = findings(runs, range(2), (4,), test=held(), names=NAMES)
+        scratch, frozen = rows_of(found)
+        assert scratch.scores == pytest.approx((0.9, 0.8)) and scratch.accuracy == pytest.approx(0.85)
+        assert (scratch.seconds, scratch.epochs, scratch.transfer) == (2.5, 5.0, False)
+        assert (round(frozen.accuracy, 9), frozen.epochs, frozen.transfer, frozen.what) == (
+            1.0,
+            None,
+            True,
+            "frozen features",
+        )
+
+    def test_points_that_lack_a_draw_are_left_out(self):
+        runs = {
+            ("raw", 4, 0): {"predicted": [0] * ITEMS, "seconds": 1.0},
+            ("frozen", 4, 0): {"predicted": [0] * ITEMS, "seconds": 1.0},
+            ("frozen", 4, 1): {"predicted": [0] * ITEMS, "seconds": 1.0},
+        }
+        assert set(findings(runs, range(2), (4,), test=held(), names=NAMES).curves) == {("frozen", 4)}
+
+    def test_without_transfer_first(self):
+        curves = {(name, 4): share(0.5, 0.5) for name in ("fine-tuned", "frozen", "scratch", "raw")}
+        assert [row.name for row in rows_of(found_of(curves))] == ["raw", "scratch", "frozen", "fine-tuned"]
+
+
+class TestLabels:
+    def test_all_rivals_at_all_numbers_of_labels(self):
+        curves = {("raw", k): share(s, s, s) for k, s in ((4, 0.2), (16, 0.4), (64, 0.6))}
+        curves |= {("scratch", k): share(s, s, s) for k, s in ((4, 0.2), (16, 0.3))}
+        curves |= {("frozen", k): share(s, s, s) for k, s in ((4, 0.3), (16, 0.5))}
+        saved = {(one.rival, one.shots): one for one in labels_of(found_of(curves, shots=(4, 16)))}
+        assert set(saved) == set(itertools.product(("raw", "scratch"), (4, 16)))
+        assert saved["raw", 4].equals == pytest.approx(8) and saved["raw", 16].equals == pytest.approx(32)
+        assert saved["scratch", 4].equals == pytest.approx(16) and not saved["scratch", 16].reached
+
+    def test_noise_widens_the_interval(self):
+        def curves(spread):
+            made = {("raw", k): share(s - spread, s + spread, s) for k, s in ((4, 0.3), (16, 0.5), (64, 0.7))}
+            return {**made, ("frozen", 4): share(0.6, 0.6, 0.6)}
+
+        (calm,), (noisy,) = (labels_of(found_of(curves(spread))) for spread in (0.0, 0.15))
+        assert noisy.low < calm.low and (noisy.high or np.inf) > calm.high
+
+    def test_the_seed_decides(self):
+        curves = {("raw", 4): share(0.3, 0.4), ("raw", 16): share(0.5, 0.6), ("frozen", 4): share(0.45, 0.5)}
+        one, same, other = (labels_of(found_of(curves, seed=seed)) for seed in (0, 0, 1))
+        assert one == same and one[0].equals == other[0].equals
+
+
+class TestReport:
+    def contest(self, **fields):
+        draws = SimpleNamespace(
+            held=held(), balanced=False, test=np.arange(ITEMS),
+            data=SimpleNamespace(modality="image"),
+        )  # fmt: skip
+        how = {
+            "draws": draws, "seed": 3, "policy": "last_layers", "bank": SimpleNamespace(skipped=()),
+            "source": SimpleNamespace(address="fake:image", fingerprint="f"),
+        }  # fmt: skip
+        return SimpleNamespace(**{**how, **fields})
+
+    def done(self, shares: dict[str, float], **fields) -> Done:
+        truth = np.arange(ITEMS) % 4
+        runs = {}
+        for (name, right), repeat in itertools.product(shares.items(), range(3)):
+            said = np.where(np.arange(ITEMS) < ITEMS * right, truth, (truth + 1) % 4)
+            runs[name, 4, repeat] = {"predicted": said.tolist(), "seconds": 1.0, "epochs": 2, "moved": repeat == 0}
+        return Done(runs=runs, repeats=3, rates={4: 1e-3}, seconds=12.0, **fields)
+
+    def proof(self, shares, *, notes=(), plan=None, **fields) -> Proof:
+        plan = plan or Plan((4,), (), (4,), 3, allowance=2.5, epochs={4: 2}, seconds=9.0)
+        data = SimpleNamespace(fingerprint="d")
+        asked = ["auto", "auto", 3, 60.0]
+        return _report.assembled(self.contest(), plan, self.done(shares, **fields), notes=notes, data=data, asked=asked)
+
+    def test_the_record(self):
+        proof = self.proof({"raw": 0.3, "scratch": 0.2, "frozen": 0.8, "fine-tuned": 0.7}, notes=["first"])
+        assert proof.helps is True and proof.labels_saved.rival == "raw" and proof.time_saved.rival == "scratch"
+        assert proof.notes[0] == "first" and proof.metric == "accuracy" and proof.chance == 0.25
+        assert "Fine-tuned weights were kept in 1 of 3 runs" in " ".join(proof.notes)
+        assert "had 2.5 s each in every run" in " ".join(proof.notes)
+        kept = proof.provenance
+        assert (kept["random_state"], kept["budget"], kept["repeats"], kept["test_items"]) == (3, 60.0, 3, ITEMS)
+        assert kept["scratch_lr"] == {"4": 0.001} and kept["policy"] == "last_layers"
+        assert proof.cost["seconds"] == 12.0 and proof.cost["training_seconds_per_run"] == 2.5
+        assert read_record(json.loads(json.dumps(proof.to_dict()))) == proof
+
+    def test_nothing_is_saved_where_nothing_is_gained(self):
+        for shares in ({"raw": 0.5, "frozen": 0.5}, {"raw": 0.9, "frozen": 0.2}):
+            proof = self.proof(shares)
+            assert proof.helps is not True and proof.labels_saved is None and proof.time_saved is None
+            assert proof.labels, "what was read off the curves is kept all the same"
+
+    def test_advice_only_where_it_cannot_be_told(self):
+        undecided, decided = self.proof({"raw": 0.5, "frozen": 0.5}), self.proof({"raw": 0.2, "frozen": 0.9})
+        assert any("would tell more" in note for note in undecided.notes)
+        assert not any("would tell more" in note for note in decided.notes)
+
+    @pytest.mark.parametrize("shares", [{"frozen": 0.5}, {"raw": 0.5}], ids=["no rival", "no transfer"])
+    def test_nothing_to_compare(self, shares):
+        with pytest.raises(DataError, match=r"nothing to compare transfer with:\nraw failed"):
+            self.proof(shares, notes=["raw failed"])
+
+    def test_forgetting_is_gathered_from_the_runs(self):
+        done = self.done({"raw": 0.3, "fine-tuned": 0.8}, source_task=[1.0] * 20)
+        for repeat in range(3):
+            done.runs["fine-tuned", 4, repeat]["source_task"] = [1.0] * 15 + [0.0] * 5
+        plan = Plan((4,), (), (4,), 3, allowance=None, epochs={4: 2}, seconds=9.0)
+        data = SimpleNamespace(fingerprint="d")
+        proof = _report.assembled(self.contest(), plan, done, notes=(), data=data, asked=["auto", "auto", 3, None])
+        assert (proof.forgetting.before, proof.forgetting.after) == (1.0, 0.75)
+        assert proof.forgetting.items == 20 and proof.forgetting.kept == 1
+
+    def test_the_headline_says_something(self):
+        """At the largest number of labels the rival may have had no more: then a smaller one is taken."""
+        curves = {("scratch", k): share(0.2, 0.2, 0.2) for k in (4, 16)} | {
+            ("frozen", k): share(0.8, 0.8, 0.8) for k in (4, 16)
+        }
+        found = found_of(curves, shots=(4, 16))
+        saved = _report._headline(found, labels_of(found), gains_of(found))
+        assert (saved.shots, saved.most, saved.factor) == (4, 16, 4.0)
+
+
+class TestPlanLaws:
+    sizes = {4: 24, 16: 96, 64: 384}
+    speeds = st.builds(Speeds, *[st.floats(1e-4, 0.2) for _ in range(3)], st.floats(0.01, 3.0))
+
+    def plan_of(self, budget: float, speeds: Speeds, repeats: int = 5) -> tuple[Plan, Work]:
+        everyone = ("raw", "random", "scratch", "frozen", "fine-tuned")
+        batch = {k: min(32, n // 4) for k, n in self.sizes.items()}
+        work = Work(self.sizes, 100, everyone, speeds, batch)
+        plan = Plan((4, 16), (64,), (4, 16, 64), repeats, allowance=None, epochs={}, seconds=0.0)
+        return _plan.by_budget(plan, work, budget), work
+
+    @given(speeds, st.floats(1, 5000))
+    def test_fits_or_says_so(self, speeds, budget):
+        plan, work = self.plan_of(budget, speeds)
+        assert plan.seconds <= budget * 1.001 or any("too little" in note for note in plan.notes)
+        assert set(plan.epochs) == set(plan.long) and min(plan.epochs.values()) >= 1
+        assert set(plan.shots) <= set(plan.long) and plan.allowance > 0 and work.epoch(4) > 0
+
+    @given(speeds, st.floats(1, 2000), st.floats(1.1, 4))
+    def test_more_time_is_never_fewer_runs(self, speeds, budget, times):
+        small, large = (self.plan_of(b, speeds)[0] for b in (budget, budget * times))
+        assert len(small.shots) <= len(large.shots) and len(small.long) <= len(large.long) + 1
+        if small.shots == large.shots:
+            assert small.repeats <= large.repeats
+
+    @given(speeds, st.floats(1, 5000))
+    def test_comes_back_from_the_disk(self, speeds, budget):
+        plan, _ = self.plan_of(budget, speeds)
+        assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+    @given(st.integers(1, 5000))
+    def test_steps_are_at_least_what_was_asked(self, steps):
+        work = self.plan_of(100, Speeds(0.1, 0.1, 0.1, 0.1))[1]
+        plan = Plan((4, 16), (64,), (4, 16, 64), 5, allowance=None, epochs={}, seconds=0.0)
+        made = _plan.by_steps(plan, work, steps)
+        for count, epochs in made.epochs.items():
+            assert epochs * self.sizes[count] / work.batch[count] >= steps * 0.999
+        assert dataclasses.replace(made, epochs={}, seconds=0.0) == plan
+
+    def test_plenty_of_time_does_not_train_for_ever(self):
+        plan, work = self.plan_of(1e7, Speeds(1e-4, 1e-4, 1e-4, 0.01))
+        assert all(plan.epochs[k] * self.sizes[k] / work.batch[k] <= 2000 for k in plan.long)
+        assert plan.seconds < 1e4, "what is said is what it will take"
+
+
+def test_names_for_people_are_short():
+    for names in (NAMES, dict(_report.NAMES)):
+        assert all(len(name) <= 24 and name[0].islower() for name in names.values())
+    assert set(_report.NAMES) == {"image", "text", "audio", "vector"}
+
+
+def test_a_single_draw_speaks_for_itself():
+    """Nothing is known of other draws then: the interval is that of the items."""
+    table = share(0.6).right
+    mean, low, high = interval(table, held(), ends=(0.0, 1.0))
+    twice = interval(np.tile(table, (2, 1)), held(), ends=(0.0, 1.0))
+    assert (mean, low, high) == pytest.approx(twice) and low < 0.6 < high
+
+
+class TestPlaces:
+    def data(self, labels) -> Dataset:
+        return Dataset.from_arrays(np.zeros((len(labels), 2)) + np.arange(len(labels))[:, None], labels)
+
+    def source(self, classes):
+        return SimpleNamespace(meta={"classes": classes} if classes is not None else {}, address="x")
+
+    def test_by_name(self):
+        places = _places(self.source(["cat", "ant", "bee"]), self.data(["ant", "cat", "bee", "ant"]))
+        assert places.tolist() == [1, 0, 2, 1]
+
+    def test_numbers_by_name(self):
+        data = Dataset.from_arrays(np.eye(3), [7, 5, 7], task="classification")
+        assert _places(self.source(["5", "6", "7"]), data).tolist() == [2, 0, 2]
+
+    def test_by_order_where_there_are_as_many(self):
+        assert _places(self.source(2), self.data(["b", "a", "b"])).tolist() == [1, 0, 1]
+
+    def test_numbers_are_places(self):
+        data = Dataset.from_arrays(np.eye(3), [700, 2, 5], task="classification")
+        assert _places(self.source(1000), data).tolist() == [700, 2, 5]
+
+    def test_what_cannot_be_told(self):
+        with pytest.raises(DataError, match="cannot be told: the source has 1000 classes without names"):
+            _places(self.source(1000), self.data(["a", "b"]))
+        with pytest.raises(DataError, match="does not know the classes dog"):
+            _places(self.source(["cat"]), self.data(["cat", "dog"]))
