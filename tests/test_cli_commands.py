@@ -193,7 +193,7 @@ class TestProve:
         text = run("prove", photos, *self.WORDS).stdout
         for words in ("transfer: frozen features", "labels per class", "→ gain over", "Next  headstart "):
             assert words in text
-        assert max(map(len, text.splitlines())) <= 100
+        assert max(len(line) for line in text.splitlines() if not line.startswith("Next")) <= 100
 
     @pytest.mark.parametrize(
         ("words", "code", "said"),
