@@ -34,7 +34,7 @@ FLOORS: dict[str, int] = {
     ),
     # 1: numpy, and what happened
     **dict.fromkeys(["bank", "dataset", "moments", "result"], 1),
-    **dict.fromkeys(["_comparison", "_intervals", "_printing", "_proofs", "_records", "_solve", "_verdicts"], 1),
+    **dict.fromkeys(["_comparison", "_intervals", "_printing", "_proofs", "_rankings", "_records", "_solve"], 1),
     # 2: numbers from numbers
     **dict.fromkeys(["distances", "heads", "imbalance", "log_mel", "metrics", "scores"], 2),
     # 3: borders
@@ -43,7 +43,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(
         ["_checkpoint", "_choosing", "_losses", "_pipeline", "_reading", "_samples", "extraction", "training"], 4
     ),
-    **dict.fromkeys(["finetuning", "predictor", "pretraining", "ranking"], 5),
+    **dict.fromkeys(["_source_statistics", "finetuning", "predictor", "pretraining", "ranking"], 5),
     **dict.fromkeys(["report", "transfer"], 6),
     **dict.fromkeys(["demo", "estimators", "federated", "proof"], 7),
     **dict.fromkeys(["cli", "serve"], 8),

@@ -70,6 +70,7 @@ def test_help_names_the_commands_and_loads_nothing_heavy(run):
         "sources",
         "layers",
         "extract",
+        "rank",
         "fit",
         "evaluate",
         "predict",

@@ -432,7 +432,16 @@ def _winner(candidates, costs):
     return Trial(tuple(candidates), "ridge", {}, 0.9, 0.8, 1.0, 1 - costs, costs, 1.0)
 
 
-def test_a_larger_set_wins_unless_it_is_clearly_worse():
+def test_on_many_rows_a_larger_set_has_to_win():
+    from headstart.heads._contest import safest
+
+    luck = np.random.default_rng(0).normal(0.3, 0.2, 300)
+    single, close, better = _winner("a", luck), _winner("ab", luck + 1e-3), _winner("ab", luck - 1e-3)
+    assert safest([single, close]) is single
+    assert safest([single, better]) is better
+
+
+def test_on_few_rows_a_larger_set_wins_unless_it_is_clearly_worse():
     from headstart.heads._contest import safest
 
     rng = np.random.default_rng(0)

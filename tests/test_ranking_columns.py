@@ -14,7 +14,7 @@ from torch import nn
 from headstart.extraction import extract
 from headstart.moments import Moments
 from headstart.ranking import rank
-from headstart.ranking._columns import columns_of, compact, source_columns
+from headstart.ranking._columns import columns_of, compact, scores_of, source_columns
 from headstart.scores import score
 from networks import Dense, separable, vector_source
 from test_ranking import dense, good_data
@@ -191,3 +191,26 @@ def test_values_have_neither():
     data = type(good_data()).from_arrays(X, X[:, 0].astype(float), task="regression")
     row = rank(vector_source(Dense, classifier="c"), data).best
     assert (row.nce, row.leep) == (None, None)
+
+
+@pytest.mark.parametrize("shape", [(20, 64), (30, 31), (12, 500)])
+def test_h_score_of_compact_rows_knows_how_many_dimensions_there_were(shape):
+    rng = np.random.default_rng(0)
+    y = np.arange(shape[0]) % 3
+    X = rng.normal(size=shape) + rng.normal(size=(3, shape[1]))[y]
+    T = np.eye(3)[y]
+    full = score("h_score", Moments.from_rows(X, T))
+    small = Moments.from_rows(compact(X), T)
+    assert small.features < shape[1]
+    assert score("h_score", small, dimensions=shape[1]) == pytest.approx(full, rel=1e-8)
+    assert score("h_score", small) != pytest.approx(full, rel=1e-3)
+
+
+def test_scores_need_nothing_but_rows():
+    X, y = separable(40)
+    T = np.eye(3)[y]
+    found = scores_of(X, T, task="classification")
+    assert set(found) == {"logme", "h_score", "knn"}
+    assert set(scores_of(X, X[:, :2], task="regression")) == {"logme"}
+    labels = (X[:, :2] > 0).astype(float)
+    assert set(scores_of(X, labels, task="multilabel")) == {"logme"}

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import weightedtau
 
 from headstart.dataset import Dataset
-from headstart.errors import DataError
+from headstart.errors import DataError, OptionError
 from headstart.ranking import Validation, _validate, rank
 from headstart.result import Row
 from networks import separable, vectors
@@ -36,8 +36,10 @@ def made(truths: dict[str, float], *, n: int = 40, **scores):
 
 @pytest.fixture
 def told(monkeypatch):
-    """Test scores are what the rows say."""
-    monkeypatch.setattr(_validate, "_fitted", lambda X, *_, **__: float(X[0, 0]))
+    """Test scores are what the rows say, and scores those of the ranking."""
+    monkeypatch.setattr(_validate, "choose", lambda *_, **__: None)
+    monkeypatch.setattr(_validate, "_solved", lambda choice, X, *_: float(X[0, 0]))
+    monkeypatch.setattr(_validate, "_scored", lambda row, *_: {name: getattr(row, name) for name in _validate._SCORES})
 
 
 @pytest.mark.usefixtures("told")
@@ -50,6 +52,7 @@ def test_tau_and_regret():
     assert found.tau["static"] == 0.0
     assert found.regret["accuracy"] == pytest.approx(0.2)  # it puts a first, and b is best
     assert found.regret["logme"] == pytest.approx(0)
+    assert found.regret["static"] == pytest.approx(0.9 - (0.7 + 0.9 + 0.8 + 0.5) / 4), "of equals: any of them"
     assert set(found.tau) == set(found.regret) == {"accuracy", "logme", "static"}
 
 
@@ -83,7 +86,7 @@ def test_truth_is_from_rows_that_were_held_out(monkeypatch):
     choose = _validate.choose
 
     def spy(rows, T, **options):
-        seen.append(rows["x"])
+        seen.append(next(iter(rows.values())))
         return choose(rows, T, **options)
 
     monkeypatch.setattr(_validate, "choose", spy)
@@ -101,22 +104,71 @@ def test_truth_is_from_rows_that_were_held_out(monkeypatch):
     assert found.tau == {}
 
 
+def test_scores_have_not_seen_what_they_are_judged_by():
+    """A layer that copies the labels of the test rows only: the ranking is taken in, the validation is not."""
+    X, y = separable(200)
+    T = np.eye(3)[y]
+    test = _validate.draw_folds(T, "classification", repeats=1, random_state=1)[0] % 2 == 1
+    spy = np.random.default_rng(0).normal(size=(200, 3)) + 9 * T * test[:, None]
+    names = {"0 spy": (SimpleNamespace(fingerprint="f"), "spy"), "0 real": (SimpleNamespace(fingerprint="f"), "real")}
+    found = [Row("s", "f", "spy", accuracy=1.0, logme=9.0), Row("s", "f", "real", accuracy=0.9, logme=1.0)]
+    made = _validate.validate(
+        2, rows={"0 spy": spy, "0 real": X}, T=T, names=names, task="classification", found=found, seed=0
+    )
+    assert made.regret["accuracy"] == pytest.approx(0)
+    assert made.regret["logme"] == pytest.approx(0)
+
+
+def test_the_whole_job_is_run_where_it_is_asked_for():
+    asked = []
+
+    class Fitted:
+        def evaluate(self, data):
+            asked[-1]["test"] = data
+            return SimpleNamespace(metrics={"accuracy": 0.5 + len(asked) / 10})
+
+    def fit(source, data, **options):
+        asked.append({"source": source, "train": data, **options})
+        return Fitted()
+
+    source, data = dense(), good_data(60)
+    found = rank(source, data)
+    made = found.validate(2, fit=fit, policy="full")
+    assert [round(row[2], 3) for row in made.rows] == [0.6, 0.7, 0.8][: len(made.rows)]
+    assert [one["layers"] for one in asked] == [[row.layer] for row in found.rows]
+    assert all(one["policy"] == "full" and one["source"] is source for one in asked)
+    assert all(len(one["train"]) + len(one["test"]) == 60 for one in asked)
+    assert len(asked[0]["train"].without(asked[0]["test"])) == len(asked[0]["train"])
+    assert made.items == len(asked[0]["test"])
+
+
+@pytest.mark.parametrize(("k", "options"), [(0, {}), (True, {}), (1.5, {}), (2, {"policy": "full"})])
+def test_what_makes_no_sense_is_refused(k, options):
+    with pytest.raises(OptionError, match=r"k must|fit=hs\.fit"):
+        _validate.validate(k, **made({"a": 0.7, "b": 0.9}, accuracy=[2, 1]), **options)
+
+
+def solved(X, T, test, task):
+    choice = _validate.choose({"x": X[~test]}, T[~test], task=task, random_state=0)
+    return _validate._solved(choice, X, T, test)
+
+
 def test_memorised_rows_do_not_count():
     X = vectors(60, d=200)
     T = np.eye(2)[np.random.default_rng(0).permutation(60) % 2]
     test = np.arange(60) % 2 == 0
-    assert _validate._fitted(X, T, test, task="classification", seed=0) < 0.8
+    assert solved(X, T, test, "classification") < 0.8
 
 
 def test_tasks_of_fits():
     X = vectors(120)
     test = np.arange(120) % 2 == 0
     line = X @ np.arange(8.0)[:, None]
-    assert _validate._fitted(X, line, test, task="regression", seed=0) > 0.95
+    assert solved(X, line, test, "regression") > 0.95
     noise = np.random.default_rng(0).normal(size=(120, 1))
-    assert _validate._fitted(X, noise, test, task="regression", seed=0) < 0.2
+    assert solved(X, noise, test, "regression") < 0.2
     labels = (X[:, :3] > 0).astype(float)
-    assert _validate._fitted(X, labels, test, task="multilabel", seed=0) > 0.85
+    assert solved(X, labels, test, "multilabel") > 0.85
 
 
 def test_groups_stay_together(monkeypatch):

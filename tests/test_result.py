@@ -25,6 +25,7 @@ from headstart.result import (
     ClassRow,
     Confusion,
     Forgotten,
+    Fusion,
     Gain,
     LabelsSaved,
     LeftOut,
@@ -545,6 +546,42 @@ def test_text_of_a_ranking():
     first = next(line for line in text.splitlines() if "blocks.4" in line)
     assert first.split()[0] == "1=" and "0.900 [0.850, 0.940]" in text and "3.5 s" in text
     assert "leep" not in text, "what nobody measured is no column"
+
+
+def fused(**fields) -> Fusion:
+    known = {"accuracy": 0.93, "low": 0.9, "high": 0.95, "difference": 0.03, "difference_low": 0.01}
+    parts = (("net", "blocks.4"), ("net", "blocks.6"))
+    return Fusion(
+        **{"parts": parts, **known, "difference_high": 0.05, "wins": True, "fingerprints": ("f1", "f1"), **fields}
+    )
+
+
+def test_layers_side_by_side_are_told_and_come_back():
+    both = dataclasses.replace(ranking, fused=fused())
+    assert both.together == (
+        "Side by side, blocks.4 + blocks.6 reach 0.930 [0.900, 0.950], +0.030 [+0.010, +0.050] to the best row: "
+        "fit() takes them together."
+    )
+    assert "Side by side" in str(both) and "Side by side" not in str(ranking)
+    back = Ranking.from_dict(json.loads(json.dumps(both.to_dict())))
+    assert back == both and back.fused == both.fused and back.together == both.together
+    lost = dataclasses.replace(ranking, fused=fused(wins=False, difference=None))
+    assert lost.together.endswith("0.950]: fit() takes the best row alone.")
+    across = fused(parts=(("a", "l"), ("b", "l")), fingerprints=("f", "g"))
+    assert str(across) == "a/l + b/l"
+
+
+def test_a_long_ranking_is_cut_and_says_so():
+    rows = [Row("s", "f", f"layer{i}", accuracy=0.9 - i / 100, low=0.1, high=0.9) for i in range(30)]
+    text = str(Ranking(rows))
+    assert "layer19" in text and "layer20" not in text
+    assert "… and 10 more rows: see .rows" in text
+
+
+def test_what_is_shared_is_told_in_words():
+    told = dataclasses.replace(ranking, shared={"words": ["much is shared."], "cka": {}})
+    assert "What is shared:\n  much is shared." in str(told)
+    assert "What is shared" not in str(ranking)
 
 
 SCORES = ("logme", "h_score", "nce", "leep", "knn", "static", "seconds", "macs", "mbytes")

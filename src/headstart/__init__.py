@@ -61,9 +61,11 @@ _NAMES = {
     "prove": "headstart.proof:prove",
     "rank": "headstart.ranking:rank",
     "score": "headstart.scores:score",
+    "source_statistics": "headstart._source_statistics:source_statistics",
 }
 
 if TYPE_CHECKING:
+    from headstart._source_statistics import source_statistics as source_statistics
     from headstart.bank import FeatureBank as FeatureBank
     from headstart.ctc.base import ctc as ctc
     from headstart.dataset import Dataset as Dataset

@@ -1,6 +1,6 @@
 """What happened: ``Result`` of an evaluation. Frozen; it only compares, prints, and turns into plain data. Floor 1.
 
-``Ranking`` (in ``_verdicts``) and ``Proof`` (in ``_proofs``) have the same manners; all are reached through here.
+``Ranking`` (in ``_rankings``) and ``Proof`` (in ``_proofs``) have the same manners; all are reached through here.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from headstart._comparison import Comparison, Difference, compare
 from headstart._intervals import Metric
 from headstart._printing import blocks, clean, listing, paragraph, seconds, table
 from headstart._proofs import Forgotten, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
+from headstart._rankings import Fusion, Ranking, Row
 from headstart._records import LeftOut, Record, frozen, plain
 from headstart._typing import Array
-from headstart._verdicts import Ranking, Row
 from headstart.errors import DataError
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Confusion",
     "Difference",
     "Forgotten",
+    "Fusion",
     "Gain",
     "LabelsSaved",
     "LeftOut",

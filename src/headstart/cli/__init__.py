@@ -1,4 +1,4 @@
-"""The command line: ``headstart sources|layers|extract|fit|evaluate|predict|prove|pretrain|demo|doctor``. Floor 8.
+"""The command line: ``headstart sources|layers|extract|rank|fit|evaluate|predict|prove|pretrain|demo|doctor``. Floor 8.
 
 Commands take the same words as the Python calls. Each is a function from its parameters to a :class:`Page`: a document
 for ``--json`` and blocks for people; ``_app`` runs it, shows the page, and turns errors into exit codes. Nothing here
@@ -12,6 +12,7 @@ from headstart.cli import _fit as _fit
 from headstart.cli import _predict as _predict
 from headstart.cli import _pretrain as _pretrain
 from headstart.cli import _prove as _prove
+from headstart.cli import _rank as _rank
 from headstart.cli import _sources as _sources
 from headstart.cli._app import main, run
 

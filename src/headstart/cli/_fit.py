@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +35,8 @@ from headstart.cli._options import (
     items_of,
     load_source,
     named,
+    sources_of,
+    training,
 )
 from headstart.cli._output import Page, facts, interval, shell_line, short, table, title, under
 from headstart.cli._predict import result_blocks
@@ -118,7 +119,7 @@ def fit(
     _check_output(output)
     columns = Columns(input, target, groups, split, task, modality)
     train, held = _parts(data, columns, test_size=test_size, test=test, seed=seed)
-    sources = _sources(source, weights, options)
+    sources = [load_source(address, file, options) for address, file in sources_of(source, weights)]
     begun = time.perf_counter()
     predictor = LIBRARY["fit"](
         sources, train, layers=layers or "auto", head=named("head", head), policy=named("policy", policy),
@@ -144,23 +145,12 @@ def _parts(data: str, columns: Columns, *, test_size: float | None, test: str | 
         raise OptionError("Give --test-size or --test, not both.")
     items = dataset(data, columns)
     if test is not None:
-        return _training(items), dataset(test, columns)
+        return training(items), dataset(test, columns)
     if test_size:
-        return _training(items).split(test_size if test_size < 1 else round(test_size), random_state=seed)
+        return training(items).split(test_size if test_size < 1 else round(test_size), random_state=seed)
     if items.parts is not None and "test" in items.parts and "train" in items.parts:
         return items.part("train"), items.part("test")
-    return _training(items), None
-
-
-def _training(items: Any) -> Any:
-    return items.part("train") if items.parts is not None and "train" in items.parts else items
-
-
-def _sources(addresses: Sequence[str], weights: Sequence[Path] | None, options: Sequence[str] | None) -> list[Any]:
-    if weights and len(weights) != len(addresses):
-        raise OptionError(f"Give one --weights per --source: there are {len(addresses)} and {len(weights)}.")
-    files = list(weights or [None] * len(addresses))  # type: ignore[list-item]
-    return [load_source(address, file, options) for address, file in zip(addresses, files)]
+    return training(items), None
 
 
 def _page(predictor: Any, saved: Path, train: Any, result: Any, *, spent: float) -> Page:

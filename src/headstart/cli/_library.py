@@ -20,6 +20,7 @@ LIBRARY = Family(
         "policy": "headstart.policies.base:policy",
         "pretrain": "headstart.pretraining:pretrain",
         "prove": "headstart.proof:prove",
+        "rank": "headstart.ranking:rank",
         "reading": "headstart.extraction:reading",
         "repair_torchvision": "headstart.sources._compat:repair_torchvision",
     },

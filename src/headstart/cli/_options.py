@@ -86,6 +86,24 @@ def dataset(data: str, columns: Columns) -> Any:
     return LIBRARY["Dataset"].from_folder(data, columns.modality)
 
 
+def training(items: Any) -> Any:
+    """The part that is there to learn from: ``train`` where the data came in parts, else all of it."""
+    return items.part("train") if items.parts is not None and "train" in items.parts else items
+
+
+def sources_of(addresses: Sequence[str], weights: Sequence[Path] | None) -> list[tuple[str, Path | None]]:
+    """Every ``--source`` with its ``--weights``.
+
+    Raises
+    ------
+    OptionError
+        When there are weights for some only.
+    """
+    if weights and len(weights) != len(addresses):
+        raise OptionError(f"Give one --weights per --source: there are {len(addresses)} and {len(weights)}.")
+    return list(zip(addresses, weights or [None] * len(addresses)))  # type: ignore[list-item]
+
+
 def pairs(words: Sequence[str] | None, what: str = "--options") -> dict[str, Any]:
     """``["pad_type=same", "in_chans=1"]`` → ``{"pad_type": "same", "in_chans": 1}``.
 

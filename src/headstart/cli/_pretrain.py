@@ -59,6 +59,9 @@ def pretrain(
         Path | None,
         typer.Option(metavar="FILE", show_default=False, help="Written every epoch; taken up after a kill."),
     ] = None,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Keep moments of the training data beside it, for: headstart rank.")
+    ] = False,
     options: Options = None,
     input: Input = None,
     target: Target = None,
@@ -77,7 +80,7 @@ def pretrain(
     begun = time.perf_counter()
     source = LIBRARY["pretrain"](
         architecture, items, objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, budget=budget,
-        image_size=image_size, checkpoint=checkpoint, random_state=seed, **pairs(options),
+        image_size=image_size, checkpoint=checkpoint, statistics=statistics, random_state=seed, **pairs(options),
     )  # fmt: skip
     spent = time.perf_counter() - begun
     folder = source.save(output)

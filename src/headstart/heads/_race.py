@@ -10,10 +10,10 @@ import numpy as np
 from headstart._typing import Array, Float
 from headstart.heads._contest import SCREENERS, Contest, Entry, Trial
 from headstart.heads._cross import CAUTIOUS, FEW
+from headstart.heads._fusion import forward
 from headstart.heads.base import Problem
 
 _FINALISTS = 2
-_FUSED = 3
 
 
 def side_by_side(blocks: Sequence[Array]) -> Array:
@@ -36,9 +36,9 @@ def race(
                 scaled = problem.scaled(scale)
                 trials += contest.enter((name,), scaled, contest.affordable(scaled, fresh, share))
     finals: list[tuple[str, ...]] = [(name,) for name in standing]
-    fused = tuple(_by_cost(features, trials)[:_FUSED])
     able = [entry for entry in entries if entry.takes("standard")]
-    if fuse and len(fused) > 1 and able:
+    fused = forward(features, contest, _by_cost(features, trials)) if fuse and able else ()
+    if len(fused) > 1:
         problem = contest.problem(side_by_side([features[name] for name in fused]), "standard")
         trials += contest.enter(fused, problem, contest.affordable(problem, able, share))
         finals.append(fused)

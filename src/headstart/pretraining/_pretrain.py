@@ -10,6 +10,7 @@ from typing import Any
 from headstart._hashing import fingerprint
 from headstart._registry import refuse_unknown
 from headstart._samples import Samples
+from headstart._source_statistics import source_statistics
 from headstart.dataset import Dataset
 from headstart.errors import DataError
 from headstart.extraction import readable, reading
@@ -30,6 +31,7 @@ def pretrain(
     image_size: int | None = None,
     random_state: int = 0,
     checkpoint: str | Path | None = None,
+    statistics: bool = False,
     **options: Any,
 ) -> Source:
     """Train a network on a source task; its features can then be transferred.
@@ -52,6 +54,9 @@ def pretrain(
         Seeds weights, order and dropout; recorded in ``source.meta``.
     checkpoint : path, optional
         Written after every epoch and taken up again after a kill.
+    statistics : bool
+        Also summarise the training data in the features (one more pass), so that rankings can say what a target shares
+        with it. See :func:`headstart.source_statistics`.
     **options
         Of the architecture.
 
@@ -94,7 +99,8 @@ def pretrain(
         parameter.requires_grad_(False)
     meta = {**source.meta, **plan.meta, "objective": objective, "random_state": random_state, **history}
     address = f"{source.address.partition('+')[0]}+{objective}-{data.fingerprint[:6]}"
-    return dataclasses.replace(source, network=network, meta=meta, address=address)
+    made = dataclasses.replace(source, network=network, meta=meta, address=address, statistics=None)
+    return dataclasses.replace(made, statistics=source_statistics(made, data, store=False)) if statistics else made
 
 
 def _fresh(

@@ -19,16 +19,21 @@ _KNN_ROWS = 2000
 
 def columns_of(X: np.ndarray, T: np.ndarray, *, task: str, bank: FeatureBank, layer: Layer) -> dict[str, float | None]:
     """LogME, H-score, kNN, extraction seconds and megabytes of one layer; None where a score does not apply."""
-    moments = Moments.from_rows(compact(X), T)
-    found: dict[str, float | None] = {"logme": _try("logme", moments)}
-    if task == "classification":
-        # Its shrinkage depends on the number of dimensions: compact rows would change it.
-        found["h_score"] = _try("h_score", moments if len(X) >= X.shape[1] else Moments.from_rows(X, T))
-        few = slice(None) if len(X) <= _KNN_ROWS else np.linspace(0, len(X) - 1, _KNN_ROWS).astype(int)
-        found["knn"] = _try("knn", None, rows=X[few], targets=T[few])
+    found = scores_of(X, T, task=task)
     speed = bank.choice.speed if bank.choice is not None else 0.0
     found["seconds"] = len(X) / speed * layer.depth if speed else None
     found["mbytes"] = X.nbytes / 1e6
+    return found
+
+
+def scores_of(X: np.ndarray, T: np.ndarray, *, task: str) -> dict[str, float | None]:
+    """The scores that need nothing but rows: LogME, and of classes H-score and kNN."""
+    moments = Moments.from_rows(compact(X), T)
+    found: dict[str, float | None] = {"logme": _try("logme", moments)}
+    if task == "classification":
+        found["h_score"] = _try("h_score", moments, dimensions=X.shape[1])
+        few = slice(None) if len(X) <= _KNN_ROWS else np.linspace(0, len(X) - 1, _KNN_ROWS).astype(int)
+        found["knn"] = _try("knn", None, rows=X[few], targets=T[few])
     return found
 
 
@@ -59,8 +64,8 @@ def compact(X: np.ndarray) -> np.ndarray:
     return vectors[:, keep] * np.sqrt(values[keep])
 
 
-def _try(name: str, moments: Moments | None, **rows: Any) -> float | None:
+def _try(name: str, moments: Moments | None, **rest: Any) -> float | None:
     try:
-        return float(score(name, moments, **rows))
+        return float(score(name, moments, **rest))
     except HeadstartError:
         return None

@@ -24,7 +24,7 @@ from headstart.scores.base import Score, need_classes
 Shrinkage = Literal["auto", "ledoit_wolf", "oas", "none"]
 
 
-def _h_score(moments: Moments, *, shrinkage: Shrinkage = "auto") -> float:
+def _h_score(moments: Moments, *, shrinkage: Shrinkage = "auto", dimensions: int | None = None) -> float:
     """Compute it.
 
     Parameters
@@ -33,17 +33,30 @@ def _h_score(moments: Moments, *, shrinkage: Shrinkage = "auto") -> float:
         With one-hot targets.
     shrinkage : {"auto", "ledoit_wolf", "oas", "none"}
         ``"auto"`` is Ledoit–Wolf where the moments hold the fourth-order accumulators, else OAS, which needs none.
+    dimensions : int, optional
+        Of the features that the moments' own are a rotation of, where directions without any spread were left out:
+        shrinkage (OAS) depends on it. None is the moments' own number.
     """
     counts = need_classes(moments)
     values, vectors = moments.spectrum
     if not len(values):
         raise NumericsError("No feature varies; the H-score is not defined.")
-    rho = _shrinkage(moments, shrinkage)
+    d = moments.features if dimensions is None else dimensions
+    rho = _shrinkage(moments, shrinkage) if d == moments.features else _oas(moments, d)
     present = counts > 0
     seen = (vectors.T @ moments.cross[:, present]) ** 2 / counts[present]  # n·u_jᵀ Σ_B u_j, class by class
-    level = float(np.trace(moments.scatter)) / moments.features
+    level = float(np.trace(moments.scatter)) / d
     kept = (1 - rho) * seen.sum(axis=1) / ((1 - rho) * values + rho * level)
     return float(min(kept.sum(), len(values), present.sum() - 1))  # the last digits may lie above the bound
+
+
+def _oas(moments: Moments, d: int) -> float:
+    """The shrinkage of ``Moments.oas`` for d dimensions, of which only those that vary are there."""
+    n = moments.count
+    sample = moments.scatter / n
+    level, power = float(np.trace(sample)) / d, float((sample**2).sum()) / d**2
+    below = (n + 1) * (power - level**2 / d)
+    return 1.0 if below <= 0 else min((power + level**2) / below, 1.0)
 
 
 def _shrinkage(moments: Moments, name: str) -> float:

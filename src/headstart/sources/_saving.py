@@ -44,6 +44,8 @@ def save(source: Any, folder: Path) -> Path:
         "weights": key_of_file(folder / WEIGHTS).hex(),
         "files": {name: key_of_bytes(content).hex() for name, content in source.files.items()},
     }
+    if source.statistics is not None and source.statistics.fingerprint == source.fingerprint:
+        source.statistics.save(folder)
     write_json(folder / RECORD, {**record, "check": check_of(record)})
     return folder
 

@@ -103,6 +103,8 @@ class Source:
         A faster precision is accepted only if no row's cosine to fp32 falls below it.
     precisions : tuple of str, optional
         Precisions that its code can run in at all; None is any.
+    statistics : Statistics, optional
+        Moments of its features on its own training data; saved with it. See :func:`headstart.source_statistics`.
     """
 
     address: str
@@ -117,6 +119,7 @@ class Source:
     submodules: Callable[[Any], Mapping[str, Any]] | None = None
     minimum_cosine: float = 0.99
     precisions: tuple[str, ...] | None = None
+    statistics: Any = None
 
     @property
     def name(self) -> str:

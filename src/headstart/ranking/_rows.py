@@ -1,0 +1,154 @@
+"""From cross-validated trials to rows: scores, paired differences to the best, groups of ties, layers together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from headstart._intervals import paired_difference
+from headstart.bank import FeatureBank
+from headstart.dataset import Dataset
+from headstart.heads.auto import Choice, Trial
+from headstart.ranking._columns import columns_of, source_columns
+from headstart.result import Fusion, Row
+from headstart.sources.base import Source
+
+Names = Mapping[str, tuple[Source, str]]
+
+
+def rows_of(
+    names: Names,
+    rows: Mapping[str, np.ndarray],
+    T: np.ndarray,
+    *,
+    choice: Choice,
+    pairing: Pairing,
+    banks: Mapping[Source, FeatureBank],
+    data: Dataset,
+) -> list[Row]:
+    """One row per candidate, best first."""
+    own: dict[Source, dict[str, Any]] = {
+        source: source_columns(source, bank, data, T=T, task=choice.task) for source, bank in banks.items()
+    }
+    prints = {source: source.fingerprint for source in banks}
+    trials = {name: best_of(choice.trials, (name,)) for name in names}
+    found = {}
+    for name, (source, layer) in names.items():
+        place = source.layer(layer)
+        columns: dict[str, Any] = columns_of(rows[name], T, task=choice.task, bank=banks[source], layer=place)
+        where: dict[str, Any] = {"depth": place.depth, "macs": place.macs / 1e6}
+        found[name] = Row(source.name, prints[source], layer, **where, **columns, **own[source])
+    ordered = sorted(names, key=lambda name: -_score(trials[name]))
+    return _grouped([(found[name], trials[name]) for name in ordered], pairing)
+
+
+def _grouped(pairs: Sequence[tuple[Row, Trial | None]], pairing: Pairing) -> list[Row]:
+    """Rows with their scores, differences and groups: what cannot be told from a group's first row belongs to it."""
+    leaders: list[Trial] = []
+    found = []
+    for row, trial in pairs:
+        if trial is None:
+            found.append(row)
+            continue
+        group = next((i for i, one in enumerate(leaders) if pairing.tied(trial, one)), None)
+        if group is None:
+            group = len(leaders)
+            leaders.append(trial)
+        mean, low, high = pairing.difference(trial, leaders[0])
+        paired: dict[str, Any] = {"difference": mean, "difference_low": low, "difference_high": high}
+        scored: dict[str, Any] = {"accuracy": trial.score, "low": trial.low, "high": trial.high}
+        found.append(replace(row, **scored, **paired, tied=group == 0, group=group + 1))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Pairing:
+    """How trials are compared on the same examples, in units of the metric.
+
+    Attributes
+    ----------
+    task : str
+    weights : (n,) array or None
+        What every row counts in the metric; None where all count the same.
+    """
+
+    task: str
+    weights: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, choice: Choice, T: np.ndarray) -> Pairing:
+        """For the trials of a choice made on these targets."""
+        if choice.metric != "balanced_accuracy":
+            return cls(choice.task)
+        labels = T.argmax(1)
+        counts = np.bincount(labels)
+        return cls(choice.task, len(labels) / (np.count_nonzero(counts) * counts[labels]))
+
+    def difference(self, trial: Trial, other: Trial) -> tuple[float, float, float]:
+        """(mean, low, high) of ``trial`` minus ``other``: paired by rows, where there are labels by folds."""
+        if trial is other:
+            return 0.0, 0.0, 0.0
+        mean, low, high = paired_difference(self._units(trial), self._units(other))
+        exact = trial.score - other.score  # of a pooled metric the mean of units is a little off
+        return exact, exact + low - mean, exact + high - mean
+
+    def tied(self, trial: Trial, top: Trial) -> bool:
+        """Whether a trial is not clearly worse than the top one."""
+        return self.difference(trial, top)[2] >= 0
+
+    def _units(self, trial: Trial) -> np.ndarray:
+        if self.task != "classification":
+            return -trial.costs
+        return trial.rows if self.weights is None else trial.rows * self.weights
+
+
+def fusion(choice: Choice, names: Names, pairing: Pairing) -> Fusion | None:
+    """The layers that were tried side by side, against the best single one."""
+    together = [trial for trial in choice.trials if len(trial.candidates) > 1]
+    single = max((t for n in names if (t := best_of(choice.trials, (n,))) is not None), key=_score, default=None)
+    if not together or single is None:
+        return None
+    best = best_of(together, together[0].candidates)
+    assert best is not None
+    mean, low, high = pairing.difference(best, single)
+    parts = [names[name] for name in best.candidates]
+    return Fusion(
+        tuple((source.name, layer) for source, layer in parts),
+        accuracy=best.score,
+        low=best.low,
+        high=best.high,
+        difference=mean,
+        difference_low=low,
+        difference_high=high,
+        wins=len(choice.candidates) > 1,
+        fingerprints=tuple(source.fingerprint for source, _ in parts),
+    )
+
+
+def best_of(trials: Sequence[Trial], candidates: tuple[str, ...]) -> Trial | None:
+    """The trial of least cost on these features."""
+    return min((t for t in trials if t.candidates == candidates), key=lambda trial: trial.cost, default=None)
+
+
+def _score(trial: Trial | None) -> float:
+    return -math.inf if trial is None or math.isnan(trial.score) else trial.score
+
+
+def ties_in_words(found: Sequence[Row], items: int) -> str:
+    """``These 3 rows cannot be told apart on 240 examples: …``, and which of them costs least."""
+    first = [row for row in found if row.tied]
+    if len(first) < 2:
+        return f"The best row is clearly better than all others on {items:,} examples." if len(found) > 1 else ""
+    several = len({row.fingerprint for row in first}) > 1
+    called = [f"{row.source}/{row.layer}" if several else row.layer for row in first]
+    shown = ", ".join(called[:4]) + (f" and {len(called) - 4} more" if len(called) > 4 else "")
+    text = f"These {len(first)} rows cannot be told apart on {items:,} examples: {shown}."
+    cheapest = min(range(len(first)), key=lambda i: (first[i].macs or 0.0, i))
+    if cheapest and (first[cheapest].macs or 0) < 0.8 * (first[0].macs or 0):
+        share = (first[cheapest].macs or 0) / (first[0].macs or 1)
+        text += f" The cheapest of them is {called[cheapest]}, at {share:.0%} of the first one's multiply-adds."
+    return text

@@ -1,0 +1,121 @@
+"""The verdict's three ways: clearly, clearly not, and by permutation; and what the sentence says."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from headstart.ranking import _verdict
+from headstart.result import Row
+from networks import separable, vectors
+
+
+def never(*_, **__):
+    raise AssertionError("nothing was to be permuted")
+
+
+def asked(score: float, *, n: int = 100, classes: int = 2, **more) -> dict:
+    """Arguments of verdict() where every setting has this held-out score."""
+    T = np.eye(classes)[np.arange(n) % classes]
+    right = (np.random.default_rng(0).permutation(n) < score * n).astype(float)
+    trial = SimpleNamespace(rows=right)
+    choice = SimpleNamespace(
+        trials=[trial] * 3, folds=(np.arange(n) % 5)[None], task="classification", metric="accuracy"
+    )
+    row = Row("net", "f", "blocks.6", accuracy=score, low=score - 0.1, high=min(score + 0.1, 1.0))
+    return {"found": [row], "rows": {"x": vectors(n)}, "T": T, "choice": choice, "groups": None, **more}
+
+
+def say(given: dict) -> tuple[bool, float, str]:
+    return _verdict.verdict(given["found"], given["rows"], given["T"], choice=given["choice"], groups=given["groups"])
+
+
+@pytest.mark.parametrize(("score", "transfers"), [(0.95, True), (0.5, False), (0.3, False)])
+def test_what_is_clear_needs_no_permutation(monkeypatch, score, transfers):
+    monkeypatch.setattr(_verdict, "luck", never)
+    found, baseline, sentence = say(asked(score))
+    assert found is transfers
+    assert baseline == 0.5
+    assert sentence.startswith("Use blocks.6 of net" if transfers else "Nothing transfers")
+    assert "always saying the same gives 0.500" in sentence
+
+
+@pytest.mark.parametrize(("p", "transfers"), [(0.005, True), (0.01, True), (0.015, False), (0.4, False)])
+def test_between_the_two_labels_are_permuted(monkeypatch, p, transfers):
+    monkeypatch.setattr(_verdict, "luck", lambda *_, **__: p)
+    assert say(asked(0.65))[0] is transfers
+
+
+def test_on_many_rows_the_normal_approximation_decides(monkeypatch):
+    monkeypatch.setattr(_verdict, "luck", never)
+    n = 2 * _verdict._MOST
+    edge = 0.5 + 2.33 * 0.5 / n**0.5
+    assert say(asked(edge + 0.01, n=n))[0]
+    assert not say(asked(edge - 0.01, n=n))[0]
+
+
+def test_nothing_was_held_out():
+    given = asked(0.9)
+    given["choice"].folds = None
+    assert say(given) == (False, 0.0, "There are too few examples to hold any out: nothing can be said.")
+    given = asked(0.9)
+    given["found"] = [Row("net", "f", "l")]
+    assert not say(given)[0]
+
+
+def test_values_above_nothing_by_luck_alone(monkeypatch):
+    """An R² of 0.05 may be luck: the labels are asked."""
+    calls = []
+    given = asked(0.05)
+    given["choice"].task = "regression"
+    given["choice"].metric = "r2"
+    monkeypatch.setattr(_verdict, "luck", lambda *_, **__: calls.append(1) or 0.3)
+    assert not say(given)[0]
+    assert calls == [1]
+    given["found"] = [Row("net", "f", "l", accuracy=-0.1, low=-0.2, high=0.0)]
+    assert not say(given)[0]
+    assert calls == [1], "below nothing there is nothing to ask"
+
+
+def test_the_largest_of_many_layers_is_held_against_the_largest_of_many():
+    """With 30 layers of noise the best one looks good; its permutations do, too."""
+    rng = np.random.default_rng(3)
+    rows = {f"l{i}": rng.normal(size=(40, 6)) for i in range(30)}
+    T = np.eye(2)[rng.permutation(40) % 2]
+    choice = SimpleNamespace(folds=(np.arange(40) % 5)[None], task="classification", metric="accuracy")
+    each = [_verdict.luck({name: X}, T, choice=choice, groups=None) for name, X in rows.items()]
+    assert min(each) <= 0.05 < _verdict.luck(rows, T, choice=choice, groups=None)
+
+
+def test_one_good_layer_among_many_is_found():
+    X, y = separable(36)
+    rng = np.random.default_rng(0)
+    rows = {**{f"l{i}": rng.normal(size=(36, 8)) for i in range(20)}, "good": X}
+    choice = SimpleNamespace(folds=(np.arange(36) % 4)[None], task="classification", metric="accuracy")
+    assert _verdict.luck(rows, np.eye(3)[y], choice=choice, groups=None) <= 0.01
+
+
+def test_the_score_of_permutations_is_that_of_ridge_fitted_anew():
+    from sklearn.linear_model import Ridge
+
+    X, y = separable(30, seed=4)
+    X = X.astype(float)
+    labels = np.stack([np.eye(3)[y], np.eye(3)[np.random.default_rng(0).permutation(y)]])
+    parts = [np.flatnonzero(np.arange(30) % 3 == k) for k in range(3)]
+    choice = SimpleNamespace(task="classification", metric="accuracy")
+    away = X - X.mean(0)
+    found = _verdict._scores(away @ away.T, labels, parts, penalty=5.0, choice=choice)
+    for score, T in zip(found, labels, strict=True):
+        right = 0
+        for part in parts:
+            rest = np.setdiff1d(np.arange(30), part)
+            right += (Ridge(5.0).fit(X[rest], T[rest]).predict(X[part]).argmax(1) == T[part].argmax(1)).sum()
+        assert score == pytest.approx(right / 30)
+
+
+def test_dead_layers_say_nothing():
+    T = np.eye(2)[np.arange(20) % 2]
+    choice = SimpleNamespace(folds=(np.arange(20) % 5)[None], task="classification", metric="accuracy")
+    assert _verdict.luck({"dead": np.ones((20, 3))}, T, choice=choice, groups=None) == 1.0
