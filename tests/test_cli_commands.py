@@ -74,6 +74,7 @@ def test_help_names_the_commands_and_loads_nothing_heavy(run):
         "fit",
         "evaluate",
         "predict",
+        "export",
         "prove",
         "pretrain",
     ):
@@ -138,6 +139,13 @@ def test_broken_items_are_named(run, predictor, tmp_path):
     )
     assert "broken.png" in done.stdout + done.stderr
     assert "light" in done.stdout
+
+
+def test_export_leaves_one_file(run, predictor, tmp_path):
+    pytest.importorskip("onnxscript")
+    told = json.loads(run("export", predictor, "-o", tmp_path / "light.onnx", "--json").stdout)
+    assert told["bytes"] == (tmp_path / "light.onnx").stat().st_size
+    assert sorted(told["targets"][0]["classes"]) == ["dark", "light"]
 
 
 def test_pretrain_leaves_a_source(run, photos, tmp_path):

@@ -570,3 +570,20 @@ def test_errors_of_the_library_are_errors_of_ours():
     assert issubclass(OptionError, HeadstartError)
     with pytest.raises(HeadstartError):
         LIBRARY["not there"]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({}, None),
+        ({"torch": "2.15", "onnxruntime": "1.32"}, "torch, onnxruntime"),
+        ({"torch": "2.15", "openvino": None}, "torch (not installed: openvino)"),
+    ],
+)
+def test_the_doctor_names_engines(found, said):
+    assert _doctor._engines(found) == said
+
+
+def test_engines_are_those_of_the_family(capsys):
+    assert set(_machine.engines()) == set(LIBRARY["ENGINES"])
+    assert document(capsys, "doctor")["engines"]["torch"]

@@ -11,10 +11,11 @@ from torch import nn
 
 import networks
 from headstart.engines import ENGINES, Choice
+from headstart.engines._rows import checked
 from headstart.engines.torch import TorchEngine
 from headstart.errors import NumericsError, OptionError, SourceError, UnknownName
 from headstart.pooling import reducer
-from headstart.sources import Batch, Source
+from headstart.sources import Batch, Source, load_source
 from networks import image_source, picture_data, state_bytes, vector_source, vectors
 
 
@@ -122,10 +123,10 @@ def test_overflow_in_half_precision_offers_fp32():
 
 
 def test_lists_of_items_are_checked_too(normed):
-    how = engine(normed, ["pool"])
     with pytest.raises(NumericsError):
-        how._check("pool", [np.zeros(2), np.array([1, np.nan])])
-    how._check("pool", [np.zeros(2), np.ones(3)])
+        checked(normed, {"pool": [torch.zeros(2), torch.tensor([1, torch.nan])]}, "fp32")
+    rows = checked(normed, {"pool": [torch.zeros(2), torch.ones(3)]}, "fp32")
+    assert [len(one) for one in rows["pool"]] == [2, 3]
 
 
 def test_a_batch_that_cannot_be_run_is_described(normed):
@@ -233,3 +234,14 @@ def test_pictures_and_vectors_give_rows(normed):
     dense = vector_source(networks.Dense)
     sample = dense.input.collate(list(vectors(4)))
     assert engine(dense, ["c"])(sample)["c"].shape == (4, 6)
+
+
+def test_engines_on_request_run_what_they_can():
+    from headstart._choosing import _can, _device
+
+    assert not _can("torch", load_source("fake:image"))  # it is chosen by itself
+    assert not _can("onnxruntime", load_source("fake:image"))
+    assert _can("openvino", load_source("fake:image"))
+    assert _can("openvino", load_source("fake:vector"))
+    assert _device(["openvino"], "auto") == "cpu"
+    assert _device(["torch"], "cpu") == "cpu"

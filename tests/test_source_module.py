@@ -17,6 +17,7 @@ from headstart.sources import Source
 from headstart.sources._image_input import ImageInput
 from headstart.sources._weights import fit_weights, read_weights
 from headstart.sources.module import CallableInput, from_module
+from headstart.transfer import fit
 from networks import picture_data, pictures, vectors
 
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 4}
@@ -208,3 +209,23 @@ def test_callable_inputs_describe_themselves():
     assert how.describe()["code"]
     assert how.example(2).inputs["x"].shape == (2, 3, 8, 8)
     assert how.collate([how.prepare(pictures(1)[0])]).inputs["x"].dtype == np.float32
+
+
+def test_torchvision_models(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    network = networks.seeded(lambda: torchvision.models.resnet18(weights=None))
+    source = Source.from_module(network, size=(64, 64), classifier="fc")
+    images = pictures(24, side=40) // 4
+    images[::2, :, :, 0] += 120
+    data = Dataset.from_arrays(images, ["red" if i % 2 == 0 else "dark" for i in range(24)])
+    bank = extract(source, data, layers=["layer2", "avgpool"], pooling="avg", store=tmp_path, precision="fp32")
+    x = source.input.tensors(source.input.collate([source.input.prepare(i) for i in images]), "cpu", torch.float32)["x"]
+    inner: list = []
+    network.avgpool.register_forward_hook(lambda _m, _a, output: inner.append(output.flatten(1)))
+    with torch.no_grad():
+        network(x)
+    assert np.allclose(bank.rows("avgpool", data), inner[0].numpy(), atol=1e-4)
+    assert not any(name.startswith("fc") for name in source.select("auto"))
+    predictor = fit(source, data, layers=["layer2", "avgpool"], store=tmp_path)
+    assert float(predictor.evaluate(data).metrics["accuracy"]) > 0.9
+    assert set(predictor.predict(list(images[:2]))) == {"red", "dark"}

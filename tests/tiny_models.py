@@ -78,3 +78,45 @@ def keras_file(path: Path, *, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)
     return path
+
+
+def onnx_file(path: Path, *, seed: int = 0, flip: bool = False, batch: int | str = "n") -> Path:
+    """A small residual network for 12 × 12 pictures, written node by node: no exporter has a hand in it."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    rng = np.random.default_rng(seed)
+
+    def weights(name, *shape):
+        array = (rng.normal(size=shape) / max(np.prod(shape[1:]), 1) ** 0.5).astype(np.float32)
+        if flip and name == "w3":
+            array.reshape(-1)[:1].view(np.int32)[:] ^= 1
+        return numpy_helper.from_array(array, name)
+
+    conv = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["pixels", "w1", "b1"], ["stem"], **conv),
+        helper.make_node("Relu", ["stem"], ["stem_act"]),
+        helper.make_node("Conv", ["stem_act", "w2", "b2"], ["inner"], **conv),
+        helper.make_node("Relu", ["inner"], ["inner_act"]),
+        helper.make_node("Conv", ["inner_act", "w3", "b3"], ["branch"], **conv),
+        helper.make_node("Add", ["branch", "stem_act"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["block"]),
+        helper.make_node("MaxPool", ["block"], ["half"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["half"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["vector"]),
+        helper.make_node("Gemm", ["vector", "w4", "b4"], ["logits"], transB=1),
+        helper.make_node("Softmax", ["logits"], ["classes"]),
+    ]
+    shapes = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (8, 6, 3, 3), "b2": (8,), "w3": (6, 8, 3, 3), "b3": (6,),
+              "w4": (4, 6), "b4": (4,)}  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [batch, 3, 12, 12])],
+        [helper.make_tensor_value_info("classes", TensorProto.FLOAT, [batch, 4])],
+        [weights(name, *shape) for name, shape in shapes.items()],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path

@@ -61,7 +61,7 @@ def choose(
     names = _engines(source, engine)
     if precision not in ("auto", *PRECISIONS):
         raise UnknownName(unknown("precisions", precision, ["auto", *PRECISIONS]))
-    device = device_name(device)
+    device = _device(names, device)
     fixed = engine != "auto" and precision != "auto" and batch_size is not None
     place = _remembered(source, names, {"engine": engine, "precision": precision, "device": device})
     known = _recall(place, names)
@@ -88,8 +88,9 @@ def choose(
 def _engines(source: Any, engine: str) -> list[str]:
     """Names of the engines to try: the one asked for, or all that can run the source and are installed."""
     if engine != "auto":
-        if engine not in source.engines:
-            raise UnknownName(unknown(f"engines of {source.address}", engine, list(source.engines)))
+        able = [*source.engines, *(name for name in ENGINES if name not in source.engines and _can(name, source))]
+        if engine not in able:
+            raise UnknownName(unknown(f"engines of {source.address}", engine, able))
         return [engine]
     found, absent = [], []
     for name in source.engines:
@@ -101,6 +102,18 @@ def _engines(source: Any, engine: str) -> list[str]:
     if not found:
         raise MissingPackage(f"No engine that can run {source.address} is installed. {' '.join(absent)}")
     return found
+
+
+def _can(engine: str, source: Any) -> bool:
+    """Whether an engine that is never chosen by itself can run a source when it is asked for."""
+    runs = getattr(ENGINES[engine], "runs", None)
+    return runs is not None and bool(runs(source))
+
+
+def _device(names: Sequence[str], device: str) -> str:
+    """``"auto"`` → the best device of the engine that comes first."""
+    own = getattr(ENGINES[names[0]], "default_device", None)
+    return str(own()) if device == "auto" and own is not None else device_name(device)
 
 
 def device_name(device: str) -> str:

@@ -156,7 +156,7 @@ def _pool(name: str, values: torch.Tensor, mask: torch.Tensor | None, counts: tu
     if name.startswith("segments"):
         return _segments(int(name.removeprefix("segments")), values, mask, counts)
     if name in ("cls", "cls+avg"):
-        first = values[_starts(counts, values)][:, 0]
+        first = values[:, 0].clone() if counts is None else values[_starts(counts, values)][:, 0]
         if name == "cls" or values.shape[1] == 1:
             return first
         rest = None if mask is None else mask[:, 1:]
@@ -169,8 +169,7 @@ def _pool(name: str, values: torch.Tensor, mask: torch.Tensor | None, counts: tu
         return mean
     if name == "avg+std":
         assert mean is not None
-        owner = _owner(counts, values)
-        centred = values - mean[owner][:, None]
+        centred = values - (mean if counts is None else mean[_owner(counts, values)])[:, None]
         # the root has no slope at zero: a feature that never varies must not turn gradients into NaN
         return torch.cat([mean, _mean(centred**2, mask, counts).clamp(min=_LEAST_VARIANCE).sqrt()], 1)
     peak = _peak(values, mask, counts)
@@ -187,7 +186,8 @@ def _peak(values: torch.Tensor, mask: torch.Tensor | None, counts: tuple[int, ..
 
 def _mean(values: torch.Tensor, mask: torch.Tensor | None, counts: tuple[int, ...] | None) -> torch.Tensor:
     if mask is None:
-        total, number = values.sum(1), torch.full((len(values), 1), float(values.shape[1]), device=values.device)
+        # shape[0], not len(): a tracer must see that the number of inputs is open
+        total, number = values.sum(1), torch.full((values.shape[0], 1), float(values.shape[1]), device=values.device)
     else:
         total, number = (values * mask[..., None]).sum(1), mask.sum(1, keepdim=True).float()
     if counts is not None:
@@ -218,12 +218,10 @@ def _flatten(output: torch.Tensor, axes: str, counts: tuple[int, ...] | None, ma
     return output.flatten(1).to(torch.float32, copy=True)  # a later in-place activation may overwrite the output
 
 
-def _starts(counts: tuple[int, ...] | None, values: torch.Tensor) -> torch.Tensor:
-    sizes = torch.ones(len(values), dtype=torch.long) if counts is None else torch.tensor(counts)
+def _starts(counts: tuple[int, ...], values: torch.Tensor) -> torch.Tensor:
+    sizes = torch.tensor(counts)
     return (sizes.cumsum(0) - sizes).to(values.device)
 
 
-def _owner(counts: tuple[int, ...] | None, values: torch.Tensor) -> torch.Tensor:
-    if counts is None:
-        return torch.arange(len(values), device=values.device)
+def _owner(counts: tuple[int, ...], values: torch.Tensor) -> torch.Tensor:
     return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(values.device)

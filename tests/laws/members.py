@@ -103,6 +103,10 @@ class Case:
     slow: bool = False
     saves: bool = True
     facts: dict[str, Any] = field(default_factory=dict)
+    modules: bool = True
+    """False: no torch module. What the laws ask of hooks and modes is in the family's own test file."""
+    change: Callable[[Path], Any] | None = None
+    """Where there are no parameters: makes the same source with one bit of one weight changed."""
 
 
 SOUND16 = {"modality": "audio", "sample_rate": 16_000}
@@ -153,6 +157,10 @@ def _keras(folder):
     return _load(f"keras:{import_module('tiny_models').keras_file(folder / 'small.keras')}")(folder)
 
 
+def _onnx(folder, **how):
+    return _load(f"onnx:{import_module('tiny_models').onnx_file(folder / 'small.onnx', **how)}")(folder)
+
+
 SOURCES: dict[str, Case] = {
     "fake": Case(_load("fake:image"), _pictures),
     "fake, vectors": Case(_load("fake:vector", seed=2), _vectors),
@@ -169,6 +177,7 @@ SOURCES: dict[str, Case] = {
     "hf": Case(_bert, _texts, "transformers", slow=True),
     "hf, speech": Case(_speech, _sounds, "transformers", slow=True, facts=SOUND),
     "keras": Case(_keras, _pictures, "keras", slow=True),
+    "onnx": Case(_onnx, _pictures, "onnxruntime", modules=False, change=lambda folder: _onnx(folder, flip=True)),
 }
 
 # --- engines, runners and policies: every one in the family's table ---------------------------------------------------

@@ -14,11 +14,15 @@ from headstart.extraction import extract, reading
 from headstart.pooling import reducer
 from headstart.sources import load_source
 from networks import image_source, picture_data, state_bytes
+from tiny_models import onnx_file
 
 LEAST = {"fp32": 0.999999, "bf16": 0.995, "fp16": 0.9995}
 
 
-@pytest.fixture(params=members.ENGINES)
+SLOW = ("openvino",)  # converts the network once per set of layers
+
+
+@pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in members.ENGINES])
 def name(request):
     try:
         ENGINES[request.param].version()
@@ -27,14 +31,19 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(params=["fake:image", "fake:vector", "normed", "recurrent"])
-def source(request, name):
+@pytest.fixture(params=["fake:image", "fake:vector", "normed", "recurrent", "onnx"])
+def source(request, name, tmp_path_factory):
     made = {
+        "onnx": lambda: load_source(f"onnx:{onnx_file(tmp_path_factory.mktemp('onnx') / 'small.onnx')}"),
         "normed": lambda: image_source(networks.Normed, classifier="classifier"),
         "recurrent": lambda: networks.vector_source(networks.Recurrent),
     }
+    if (request.param == "onnx") != (name == "onnxruntime"):
+        pytest.skip(f"{name} runs other sources")
+    if (name, request.param) == ("openvino", "recurrent"):
+        pytest.skip("it asks len(x), which conversion fixes: test_engine_openvino.py sees that it is refused")
     found = made[request.param]() if request.param in made else load_source(request.param)
-    if name not in found.engines:
+    if name not in found.engines and not getattr(ENGINES[name], "runs", lambda _: False)(found):
         pytest.skip(f"{found.address} is not run by {name}")
     return found
 
@@ -63,9 +72,9 @@ def test_the_same_batch_gives_the_same_bytes(name, source):
     assert all(first[layer].tobytes() == second[layer].tobytes() for layer in first)
 
 
-def test_every_precision_is_close_to_plain_torch(name, source):
+def test_every_precision_is_close_to_the_plain_one(name, source):
     batch = source.input.example(6)
-    plain = made("torch", source)(batch)
+    plain = made(source.engines[0], source)(batch)
     for precision in ENGINES[name].precisions(source, "cpu"):
         assert precision in PRECISIONS
         rows = made(name, source, precision)(batch)
@@ -92,10 +101,15 @@ def test_fewer_layers_give_the_same_rows(name, source):
     batch = source.input.example(3)
     everything = made(name, source)(batch)
     for layer in source.layers:
-        assert made(name, source, layers=[layer.name])(batch)[layer.name].tobytes() == everything[layer.name].tobytes()
+        alone, beside = made(name, source, layers=[layer.name])(batch)[layer.name], everything[layer.name]
+        assert np.allclose(alone, beside, rtol=1e-5, atol=1e-6)
+        if name == "torch" or (name == "onnxruntime" and layer.candidate):  # others fuse what nobody looks at
+            assert alone.tobytes() == beside.tobytes()
 
 
 def test_the_source_is_left_alone(name, source):
+    if "torch" not in source.engines:
+        pytest.skip("no torch module: it has no hooks, and test_source_onnx.py sees to its weights")
     before, hooks = state_bytes(source.network), networks.hooks_of(source.network)
     for precision in ENGINES[name].precisions(source, "cpu"):
         made(name, source, precision)(source.input.example(2))

@@ -1,4 +1,4 @@
-"""The command line: ``headstart sources|layers|extract|rank|fit|evaluate|predict|prove|pretrain|demo|doctor``. Floor 8.
+"""The command line: ``headstart sources|layers|extract|rank|fit|export|prove|…``; _app.py has all of them. Floor 8.
 
 Commands take the same words as the Python calls. Each is a function from its parameters to a :class:`Page`: a document
 for ``--json`` and blocks for people; ``_app`` runs it, shows the page, and turns errors into exit codes. Nothing here
@@ -7,6 +7,7 @@ loads torch before a command needs it: the library is reached through the lazy t
 
 from headstart.cli import _demo as _demo  # importing a file of commands enrols them
 from headstart.cli import _doctor as _doctor
+from headstart.cli import _export as _export
 from headstart.cli import _extract as _extract
 from headstart.cli import _fit as _fit
 from headstart.cli import _predict as _predict

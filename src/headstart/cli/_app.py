@@ -57,7 +57,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_ORDER = ("demo", "doctor", "sources", "layers", "extract", "rank", "fit", "evaluate", "predict", "prove", "pretrain")
+_ORDER = (
+    "demo",
+    "doctor",
+    "sources",
+    "layers",
+    "extract",
+    "rank",
+    "fit",
+    "evaluate",
+    "predict",
+    "export",
+    "prove",
+    "pretrain",
+)
 _COMMON = (
     ("json", Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]),
     ("quiet", Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]),

@@ -25,6 +25,7 @@ def doctor() -> Page:
         "processor": _machine.processor(),
         "torch": _machine.torch_state(),
         "torchvision": _machine.torchvision_state(),
+        "engines": _machine.engines(),
         "cache": _machine.cache(),
     }
     problems = _problems(document)
@@ -64,12 +65,19 @@ def _machine_facts(document: dict[str, Any]) -> list[tuple[str, Any]]:
         ("torch uses", count(torch["threads"], "thread") if "threads" in torch else None),
         ("bf16", None if "cpu_bf16" not in torch else _bf16(torch)),
         ("GPU", where),
+        ("engines", _engines(document.get("engines", {}))),
         ("cache", f"{short(cache['folder'])}, {size_of(cache['bytes'])}"),
         (
             "remembered",
             f"{count(cache['choices'], 'choice')} of engine and precision" if cache["choices"] else "no choices yet",
         ),
     ]
+
+
+def _engines(found: dict[str, str | None]) -> str | None:
+    there = [name for name, version in found.items() if version is not None]
+    absent = [name for name, version in found.items() if version is None]
+    return ", ".join(there) + (f" (not installed: {', '.join(absent)})" if absent else "") if there else None
 
 
 def _bf16(torch: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ LIBRARY = Family(
     {
         "CTC": "headstart.ctc.base:CTC",
         "Dataset": "headstart.dataset:Dataset",
+        "ENGINES": "headstart.engines.base:ENGINES",
         "SOURCES": "headstart.sources.base:SOURCES",
         "ctc": "headstart.ctc.base:ctc",
         "demo": "headstart.demo:demo",

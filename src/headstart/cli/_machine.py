@@ -33,6 +33,11 @@ def packages() -> dict[str, Any]:
     return found
 
 
+def engines() -> dict[str, str | None]:
+    """What can run a network here: engine → version, None where it is not installed."""
+    return {name: installed_version(name) for name in LIBRARY["ENGINES"]}
+
+
 def processor() -> dict[str, Any]:
     """The processor and the memory."""
     return {"name": _processor_name(), "cores": os.cpu_count(), "usable": _usable(), "memory": _memory()}

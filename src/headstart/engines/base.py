@@ -10,7 +10,14 @@ import numpy as np
 
 from headstart._registry import Family
 
-ENGINES = Family("engines", {"torch": "headstart.engines.torch:TorchEngine"})
+ENGINES = Family(
+    "engines",
+    {
+        "torch": "headstart.engines.torch:TorchEngine",
+        "openvino": "headstart.engines.openvino:OpenVinoEngine",
+        "onnxruntime": "headstart.engines.onnxruntime:OnnxRuntimeEngine",
+    },
+)
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 

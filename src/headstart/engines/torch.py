@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
+from headstart.engines._rows import checked, described
 from headstart.engines.base import Choice
 from headstart.errors import NumericsError, OptionError, SourceError
 
@@ -47,27 +47,17 @@ class TorchEngine:
         try:
             with torch.inference_mode():
                 kept = self._source.run(self._network, self._tensors(batch), reduce)
-                rows = {name: _as_arrays(value) for name, value in kept.items()}
         except RuntimeError as error:
-            what = f"{self._source.address} cannot run {_shapes(batch)} on {self._device}"
+            what = f"{self._source.address} cannot run {described(batch)} on {self._device}"
             raise SourceError(f"{what}: {error}") from error
-        missing = [name for name in reduce if name not in rows]
+        missing = [name for name in reduce if name not in kept]
         if missing:
             raise NumericsError(f"The network ended without reaching {', '.join(missing)} for this batch.")
-        for name, values in rows.items():
-            self._check(name, values)
-        return rows
+        return checked(self._source, kept, self._precision)
 
     def _tensors(self, batch: Any) -> dict[str, Any]:
         tensors = self._source.input.tensors(batch, self._device, _DTYPE[self._precision])
         return {k: _to_channels_last(v) for k, v in tensors.items()} if self._channels_last else tensors
-
-    def _check(self, name: str, values: Any) -> None:
-        if all(np.isfinite(one).all() for one in (values if isinstance(values, list) else [values])):
-            return
-        hint = "its weights or its input are not finite" if self._precision == "fp32" else "precision='fp32' may help"
-        what = f"{self._source.address} gives NaN or infinity at layer {name} in {self._precision}"
-        raise NumericsError(f"{what}; {hint}.")
 
     @staticmethod
     def precisions(source: Any, device: str) -> tuple[str, ...]:
@@ -107,14 +97,6 @@ def _apply(function: Callable[[Any, Any], Any], batch: Any, output: Any) -> Any:
     return function(output, batch)
 
 
-def _as_arrays(value: Any) -> Any:
-    """Tensor → float32 array; un-pooled items of different lengths are a list of them."""
-    if isinstance(value, list):
-        return [_as_arrays(one) for one in value]
-    array: np.ndarray = value.float().cpu().numpy()
-    return array
-
-
 def _prepared(network: Any, dtype: torch.dtype, device: torch.device, *, channels_last: bool) -> Any:
     """The network itself where it can be run as it is, else a converted copy; the source's own is never changed."""
     kinds = {(p.device, p.dtype) for p in network.parameters() if p.is_floating_point()}
@@ -131,7 +113,3 @@ def _prepared(network: Any, dtype: torch.dtype, device: torch.device, *, channel
 
 def _to_channels_last(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-
-def _shapes(batch: Any) -> str:
-    return "a batch of " + ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.inputs.items())

@@ -13,7 +13,7 @@ import numpy as np
 from headstart.dataset import Dataset
 from headstart.engines.base import Choice
 from headstart.errors import OptionError
-from headstart.predictor import _saving
+from headstart.predictor import _export, _saving
 from headstart.predictor._answer import Answer
 from headstart.predictor._evaluation import evaluated
 from headstart.predictor._features import Rows, items_of, rows_of, runnable
@@ -159,6 +159,29 @@ class Predictor:
         ``load(path, sources=[source])`` needs the object.
         """
         return _saving.save(self, Path(path))
+
+    def export(self, path: str | Path, format: str = "onnx") -> Path:
+        """Write source, pooling, heads and probabilities as one ONNX file that runs without headstart.
+
+        The file's inputs are what the network takes (prepared pictures, vectors, token numbers), with an open number of
+        items; its outputs are probabilities, or values for regression. How inputs are prepared, and the classes, are in
+        its metadata under ``headstart``. Read back by ``load_source("onnx:FILE")`` it is a source.
+
+        Raises
+        ------
+        OptionError
+            For what one such file cannot hold: several sources, kNN, clips that are cut into several inputs.
+        SourceError
+            When torch cannot export the network.
+        StoreError
+            When the file answers otherwise than the predictor, with the figures; or the disk does not take it.
+        MissingPackage
+
+        Notes
+        -----
+        Features are in fp32, whatever precision was used in training. Cost: seconds; one more copy of the weights.
+        """
+        return _export.export(self, Path(path), format)
 
     def __repr__(self) -> str:
         heads = ", ".join(

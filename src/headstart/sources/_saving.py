@@ -31,7 +31,7 @@ def save(source: Any, folder: Path) -> Path:
             f"{source.address} is a Python object; headstart cannot build it again from a file without running code. "
             "Save its weights yourself and give the object to load_source again, or use a named architecture."
         )
-    write_weights(folder / WEIGHTS, source.module.state_dict())
+    write_weights(folder / WEIGHTS, source.network.state_dict())
     for name, content in source.files.items():
         write_atomic(folder / "files" / name, content)
     record = {

@@ -37,7 +37,12 @@ def call(source: Any, network: Any, tensors: dict[str, Any]) -> Any:
 
 
 def run_tapped(
-    source: Any, network: Any, tensors: dict[str, Any], reduce: Mapping[str, Callable[[Any], Any]]
+    source: Any,
+    network: Any,
+    tensors: dict[str, Any],
+    reduce: Mapping[str, Callable[[Any], Any]],
+    *,
+    stop: bool = True,
 ) -> dict[str, Any]:
     """Run forward and return ``{layer: reduce[layer](output)}``, stopping after the last of them has been reached.
 
@@ -45,6 +50,8 @@ def run_tapped(
     ----------
     reduce : mapping
         Layer name → what to keep of its output tensor; its last key in execution order ends the pass.
+    stop : bool
+        False runs to the end all the same: for tracers, which do not survive the exception.
     """
     kept: dict[str, Any] = {}
     named = modules_of(source, network)
@@ -58,7 +65,7 @@ def run_tapped(
             if tensor is None:
                 raise SourceError(f"{source.address}: layer {name!r} returned no tensor; choose another layer.")
             kept[name] = reduce[name](tensor)
-            if len(kept) == len(reduce):
+            if stop and len(kept) == len(reduce):
                 raise _Stop
 
         return take

@@ -38,6 +38,7 @@ SOURCES = Family(
         "saved": "headstart.sources.saved:load",
         "identity": "headstart.sources.identity:load",
         "hf": "headstart.sources.hf:load",
+        "onnx": "headstart.sources.onnx:load",
         "fake": "headstart.sources.fake:load",
     },
 )
@@ -142,7 +143,10 @@ class Source:
             When the source is not run by torch (an ONNX file).
         """
         if "torch" not in self.engines:
-            raise SourceError(f"{self.address} is run by {self.engines[0]}, not by torch: it has no module.")
+            raise SourceError(
+                f"{self.address} is run by {self.engines[0]}, not by torch: it cannot be trained or fine-tuned. Use "
+                "policy='frozen', or load the torch original (timm:, hf:, Source.from_module) and train that."
+            )
         return self.network
 
     @cached_property
@@ -221,7 +225,9 @@ class Source:
 
         Stops after the deepest layer asked for; no hook survives an exception.
         """
-        return run_tapped(self, network, tensors, reduce)
+        own = getattr(network, "run_tapped", None)  # what is no torch module knows itself how to stop
+        kept: dict[str, Any] = run_tapped(self, network, tensors, reduce) if own is None else own(self, tensors, reduce)
+        return kept
 
     def forward(self, network: Any, tensors: dict[str, Any]) -> Any:
         """Run ``network`` to its end; the main tensor of what it returns."""

@@ -92,9 +92,10 @@ def fit(
         how={"engine": engine, "precision": precision, "on_error": on_error, "device": device},
     )  # fmt: skip
     plan = _plan(job)
-    frozen = wanted.name == "frozen" or (policy == "auto" and not any(fitter.tunes for fitter in plan))
+    tunable = any(fitter.tunes for fitter in plan) and all("torch" in source.engines for source in job.sources)
+    frozen = wanted.name == "frozen" or (policy == "auto" and not tunable)
     if not frozen:
-        _need_tunable(plan, wanted.name)
+        _need_tunable(plan, job.sources, wanted.name)
     fits = [fitter.fit(job, columns) for fitter, columns in plan.items()]
     predictor = _predictor(job, fits)
     if frozen:
@@ -119,7 +120,9 @@ def _plan(job: Job) -> dict[Fitter, list[Target]]:
     return plan
 
 
-def _need_tunable(plan: Mapping[Fitter, Sequence[Target]], policy: str) -> None:
+def _need_tunable(plan: Mapping[Fitter, Sequence[Target]], sources: Sequence[Source], policy: str) -> None:
+    for source in sources:
+        _ = source.module  # says why a source that torch does not run cannot be trained
     fixed = [f"{c.name!r} ({c.task})" for fitter, columns in plan.items() if not fitter.tunes for c in columns]
     if fixed:
         raise OptionError(f"policy={policy!r} cannot fine-tune for {', '.join(fixed)}; use policy='frozen'.")
