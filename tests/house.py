@@ -34,9 +34,11 @@ FLOORS: dict[str, int] = {
     ),
     # 1: numpy, and what happened
     **dict.fromkeys(["bank", "dataset", "moments", "result"], 1),
-    **dict.fromkeys(["_comparison", "_intervals", "_printing", "_proofs", "_rankings", "_records", "_solve"], 1),
+    **dict.fromkeys(
+        ["_comparison", "_intervals", "_printing", "_proofs", "_rankings", "_records", "_solve", "_words"], 1
+    ),
     # 2: numbers from numbers
-    **dict.fromkeys(["distances", "heads", "imbalance", "log_mel", "metrics", "scores"], 2),
+    **dict.fromkeys(["distances", "heads", "imbalance", "log_mel", "metrics", "scores", "summarization"], 2),
     # 3: borders
     **dict.fromkeys(["_frames", "ctc", "engines", "policies", "pooling", "readers", "runners", "sources"], 3),
     # 4 to 9

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from email.message import Message
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,7 +164,18 @@ def test_a_transformers_folder_and_a_sound_network_are_told_apart(weights):
     (weights / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert _finding.in_folder(weights)[0].address == f"hf:{weights}"
     (weights / "config.json").write_text(json.dumps({"architecture": "mobilenet", "audio_frontend": {"rate": 1}}))
-    assert "for sounds" in _finding.in_folder(weights)[0].what
+    assert _finding.in_folder(weights)[0].modality == "audio"
+
+
+def test_what_files_say_about_a_network(weights):
+    config = {"architecture": "x", "pretrained_cfg": {"input_size": [3, 96, 64], "license": "apache-2.0"}}
+    (weights / "config.json").write_text(json.dumps(config))
+    (one,) = _finding.in_folder(weights)
+    assert (one.modality, one.input, one.licence) == ("image", "3 × 96 × 64", "apache-2.0")
+    (weights / "config.json").write_text(json.dumps({"model_type": "hubert"}))
+    (weights / "README.md").write_text("---\ntags: [a]\nlicense: mit\n---\n# HuBERT\n")
+    (one,) = _finding.in_folder(weights)
+    assert (one.modality, one.input, one.licence) == ("audio", "", "mit")
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "null", '"text"', '{"architecture": 3}'])
@@ -197,15 +209,23 @@ def test_what_the_hub_fetched_before_is_found(tmp_path, monkeypatch):
     assert _finding.in_hub_cache() == []
 
 
-def test_packages_that_carry_a_model_are_found(monkeypatch):
+def test_packages_that_carry_a_model_are_found(monkeypatch, tmp_path):
     record = "p/model/config.json,sha256=x,12\np/model/model.safetensors,sha256=y,9000\n"
-    packages = [
-        SimpleNamespace(read_text=lambda _: record, metadata={"Name": "with-model"}),
-        SimpleNamespace(read_text=lambda _: None, metadata={"Name": "bare"}),
-        SimpleNamespace(read_text=lambda _: "p/config.json,,\n", metadata={"Name": "other"}),
-    ]
+    (tmp_path / "p" / "model").mkdir(parents=True)
+    config = {"model_type": "bert", "max_position_embeddings": 512}
+    (tmp_path / "p" / "model" / "config.json").write_text(json.dumps(config))
+
+    def package(text, **facts):
+        told = Message()
+        for name, value in facts.items():
+            told[name] = value
+        return SimpleNamespace(read_text=lambda _: text, metadata=told, locate_file=lambda name: tmp_path / name)
+
+    packages = [package(record, Name="with-model", License="MIT"), package(None, Name="bare")]
+    packages.append(package("p/config.json,,\n", Name="other"))
     monkeypatch.setattr(_finding, "distributions", lambda: packages)
-    assert _finding.in_packages() == [_finding.Found("hf:with-model", "an installed package", 9000)]
+    found = _finding.Found("hf:with-model", "an installed package", 9000, "text", "512 tokens", "MIT")
+    assert _finding.in_packages() == [found]
 
 
 def test_every_family_is_described():

@@ -232,6 +232,7 @@ SAID = {
         ["x", "y"], {"kind": ["a", "b"], "size": [1.0, 2.0]}, groups=["g", None]
     ),
     "Dataset: 2 texts, no targets, train 1, test 1": Dataset(("x", "y"), modality="text", parts=("train", "test")),
+    "Dataset: 3 texts of 1 to 7 characters (median 2), no targets": Dataset(("x", "你好", "seven …"), modality="text"),
     "Dataset: 0 texts, no targets": Dataset((), modality="text"),
     "Dataset: 2 texts, target: no values (regression, 2 without a label)": Dataset.from_arrays(
         ["x", "y"], [None, None], task="regression"

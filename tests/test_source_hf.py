@@ -32,11 +32,19 @@ COMMON = {**SIZES, "intermediate_size": 24, "pad_token_id": 0}
 KINDS = {
     "bert": lambda: transformers.BertConfig(**COMMON, max_position_embeddings=32),
     "roberta": lambda: transformers.RobertaConfig(**COMMON, max_position_embeddings=34, type_vocab_size=1),
+    "deberta-v2": lambda: transformers.DebertaV2Config(
+        **COMMON, max_position_embeddings=32, type_vocab_size=0, relative_attention=True, pos_att_type=["p2c", "c2p"]
+    ),
     "distilbert": lambda: transformers.DistilBertConfig(
         vocab_size=len(WORDS), dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=32
     ),
 }
-BLOCKS = {"bert": "encoder.layer", "roberta": "encoder.layer", "distilbert": "transformer.layer"}
+BLOCKS = {
+    "bert": "encoder.layer",
+    "deberta-v2": "encoder.layer",
+    "roberta": "encoder.layer",
+    "distilbert": "transformer.layer",
+}
 
 
 def tokenizer() -> Tokenizer:

@@ -8,6 +8,7 @@ import tempfile
 
 import numpy as np
 import pytest
+import torch
 
 os.environ["KERAS_BACKEND"] = "torch"
 os.environ.setdefault("KERAS_HOME", tempfile.mkdtemp(prefix="headstart-test-keras-"))
@@ -252,6 +253,30 @@ def test_fit_from_end_to_end(source, tmp_path):
     fitted = hs.fit(source, data, head="ridge", policy="frozen", store=tmp_path, engine="torch")
     assert (np.asarray(fitted.predict(data)) == y).mean() > 0.9
     assert source.fingerprint == mark
+
+
+@pytest.mark.parametrize("make", [classic, branched])
+@pytest.mark.parametrize("policy", ["full", "last_layers"])
+def test_fine_tuning_from_end_to_end(make, policy, tmp_path):
+    """A model object as it is: tuned, predicting, saved and loaded; the model itself keeps its weights."""
+    made = make()
+    before = [w.copy() for w in made.get_weights()]
+    source = SOURCES["keras"](made)
+    y = np.arange(40) % 2
+    many = (pictures(40, side=16) // 3 + 100 * y[:, None, None, None]).astype(np.uint8)
+    data = Dataset.from_arrays(many, y)
+    how = {"layers": "last", "guard": False, "store": tmp_path / "bank", "engine": "torch"}
+    tuned = hs.fit(source, data, policy=hs.policy(policy, epochs=2), **how)
+    assert (np.asarray(tuned.predict(data)) == y).mean() > 0.9
+    assert tuned.source.fingerprint != source.fingerprint == SOURCES["keras"](made).fingerprint
+    assert all(np.array_equal(a, b) for a, b in zip(before, made.get_weights(), strict=True))
+    again = hs.load(tuned.save(tmp_path / "tuned.headstart"))
+    assert np.array_equal(again.predict_proba(many), tuned.predict_proba(many))
+    old, new = source.network.state_dict(), tuned.source.network.state_dict()
+    moved = {name for name, weights in new.items() if not torch.equal(weights, old[name])}
+    assert moved and not any("classes" in name for name in moved)
+    if make is classic:
+        assert any("conv1" in name for name in moved) == (policy == "full")
 
 
 def test_only_full_precision_is_tried(source, tmp_path):

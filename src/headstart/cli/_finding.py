@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -16,16 +16,31 @@ from headstart.errors import DataError, StoreError
 _DEPTH = 2
 _MOST_FOLDERS = 2_000
 _FILES = {".onnx": "onnx", ".keras": "keras", ".h5": "keras"}
+_SOUNDS = frozenset(
+    ("hubert", "sew", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm", "whisper")
+)
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pth")
 
 
 @dataclass(frozen=True)
 class Found:
-    """A source that can be loaded without a network: its address, what it is, and its size in bytes."""
+    """A source that can be loaded without a network.
+
+    Attributes
+    ----------
+    address, what : str
+    bytes : int
+        Size of its weights.
+    modality, input, licence : str
+        As far as its own files say; ``input`` is the size of what the network is given.
+    """
 
     address: str
     what: str
     bytes: int
+    modality: str = ""
+    input: str = ""
+    licence: str = ""
 
 
 def in_folder(root: Path) -> list[Found]:
@@ -65,7 +80,8 @@ def in_hub_cache() -> list[Found]:
         if weights:
             owner, _, name = folder.name.removeprefix("models--").partition("--")
             address = f"timm:{name}" if owner == "timm" else f"hf:{owner}/{name}" if name else f"hf:{owner}"
-            found.append(Found(address, "fetched before", _size(weights[0])))
+            config = _json(weights[0].parent / "config.json") or {}
+            found.append(Found(address, "fetched before", _size(weights[0]), **_facts(config, weights[0].parent)))
     return found
 
 
@@ -74,9 +90,12 @@ def in_packages() -> list[Found]:
     found = []
     for package in distributions():
         record = package.read_text("RECORD") or ""
-        sizes = re.findall(r"^.*/model\.safetensors,[^,]*,(\d+)$", record, re.MULTILINE)
-        if sizes and "config.json" in record:
-            found.append(Found(f"hf:{package.metadata['Name']}", "an installed package", int(sizes[0])))
+        model = re.search(r"^(.*)/model\.safetensors,[^,]*,(\d+)$", record, re.MULTILINE)
+        if model and f"{model[1]}/config.json," in record:
+            folder = Path(str(package.locate_file(model[1])))
+            facts = _facts(_json(folder / "config.json") or {}, folder)
+            facts["licence"] = facts["licence"] or _licence_of(package.metadata)
+            found.append(Found(f"hf:{package.metadata['Name']}", "an installed package", int(model[2]), **facts))
     return sorted(found, key=lambda one: one.address)
 
 
@@ -99,11 +118,47 @@ def _here(folder: Path) -> Iterator[Found]:
     if config is not None and weights is not None:
         named = isinstance(config.get("architecture"), str)
         what = config["architecture"] if named else str(config.get("model_type", "transformers folder"))
-        sound = ", for sounds" if config.get("audio_frontend") else ""
-        yield Found(f"{'timm' if named else 'hf'}:{folder}", f"{what}{sound}", _size(weights))
+        yield Found(f"{'timm' if named else 'hf'}:{folder}", what, _size(weights), **_facts(config, folder))
     for path in _files(folder):
         if path.suffix.lower() in _FILES:
             yield Found(f"{_FILES[path.suffix.lower()]}:{path}", path.suffix[1:], _size(path))
+
+
+def _facts(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Modality, input and licence, from a network's ``config.json`` and the model card beside it."""
+    inner = config.get("pretrained_cfg")
+    own = inner if isinstance(inner, dict) else {}
+    licence = config.get("license") or own.get("license") or _card(folder)
+    facts = {"modality": "", "input": "", "licence": licence if isinstance(licence, str) else ""}
+    if isinstance(config.get("architecture"), str):
+        size = own.get("input_size")
+        shape = " × ".join(map(str, size)) if isinstance(size, list) else ""
+        return {**facts, "modality": "audio" if config.get("audio_frontend") else "image", "input": shape}
+    kind, longest = config.get("model_type"), config.get("max_position_embeddings")
+    if kind in _SOUNDS:
+        return {**facts, "modality": "audio"}
+    if isinstance(kind, str):
+        shape = f"{longest:,} tokens" if isinstance(longest, int) else ""
+        return {**facts, "modality": "text", "input": shape}
+    return facts
+
+
+def _card(folder: Path) -> str:
+    """The licence that the front matter of a model card names."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8", errors="replace")[:4_000]
+    except OSError:
+        return ""
+    found = re.search(r"^license:\s*['\"]?([^\s'\"]+)", head, re.MULTILINE) if head.startswith("---") else None
+    return found[1] if found else ""
+
+
+def _licence_of(metadata: Any) -> str:
+    given = metadata.get("License-Expression") or metadata.get("License") or ""
+    if given and given != "UNKNOWN":
+        return str(given).splitlines()[0][:40]
+    named = [line.rpartition("::")[2].strip() for line in metadata.get_all("Classifier") or () if "License ::" in line]
+    return ", ".join(named)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -89,6 +89,10 @@ def fit(
         bool, typer.Option("--guard/--no-guard", help="Keep the frozen model when tuning does not beat it.",
                            rich_help_panel=_LEARN)
     ] = True,
+    length: Annotated[
+        str | None, typer.Option(metavar="LENGTH", show_default="as the references",
+                                 help="Of summaries: 3 sentences, 30 %, or 100 words.", rich_help_panel=_LEARN)
+    ] = None,
     test_size: Annotated[
         float | None, typer.Option(min=0, metavar="SHARE", show_default=False,
                                    help="Hold out this share (or so many items) and measure on it.",
@@ -123,8 +127,8 @@ def fit(
     begun = time.perf_counter()
     predictor = LIBRARY["fit"](
         sources, train, layers=layers or "auto", head=named("head", head), policy=named("policy", policy),
-        balance=balance, budget=budget, pooling=pooling, guard=guard, store=store, engine=engine, precision=precision,
-        on_error=on_error, random_state=seed, device=device, checkpoint=checkpoint,
+        balance=balance, budget=budget, pooling=pooling, guard=guard, length=length, store=store, engine=engine,
+        precision=precision, on_error=on_error, random_state=seed, device=device, checkpoint=checkpoint,
     )  # fmt: skip
     spent = time.perf_counter() - begun
     saved = predictor.save(output)
@@ -196,8 +200,9 @@ def _chosen(predictor: Any) -> list[tuple[str, Any]]:
             trained += f"; kept: {'frozen' if kept == 'start' else kept}"
     return [
         ("source", ", ".join(short_address(s.address) for s in predictor.sources)),
-        ("layers", layers),
+        ("layers", layers or "none: sentences are chosen by their words and places alone"),
         ("head", _head(predictor.head)),
+        ("length", "; ".join(t["length"] for t in predictor.chosen.get("selection", {}).values() if "length" in t)),
         ("policy", predictor.chosen.get("policy")),
         (kind, trained),
     ]

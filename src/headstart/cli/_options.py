@@ -40,7 +40,7 @@ Groups = Annotated[str | None, typer.Option(metavar="COLUMN", show_default=False
 Split = Annotated[str | None, typer.Option(metavar="COLUMN", show_default=False,
     help="The column that says train or test.", rich_help_panel=_DATA)]  # fmt: skip
 Task = Annotated[str | None, typer.Option(metavar="TASK", show_default=False,
-    help="classification, multilabel or regression, when it cannot be guessed.", rich_help_panel=_DATA)]  # fmt: skip
+    help="Where it cannot be guessed: regression, summarization, transcription, …", rich_help_panel=_DATA)]  # fmt: skip
 Modality = Annotated[str | None, typer.Option(metavar="KIND", show_default=False,
     help="image, audio or text, when a folder holds several.", rich_help_panel=_DATA)]  # fmt: skip
 Store = Annotated[Path | None, typer.Option(metavar="FOLDER", show_default="your cache folder",

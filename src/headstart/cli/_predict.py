@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.text import Text
 
 from headstart._files import write_atomic
 from headstart._printing import seconds
@@ -34,7 +35,7 @@ from headstart.cli._output import Page, interval, shell_line, short, table, titl
 from headstart.errors import DataError, HeadstartError, OptionError
 
 PANEL = "Work"
-_MOST_ROWS, _MOST_CLASSES = 50, 12
+_MOST_ROWS, _MOST_CLASSES, _MOST_LETTERS = 50, 12, 60
 Predictor = Annotated[Path, typer.Argument(metavar="PREDICTOR", show_default=False, help="What fit saved.")]
 
 
@@ -62,7 +63,9 @@ def predict(
     if output is not None:
         _write_csv(rows, output.expanduser())
         document["output"] = str(output)
-    blocks: list[Any] = [_prediction_table(rows, [a.target for a in loaded.answers], proba=proba)]
+    names = [answer.target for answer in loaded.answers]
+    long = len(names) == 1 and loaded.answers[0].task == "summarization"
+    blocks: list[Any] = _texts(rows) if long else [_prediction_table(rows, names, proba=proba)]
     if len(rows) > _MOST_ROWS:
         blocks.append(f"… and {len(rows) - _MOST_ROWS:,} more. -o FILE.csv or --json gives all of them.")
     bad = [(row["item"], row["error"]) for row in rows if "error" in row]
@@ -142,6 +145,15 @@ def _reason(read: Any, index: int) -> str:
     except HeadstartError as error:
         return str(getattr(error, "reason", error))
     return "could not be read"
+
+
+def _texts(rows: list[dict[str, Any]]) -> list[Any]:
+    """Summaries below what they are of: a table has no room for them."""
+    return [
+        under(f"{short(row['item'][:_MOST_LETTERS])}{'…' * (len(row['item']) > _MOST_LETTERS)}", Text(row["label"]))
+        for row in rows[:_MOST_ROWS]
+        if row["label"] is not None
+    ]
 
 
 def _prediction_table(rows: list[dict[str, Any]], targets: list[str], *, proba: bool) -> Any:

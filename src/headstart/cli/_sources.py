@@ -18,23 +18,18 @@ from headstart.cli._output import Page, big, shell_line, short, size_of, table, 
 from headstart.errors import DataError
 
 PANEL = "Look around"
-# family → the package it needs, what it is, how it is written, and whether the network can be asked for weights
-_ABOUT: dict[str, tuple[str | None, str, str, bool]] = {
-    "cnn": (None, "the classic small network, untrained (see pretrain)", "cnn:cnn", False),
-    "fake": (None, "tiny networks without a use, to try commands with", "fake:image, fake:vector", False),
-    "hf": ("transformers", "encoders for texts and sounds, from transformers", "hf:NAME-OR-FOLDER", True),
-    "identity": (
-        None,
-        "raw numbers, pixels, spectra: a control",
-        "identity:vector, identity:image, identity:audio",
-        False,
-    ),
-    "keras": ("keras", "networks of Keras and TensorFlow", "keras:FILE", False),
-    "lstm": (None, "the classic recurrent network (see pretrain)", "lstm:lstm", False),
-    "module": (None, "a torch module of your own, from Python only", "Source.from_module(…)", False),
-    "onnx": ("onnxruntime", "networks in ONNX files", "onnx:FILE", False),
-    "saved": (None, "what headstart has trained", "saved:FOLDER", False),
-    "timm": ("timm", "image networks of timm, by name or folder", "timm:NAME-OR-FOLDER", True),
+# family → the package it needs, what it is, how it is written, of what, and whether weights can come from the network
+_ABOUT: dict[str, tuple[str | None, str, str, str, bool]] = {
+    "cnn": (None, "small network, untrained", "cnn:cnn", "image", False),
+    "fake": (None, "tiny networks, to try things", "fake:image", "image", False),
+    "hf": ("transformers", "transformers' encoders", "hf:NAME or FOLDER", "text, audio", True),
+    "identity": (None, "raw pixels, spectra, numbers", "identity:image", "any", False),
+    "keras": ("keras", "Keras and TensorFlow networks", "keras:FILE", "image", False),
+    "lstm": (None, "recurrent network, untrained", "lstm:lstm", "text", False),
+    "module": (None, "your torch module (Python)", "Source.from_module", "any", False),
+    "onnx": ("onnxruntime", "networks in ONNX files", "onnx:FILE", "any", False),
+    "saved": (None, "what headstart has saved", "saved:FOLDER", "any", False),
+    "timm": ("timm", "timm's networks", "timm:NAME or FOLDER", "image, audio", True),
 }
 _MOST_NAMES = 40
 
@@ -65,10 +60,7 @@ def sources(
     }
     blocks: list[Any] = [] if folders else [_family_table(families)]
     if found or cached:
-        rows = [[one.address, one.what, size_of(one.bytes)] for one in (*found, *cached)]
-        blocks.append(
-            under("Ready on this machine, no network needed", table(["source", "what", "size"], rows, align="llr"))
-        )
+        blocks.append(under("Weights on this machine: no network is asked", _found_list([*found, *cached])))
     if names:
         shown = [[f"timm:{name}"] for name in names[:_MOST_NAMES]]
         more = f", the first {_MOST_NAMES}" if len(names) > _MOST_NAMES else ""
@@ -77,19 +69,31 @@ def sources(
     return Page(document, blocks, [shell_line("layers", example)])
 
 
+def _found_list(found: list[_finding.Found]) -> Any:
+    """Each address on a line of its own, which it often fills, and below it what is known."""
+    lines = Text()
+    for one in found:
+        known = (one.what, one.modality, one.input, one.licence, size_of(one.bytes))
+        lines.append(f"  {short_address(one.address)}\n").append(f"      {' · '.join(filter(None, known))}\n", "dim")
+    lines.rstrip()
+    return lines
+
+
 def _family(name: str) -> dict[str, Any]:
-    package, what, address, online = _ABOUT.get(name, (None, "from another package", f"{name}:NAME", False))
+    package, what, address, of, online = _ABOUT.get(name, (None, "from another package", f"{name}:NAME", "any", False))
     ready = package is None or available(package)
     install = None if ready or package is None else pip_line(package).partition(": ")[2]
-    return {"family": name, "what": what, "address": address, "ready": ready, "install": install, "network": online}
+    facts = {"family": name, "what": what, "address": address, "modality": of}
+    return {**facts, "ready": ready, "install": install, "network": online}
 
 
 def _family_table(families: list[dict[str, Any]]) -> Any:
     rows = []
     for one in sorted(families, key=lambda one: not one["ready"]):
-        state = Text("ready", style="green") if one["ready"] else Text(one["install"], style="yellow")
-        rows.append([one["address"], one["what"], state])
-    return table(["source", "what", ""], rows, align="lll")
+        state = "ready, online too" if one["network"] else "ready"
+        shown = Text(state, style="green") if one["ready"] else Text(one["install"], style="yellow")
+        rows.append([one["address"], one["what"], one["modality"], shown])
+    return table(["source", "what", "of", ""], rows, align="llll")
 
 
 def _names(pattern: str) -> list[str]:

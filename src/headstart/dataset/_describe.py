@@ -23,13 +23,22 @@ def describe(items: Sequence[Any], modality: str, columns: Sequence[Target], ext
     """``600 images, 6 classes (cardboard 100, glass 100, …), 3 groups``."""
     n = len(items)
     first = items[0] if n else None
-    words = f"{n:,} {_NOUNS[modality][n != 1]}" + (f" of {_size(first)}" if isinstance(first, np.ndarray) else "")
+    size = _size(first) if isinstance(first, np.ndarray) else _lengths(items)
+    words = f"{n:,} {_NOUNS[modality][n != 1]}" + (f" of {size}" if size else "")
     parts = [words, *(_column(c, named=len(columns) > 1) for c in columns), *extras]
     return ", ".join(parts if columns else [words, "no targets", *extras])
 
 
 def _size(row: np.ndarray[Any, Any]) -> str:
     return " × ".join(map(str, row.shape))
+
+
+def _lengths(items: Sequence[Any]) -> str:
+    """How long texts are, where they differ: what tells whether a network will have to cut them."""
+    found = sorted(len(item) for item in items if isinstance(item, str))
+    if not found or found[0] == found[-1]:
+        return ""
+    return f"{found[0]:,} to {found[-1]:,} characters (median {found[len(found) // 2]:,})"
 
 
 def _column(column: Target, *, named: bool) -> str:

@@ -11,18 +11,17 @@ Lin 2004, ROUGE: a package for automatic evaluation of summaries.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 
 from headstart._extras import need
 from headstart._typing import Float
+from headstart._words import words
 from headstart.metrics.base import Measure, Rows, mean
 
 SUMMARIES = frozenset({"summarization"})
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
 
 class UnicodeWords:
@@ -30,7 +29,7 @@ class UnicodeWords:
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text."""
-        return _WORD.findall(text.lower())
+        return words(text)
 
 
 def _tokenizer(texts: tuple[str, ...]) -> Any:

@@ -26,6 +26,7 @@ ANSWERS = Family(
         "classification": "headstart.predictor._classification:Classification",
         "multilabel": "headstart.predictor._multilabel:Multilabel",
         "regression": "headstart.predictor._regression:Regression",
+        "summarization": "headstart.predictor._summarization:Summarization",
         "transcription": "headstart.predictor._transcription:Transcription",
     },
 )

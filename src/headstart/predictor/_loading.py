@@ -106,7 +106,7 @@ def _answer(number: int, entry: dict[str, Any], arrays: dict[str, np.ndarray], s
     target, task = entry["target"], entry["task"]
     need(isinstance(target, str) and task in ANSWERS, "a target")
     parts = tuple(Part(**part) for part in entry["parts"])
-    need(len(parts) > 0 and all(_fits(part, sources) for part in parts), "a layer")
+    need(all(_fits(part, sources) for part in parts), "a layer")
     own = {name.removeprefix(f"{number}/"): array for name, array in arrays.items() if name.startswith(f"{number}/")}
     return ANSWERS[task].rebuilt(entry, own, target=target, parts=parts)
 

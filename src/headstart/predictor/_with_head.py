@@ -107,6 +107,7 @@ class WithHead(Answer):
         cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[Part, ...]
     ) -> Self:
         """From what was saved; the head is tried on one row."""
+        need(len(parts) > 0, "a layer")
         saved, classes = record["head"], record["classes"]
         head = HEADS[saved["name"]].from_state(saved["fields"], {name: arrays[name] for name in saved["arrays"]})
         log_ratio = arrays.get("log_ratio")

@@ -113,12 +113,21 @@ def _run(source: Any, batch: Any) -> tuple[list[_Seen], int]:
 
 @contextmanager
 def _evaluating(network: Any) -> Iterator[None]:
-    """Evaluation mode inside the block; every module's own mode afterwards."""
+    """Evaluation mode inside the block, and parameters without gradients; all as it was afterwards.
+
+    The counter follows gradients of what modules are given, and fails where that is a parameter (DeBERTa's table of
+    relative positions).
+    """
     modes = {module: module.training for module in network.modules()}
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     network.eval()
+    for parameter in learning:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
         for module, mode in modes.items():
             module.training = mode
 

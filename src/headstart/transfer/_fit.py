@@ -36,6 +36,7 @@ def fit(
     budget: float | None = None,
     pooling: str = "auto",
     guard: bool = True,
+    length: float | str | None = None,
     store: str | Path | None = None,
     engine: str = "auto",
     precision: str = "auto",
@@ -67,6 +68,9 @@ def fit(
     guard : bool
         True returns the best on validation of frozen, tuned and their average; False the tuned one, whatever it is
         worth.
+    length : float or str, optional
+        Of summaries: sentences (``3``), a share of them (``0.3``, ``"30 %"``) or ``"100 words"``. None is as long as
+        the reference summaries of the training data.
     random_state : int, Generator or None
         Seeds folds, order and everything else; the seed is recorded in ``provenance``.
 
@@ -90,6 +94,7 @@ def fit(
         pooling=pooling, balance=balance, budget=budget, seed=seed_of(random_state), store=store,
         checkpoint=Path(checkpoint) if checkpoint else None,
         how={"engine": engine, "precision": precision, "on_error": on_error, "device": device},
+        length=length,
     )  # fmt: skip
     plan = _plan(job)
     tunable = any(fitter.tunes for fitter in plan) and all("torch" in source.engines for source in job.sources)
@@ -115,6 +120,8 @@ def _plan(job: Job) -> dict[Fitter, list[Target]]:
                 f"{column.name!r} is {column.task}, which cannot be fitted; these tasks can: {', '.join(FITTERS)}."
             )
         plan.setdefault(FITTERS[column.task], []).append(column)
+    if job.length is not None and not any(column.task == "summarization" for column in job.data.columns):
+        raise OptionError('length= is of summaries, and no target is one. Say task="summarization" for the dataset.')
     for fitter, columns in plan.items():
         fitter.check(job, columns)
     return plan

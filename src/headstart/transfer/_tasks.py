@@ -20,6 +20,7 @@ FITTERS = Family(
         "classification": "headstart.transfer._heads:FITTER",
         "multilabel": "headstart.transfer._heads:FITTER",
         "regression": "headstart.transfer._heads:FITTER",
+        "summarization": "headstart.transfer._summaries:FITTER",
         "transcription": "headstart.transfer._transcription:FITTER",
     },
 )
@@ -33,6 +34,7 @@ class Job:
     ----------
     how : mapping
         ``engine``, ``precision``, ``on_error`` and ``device``, for :func:`headstart.extract`.
+    length : of summaries, as it was written; None: as the references
     """
 
     sources: tuple[Source, ...]
@@ -46,6 +48,7 @@ class Job:
     store: str | Path | None
     checkpoint: Path | None
     how: Mapping[str, Any]
+    length: Any = None
 
 
 @dataclass(frozen=True)

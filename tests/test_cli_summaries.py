@@ -1,0 +1,107 @@
+"""Summarization on the command line: fit, predict, evaluate, their JSON, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+
+import pytest
+
+from headstart.cli import run
+from headstart.pretraining import pretrain
+from summaries import stories
+
+pytest.importorskip("rouge_score", reason="rouge-score is not installed")
+COLUMNS = ("--input", "document", "--target", "summary", "--task", "summarization")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A source of texts, a table of documents with summaries, and a document of its own."""
+    from headstart.dataset import Dataset
+
+    home = tmp_path_factory.mktemp("minutes")
+    documents, summaries = stories(12)
+    rows = [json.dumps({"document": d, "summary": s}) for d, s in zip(documents, summaries)]
+    (home / "minutes.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    (home / "article.txt").write_text(documents[0], encoding="utf-8")
+    pretrain("lstm", Dataset.from_items(documents, "text"), objective="random").save(home / "source")
+    return home
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory):
+    """Run a command in this process: what it printed, on standard output or, where it fails, on standard error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("COLUMNS", "100")
+        patch.setenv("NO_COLOR", "1")
+
+        def command(*words, code=0):
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                found = run([str(word) for word in words])
+            assert found == code, err.getvalue()
+            return out.getvalue() if code == 0 else err.getvalue()
+
+        yield command
+
+
+@pytest.fixture(scope="module")
+def fitted(call, folder):
+    place = folder / "minutes.headstart"
+    words = ("fit", folder / "minutes.jsonl", *COLUMNS, "--source", f"saved:{folder / 'source'}", "-o", place, "--json")
+    return place, json.loads(call(*words))
+
+
+def test_fit_tells_what_was_chosen(fitted):
+    _, told = fitted
+    picked = told["selection"]["summary"]
+    assert picked["metric"] == "rouge1" and picked["score"] == 1
+    assert picked["length"].endswith("30 % of the sentences") and len(picked["table"]) == 3
+
+
+def test_a_summary_is_printed_whole(call, fitted, folder):
+    _, summaries = stories(12)
+    printed = call("predict", fitted[0], folder / "article.txt")
+    for sentence in summaries[0].split("\n"):
+        assert sentence in " ".join(printed.split())
+    told = json.loads(call("predict", fitted[0], folder / "article.txt", "--json"))
+    assert told["predictions"][0]["label"] == summaries[0]
+
+
+def test_a_text_in_quotes_and_one_that_is_empty(call, fitted):
+    documents, summaries = stories(12)
+    told = json.loads(call("predict", fitted[0], documents[1], " ", "--json"))
+    assert told["predictions"][0]["label"] == summaries[1]
+    assert "empty" in told["predictions"][1]["error"]
+
+
+def test_a_table_of_summaries(call, fitted, folder):
+    out = folder / "out.csv"
+    words = ("predict", fitted[0], folder / "minutes.jsonl", "--input", "document", "-o", out)
+    call(*words)
+    assert out.read_text(encoding="utf-8").count("The ") >= 12 * 3
+
+
+def test_evaluate_prints_the_baselines_beside_it(call, fitted, folder):
+    printed = call("evaluate", fitted[0], folder / "minutes.jsonl", *COLUMNS)
+    for name in ("rouge1", "lead.rouge1", "textrank.rouge1"):
+        assert name in printed
+    assert "copies of training items" in " ".join(printed.split())
+
+
+def test_the_length_is_an_option(call, folder):
+    place = folder / "short.headstart"
+    words = ("fit", folder / "minutes.jsonl", *COLUMNS, "--source", f"saved:{folder / 'source'}", "-o", place)
+    printed = call(*words, "--length", "1 sentence")
+    assert "asked for: 1 sentences" in printed
+    told = json.loads(call("predict", place, folder / "article.txt", "--json"))
+    assert "\n" not in told["predictions"][0]["label"]
+
+
+def test_a_length_that_means_nothing(call, folder):
+    words = ("fit", folder / "minutes.jsonl", *COLUMNS, "--source", f"saved:{folder / 'source'}", "-o", folder / "x")
+    said = call(*words, "--length", "long", code=1)
+    assert "length of a summary" in " ".join(said.split())
