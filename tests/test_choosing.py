@@ -370,10 +370,11 @@ def test_device_names():
 
 def test_fixed_engine_and_precision_are_in_the_recipe(tmp_path):
     data = Dataset.from_arrays(pictures(4))
-    bank = extract("fake:image", data, layers="7", store=tmp_path, engine="torch", precision="bf16", batch_size=2)
+    how = {"layers": "7", "store": tmp_path, "engine": "torch", "batch_size": 2, "device": "cpu"}
+    bank = extract("fake:image", data, precision="bf16", **how)
     found = bank.recipe["7"]
     assert (found["engine"], found["precision"], found["device"]) == ("torch", "bf16", "cpu")
-    plain = extract("fake:image", data, layers="7", store=tmp_path, engine="torch", precision="fp32", batch_size=2)
+    plain = extract("fake:image", data, precision="fp32", **how)
     assert plain.computed == 4
     a, b = bank.rows("7", data), plain.rows("7", data)
     assert not np.array_equal(a, b)
@@ -385,3 +386,14 @@ def test_a_damaged_cache_folder_is_said_by_the_bank(tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file"))
     with pytest.raises(StoreError):
         extract("fake:image", picture_data(2), layers="7", engine="torch", precision="fp32", batch_size=2)
+
+
+@pytest.mark.parametrize(("device", "most"), [("cpu", 32), ("cuda", 128)])
+def test_large_batches_are_tried_where_a_processors_cache_is_no_limit(source, device, most, monkeypatch):
+    seen = []
+    monkeypatch.setattr(_choosing, "_speed", lambda engine, batch: float(len(batch)))
+    best = _choosing._sized(
+        Choice("torch", "fp32", device), lambda batch: seen.append(len(batch)), source, drawn(source)()
+    )
+    assert (best.batch_size, best.speed) == (most, most)
+    assert max(seen) == most

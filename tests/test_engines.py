@@ -12,7 +12,7 @@ from torch import nn
 import networks
 from headstart.engines import ENGINES, Choice
 from headstart.engines._rows import checked
-from headstart.engines.torch import TorchEngine
+from headstart.engines.torch import TorchEngine, _whole_fp32
 from headstart.errors import NumericsError, OptionError, SourceError, UnknownName
 from headstart.pooling import reducer
 from headstart.sources import Batch, Source, load_source
@@ -245,3 +245,29 @@ def test_engines_on_request_run_what_they_can():
     assert _can("openvino", load_source("fake:vector"))
     assert _device(["openvino"], "auto") == "cpu"
     assert _device(["torch"], "cpu") == "cpu"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_fp32_on_a_gpu_is_not_rounded_and_the_switch_goes_back(before, monkeypatch):
+    """The switch is torch's own and global: whoever set it finds it as it was, also after an error."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+    with _whole_fp32(torch.device("cuda")):
+        assert torch.backends.cudnn.allow_tf32 is False
+    assert torch.backends.cudnn.allow_tf32 is before
+    with pytest.raises(KeyError), _whole_fp32(torch.device("cuda")):
+        raise KeyError
+    assert torch.backends.cudnn.allow_tf32 is before
+    with _whole_fp32(torch.device("cpu")):
+        assert torch.backends.cudnn.allow_tf32 is before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_gives_the_cpus_rows(normed, precision):
+    batch = batch_of(normed, 7)
+    plain = engine(normed, ["blocks.1", "pool"])(batch)
+    there = engine(normed, ["blocks.1", "pool"], Choice("torch", precision, "cuda"))(batch)
+    for name, rows in plain.items():
+        assert np.allclose(there[name], rows, rtol=1e-4, atol=1e-5) == (precision == "fp32"), name
+        cosine = (there[name] * rows).sum(1) / np.linalg.norm(there[name], axis=1) / np.linalg.norm(rows, axis=1)
+        assert cosine.min() > 0.99

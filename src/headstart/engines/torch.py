@@ -6,7 +6,8 @@ Cost: one converted copy of the network where the precision is not fp32, or the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -45,7 +46,7 @@ class TorchEngine:
         """
         reduce = {name: partial(_apply, function, batch) for name, function in self._reduce.items()}
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), _whole_fp32(self._device):
                 kept = self._source.run(self._network, self._tensors(batch), reduce)
         except RuntimeError as error:
             what = f"{self._source.address} cannot run {described(batch)} on {self._device}"
@@ -75,6 +76,19 @@ class TorchEngine:
     def version() -> dict[str, str]:
         """torch's version without the build suffix."""
         return {"torch": torch.__version__.partition("+")[0]}
+
+
+@contextmanager
+def _whole_fp32(device: torch.device) -> Iterator[None]:
+    """Convolutions of fp32 numbers keep all their bits on a GPU, too: cuDNN would round them to TF32 (10 bits)."""
+    before = torch.backends.cudnn.allow_tf32
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = before
 
 
 def _device(name: str) -> torch.device:
