@@ -1,8 +1,9 @@
-"""Claim: the same code runs on a CUDA GPU, gives the same features and predictions as the CPU, and is faster.
+"""Claim: the same code runs on a CUDA GPU, and gives the same features and predictions as the CPU.
 
 On one machine, in one run: features of photos at every candidate layer of MobileNetV2 on the CPU and on the GPU (least
 cosine between them, items per second), a fit on each, a predictor fitted on the GPU loaded on the CPU, and fine-tuning
-on the GPU with and without the cached boundary. Reads and decodes count: that is what a user waits for.
+on the GPU with and without the cached boundary. Reads and decodes count: that is what a user waits for, and so do the
+1.5 to 2 seconds in which CUDA loads its kernels for the first batch of a shape: a few hundred photos gain nothing.
 
     python benchmarks/gpu.py [--shared ../shared] [--photos trashnet] [--save]
 """
