@@ -76,6 +76,7 @@ def test_help_names_the_commands_and_loads_nothing_heavy(run):
         "predict",
         "export",
         "prove",
+        "report",
         "pretrain",
     ):
         assert command in text

@@ -60,6 +60,7 @@ _NAMES = {
     "pretrain": "headstart.pretraining:pretrain",
     "prove": "headstart.proof:prove",
     "rank": "headstart.ranking:rank",
+    "report": "headstart.report:report",
     "score": "headstart.scores:score",
     "source_statistics": "headstart._source_statistics:source_statistics",
 }
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from headstart.pretraining import pretrain as pretrain
     from headstart.proof import prove as prove
     from headstart.ranking import rank as rank
+    from headstart.report import report as report
     from headstart.result import Metric as Metric
     from headstart.result import Proof as Proof
     from headstart.result import Ranking as Ranking

@@ -1,4 +1,4 @@
-"""The command line: ``headstart sources|layers|extract|rank|fit|export|prove|…``; _app.py has all of them. Floor 8.
+"""The command line: ``headstart sources|layers|extract|rank|fit|prove|report|…``; _app.py has all of them. Floor 8.
 
 Commands take the same words as the Python calls. Each is a function from its parameters to a :class:`Page`: a document
 for ``--json`` and blocks for people; ``_app`` runs it, shows the page, and turns errors into exit codes. Nothing here
@@ -14,6 +14,7 @@ from headstart.cli import _predict as _predict
 from headstart.cli import _pretrain as _pretrain
 from headstart.cli import _prove as _prove
 from headstart.cli import _rank as _rank
+from headstart.cli import _report as _report
 from headstart.cli import _sources as _sources
 from headstart.cli._app import main, run
 

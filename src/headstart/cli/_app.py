@@ -69,6 +69,7 @@ _ORDER = (
     "predict",
     "export",
     "prove",
+    "report",
     "pretrain",
 )
 _COMMON = (

@@ -24,5 +24,6 @@ LIBRARY = Family(
         "rank": "headstart.ranking:rank",
         "reading": "headstart.extraction:reading",
         "repair_torchvision": "headstart.sources._compat:repair_torchvision",
+        "report": "headstart.report:report",
     },
 )

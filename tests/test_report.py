@@ -1,0 +1,383 @@
+"""report(): one file that opens anywhere, with everything in it; the pictures' arithmetic."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import pytest
+
+import headstart as hs
+from headstart.errors import DataError, OptionError, StoreError
+from headstart.report import picture
+from headstart.report._html import bullets, number, table
+from headstart.report._svg import Line, chart, heat, known, shade, ticks
+from headstart.result import ClassRow, Confusion, Fusion, Proof, Ranking, Result, Row
+
+EVIL = '<script>alert("x")</script>&'
+
+
+def made(name: str = "net", n: int = 3) -> Ranking:
+    rows = [
+        Row(name, "f", f"l{i}", depth=i / n, accuracy=0.9 - i / 10, low=0.8 - i / 10, high=0.95 - i / 10,
+            difference=-i / 10, tied=i < 1, group=i + 1, logme=-0.1 * i)
+        for i in range(n)
+    ]  # fmt: skip
+    labels = [{"source": name, "layer": f"l{i}"} for i in range(n)]
+    cka = {"labels": labels, "values": [[1 - abs(i - j) / n for j in range(n)] for i in range(n)]}
+    return Ranking(
+        rows, verdict=f"Use l0 of {name}.", transfers=True, baseline=0.25, cost={"items": 120},
+        fused=Fusion(((name, "l0"), (name, "l1")), accuracy=0.93, low=0.9, high=0.96, difference=0.03,
+                     difference_low=0.0, difference_high=0.05, wins=True, fingerprints=("f", "f")),
+        shared={"cka": cka, "words": [f"{name} shares much."]}, notes=["a note"],
+    )  # fmt: skip
+
+
+def test_everything_is_in_one_file(tmp_path):
+    result = Result({"accuracy": hs.Metric(0.9, 0.8, 0.95)}, task="classification")
+    path = hs.report([made(), result, Proof([], verdict="It helps.")], tmp_path / "report.html")
+    text = path.read_text(encoding="utf-8")
+    for words in ("Use l0 of net.", "Side by side, l0 + l1 reach", "net shares much.", "a note", "0.900 [0.800, 0.950]",
+                  "It helps.", "LogME"):  # fmt: skip
+        assert words in text, words
+    assert len(re.findall("<svg", text)) == 2
+    assert "<script" not in text
+    assert not re.findall(r"(?:src|href)=|url\(|@import", text), "nothing is fetched"
+    assert "NCE" not in text, "what nobody measured is no column"
+
+
+def test_names_are_shown_and_never_obeyed(tmp_path):
+    text = hs.report(made(EVIL), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<script" not in text and "&lt;script&gt;" in text
+
+
+def test_a_long_ranking_is_folded(tmp_path):
+    text = hs.report(made(n=40), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<details><summary>all 40 rows" in text
+
+
+@pytest.mark.parametrize("kind", ["depth", "likeness"])
+@pytest.mark.parametrize("n", [2, 30])
+def test_pictures_are_whole(kind, n):
+    root = ElementTree.fromstring(picture(made(EVIL, n), kind))
+    assert root.tag.endswith("svg")
+    shapes = [e for e in root.iter() if e.tag.endswith("circle" if kind == "depth" else "rect")]
+    assert len(shapes) >= (n if kind == "depth" else n * n)
+    numbers = [float(v) for e in root.iter() for k, v in e.attrib.items() if k in ("x", "y", "cx", "cy", "x1", "y2")]
+    assert all(-1 <= value <= 2000 for value in numbers)
+
+
+def test_a_picture_of_nothing_is_empty():
+    assert picture(Ranking([])) == picture(Ranking([]), "likeness") == ""
+    with pytest.raises(OptionError, match="likeness"):
+        picture(made(), "pie")
+
+
+@pytest.mark.parametrize("given", [[], 3, [made(), "text"]])
+def test_what_is_no_record_is_refused(given, tmp_path):
+    with pytest.raises(DataError, match=r"report\(\) takes"):
+        hs.report(given, tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_places_follow_the_numbers():
+    """Higher values are drawn higher, later ones further right, and the best is pointed out at its own place."""
+    root = ElementTree.fromstring(picture(made(n=3)))
+    dots = [(float(e.get("cx")), float(e.get("cy"))) for e in root.iter() if e.tag.endswith("circle")]
+    ring = dots.pop()
+    assert ring == dots[0], "l0 is the best, and the first by depth"
+    assert [x for x, _ in dots] == sorted(x for x, _ in dots)
+    assert [y for _, y in dots] == sorted(y for _, y in dots)
+
+
+def test_scales():
+    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(5.0, 5.0) == [5.0]
+    assert all(len(ticks(a, a + b)) <= 7 for a in (-3.0, 0.1, 12.0) for b in (0.013, 0.7, 55.0))
+    assert shade(-3) == shade(0) != shade(0.5) != shade(1) == shade(9)
+    assert "nan" not in chart([], x="x", y="y", title="t") and heat([], [], [], title="t")
+
+
+class Reader(HTMLParser):
+    """The page as a browser reads it: its tables as lists of rows, its words, and that every tag is closed."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.words: list[str] = []
+        self.tinted: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+            self.tinted += ["tinted"] * (("class", "tinted") in attrs)
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.tables[-1][-1][-1] += data
+
+
+def read(results, folder) -> Reader:
+    return Reader(hs.report(results, folder / "r.html").read_text(encoding="utf-8"))
+
+
+def test_the_table_holds_the_numbers_where_they_belong(tmp_path):
+    page = read(made(n=3), tmp_path)
+    head, *rows = page.tables[0]
+    assert head[:7] == ["", "source", "layer", "depth", "accuracy", "95 % interval", "to the best"]
+    assert rows[0][:7] == ["1", "net", "l0", "0.00", "0.900", "0.800 – 0.950", ""]
+    assert rows[2][:7] == ["3", "net", "l2", "0.67", "0.700", "0.600 – 0.750", "-0.200"]
+    assert rows[2][head.index("LogME")] == "-0.2"
+    assert all(len(row) == len(head) for row in rows)
+
+
+def test_ties_are_tinted_and_explained(tmp_path):
+    alone = read(made(n=3), tmp_path)
+    assert not alone.tinted and not any("cannot be told apart" in words for words in alone.words)
+    ranking = made(n=3)
+    rows = [replace(row, tied=row.layer != "l2") for row in ranking.rows]
+    tied = read(Ranking(rows), tmp_path)
+    assert len(tied.tinted) == 2
+    assert any("cannot be told apart" in words for words in tied.words)
+
+
+def test_a_whole_result(tmp_path):
+    score = hs.Metric(0.75, 0.6, 0.85)
+    never = hs.Metric(math.nan)
+    result = Result(
+        {"accuracy": score, "nll": hs.Metric(0.4, better="lower")},
+        task="classification",
+        per_class=[ClassRow("cat", 8, score, score, score), ClassRow("dog", 0, never, never, never, column="pet")],
+        confusion=Confusion(("cat", "dog"), [[5, 3], [0, 4]]),
+        skipped=[SimpleNamespace(item="a.png", reason="cut short")],
+        cost={"seconds": 1.5, "rows": 12},
+        provenance={"seed": 7, "versions": {"numpy": "2.1"}},
+        notes=["Seen twice."],
+    )
+    page = read(result, tmp_path)
+    metrics, classes, how = page.tables
+    assert metrics[1:] == [["accuracy", "0.750 [0.600, 0.850]"], ["nll", "0.400"]]
+    assert classes[1][:2] == ["cat", "8"] and classes[1][-1] == "0.750"
+    assert classes[2][:2] == ["pet: dog", "0"] and classes[2][-1] == "–"
+    assert ["cost · seconds", "1.5"] in how and ["provenance · seed", "7"] in how
+    assert ["provenance · versions · numpy", "2.1"] in how
+    for words in ("cat taken for dog: 3", "a.png: cut short", "1 items left out", "Seen twice."):
+        assert words in page.words
+    assert "dog taken for cat: 0" not in page.words
+
+
+def test_several_columns_name_theirs(tmp_path):
+    counts = Confusion(("a", "b"), [[1, 2], [0, 1]])
+    page = read(Result({"x.accuracy": hs.Metric(0.5)}, confusion={"x": counts, "y": counts}), tmp_path)
+    assert {"x: a taken for b: 2", "y: a taken for b: 2"} <= set(page.words)
+
+
+def test_several_records_keep_their_order(tmp_path):
+    text = hs.report([Proof([]), made("second"), Result({}), made("fourth")], tmp_path / "r.html").read_text("utf-8")
+    places = [text.index(words) for words in ("<h2>Proof", "Use l0 of second", "<h2>Result", "Use l0 of fourth")]
+    assert places == sorted(places)
+    assert text.count("<section>") == 4
+
+
+@pytest.mark.parametrize("record", [Ranking([]), Result({}), Proof([])], ids=lambda one: type(one).__name__)
+def test_an_empty_record_is_a_whole_page(record, tmp_path):
+    page = read(record, tmp_path)
+    assert "svg" not in page.tags and "ul" not in page.tags
+    assert "nan" not in " ".join(page.words) and "None" not in " ".join(page.words)
+
+
+def test_every_name_is_escaped_everywhere(tmp_path):
+    """Sources, layers, classes, items, notes and facts come from files that anyone may have written."""
+    ranking = made(EVIL)
+    rows = [replace(row, layer=EVIL) for row in ranking.rows]
+    cka = {"labels": [{"source": EVIL, "layer": EVIL}] * 2, "values": [[1.0, 0.2], [0.2, 1.0]]}
+    evil = Ranking(
+        rows,
+        verdict=EVIL,
+        metric=EVIL,
+        fused=ranking.fused,
+        shared={"cka": cka, "words": [EVIL]},
+        notes=[EVIL],
+        skipped=[SimpleNamespace(item=EVIL, reason=EVIL)],
+        provenance={EVIL: {EVIL: EVIL}},
+    )
+    share = hs.Metric(0.5)
+    result = Result(
+        {EVIL: share},
+        task=EVIL,
+        per_class=[ClassRow(EVIL, 1, share, share, share)],
+        confusion=Confusion((EVIL, "b"), [[0, 1], [1, 0]]),
+    )
+    page = read([evil, result], tmp_path)
+    assert "script" not in page.tags
+    for kind in ("depth", "likeness"):
+        titles = [e.text for e in ElementTree.fromstring(picture(evil, kind)).iter() if e.tag.endswith("title")]
+        assert any(EVIL in words for words in titles[1:]), "what hovers is escaped, and says the name"
+
+
+@pytest.mark.parametrize("name", ["\ud800caf\udce9", "a\x00b\x1b[31m", "\u202egpj.exe", "夏" * 300])
+def test_odd_names_are_written(name, tmp_path):
+    path = hs.report(made(name), tmp_path / "r.html")
+    text = path.read_text(encoding="utf-8")
+    Reader(text)
+    assert not set(text) & {"\x00", "\x1b", "\u202e"}
+    ElementTree.fromstring(picture(made(name)))
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, 1e300, "high"])
+def test_what_is_no_number_has_no_place(value, tmp_path):
+    ranking = made(n=3)
+    best, second, third = ranking.rows
+    broken = [replace(best, low=value), replace(second, accuracy=value), third]
+    root = ElementTree.fromstring(picture(Ranking(broken, baseline=value)))
+    dots = [e for e in root.iter() if e.tag.endswith("circle") and e.get("fill") != "none"]
+    assert len(dots) == 2, "the row without a score is left out"
+    assert not [e for e in root.iter() if e.tag.endswith("polygon")], "a band with a gap is not drawn as if it had none"
+    assert len([e for e in root.iter() if e.get("class") == "interval"]) == 1, "the interval that is known is drawn"
+    page = read(Ranking(broken, shared={"cka": {"labels": [{"source": "a", "layer": "b"}] * 2,
+                                                "values": [[1.0, value], [value, 1.0]]}}), tmp_path)  # fmt: skip
+    assert page.tables[0][2][4] == ("1e+300" if value == 1e300 else number(value, ".3f"))
+
+
+def test_bands_are_where_the_intervals_are():
+    """The band's corners against a scale read off the picture's own axis."""
+    root = ElementTree.fromstring(picture(made(n=3)))
+    (band,) = [e for e in root.iter() if e.tag.endswith("polygon")]
+    corners = [tuple(map(float, pair.split(","))) for pair in band.get("points").split()]
+    labels = [e for e in root.iter() if e.tag.endswith("text") and e.get("text-anchor") == "end"]
+    scale = {float(e.text): float(e.get("y")) - 4 for e in labels if re.fullmatch(r"[\d.]+", e.text)}
+    (a, at), (b, up) = next(iter(scale.items())), list(scale.items())[-1]
+
+    def place(value):
+        return at + (value - a) * (up - at) / (b - a)
+
+    highs, lows = corners[:3], corners[3:][::-1]
+    assert [y for _, y in highs] == pytest.approx([place(v) for v in (0.95, 0.85, 0.75)], abs=0.2)
+    assert [y for _, y in lows] == pytest.approx([place(v) for v in (0.8, 0.7, 0.6)], abs=0.2)
+    assert [x for x, _ in highs] == [x for x, _ in lows]
+
+
+def test_a_single_point_shows_its_interval():
+    root = ElementTree.fromstring(picture(made(n=1)))
+    (edge,) = [e.get("d") for e in root.iter() if e.get("class") == "interval"]
+    (dot,) = [e for e in root.iter() if e.tag.endswith("circle") and e.get("fill") != "none"]
+    low, high = map(float, re.match(r"M[\d.]+ ([\d.]+)V([\d.]+)", edge).groups())
+    assert high < float(dot.get("cy")) < low
+
+
+def test_every_source_has_its_line_and_its_name():
+    rows = [row for name in ("one", "two") for row in made(name).rows]
+    root = ElementTree.fromstring(picture(Ranking(rows, baseline=0.25)))
+    curves = [e for e in root.iter() if e.tag.endswith("polyline")]
+    assert len({e.get("stroke") for e in curves}) == 2
+    words = [e.text for e in root.iter() if e.tag.endswith("text")]
+    assert {"one", "two", "knowing nothing", "l0 of one"} <= set(words)
+
+
+def test_same_names_of_other_weights_are_two_lines():
+    rows = [*made("net").rows, *(replace(row, fingerprint="g") for row in made("net").rows)]
+    root = ElementTree.fromstring(picture(Ranking(rows)))
+    assert len([e for e in root.iter() if e.tag.endswith("polyline")]) == 2
+
+
+def test_a_map_of_many_layers_is_thinned():
+    root = ElementTree.fromstring(picture(made(n=200), "likeness"))
+    cells = [e for e in root.iter() if e.tag.endswith("rect")]
+    assert 67 * 67 <= len(cells) < 73 * 73 + 60
+    assert "one layer in 3" in next(iter(root)).text
+
+
+def test_a_map_says_which_cell_is_which():
+    root = ElementTree.fromstring(heat([[1, 0.25], [None, 1]], ["a", "b"], ["g", "g"], title="t"))
+    cells = [e for e in root.iter() if e.tag.endswith("rect") and len(e)]
+    told = {e[0].text: e.get("fill") for e in cells}
+    assert told["a and b: 0.25"] == shade(0.25)
+    assert told["b and a: –"] == "#bbbbbb"
+    x = [float(e.get("x")) for e in cells]
+    y = [float(e.get("y")) for e in cells]
+    assert x[0] == x[2] < x[1] == x[3] and y[0] == y[1] < y[2] == y[3]
+
+
+def test_records_with_nonsense_are_refused(tmp_path):
+    """Dataclasses check nothing; a record that was read from a file holds whatever the file held."""
+    for wrong in (
+        Ranking([made().rows[0], "a row"]),
+        Ranking(made().rows, cost={"items": "many"}),
+        Ranking(made().rows, shared={"cka": {"labels": [{}, {}], "values": [[1, 1], [1, 1]]}}),
+        Ranking(made().rows, shared={"cka": {"labels": [{"source": "a", "layer": "b"}] * 2, "values": [[1] * 3] * 3}}),
+        Ranking([replace(made().rows[0], accuracy=10**400)]),
+    ):
+        with pytest.raises(DataError, match="Record 2 is no Ranking that can be shown"):
+            hs.report([made(), wrong], tmp_path / "r.html")
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = hs.report(made("old"), tmp_path / "new folder" / "r.html")
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("headstart._files.os.replace", full)
+    with pytest.raises(StoreError, match="No space left"):
+        hs.report(made("new"), path)
+    assert path.read_bytes() == before
+    assert [one.name for one in path.parent.iterdir()] == ["r.html"]
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(StoreError, match="Cannot write"):
+        hs.report(made(), tmp_path / "file" / "r.html")
+    with pytest.raises(StoreError, match="Cannot write"):
+        hs.report(made(), tmp_path)
+
+
+def test_the_same_records_give_the_same_page(tmp_path):
+    pages = [hs.report([made(), Result({})], tmp_path / name).read_bytes() for name in ("a.html", "b.html")]
+    assert pages[0] == pages[1]
+
+
+def test_pieces():
+    assert known(0) and known(-3.5) and not known(1e13) and not known(None) and not known("1")
+    assert [number(v, ".2f") for v in (0.126, None, math.nan, "x", 3e9)] == ["0.13", "–", "–", "–", "3e+09"]
+    assert bullets("Empty", []) == ""
+    assert bullets("<b>", ["&"]) == "<h2>&lt;b&gt;</h2><ul><li>&amp;</li></ul>"
+    made_table = table(["a", "b"], [["x", 1], ["y", 2]], left=(0,), tinted=(1,))
+    assert "<tr><td class=l>x</td><td>1</td></tr><tr class=tinted><td class=l>y</td>" in made_table
+
+
+@pytest.mark.parametrize("y", [(0.5, 0.5), (0.5, 0.5 + 1e-16), (-1e11, 1e11), (0.0, 1e-300)])
+def test_any_range_has_a_scale(y):
+    text = chart([Line("a", [(0.0, y[0]), (1.0, y[1])])], x="x", y="y", title="t")
+    root = ElementTree.fromstring(text)
+    dots = [float(e.get("cy")) for e in root.iter() if e.tag.endswith("circle")]
+    assert all(30 <= up <= 340 for up in dots)
+    assert len(text) < 20_000
