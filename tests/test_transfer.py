@@ -307,12 +307,13 @@ class TestTuning:
     def test_the_guard_returns_the_best_on_validation(self):
         predictor = tuned()
         scores = predictor.history["scores"]
-        assert set(scores) == {"start", "average", "tuned"}
-        assert scores[predictor.history["kept"]] == max(scores.values())
+        assert set(scores) == {"frozen", "start", "average", "tuned"}
+        best = max(("start", "average", "tuned"), key=lambda name: scores[name])
+        assert predictor.history["kept"] in ("start", best)
 
     def test_where_tuning_does_not_help_the_frozen_predictor_is_returned(self, monkeypatch):
         data = bright()
-        monkeypatch.setattr(_tuned, "_scorer", lambda *_, **__: lambda decision: 0.0)
+        monkeypatch.setattr(_tuned, "scorer", lambda *_, **__: lambda decision: 0.0)
         harmful = tuned(data, policy=policy("full", epochs=2, lr=10.0))
         frozen = tuned(data, policy="frozen")
         assert harmful.history["kept"] == "start" and harmful.chosen["policy"] == "frozen"
@@ -402,7 +403,8 @@ class TestTuning:
 
         rising = iter(range(100))
         monkeypatch.setattr(_tuned, "tune", watched)
-        monkeypatch.setattr(_tuned, "_scorer", lambda *_, **__: lambda decision: float(next(rising)))
+        monkeypatch.setattr(_tuned, "scorer", lambda *_, **__: lambda decision: float(next(rising)))
+        monkeypatch.setattr(_tuned, "judged", lambda outcome, *_, **__: outcome)
         predictor = tuned(bright(40), policy=policy("full", epochs=3, views=1))
         assert predictor.history["kept"] == "tuned"
         assert [(items, epochs) for items, epochs, _ in seen] == [(32, 3), (40, 3)]

@@ -52,6 +52,8 @@ class Outcome:
         Validation score of each.
     moved : tuple of str
         Parameters that training has changed.
+    held : (n, t) array or None
+        What was kept decides about the held-out items.
     """
 
     source: Any
@@ -61,6 +63,7 @@ class Outcome:
     kept: str
     scores: Mapping[str, float]
     moved: tuple[str, ...]
+    held: np.ndarray | None = None
 
 
 def tune(
@@ -148,8 +151,9 @@ def tune(
         policy.merge(model.network)
         moved = moved_in(model, begin)
         kept = choose(model, begin, watched, scores, average=average)
+        decided = feed.decisions() if watched else None
     coef, intercept = model.solved()
-    return Outcome(_as_source(source, model), coef, intercept, history, kept, scores, moved)
+    return Outcome(_as_source(source, model), coef, intercept, history, kept, scores, moved, decided)
 
 
 def _in_bf16(policy: Policy, keep: Keep | None, device: str) -> bool:

@@ -22,6 +22,7 @@ from headstart.imbalance import log_adjustment, row_weights
 from headstart.policies.base import Policy
 from headstart.predictor import Predictor, WithHead
 from headstart.transfer import _preparing as preparing
+from headstart.transfer._judging import judged, scorer
 from headstart.transfer._select import Candidates
 
 _HELD_OUT = 0.2
@@ -61,7 +62,7 @@ def tuned(
     X = ground.features(labelled.rows)
     shift = log_adjustment(T.sum(0)) if kind != "none" else None
     linear = _linear(ground, X[fitting], T[fitting], kind=kind, shift=shift)
-    score = _scorer(T[held], answer.task, balanced=shift is not None) if len(held) else None
+    score = scorer(T[held], answer.task, balanced=shift is not None) if len(held) else None
     data, choice = labelled.data, predictor.choices[answer.parts[0].source]
     features = [Feature(part.layer, part.pooling) for part in ground.parts]
     start = Start.of(linear.coef_ / linear.temperature_, linear.intercept_ / linear.temperature_, X[fitting])
@@ -94,9 +95,9 @@ def tuned(
         budget=budget if budget is None or not len(held) else _FIRST * budget,
         checkpoint=checkpoint,
     )
-    if score is not None and (ground is not answer or not answer.head.linear):
+    if score is not None:
         frozen = _frozen(answer, answer.features(labelled.rows), T, fitting=fitting, held=held)
-        outcome = _against(outcome, score(frozen))
+        outcome = judged(outcome, frozen, T[held], answer.task, balanced=shift is not None, score=score)
     if outcome.kept != "start" and len(held) and _fits_again(outcome, budget, len(T), choice.speed):
         whole = _linear(ground, X, T, kind=kind, shift=shift)
         again = job(
@@ -176,41 +177,12 @@ def _temperature(fresh: Head, X: np.ndarray) -> float:
 
 
 def _frozen(answer: WithHead, X: np.ndarray, T: np.ndarray, *, fitting: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Held-out log-odds of the head that tuning gave up because it is not linear."""
+    """Held-out log-odds of the frozen predictor's own head, solved on the fitting items alone."""
     fresh = make_head(answer.head.name, **answer.head.fields()).fit(X[fitting], T[fitting], task=answer.task)
     fresh.temperature_ = answer.head.temperature_
     if answer.log_ratio is not None:
         fresh.adjust(answer.log_ratio)
     return fresh.decision(X[held]) / (1.0 if answer.task == "regression" else fresh.temperature_)
-
-
-def _against(outcome: Outcome, frozen: float) -> Outcome:
-    """The outcome, or the start where the frozen predictor with its own head is at least as good."""
-    scores = {"frozen": frozen, **outcome.scores}
-    kept = outcome.kept if outcome.scores[outcome.kept] > frozen else "start"
-    return dataclasses.replace(outcome, scores=scores, kept=kept)
-
-
-def _scorer(T: np.ndarray, task: str, *, balanced: bool) -> Any:
-    """Decision values of the held-out items → a score; ties in accuracy are broken by the likelihood.
-
-    With ``balanced`` every class counts the same, as everywhere else under that switch.
-    """
-    counts = T.sum(0)
-    share = (T / np.maximum(counts, 1)).sum(1) / (counts > 0).sum() if balanced else np.full(len(T), 1 / len(T))
-
-    def score(decision: np.ndarray) -> float:
-        if task == "regression":
-            return -float(((decision - T) ** 2).mean())
-        if task == "multilabel":
-            return float(((decision > 0) == (T > 0)).mean()) - 1e-3 * float(
-                np.logaddexp(0, -decision * (2 * T - 1)).mean()
-            )
-        logits = decision - np.logaddexp.reduce(decision, axis=1, keepdims=True)
-        right = share @ (logits.argmax(1) == T.argmax(1))
-        return float(right) + 1e-3 * max(float(share @ np.where(T > 0, logits, 0.0).sum(1)), -10.0)
-
-    return score
 
 
 def _result(predictor: Predictor, answer: WithHead, outcome: Outcome, policy: Policy, *, seconds: float) -> Predictor:

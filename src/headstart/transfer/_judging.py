@@ -1,0 +1,84 @@
+"""Whether tuned weights are worth keeping: what is watched while training, and the verdict afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from headstart._typing import Float
+from headstart.finetuning import Outcome
+
+_LEVEL = 0.08  # of keeping weights that are no better: one standard error, for two kinds of them
+
+
+def scorer(T: np.ndarray, task: str, *, balanced: bool) -> Any:
+    """Decision values of the held-out items → a score; ties in accuracy are broken by the likelihood.
+
+    With ``balanced`` every class counts the same, as everywhere else under that switch.
+    """
+    share = shares(T, balanced=balanced)
+
+    def score(decision: np.ndarray) -> float:
+        if task == "regression":
+            return -float(((decision - T) ** 2).mean())
+        if task == "multilabel":
+            return float(((decision > 0) == (T > 0)).mean()) - 1e-3 * float(
+                np.logaddexp(0, -decision * (2 * T - 1)).mean()
+            )
+        logits = decision - np.logaddexp.reduce(decision, axis=1, keepdims=True)
+        right = share @ (logits.argmax(1) == T.argmax(1))
+        return float(right) + 1e-3 * max(float(share @ np.where(T > 0, logits, 0.0).sum(1)), -10.0)
+
+    return score
+
+
+def judged(
+    outcome: Outcome, frozen: Float, T: Float, task: str, *, balanced: bool, score: Callable[[Float], float]
+) -> Outcome:
+    """The outcome, or the start where it is not clearly better than the frozen predictor (*do no harm*).
+
+    Parameters
+    ----------
+    frozen : (n, t) array
+        What the frozen predictor, solved on the same items, decides about the held-out ones.
+    T : (n, t) array
+        The truth about them.
+
+    Notes
+    -----
+    Both are compared by their *errors*, item by item, with Student's t at the level of one standard error (16 %)
+    divided by the two kinds of weights there are, tuned and averaged. Log-loss is no part of it: where few items are
+    wrong its tail drowns the difference. (TrashNet, 360 photos, 72 of them held out: weights with 2.8 points more on
+    those, 0.5 standard errors, were 2.5 points worse than the frozen predictor on 240 fresh photos.)
+    """
+    scores = {"frozen": score(frozen), **outcome.scores}
+    if outcome.kept == "start" or outcome.held is None:
+        return dataclasses.replace(outcome, scores=scores)
+    gains = errors(frozen, T, task) - errors(outcome.held, T, task)
+    share = shares(T, balanced=balanced)
+    mean = float(share @ gains)
+    n = len(gains)
+    error = float(np.sqrt((share**2 @ (gains - mean) ** 2) * n / max(n - 1, 1)))
+    clear = mean > student.isf(_LEVEL, max(n - 1, 1)) * error
+    return dataclasses.replace(outcome, scores=scores, kept=outcome.kept if clear else "start")
+
+
+def errors(decision: Float, T: Float, task: str) -> Float:
+    """What is wrong with every item (n,): 1 for a wrong class, the share of wrong labels, or the squared error."""
+    if task == "regression":
+        return np.asarray(((decision - T) ** 2 / np.maximum(T.var(0), 1e-12)).mean(1))
+    if task == "multilabel":
+        return np.asarray(((decision > 0) != (T > 0)).mean(1))
+    return np.asarray(decision.argmax(1) != T.argmax(1), dtype=np.float64)
+
+
+def shares(T: Float, *, balanced: bool) -> Float:
+    """What every item counts (n,), 1 together; ``balanced``: every class the same."""
+    if not balanced:
+        return np.full(len(T), 1 / len(T))
+    counts = T.sum(0)
+    return np.asarray((T / np.maximum(counts, 1)).sum(1) / (counts > 0).sum())

@@ -1,0 +1,108 @@
+"""The verdict on tuned weights: clearly better on held-out items, or not returned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from headstart._checkpoint import History
+from headstart.finetuning import Outcome
+from headstart.transfer._judging import errors, judged, scorer, shares
+
+
+def outcome(held, kept="tuned", epochs=3):
+    scores = {"start": 0.0, "average": 0.1, "tuned": 0.2}
+    return Outcome(None, np.zeros((1, 1)), np.zeros(1), History(score=[0.2] * epochs), kept, scores, (), held)
+
+
+def verdict(frozen, held, T, task="classification", *, kept="tuned", balanced=False, epochs=3):
+    score = scorer(T, task, balanced=balanced)
+    return judged(outcome(held, kept, epochs), frozen, T, task, balanced=balanced, score=score)
+
+
+def truth(n, classes=6, seed=0):
+    return np.eye(classes)[np.random.default_rng(seed).integers(0, classes, n)]
+
+
+def noisy(T, accuracy, rng, sharp=3.0):
+    """Decisions that are right about so often, in whichever rows the generator says."""
+    right = rng.random(len(T)) < accuracy
+    other = rng.permuted(np.eye(T.shape[1]), axis=0)[rng.integers(0, T.shape[1], len(T))]
+    return sharp * np.where(right[:, None], T, other)
+
+
+def test_what_is_clearly_better_is_kept():
+    T, rng = truth(72), np.random.default_rng(1)
+    found = verdict(noisy(T, 0.5, rng), noisy(T, 0.95, rng), T)
+    assert found.kept == "tuned" and set(found.scores) == {"frozen", "start", "average", "tuned"}
+    assert verdict(noisy(T, 0.5, rng), noisy(T, 0.95, rng), T, kept="average").kept == "average"
+
+
+def test_what_is_the_same_or_worse_is_not():
+    T, rng = truth(72), np.random.default_rng(1)
+    frozen = noisy(T, 0.8, rng)
+    assert verdict(frozen, frozen.copy(), T).kept == "start"
+    assert verdict(frozen, noisy(T, 0.6, rng), T).kept == "start"
+    assert verdict(frozen, noisy(T, 0.99, rng), T, kept="start").kept == "start"
+
+
+def test_what_cannot_be_told_on_few_items_is_not_kept():
+    """Two fewer mistakes on nine items may be luck; two hundred on nine hundred are not."""
+    for n, kept in ((9, "start"), (900, "tuned")):
+        T = truth(n)
+        frozen, held = 3 * T, 3 * T
+        frozen[: n // 3] = 3 * (1 - T[: n // 3])
+        held[n // 3 - n // 9 : n // 3 + n // 9] = 3 * (1 - T[n // 3 - n // 9 : n // 3 + n // 9])
+        assert verdict(frozen, held, T).kept == kept, n
+
+
+def test_weights_that_are_no_better_are_seldom_kept():
+    """A quarter of the items is decided anew, as often right as before: one comparison, at 8 %."""
+    kept = naive = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        T = truth(72, seed=seed)
+        base = noisy(T, 0.78, rng)
+        other = np.where(rng.random((72, 1)) < 0.25, noisy(T, 0.78, rng), base)
+        kept += verdict(base, other, T).kept == "tuned"
+        watched = scorer(T, "classification", balanced=False)
+        naive += watched(other) > watched(base)
+    assert kept <= 40 and naive > 100, (kept, naive)  # 8 % of 300 is 24; the law allows three standard deviations
+
+
+def test_errors_are_counted_item_by_item():
+    T, rng = truth(40), np.random.default_rng(2)
+    decision = rng.normal(size=T.shape)
+    found = errors(decision, T, "classification")
+    assert (
+        np.array_equal(found, [float(a.argmax() != b.argmax()) for a, b in zip(decision, T)]) and 0 < found.mean() < 1
+    )
+    labels = (rng.random((40, 3)) > 0.5).astype(float)
+    scores = rng.normal(size=labels.shape)
+    wrong = [sum((a > 0) != (b > 0) for a, b in zip(*row)) / 3 for row in zip(scores, labels)]
+    assert np.allclose(errors(scores, labels, "multilabel"), wrong)
+    values = rng.normal(size=(40, 2)) * [1.0, 1000.0]
+    assert np.allclose(errors(np.tile(values.mean(0), (40, 1)), values, "regression").mean(), 1.0)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_other_tasks(task):
+    rng = np.random.default_rng(3)
+    T = rng.normal(size=(80, 2)) if task == "regression" else (rng.random((80, 2)) > 0.5).astype(float)
+    good = T + 0.1 * rng.normal(size=T.shape) if task == "regression" else 4 * T - 2
+    poor = T + rng.normal(size=T.shape) if task == "regression" else rng.normal(size=T.shape)
+    assert verdict(poor, good, T, task).kept == "tuned"
+    assert verdict(good, poor, T, task).kept == "start"
+
+
+def test_with_balance_every_class_counts_the_same():
+    T = np.eye(2)[np.r_[np.zeros(90, int), np.ones(10, int)]]
+    share = shares(T, balanced=True)
+    assert np.isclose(share.sum(), 1) and np.allclose(T.T @ share, 0.5)
+    assert np.allclose(shares(T, balanced=False), 0.01)
+    # better on the ten, worse on some of the ninety: worth it only where classes count alike
+    frozen, held = 3 * np.tile([[1.0, 0.0]], (100, 1)), 3 * T
+    held[:12] = 3 * T[::-1][:12][:, ::-1]
+    held[:12] = [[0.0, 3.0]] * 12
+    assert verdict(frozen, held, T, balanced=True).kept == "tuned"
+    assert verdict(frozen, held, T, balanced=False).kept == "start"
