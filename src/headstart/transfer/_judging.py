@@ -53,7 +53,7 @@ def judged(
     Both are compared by their *errors*, item by item, with Student's t at the level of one standard error (16 %)
     divided by the two kinds of weights there are, tuned and averaged. Log-loss is no part of it: where few items are
     wrong its tail drowns the difference. (TrashNet, 360 photos, 72 of them held out: weights with 2.8 points more on
-    those, 0.5 standard errors, were 2.5 points worse than the frozen predictor on 240 fresh photos.)
+    those, 0.6 standard errors, were 2.5 points worse than the frozen predictor on 240 fresh photos.)
     """
     scores = {"frozen": score(frozen), **outcome.scores}
     if outcome.kept == "start" or outcome.held is None:
