@@ -146,6 +146,7 @@ class TestVerdict:
         assert any("would tell more" in note for note in proof.notes)
 
     @pytest.mark.slow
+    @pytest.mark.timeout(1200)  # 160 s on one core
     def test_false_claims_are_rare(self):
         """Labels that mean nothing, 40 times: at most two may be called help, which 5 % would often exceed."""
         said = []

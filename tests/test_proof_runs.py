@@ -426,6 +426,7 @@ def test_a_network_that_cannot_be_trained_leaves_the_others():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 class TestRealData:
     def test_spoken_digits_of_other_speakers(self, shared):
         how = {"input": "path", "target": "digit", "task": "classification", "groups": "speaker", "split": "split"}
