@@ -23,18 +23,9 @@ from headstart._progress import listening
 from headstart.bank import Store, Table, to_bf16
 from headstart.bank import _shard_rows as shard_rows
 from headstart.errors import DataError, OptionError, StoreError
+from listeners import Notes
 
 RECIPE = {"source": "f00d", "layer": "blocks.6"}
-
-
-class Ear:
-    """Hears the notes."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 @pytest.fixture
@@ -75,9 +66,8 @@ def reopened(table):
 
 @contextmanager
 def notes():
-    ear = Ear()
-    with listening(ear):
-        yield ear.notes
+    with listening(heard := Notes()):
+        yield heard
 
 
 # ---- folders and recipes

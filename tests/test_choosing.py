@@ -22,6 +22,7 @@ from headstart.engines import ENGINES, Choice
 from headstart.errors import MissingPackage, NumericsError, SourceError, StoreError, UnknownName
 from headstart.extraction import extract
 from headstart.sources import load_source
+from listeners import Notes
 from networks import image_source, picture_data, pictures, vector_source, vectors
 
 AUTO = {"engine": "auto", "precision": "auto", "device": "cpu"}
@@ -48,14 +49,6 @@ def never():
 
 def remembered(cache) -> list[Path]:
     return sorted((cache / "choices").glob("*.json"))
-
-
-class Notes:
-    def __init__(self):
-        self.texts = []
-
-    def note(self, text):
-        self.texts.append(text)
 
 
 class Fake:
@@ -148,7 +141,7 @@ def test_a_damaged_choice_is_measured_again(source, cache, content):
     assert again.engine == first.engine
     assert again.speed > 0
     assert Choice(**json.loads(place.read_text())) == again
-    assert any("measured again" in text for text in notes.texts)
+    assert any("measured again" in text for text in notes)
 
 
 def test_other_weights_questions_and_devices_are_chosen_apart(source, cache, fake):
@@ -176,7 +169,7 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(source, tmp_path, m
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file"))
     with listening(notes := Notes()):
         assert choose(source, drawn(source), **AUTO).speed > 0
-    assert any("cannot be remembered" in text for text in notes.texts)
+    assert any("cannot be remembered" in text for text in notes)
     data = picture_data(3)
     assert extract(source, data, layers="7", store=tmp_path / "store").computed == 3
 
@@ -185,9 +178,9 @@ def test_the_choice_is_said_once(source):
     with listening(notes := Notes()):
         choose(source, drawn(source), **AUTO)
         choose(source, drawn(source), **AUTO)
-    assert len(notes.texts) == 1
-    assert "remembered" in notes.texts[0]
-    assert "items/s" in notes.texts[0]
+    assert len(notes) == 1
+    assert "remembered" in notes[0]
+    assert "items/s" in notes[0]
 
 
 def test_without_samples_nothing_is_remembered(source, cache):
@@ -244,7 +237,7 @@ def test_a_precision_that_was_asked_for_is_taken_and_its_price_said(source, fake
         chosen = choose(source, drawn(source), **{**AUTO, "precision": "bf16"})
     assert chosen.precision == "bf16"
     assert chosen.cosine < 0.99
-    assert any("in bf16, as asked, are only" in text for text in notes.texts)
+    assert any("in bf16, as asked, are only" in text for text in notes)
 
 
 def test_the_batch_size_with_the_most_items_per_second(source, fake):

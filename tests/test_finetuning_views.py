@@ -23,6 +23,7 @@ from headstart.sources import load_source
 from headstart.training import Schedule
 from headstart.transfer import _preparing as preparing
 from headstart.transfer import fit
+from listeners import Notes
 from networks import image_source
 
 
@@ -41,22 +42,6 @@ def source():
 @pytest.fixture
 def data():
     return Dataset.from_arrays(photos(), ["a", "b"] * 3)
-
-
-class Notes(list):
-    """Hears what is said."""
-
-    def note(self, text):
-        self.append(text)
-
-    def start(self, label, total):
-        pass
-
-    def advance(self, label, steps):
-        pass
-
-    def finish(self, label):
-        pass
 
 
 # ---- what a view is -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from headstart._progress import listening
 from headstart.dataset import Dataset
 from headstart.dataset._media import SUFFIXES, modality_of, part_called, scan, tally
 from headstart.errors import DataError, UnknownName
+from listeners import Notes
 
 
 def lay(root: Path, *names: str) -> Path:
@@ -115,13 +116,6 @@ def test_names_of_parts(name, part):
 
 
 # ---- what is left out, and what is not ----------------------------------------------------------------------------
-
-
-class Notes(list):
-    """A listener that keeps the notes."""
-
-    def note(self, text):
-        self.append(text)
 
 
 def test_files_left_out_are_counted_and_named(tmp_path):

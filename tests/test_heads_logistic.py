@@ -13,6 +13,7 @@ from headstart._progress import listening
 from headstart.heads import head
 from headstart.heads.base import Problem
 from headstart.heads.logistic import Logistic
+from listeners import Notes
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.sampled_from([(80, 5, 2), (80, 5, 3), (30, 30, 4), (20, 90, 3), (16, 120, 2)])
@@ -162,21 +163,12 @@ def test_features_of_any_size_and_offset_converge(factor):
 
 
 def test_stopping_early_is_said_not_hidden():
-    class Ear:
-        def __init__(self):
-            self.heard = []
-
-        def note(self, text):
-            self.heard.append(text)
-
-        start = advance = finish = lambda *_: None
-
     X, y = data(0, (80, 5, 3))
-    ear = Ear()
+    ear = Notes()
     with listening(ear):
         fitted = head("logistic", C=100.0, max_iter=2, tol=1e-12).fit(X, np.eye(3)[y])
     assert fitted.n_iter_ == 2
-    assert any("max_iter=2" in text for text in ear.heard)
+    assert any("max_iter=2" in text for text in ear)
     assert np.isfinite(fitted.decision(X)).all()
 
 

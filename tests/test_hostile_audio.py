@@ -17,6 +17,7 @@ from headstart.extraction import extract
 from headstart.sources import Source, load_source
 from headstart.sources._patch_input import PatchInput
 from headstart.transfer import fit
+from listeners import Notes
 from networks import seeded
 
 soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed")
@@ -73,18 +74,8 @@ def source():
 
 
 def test_the_broken_are_named_and_the_odd_are_used(folder, source):
-    notes: list[str] = []
-
-    class Log:
-        def note(self, text):
-            notes.append(text)
-
-        def start(self, *_): ...
-        def advance(self, *_): ...
-        def finish(self, *_): ...
-
     data = Dataset.from_folder(folder)
-    with listening(Log()):
+    with listening(notes := Notes()):
         predictor = fit(source, data, layers="1", head="ridge", store=False, precision="fp32")
     result = predictor.evaluate(data)
     assert {Path(one.item).name for one in result.skipped} == set(BROKEN)
@@ -121,8 +112,9 @@ def test_bit_depth_changes_features_by_no_more_than_its_rounding(folder, source)
 def test_an_hour_is_thinned_said_and_never_transcribed(source, tmp_path):
     hour = tmp_path / "hour.wav"
     with soundfile.SoundFile(hour, "w", RATE, 1, "PCM_16") as file:
-        for minute in range(60):
-            file.write(tone("high", 60, minute))
+        minute = tone("high", 60)
+        for _ in range(60):
+            file.write(minute)
     data = Dataset.from_items([hour])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     bank = extract(source, data, layers="1", pooling="avg+max", store=False, precision="fp32")

@@ -22,6 +22,7 @@ from headstart._hashing import key_of_bytes, key_of_file
 from headstart._progress import listening
 from headstart.bank import Store, Table, _key_table
 from headstart.dataset import Dataset
+from listeners import Notes
 
 A, B = b"first content", b"other content"  # of one size
 
@@ -383,24 +384,16 @@ def test_a_damaged_shard_only_costs_time(store, photo, later):
     assert known(store, photo) == key_of_bytes(A)
 
 
-class Ear:
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-
 def test_a_table_that_cannot_be_read_or_written_only_says_so(tmp_path, photo, later):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the store should be")
-    ear = Ear()
+    ear = Notes()
     with listening(ear), Store(blocked).key_table() as table:
         assert table.lookup(photo) is None
         assert table.record(photo, key_of_bytes(A))
         assert table.lookup(photo) == key_of_bytes(A)
-    assert len(ear.notes) == 1
-    assert "not remembered" in ear.notes[0]
+    assert len(ear) == 1
+    assert "not remembered" in ear[0]
 
 
 def test_a_full_disk_only_says_so(store, photo, later, monkeypatch):
@@ -408,10 +401,10 @@ def test_a_full_disk_only_says_so(store, photo, later, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(_files, "_sync", full)
-    ear = Ear()
+    ear = Notes()
     with listening(ear):
         assert learn(store, photo)
-    assert len(ear.notes) == 1
+    assert len(ear) == 1
     monkeypatch.undo()
     assert known(store, photo) is None
 
@@ -420,10 +413,10 @@ def test_other_rows_in_the_folder_are_refused(store, photo, later):
     learn(store, photo)
     shutil.rmtree(store.root)
     Table.open(store.root / "keys", _key_table._RECIPE).append([bytes(16)], np.zeros((1, 3)))
-    ear = Ear()
+    ear = Notes()
     with listening(ear):
         assert known(store, photo) is None
-    assert "holds no keys of files" in ear.notes[0]
+    assert "holds no keys of files" in ear[0]
 
 
 def test_no_path_is_kept_in_the_store(store, tmp_path, later):

@@ -21,6 +21,7 @@ from headstart.log_mel import LogMel
 from headstart.readers.audio import Clip
 from headstart.sources import Source
 from headstart.sources._patch_input import PatchInput
+from listeners import Notes
 from networks import seeded
 
 RATE = 8000
@@ -168,18 +169,8 @@ def test_what_was_thinned_or_silent_is_counted(source, tmp_path):
     clips = {"long.wav": tone(3), "quiet.wav": np.zeros(4000, np.float32), "short.wav": tone(0.2)}
     for name, samples in clips.items():
         soundfile.write(tmp_path / name, samples, RATE)
-    notes = []
-
-    class Log:
-        def note(self, text):
-            notes.append(text)
-
-        def start(self, label, total): ...
-        def advance(self, label, steps): ...
-        def finish(self, label): ...
-
     data = Dataset.from_items([tmp_path / name for name in clips])
-    with listening(Log()):
+    with listening(notes := Notes()):
         bank = extract(source, data, layers="last", **PLAIN)
     assert np.isfinite(bank.rows(bank.layers[0], data)).all()
     assert any("1 of 3 items: longer than 20 patches" in text for text in notes)

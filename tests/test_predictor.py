@@ -15,24 +15,9 @@ from headstart.dataset import Dataset
 from headstart.engines.torch import TorchEngine
 from headstart.errors import DataError, OptionError, UnreadableItem
 from headstart.predictor import load
+from listeners import Notes
 from networks import pictures, separable
 from predictors import fitted, kinds, labelled, two_sources
-
-
-class Notes:
-    """Listens."""
-
-    def __init__(self):
-        self.said = []
-
-    def note(self, text):
-        self.said.append(text)
-
-    def start(self, label, total): ...
-
-    def advance(self, label, steps): ...
-
-    def finish(self, label): ...
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +313,7 @@ class TestOtherMachines:
         with listening(notes):
             proba = other.predict_proba(data)
             other.predict_proba(data)
-        assert sum("fp32 is used" in text for text in notes.said) == 1
+        assert sum("fp32 is used" in text for text in notes) == 1
         assert other.choices[0].precision == "bf16" and other.running[0].precision == "fp32"
         assert np.allclose(proba, with_bf16.predict_proba(data), atol=0.05)
         assert any("fp32, not torch in bf16" in text for text in other.evaluate(data).notes)

@@ -22,6 +22,7 @@ from headstart.pretraining import pretrain
 from headstart.proof import _draws, prove
 from headstart.result import Proof
 from headstart.sources import Source, load_source
+from listeners import Notes
 from networks import image_source, picture_data, separable, vector_source
 
 QUICK = {"shots": (2,), "repeats": 2, "steps": 2, "policy": "frozen"}
@@ -199,19 +200,7 @@ class TestArguments:
             assert any("Fine-tuned weights were kept in" in note for note in proof.notes)
 
     def test_says_little_while_it_runs(self):
-        heard: list[str] = []
-
-        class Listener:
-            def note(self, text):
-                heard.append(text)
-
-            def start(self, label, total): ...
-
-            def advance(self, label, steps): ...
-
-            def finish(self, label): ...
-
-        with listening(Listener()):
+        with listening(heard := Notes()):
             prove("fake:image", picture_data(24), **QUICK)
         assert len(heard) <= 4 and sum("Plan: " in text for text in heard) == 1
 

@@ -17,6 +17,7 @@ from headstart.dataset import Dataset
 from headstart.errors import HeadstartError, OfflineError, OptionError, SourceError, StoreError, WeightsError
 from headstart.extraction import extract
 from headstart.sources import load_source
+from listeners import Notes
 from networks import seeded, state_bytes
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -83,18 +84,6 @@ def bert(folders):
 @pytest.fixture
 def copy(folders, tmp_path):
     return shutil.copytree(folders["bert"], tmp_path / "copy")
-
-
-class Log:
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def start(self, label, total): ...
-    def advance(self, label, steps): ...
-    def finish(self, label): ...
 
 
 def hidden_states(network, text: str, *, length: int = 32) -> list[np.ndarray]:
@@ -168,9 +157,9 @@ def test_long_texts_are_cut_reported_and_keep_their_closing_token(folders):
     assert sample["ids"].tolist() == [2, *(WORDS.index(w) for w in long.split()[:4]), 3]
     assert source.input.remark(sample) == "longer than 6 tokens and cut there"
     assert source.input.remark(source.input.prepare("a cat sat on")) is None
-    with listening(log := Log()):
+    with listening(log := Notes()):
         found = rows(source, [long, "cat", f"{long} away"], "output")
-    assert any("2 of 3 items: longer than 6 tokens and cut there" in text for text in log.notes)
+    assert any("2 of 3 items: longer than 6 tokens and cut there" in text for text in log)
     assert np.allclose(found[0], hidden_states(network_of("bert"), long, length=6)[-1].mean(0), atol=1e-5)
 
 

@@ -12,13 +12,7 @@ from headstart._progress import listening
 from headstart.dataset import Dataset
 from headstart.dataset._splitting import balanced_bins, dirichlet_bins, proportional, seed_of, share_of, stratified_mask
 from headstart.errors import DataError, HeadstartWarning, OptionError
-
-
-class Notes(list):
-    """A listener that keeps the notes."""
-
-    def note(self, text):
-        self.append(text)
+from listeners import Notes
 
 
 def labelled(labels, **options) -> Dataset:

@@ -13,21 +13,10 @@ from headstart.predictor import load
 from headstart.pretraining import pretrain
 from headstart.summarization import Document, Length
 from headstart.transfer import fit
+from listeners import Notes
 from summaries import stories
 
 pytest.importorskip("rouge_score", reason="rouge-score is not installed")
-
-
-class Log:
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def start(self, label, total): ...
-    def advance(self, label, steps): ...
-    def finish(self, label): ...
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +115,10 @@ def test_documents_stay_whole_in_cross_validation(source, data):
 def test_what_cannot_be_read_is_left_out_and_named(source, predictor, data):
     texts = [*data.items[:6], " ", "\ud800"]
     given = Dataset.from_arrays(texts, [*data.targets[:6], "a", "b"], task="summarization")
-    log = Log()
+    log = Notes()
     with listening(log):
         fitted = fit(source, given, store=False)
-    assert any("empty text" in line for line in log.notes)
+    assert any("empty text" in line for line in log)
     found = predictor.evaluate(given)
     assert [(one.index, one.reason) for one in found.skipped] == [(6, "empty text")]
     assert predictor.predict(texts, on_error="skip")[6] is None
@@ -177,7 +166,7 @@ def test_numbers_are_not_given(predictor, data):
 
 
 def test_references_must_be_texts(predictor, data):
-    with pytest.raises(DataError, match="writes summaries"):
+    with pytest.raises(DataError, match="does summarization"):
         predictor.evaluate(Dataset.from_arrays(list(data.items), np.arange(12.0), task="regression"))
 
 

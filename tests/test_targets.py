@@ -9,19 +9,7 @@ from headstart._progress import listening
 from headstart.dataset._labels import from_cells, like_classes
 from headstart.dataset._target import Target, columns_from, make_target, parse_target, relabel
 from headstart.errors import DataError, OptionError, UnknownName
-
-
-class Notes(list):
-    """A listener that keeps what it is told."""
-
-    def note(self, text):
-        self.append(text)
-
-    def start(self, label, total): ...
-
-    def advance(self, label, steps): ...
-
-    def finish(self, label): ...
+from listeners import Notes
 
 
 def noted(work):

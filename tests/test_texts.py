@@ -12,6 +12,7 @@ from headstart.extraction import extract
 from headstart.pretraining import pretrain
 from headstart.sources import load_source
 from headstart.transfer import fit
+from listeners import Notes
 
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 4, "store": False}
 SCRIPTS = {
@@ -33,18 +34,6 @@ SCRIPTS = {
 }
 MEGABYTE = "the cat sat on the mat. " * 43_700
 KINDS = ("hf", "lstm", "gru", "bidirectional")
-
-
-class Log:
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def start(self, label, total): ...
-    def advance(self, label, steps): ...
-    def finish(self, label): ...
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -90,11 +79,11 @@ def test_empty_texts_are_left_out_and_named(empty, source):
 
 
 def test_a_megabyte_is_cut_and_the_cut_is_reported(source):
-    log = Log()
+    log = Notes()
     data = Dataset.from_items([MEGABYTE, "a cat"], "text")
     with listening(log):
         bank = extract(source, data, layers="last", **PLAIN)
-    assert any("cut" in note for note in log.notes), log.notes
+    assert any("cut" in note for note in log), log
     assert np.isfinite(bank.rows(bank.layers[0], data)).all() and not bank.skipped
 
 

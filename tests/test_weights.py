@@ -18,14 +18,7 @@ from torch import nn
 from headstart._progress import listening
 from headstart.errors import StoreError, UnsafeFile, WeightsError
 from headstart.sources._weights import fit_weights, read_weights, write_weights
-
-
-class Notes:
-    def __init__(self):
-        self.texts = []
-
-    def note(self, text):
-        self.texts.append(text)
+from listeners import Notes
 
 
 class Evil:
@@ -261,9 +254,9 @@ def test_what_keeps_initial_values_is_said():
     state = {k: v for k, v in network.state_dict().items() if k != "3.weight"}
     with listening(notes := Notes()):
         fit_weights(network, state, "w.pth")
-    assert len(notes.texts) == 1
-    assert "1 of 40" in notes.texts[0]
-    assert "3.weight" in notes.texts[0]
+    assert len(notes) == 1
+    assert "1 of 40" in notes[0]
+    assert "3.weight" in notes[0]
 
 
 def test_a_classifier_need_not_match():

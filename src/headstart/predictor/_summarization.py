@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from headstart.dataset import Dataset, Target
-from headstart.errors import DataError, UnreadableItem
+from headstart.dataset import Dataset
+from headstart.errors import UnreadableItem
 from headstart.heads.base import HEADS, Head
 from headstart.metrics import assess
-from headstart.predictor._answer import Answer, need
+from headstart.predictor._answer import need
 from headstart.predictor._features import Division, Part, Place, Rows
+from headstart.predictor._with_text import WithText
 from headstart.readers.base import reader
 from headstart.result import Result
 from headstart.summarization import SETS, UNITS, Document, Length, best_first, features, written
@@ -54,7 +55,7 @@ def documents_of(division: Division, count: int) -> list[tuple[Document, slice]]
 
 
 @dataclass(frozen=True, eq=False)
-class Summarization(Answer):
+class Summarization(WithText):
     """The sentences that the head scores highest, in the order of the document.
 
     Attributes
@@ -71,6 +72,7 @@ class Summarization(Answer):
     """
 
     task = "summarization"
+    wanted = "reference summaries, one text per document"
     divide: ClassVar[Callable[[Any], Division] | None] = staticmethod(in_sentences)
 
     head: Head
@@ -80,37 +82,13 @@ class Summarization(Answer):
     joint: str
 
     @property
-    def classes(self) -> None:
-        """None: texts have none."""
-        return
-
-    @property
     def solver(self) -> Any:
         """The head."""
         return self.head
 
-    @property
-    def width(self) -> int:
-        """No numbers are given."""
-        return 0
-
     def labels(self, rows: Rows) -> Sequence[str]:
         """The summaries."""
         return [self._text(document, self._chosen(document, vectors)) for document, vectors in self._each(rows)]
-
-    def numbers(self, kind: str, rows: Rows) -> np.ndarray:
-        """Never asked: ``gives`` is empty."""
-        raise NotImplementedError(kind)
-
-    def truth(self, column: Target) -> list[Any]:
-        """The reference summaries."""
-        strange = [value for value in column.values if value is not None and not isinstance(value, str)]
-        if strange:
-            raise DataError(
-                f"The predictor writes summaries, but {column.name!r} is {column.task}, e.g. {strange[0]!r}. "
-                "Give reference summaries, one text per document."
-            )
-        return list(column.values)
 
     def assessed(self, truth: list[Any], rows: Rows) -> Result:
         """ROUGE, and that of the leading sentences and of TextRank, each as long as the summary in words."""
