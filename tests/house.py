@@ -13,19 +13,22 @@ Adding a module: one line in ``FLOORS``. The rules:
 * floors 0 to 2 never import torch or what pulls it in;
 * files have at most 300 lines (those in ``LONG`` at most 400), functions at most 4 positional parameters, classes at
   most 12 public methods; nine in ten functions have at most 35 lines; public names have docstrings; nothing prints
-  outside the command line; no file is called ``utils.py``; the tables of families name what exists.
+  outside the command line; no file is called ``utils.py``; the tables of families name what exists;
+* of every file a test names something: what it defines, or what a family's table calls that.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "src"
+TESTS = Path(__file__).resolve().parent
+SOURCE = TESTS.parent / "src"
 
 FLOORS: dict[str, int] = {
     # 0
@@ -117,6 +120,7 @@ class House:
 
     source: Path = SOURCE
     package: str = "headstart"
+    tests: Path = TESTS
     floors: dict[str, int] = field(default_factory=lambda: FLOORS)
     families: frozenset[str] = FAMILIES
     same_floor: dict[tuple[str, str], str] = field(default_factory=lambda: SAME_FLOOR)
@@ -131,6 +135,11 @@ class House:
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             found[name] = Module(name, path, path.read_text(encoding="utf-8"))
         return found
+
+    @cached_property
+    def tested(self) -> set[str]:
+        """Every word in the tests."""
+        return set(re.findall(r"\w+", " ".join(path.read_text(encoding="utf-8") for path in self.tests.rglob("*.py"))))
 
     def floor(self, module: Module) -> int | None:
         return self.floors.get(module.name, self.floors.get(module.room))
@@ -385,6 +394,31 @@ def tables_name_what_exists(house: House) -> list[str]:
     return problems
 
 
+def every_file_is_tested(house: House) -> list[str]:
+    """A test names something that it defines, or what a family's table calls that; or, where the file is private, it is
+    imported by a file of which this is true."""
+    called: dict[str, set[str]] = {}
+    for m in house.modules.values():
+        for table in (node for node in ast.walk(m.tree) if isinstance(node, ast.Dict)):
+            for key, value in zip(table.keys, table.values):
+                if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
+                    called.setdefault(str(value.value).partition(":")[0], set()).add(str(key.value))
+    known = {}
+    for m in house.modules.values():
+        own = _defined(ast.Module([n for n in m.tree.body if not isinstance(n, (ast.Import, ast.ImportFrom))], []))
+        if own - {"__all__"}:
+            known[m.name] = own | called.get(f"{house.package}.{m.name}", set())
+    reached = [name for name, names in known.items() if names & house.tested]
+    for name in reached:
+        private = {target for _, target in house.own(house.modules[name]) if house.modules[target].private}
+        reached += sorted(private.difference(reached))
+    return [
+        f"{name} is in no test, by none of its names: {', '.join(sorted(names)[:5])}. Test it."
+        for name, names in known.items()
+        if name not in reached
+    ]
+
+
 def _defined(tree: ast.Module) -> set[str]:
     names = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
     for node in tree.body:
@@ -409,6 +443,7 @@ RULES = (
     classes_are_narrow,
     functions_are_short,
     tables_name_what_exists,
+    every_file_is_tested,
 )
 
 
