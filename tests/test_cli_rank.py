@@ -6,39 +6,24 @@ import json
 
 import pytest
 
-from headstart.cli import run as program
+from commands import in_process
 from headstart.result import Ranking, read_record
 from test_cli_commands import SOURCE, photos  # noqa: F401  (a fixture)
 
 OTHER = "fake:nothing"
 
 
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path_factory, monkeypatch):
-    """One cache for all tests of this file, and a terminal of 100 columns."""
-    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path_factory.getbasetemp() / "rank-cache"))
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-
-@pytest.fixture
-def run(capfd):
-    """headstart WORDS… → (standard output, standard error)."""
-
-    def call(*words, code=0):
-        capfd.readouterr()
-        found = program([str(word) for word in words])
-        told = capfd.readouterr()
-        assert found == code, f"{words} → {found}\n{told.err[-2000:]}"
-        return told
-
-    return call
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """headstart WORDS… → CompletedProcess, all with one cache."""
+    with in_process(tmp_path_factory.getbasetemp() / "rank-cache") as call:
+        yield call
 
 
 def test_the_document_is_the_ranking(run, photos, tmp_path):  # noqa: F811
     path = tmp_path / "ranking.json"
     told = run("rank", photos, "-s", SOURCE, "-s", OTHER, "--validate", 1, "-o", path, "--json")
-    document = json.loads(told.out)
+    document = json.loads(told.stdout)
     validation = document.pop("validation")
     found = read_record(document)
     assert isinstance(found, Ranking)
@@ -52,7 +37,7 @@ def test_the_document_is_the_ranking(run, photos, tmp_path):  # noqa: F811
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_page_fits_the_terminal(run, photos, columns, monkeypatch):  # noqa: F811
     monkeypatch.setenv("COLUMNS", str(columns))
-    out = run("rank", photos, "--source", SOURCE, "--quiet").out
+    out = run("rank", photos, "--source", SOURCE, "--quiet").stdout
     lines = out.splitlines()
     assert max(map(len, lines[:-2])) <= columns
     for words in ("accuracy", "95 % interval", "cannot be told apart", "Side by side", "shares with the sources"):
@@ -64,7 +49,7 @@ def test_the_page_fits_the_terminal(run, photos, columns, monkeypatch):  # noqa:
 def test_fine_tuning_is_handed_down(run, photos):  # noqa: F811
     words = ("--layers", "last", "--validate", 1, "--policy", "full:epochs=1", "--json", "--quiet")
     told = run("rank", photos, "-s", SOURCE, *words)
-    ((_, layer, score),) = json.loads(told.out)["validation"]["rows"]
+    ((_, layer, score),) = json.loads(told.stdout)["validation"]["rows"]
     assert layer and 0 <= score <= 1
 
 
@@ -81,8 +66,8 @@ def test_fine_tuning_is_handed_down(run, photos):  # noqa: F811
 )
 def test_what_is_wrong_is_said(run, photos, words, code, said):  # noqa: F811
     told = run("rank", photos, *words, code=code)
-    assert said in told.err and "Traceback" not in told.err
-    assert told.out == ""
+    assert said in told.stderr and "Traceback" not in told.stderr
+    assert told.stdout == ""
 
 
 def test_every_source_gets_its_weights():
@@ -100,7 +85,7 @@ def test_every_source_gets_its_weights():
 
 def test_all_rows_are_shown_when_asked(run, photos, monkeypatch):  # noqa: F811
     monkeypatch.setattr("headstart.cli._rank._ROWS", 2)
-    short = run("rank", photos, "-s", SOURCE, "--quiet").out
+    short = run("rank", photos, "-s", SOURCE, "--quiet").stdout
     assert "The first 2 of" in short and "--all shows them all" in short
-    long = run("rank", photos, "-s", SOURCE, "--quiet", "--all").out
+    long = run("rank", photos, "-s", SOURCE, "--quiet", "--all").stdout
     assert "--all" not in long and len(long.splitlines()) > len(short.splitlines())

@@ -10,7 +10,7 @@ import pytest
 from headstart import Metric
 from headstart.result import Confusion, Proof, ProofRow, Ranking, Result, Row
 from test_cli_commands import SOURCE, photos  # noqa: F401  (a fixture)
-from test_cli_rank import run, surroundings  # noqa: F401  (fixtures)
+from test_cli_rank import run  # noqa: F401  (a fixture)
 from test_report import EVIL, Reader
 
 RANKING = Ranking([Row("net", "f", "l0", depth=0.5, accuracy=0.8, low=0.7, high=0.9)], verdict="Use l0.")
@@ -60,7 +60,7 @@ def test_proof_and_evaluation_on_one_page(run, photos, tmp_path):  # noqa: F811
     words = ("--source", SOURCE, "--shots", "2", "--repeats", "2", "--budget", "4", "--policy", "frozen")
     run("prove", photos, *words, "-o", tmp_path / "proof.json", "--quiet")
     run("fit", photos, "--source", SOURCE, "-o", tmp_path / "p.headstart", "--quiet")
-    told = run("evaluate", tmp_path / "p.headstart", photos, "--json").out
+    told = run("evaluate", tmp_path / "p.headstart", photos, "--json").stdout
     (tmp_path / "result.json").write_text(told, encoding="utf-8")
     target = tmp_path / "report.html"
     run("report", tmp_path / "proof.json", tmp_path / "result.json", "-o", target)
@@ -75,7 +75,7 @@ def test_proof_and_evaluation_on_one_page(run, photos, tmp_path):  # noqa: F811
 
 def test_one_json_document(run, files, tmp_path):  # noqa: F811
     target = tmp_path / "report.html"
-    document = json.loads(run("report", *files, "-o", target, "--json").out)
+    document = json.loads(run("report", *files, "-o", target, "--json").stdout)
     assert document["output"] == str(target) and document["bytes"] == target.stat().st_size
     assert [one["kind"] for one in document["records"]] == ["Ranking", "Proof", "Result"]
     assert [one["file"] for one in document["records"]] == [str(file) for file in files]
@@ -91,7 +91,7 @@ def test_the_order_is_that_of_the_words(run, files, tmp_path):  # noqa: F811
 def test_for_people(run, files, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     told = run("report", *(file.name for file in files), "-o", "report.html")
-    assert "report.html" in told.out and "ranking.json" in told.out and "Proof" in told.out
+    assert "report.html" in told.stdout and "ranking.json" in told.stdout and "Proof" in told.stdout
     assert (tmp_path / "report.html").is_file()
 
 
@@ -130,7 +130,7 @@ def test_what_is_broken_is_named(run, case, tmp_path):  # noqa: F811
     content, says = BROKEN[case]
     path, target = tmp_path / "broken.json", tmp_path / "report.html"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    told = json.loads(run("report", path, "-o", target, "--json", code=1).out)
+    told = json.loads(run("report", path, "-o", target, "--json", code=1).stdout)
     assert says in told["error"]["message"] and told["error"]["type"] in ("DataError", "StoreError")
     assert "broken.json" in told["error"]["message"] or "Record 1" in told["error"]["message"]
     assert not target.exists()
@@ -140,7 +140,7 @@ def test_a_good_record_beside_a_broken_one_is_not_half_shown(run, files, tmp_pat
     (tmp_path / "broken.json").write_text("{}", encoding="utf-8")
     target = tmp_path / "report.html"
     target.write_text("what was there", encoding="utf-8")
-    assert "broken.json" in run("report", files[0], tmp_path / "broken.json", "-o", target, code=1).err
+    assert "broken.json" in run("report", files[0], tmp_path / "broken.json", "-o", target, code=1).stderr
     assert target.read_text(encoding="utf-8") == "what was there"
 
 
@@ -159,5 +159,5 @@ def test_a_good_record_beside_a_broken_one_is_not_half_shown(run, files, tmp_pat
 def test_what_is_refused(run, files, tmp_path, monkeypatch, words, code, says):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     before = files[0].read_bytes()
-    assert says in run("report", *words, code=code).err
+    assert says in run("report", *words, code=code).stderr
     assert files[0].read_bytes() == before and not (tmp_path / "r.html").exists()

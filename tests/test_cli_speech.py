@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from commands import in_process
+
 soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed")
-pytestmark = pytest.mark.slow  # every command is a new process
 
 RATE = 16_000
 WORDS = {"low": 300.0, "high": 2000.0}
@@ -45,18 +43,8 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
-
-    def call(*words, code=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "headstart", *map(str, words)],
-            capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL,
-            env={**os.environ, "HEADSTART_CACHE": str(cache), "NO_COLOR": "1", "COLUMNS": "100"},
-        )  # fmt: skip
-        assert done.returncode == code, f"{words} → {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        return done
-
-    return call
+    with in_process(tmp_path_factory.mktemp("cache")) as call:
+        yield call
 
 
 @pytest.fixture(scope="module")

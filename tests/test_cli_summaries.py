@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 
 import pytest
 
-from headstart.cli import run
+from commands import in_process
 from headstart.pretraining import pretrain
 from summaries import stories
 
@@ -32,18 +30,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def call(tmp_path_factory):
-    """Run a command in this process: what it printed, on standard output or, where it fails, on standard error."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("COLUMNS", "100")
-        patch.setenv("NO_COLOR", "1")
+    """Run a command: what it printed, on standard output or, where it fails, on standard error."""
+    with in_process(tmp_path_factory.mktemp("cache")) as run:
 
         def command(*words, code=0):
-            out, err = io.StringIO(), io.StringIO()
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                found = run([str(word) for word in words])
-            assert found == code, err.getvalue()
-            return out.getvalue() if code == 0 else err.getvalue()
+            done = run(*words, code=code)
+            return done.stdout if code == 0 else done.stderr
 
         yield command
 

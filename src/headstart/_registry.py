@@ -40,6 +40,11 @@ class Family(Mapping[str, Any]):
         self._table = dict(table)
         self._outside: dict[str, Any] | None = None
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The table's names, without those of other packages, which take a search through all that is installed."""
+        return tuple(sorted(self._table))
+
     def _plugins(self) -> dict[str, Any]:
         if self._outside is None:
             found = entry_points(group=f"headstart.{self.kind}")

@@ -18,7 +18,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import wraps
 from typing import Annotated, Any, get_type_hints
 
@@ -34,6 +35,7 @@ from headstart.cli._output import Page, console, show, show_json
 from headstart.errors import HeadstartError, HeadstartWarning
 
 INTERRUPTED, READER_GONE = 130, 141
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 # Read by the libraries when they are imported. What a user has set stays as it is.
 _SWITCHES = {
     "DO_NOT_TRACK": "1",
@@ -73,17 +75,25 @@ _ORDER = (
     "pretrain",
 )
 _COMMON = (
-    ("json", Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]),
-    ("quiet", Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]),
+    ("json", Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON document instead of text.")]),
+    ("quiet", Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="No progress and no notes.")]),
 )
 
 
 def command(name: str, panel: str) -> Callable[[Callable[..., Page]], Callable[..., Page]]:
-    """Enrol a function as a command; it gets ``--json`` and ``--quiet`` besides its own parameters."""
+    """Enrol a function as a command; it gets ``--json`` and ``--quiet`` besides its own parameters.
+
+    A parameter whose type is a dataclass of options stands for all of them: several commands ask for the same.
+    """
 
     def enrol(function: Callable[..., Page]) -> Callable[..., Page]:
+        own = _typed(inspect.signature(function).parameters.values(), get_type_hints(function, include_extras=True))
+        bundles: dict[str, Any] = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
+
         @wraps(function)
         def work(*args: Any, json: bool = False, quiet: bool = False, **options: Any) -> None:
+            for bundle, kind in bundles.items():
+                options[bundle] = kind(**{one.name: options.pop(one.name) for one in fields(kind)})
             with _streams.printing_aside():
                 page = _heard(function, args, options, quiet=quiet)
             if json:
@@ -91,18 +101,26 @@ def command(name: str, panel: str) -> Callable[[Callable[..., Page]], Callable[.
             else:
                 show(page)
 
-        hints = get_type_hints(function, include_extras=True)
-        own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(function).parameters.values()]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        common = [inspect.Parameter(n, keyword, default=False, annotation=kind) for n, kind in _COMMON]
+        shown = [one for p in own for one in (_spread(p.annotation) if p.name in bundles else [p])]
+        shown += [inspect.Parameter(n, _KEYWORD, default=False, annotation=kind) for n, kind in _COMMON]
         del work.__wrapped__  # typer shall see our parameters, too
-        work.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
-        work.__annotations__ = {p.name: p.annotation for p in (*own, *common)}
+        work.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+        work.__annotations__ = {p.name: p.annotation for p in shown}
         app.command(name, rich_help_panel=panel)(work)
         app.registered_commands.sort(key=lambda one: _ORDER.index(one.name or ""))
         return function
 
     return enrol
+
+
+def _typed(parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]) -> list[inspect.Parameter]:
+    return [one.replace(annotation=hints[one.name]) for one in parameters]
+
+
+def _spread(kind: Any) -> list[inspect.Parameter]:
+    """The fields of a dataclass as keyword-only parameters."""
+    found = [one.replace(kind=_KEYWORD) for one in inspect.signature(kind).parameters.values()]
+    return _typed(found, get_type_hints(kind, include_extras=True))
 
 
 def _heard(function: Callable[..., Page], args: Any, options: Any, *, quiet: bool) -> Page:
@@ -132,7 +150,7 @@ def _version(wanted: bool) -> None:
 def _program(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:

@@ -17,19 +17,13 @@ from headstart.cli._options import (
     Data,
     Device,
     Engine,
-    Groups,
-    Input,
     Layers,
-    Modality,
     OnError,
     Options,
     Pooling,
     Precision,
     Source,
-    Split,
     Store,
-    Target,
-    Task,
     Weights,
     dataset,
     items_of,
@@ -52,12 +46,7 @@ def extract(
     options: Options = None,
     layers: Layers = None,
     pooling: Pooling = "auto",
-    input: Input = None,
-    target: Target = None,
-    groups: Groups = None,
-    split: Split = None,
-    task: Task = None,
-    modality: Modality = None,
+    columns: Columns,
     store: Store = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
@@ -75,7 +64,7 @@ def extract(
     """Compute features once and keep them; only what is new is computed again."""
     if output is not None and output.suffix != ".npz":
         raise OptionError(f"--output writes a NumPy file and must end with .npz; got {output}.")
-    items = dataset(data, Columns(input, target, groups, split, task, modality))
+    items = dataset(data, columns)
     loaded = load_source(source, weights, options)
     bank = LIBRARY["extract"](
         loaded, items, layers=layers or "auto", pooling=pooling, store=store, engine=engine, precision=precision,

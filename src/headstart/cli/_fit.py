@@ -13,28 +13,26 @@ from headstart._printing import seconds
 from headstart.cli._app import command
 from headstart.cli._library import LIBRARY
 from headstart.cli._options import (
+    LEARN,
+    Balance,
     Columns,
     Data,
     Device,
+    EachWeights,
     Engine,
-    Groups,
-    Input,
     Layers,
-    Modality,
     OnError,
     Options,
     Pooling,
     Precision,
     Seed,
-    Split,
     Store,
-    Target,
-    Task,
     count,
     dataset,
     items_of,
     load_source,
     named,
+    one_of,
     sources_of,
     training,
 )
@@ -42,10 +40,11 @@ from headstart.cli._output import Page, facts, interval, shell_line, short, tabl
 from headstart.cli._predict import result_blocks
 from headstart.cli._sources import short_address
 from headstart.errors import DataError, OptionError
+from headstart.heads.base import HEADS
+from headstart.policies.base import POLICIES
 
 PANEL = "Work"
 _MOST_TRIED = 8
-_LEARN = "How it is learned"
 
 
 @command("fit", PANEL)
@@ -60,38 +59,32 @@ def fit(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="PREDICTOR", show_default=False, help="Where it is saved.")
     ],
-    weights: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", show_default=False, help="Local weights, one per source.",
-                     rich_help_panel="Features"),
-    ] = None,
+    weights: EachWeights = None,
     options: Options = None,
     layers: Layers = None,
     pooling: Pooling = "auto",
     head: Annotated[
-        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", help="ridge, lda, logistic, knn, nearest_centroid, or auto; "
-                                                               "linear or bilstm for transcription.",
-                          rich_help_panel=_LEARN)
+        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", rich_help_panel=LEARN,
+                          help=f"{one_of(['auto', *HEADS.own])}, e.g. ridge:alpha=1; "
+                               "for transcription linear or bilstm.")
     ] = "auto",
     policy: Annotated[
-        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", help="frozen, last_layers, full, or auto; as full:epochs=5.",
-                          rich_help_panel=_LEARN)
+        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", rich_help_panel=LEARN,
+                          help=f"Which weights move: {one_of(['auto', *POLICIES.own])}, e.g. full:epochs=5; "
+                               "auto is frozen without a budget.")
     ] = "auto",
-    balance: Annotated[
-        str, typer.Option(metavar="NAME", help="For uneven classes: none, logit, weights, or auto.",
-                          rich_help_panel=_LEARN)
-    ] = "auto",
+    balance: Balance = "auto",
     budget: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", show_default="no fine-tuning", help="For fine-tuning.", rich_help_panel=_LEARN),
+        typer.Option(metavar="SECONDS", show_default="no fine-tuning", help="For fine-tuning.", rich_help_panel=LEARN),
     ] = None,
     guard: Annotated[
-        bool, typer.Option("--guard/--no-guard", help="Keep the frozen model when tuning does not beat it.",
-                           rich_help_panel=_LEARN)
+        bool, typer.Option("--guard/--no-guard", metavar="", help="Keep the frozen model when tuning does not beat it.",
+                           rich_help_panel=LEARN)
     ] = True,
     length: Annotated[
         str | None, typer.Option(metavar="LENGTH", show_default="as the references",
-                                 help="Of summaries: 3 sentences, 30 %, or 100 words.", rich_help_panel=_LEARN)
+                                 help="Of summaries: 3 sentences, 30 %, or 100 words.", rich_help_panel=LEARN)
     ] = None,
     test_size: Annotated[
         float | None, typer.Option(min=0, metavar="SHARE", show_default=False,
@@ -102,12 +95,7 @@ def fit(
         str | None, typer.Option(metavar="DATA", show_default=False, help="Measure on this data afterwards.",
                                  rich_help_panel="Proof")
     ] = None,
-    input: Input = None,
-    target: Target = None,
-    groups: Groups = None,
-    split: Split = None,
-    task: Task = None,
-    modality: Modality = None,
+    columns: Columns,
     store: Store = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
@@ -115,13 +103,12 @@ def fit(
     on_error: OnError = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", show_default=False, help="Of fine-tuning; taken up after a kill.",
-                                  rich_help_panel=_LEARN)
+                                  rich_help_panel=LEARN)
     ] = None,
     seed: Seed = 0,
 ) -> Page:  # fmt: skip
     """Fit a predictor: find the best layers and head on your data, fine-tune when asked, and save it."""
     _check_output(output)
-    columns = Columns(input, target, groups, split, task, modality)
     train, held = _parts(data, columns, test_size=test_size, test=test, seed=seed)
     sources = [load_source(address, file, options) for address, file in sources_of(source, weights)]
     begun = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +12,26 @@ from typing import Annotated, Any
 import typer
 
 from headstart._registry import unknown
+from headstart._typing import TASKS
 from headstart.cli._library import LIBRARY
-from headstart.errors import OptionError, SourceError
+from headstart.engines.base import ENGINES, PRECISIONS
+from headstart.errors import DataError, OptionError, SourceError
+from headstart.imbalance import BALANCES
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _DATA, _HOW, _FEATURES = "About the data", "How it is run", "Features"
+LEARN = "How it is learned"
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Names for a help text.
+
+    >>> one_of(["auto", "fp32", "bf16"])
+    'auto, fp32 or bf16'
+    """
+    *first, last = names
+    return f"{', '.join(first)} or {last}"
+
 
 Data = Annotated[str, typer.Argument(metavar="DATA", show_default=False,
     help="A folder of class folders, or a table (csv, tsv, jsonl, parquet).")]  # fmt: skip
@@ -24,6 +39,8 @@ Source = Annotated[str, typer.Option("--source", "-s", metavar="FAMILY:NAME", sh
     help="Where the features come from, e.g. timm:mobilenetv2_100; see: headstart sources.")]  # fmt: skip
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Local weights (safetensors or pth).",
     rich_help_panel=_FEATURES)]  # fmt: skip
+EachWeights = Annotated[list[Path] | None, typer.Option("--weights", metavar="FILE", show_default=False,
+    help="Local weights, one per source.", rich_help_panel=_FEATURES)]  # fmt: skip
 Options = Annotated[list[str] | None, typer.Option("--options", metavar="KEY=VALUE", show_default=False,
     help="An option of the source's family; may be repeated.", rich_help_panel=_FEATURES)]  # fmt: skip
 Layers = Annotated[list[str] | None, typer.Option("--layers", "-l", metavar="LAYER", show_default="auto",
@@ -40,31 +57,35 @@ Groups = Annotated[str | None, typer.Option(metavar="COLUMN", show_default=False
 Split = Annotated[str | None, typer.Option(metavar="COLUMN", show_default=False,
     help="The column that says train or test.", rich_help_panel=_DATA)]  # fmt: skip
 Task = Annotated[str | None, typer.Option(metavar="TASK", show_default=False,
-    help="Where it cannot be guessed: regression, summarization, transcription, …", rich_help_panel=_DATA)]  # fmt: skip
+    help=f"Where it cannot be guessed: {one_of(TASKS)}.", rich_help_panel=_DATA)]  # fmt: skip
 Modality = Annotated[str | None, typer.Option(metavar="KIND", show_default=False,
     help="image, audio or text, when a folder holds several.", rich_help_panel=_DATA)]  # fmt: skip
 Store = Annotated[Path | None, typer.Option(metavar="FOLDER", show_default="your cache folder",
     help="Where features are kept.", rich_help_panel=_HOW)]  # fmt: skip
-Engine = Annotated[str, typer.Option(metavar="NAME", help="What runs the network; auto measures once and remembers.",
+Engine = Annotated[str, typer.Option(metavar="NAME",
+    help=f"What runs the network: {one_of(['auto', *ENGINES.own])}; auto measures once and remembers.",
     rich_help_panel=_HOW)]  # fmt: skip
-Precision = Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16, fp16, or auto.", rich_help_panel=_HOW)]
+Precision = Annotated[str, typer.Option(metavar="NAME", help=f"Of the network: {one_of(['auto', *PRECISIONS])}.",
+    rich_help_panel=_HOW)]  # fmt: skip
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, mps, or auto.", rich_help_panel=_HOW)]
 OnError = Annotated[str | None, typer.Option("--on-error", metavar="skip|raise", show_default="skip for files",
     help="What to do with an item that cannot be read.", rich_help_panel=_HOW)]  # fmt: skip
+Balance = Annotated[str, typer.Option(metavar="NAME", help=f"For uneven classes: {one_of(BALANCES.names)}.",
+    rich_help_panel=LEARN)]  # fmt: skip
 Seed = Annotated[int, typer.Option("--seed", metavar="NUMBER", help="Same seed, same machine: same result.",
     rich_help_panel=_HOW)]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the options say about the data."""
+    """What the options say about the data. A command that takes ``columns: Columns`` has an option for each field."""
 
-    input: str | None = None
-    target: Sequence[str] | None = None
-    groups: str | None = None
-    split: str | None = None
-    task: str | None = None
-    modality: str | None = None
+    input: Input = None
+    target: Target = None
+    groups: Groups = None
+    split: Split = None
+    task: Task = None
+    modality: Modality = None
 
 
 def is_table(data: str) -> bool:
@@ -84,6 +105,12 @@ def dataset(data: str, columns: Columns) -> Any:
     if given:
         raise OptionError(f"{', '.join(given)} is for tables ({', '.join(_TABLES)}); {data} is not one.")
     return LIBRARY["Dataset"].from_folder(data, columns.modality)
+
+
+def need_file_name(output: Path | None, example: str) -> None:
+    """DataError where ``-o`` names a folder: said before the work is done, not after it."""
+    if output is not None and output.expanduser().is_dir():
+        raise DataError(f"{output} is a folder; -o takes the name of a file, such as {example}.")
 
 
 def training(items: Any) -> Any:

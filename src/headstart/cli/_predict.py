@@ -20,12 +20,7 @@ from headstart.cli._library import LIBRARY
 from headstart.cli._options import (
     Columns,
     Data,
-    Groups,
     Input,
-    Modality,
-    Split,
-    Target,
-    Task,
     count,
     dataset,
     is_table,
@@ -44,11 +39,11 @@ def predict(
     predictor: Predictor,
     items: Annotated[
         list[str],
-        typer.Argument(metavar="ITEM...", show_default=False, help="Files, folders, a table, or texts in quotes."),
+        typer.Argument(metavar="ITEM", show_default=False, help="Files, folders, a table, or texts in quotes."),
     ],
     *,
     input: Input = None,
-    proba: Annotated[bool, typer.Option("--proba", help="The probability of every class.")] = False,
+    proba: Annotated[bool, typer.Option("--proba", metavar="", help="The probability of every class.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE.csv", show_default=False, help="Write a table, too.")
     ] = None,
@@ -158,11 +153,7 @@ def _texts(rows: list[dict[str, Any]]) -> list[Any]:
 
 def _prediction_table(rows: list[dict[str, Any]], targets: list[str], *, proba: bool) -> Any:
     several = len(targets) > 1
-    headers = ["item", *(f"{name}{more}" for name in (targets if several else ["label"]) for more in ("", " p"))]
-    if several:
-        headers = ["item", *(h for name in targets for h in (name, "p"))]
-    else:
-        headers = ["item", "label", "probability"]
+    headers = ["item", *(h for name in targets for h in (name, "p"))] if several else ["item", "label", "probability"]
     shown = []
     for row in rows[:_MOST_ROWS]:
         answers = [row.get("targets", {}).get(name, {}) for name in targets] if several else [row]
@@ -214,12 +205,7 @@ def evaluate(
     predictor: Predictor,
     data: Data,
     *,
-    input: Input = None,
-    target: Target = None,
-    groups: Groups = None,
-    split: Split = None,
-    task: Task = None,
-    modality: Modality = None,
+    columns: Columns,
     part: Annotated[
         str | None,
         typer.Option(metavar="NAME", show_default="test where there is one", help="Only this part of the data."),
@@ -227,7 +213,7 @@ def evaluate(
 ) -> Page:
     """Measure a predictor on labelled data."""
     loaded = LIBRARY["load"](predictor)
-    items = dataset(data, Columns(input, target, groups, split, task, modality))
+    items = dataset(data, columns)
     if part is not None or (items.parts is not None and "test" in items.parts):
         items = items.part(part or "test")
     result = loaded.evaluate(items)

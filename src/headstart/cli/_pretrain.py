@@ -14,18 +14,13 @@ from headstart.cli._library import LIBRARY
 from headstart.cli._options import (
     Columns,
     Data,
-    Groups,
-    Input,
-    Modality,
     Options,
     Seed,
-    Split,
-    Target,
-    Task,
     count,
     dataset,
     items_of,
     pairs,
+    training,
 )
 from headstart.cli._output import Page, facts, shell_line, short, title
 from headstart.errors import DataError
@@ -36,7 +31,12 @@ PANEL = "Work"
 @command("pretrain", PANEL)
 def pretrain(
     architecture: Annotated[
-        str, typer.Argument(metavar="ARCHITECTURE", show_default=False, help="cnn, or a source to train further.")
+        str,
+        typer.Argument(
+            metavar="ARCHITECTURE",
+            show_default=False,
+            help="cnn (pictures), lstm (texts), or a source to train further.",
+        ),
     ],
     data: Data,
     *,
@@ -60,23 +60,19 @@ def pretrain(
         typer.Option(metavar="FILE", show_default=False, help="Written every epoch; taken up after a kill."),
     ] = None,
     statistics: Annotated[
-        bool, typer.Option("--statistics", help="Keep moments of the training data beside it, for: headstart rank.")
+        bool,
+        typer.Option(
+            "--statistics", metavar="", help="Keep moments of the training data beside it, for: headstart rank."
+        ),
     ] = False,
     options: Options = None,
-    input: Input = None,
-    target: Target = None,
-    groups: Groups = None,
-    split: Split = None,
-    task: Task = None,
-    modality: Modality = None,
+    columns: Columns,
     seed: Seed = 0,
 ) -> Page:
     """Train a small network on a source task, to be used as a source afterwards."""
     if output.expanduser().exists() and not (output.expanduser() / "source.json").is_file():
         raise DataError(f"{output} exists and is no saved source; it is not overwritten. Give -o another folder.")
-    items = dataset(data, Columns(input, target, groups, split, task, modality))
-    if items.parts is not None and "train" in items.parts:
-        items = items.part("train")
+    items = training(dataset(data, columns))
     begun = time.perf_counter()
     source = LIBRARY["pretrain"](
         architecture, items, objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, budget=budget,

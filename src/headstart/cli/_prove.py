@@ -14,34 +14,32 @@ from headstart._printing import seconds
 from headstart.cli._app import command
 from headstart.cli._library import LIBRARY
 from headstart.cli._options import (
+    LEARN,
     Columns,
     Data,
     Device,
-    Groups,
-    Input,
     Layers,
-    Modality,
     Options,
     Pooling,
     Seed,
     Source,
-    Split,
     Store,
-    Target,
-    Task,
     Weights,
     count,
     dataset,
     items_of,
     load_source,
     named,
+    need_file_name,
+    one_of,
 )
 from headstart.cli._output import Page, shell_line, table, title, under
 from headstart.cli._sources import short_address
-from headstart.errors import DataError, OptionError
+from headstart.errors import OptionError
+from headstart.policies.base import POLICIES
 
 PANEL = "Work"
-_HOW_MUCH, _LEARN = "How much is compared", "How it is learned"
+_HOW_MUCH = "How much is compared"
 _STYLE = {True: "bold green", False: "bold red", None: "bold yellow"}
 
 
@@ -65,11 +63,11 @@ def prove(
         float, typer.Option(min=0, metavar="SHARE", help="Held out, or so many items.", rich_help_panel=_HOW_MUCH)
     ] = 0.3,
     policy: Annotated[
-        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", help="Of fine-tuning; frozen leaves it out.",
-                          rich_help_panel=_LEARN)
+        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", rich_help_panel=LEARN,
+                          help=f"Of fine-tuning: {one_of(['auto', *POLICIES.own])}; frozen leaves it out.")
     ] = "auto",
     source_data: Annotated[
-        str | None, typer.Option(metavar="DATA", show_default=False, rich_help_panel=_LEARN,
+        str | None, typer.Option(metavar="DATA", show_default=False, rich_help_panel=LEARN,
                                  help="Items of the source task: how much of it fine-tuning forgets.")
     ] = None,
     output: Annotated[
@@ -77,12 +75,7 @@ def prove(
     ] = None,
     layers: Layers = None,
     pooling: Pooling = "auto",
-    input: Input = None,
-    target: Target = None,
-    groups: Groups = None,
-    split: Split = None,
-    task: Task = None,
-    modality: Modality = None,
+    columns: Columns,
     store: Store = None,
     device: Device = "auto",
     checkpoint: Annotated[
@@ -92,12 +85,11 @@ def prove(
     seed: Seed = 0,
 ) -> Page:  # fmt: skip
     """Prove what transfer is worth here: against training from scratch, random weights and raw features."""
-    items = dataset(data, Columns(input, target, groups, split, task, modality))
-    other = None if source_data is None else dataset(source_data, Columns(modality=modality))
-    if output is not None and output.expanduser().is_dir():
-        raise DataError(f"{output} is a folder; give -o the name of a file.")
-    if target is not None and len(target) > 1:
-        raise OptionError(f"prove takes one --target; got {', '.join(target)}.")
+    items = dataset(data, columns)
+    other = None if source_data is None else dataset(source_data, Columns(modality=columns.modality))
+    need_file_name(output, "proof.json")
+    if columns.target is not None and len(columns.target) > 1:
+        raise OptionError(f"prove takes one --target; got {', '.join(columns.target)}.")
     proof = LIBRARY["prove"](
         load_source(source, weights, options), items, shots=_numbers(shots), repeats=repeats, budget=budget or None,
         policy=named("policy", policy), layers=layers or "auto", pooling=pooling, source_data=other,

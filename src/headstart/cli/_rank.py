@@ -14,29 +14,26 @@ from headstart._printing import seconds, shorten
 from headstart.cli._app import command
 from headstart.cli._library import LIBRARY
 from headstart.cli._options import (
+    Balance,
     Columns,
     Data,
     Device,
-    Groups,
-    Input,
+    EachWeights,
     Layers,
-    Modality,
     Options,
     Pooling,
     Seed,
-    Split,
     Store,
-    Target,
-    Task,
     dataset,
     items_of,
     load_source,
     named,
+    need_file_name,
     sources_of,
     training,
 )
 from headstart.cli._output import Page, console, interval, shell_line, table, title, under
-from headstart.errors import DataError, HeadstartError, OptionError
+from headstart.errors import HeadstartError, OptionError
 
 PANEL = "Work"
 _ROWS = 15
@@ -61,11 +58,7 @@ def rank(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", show_default=False, help="Also write the ranking as JSON."),
     ] = None,
-    weights: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", show_default=False, help="Local weights, one per source.",
-                     rich_help_panel="Features"),
-    ] = None,
+    weights: EachWeights = None,
     options: Options = None,
     layers: Layers = None,
     pooling: Pooling = "auto",
@@ -74,9 +67,7 @@ def rank(
         typer.Option(min=0, metavar="SECONDS", show_default="all sources in full",
                      help="For the extraction: weaker sources are dropped on growing samples of the data."),
     ] = None,
-    balance: Annotated[
-        str, typer.Option(metavar="NAME", help="For uneven classes: none, logit, weights, or auto.")
-    ] = "auto",
+    balance: Balance = "auto",
     validate: Annotated[
         int | None,
         typer.Option(min=1, metavar="K", show_default=False,
@@ -86,13 +77,10 @@ def rank(
         str | None, typer.Option(metavar="NAME[:FIELD=VALUE,…]", show_default="frozen",
                                  help="With --validate: fine-tune each of them, e.g. full:epochs=3.")
     ] = None,
-    all_rows: Annotated[bool, typer.Option("--all", help=f"Show all rows, not only the first {_ROWS}.")] = False,
-    input: Input = None,
-    target: Target = None,
-    groups: Groups = None,
-    split: Split = None,
-    task: Task = None,
-    modality: Modality = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all", metavar="", help=f"Show all rows, not only the first {_ROWS}.")
+    ] = False,
+    columns: Columns,
     store: Store = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -100,9 +88,8 @@ def rank(
     """Rank sources and their layers on your data, by the cross-validated score of what would be deployed."""
     if policy is not None and validate is None:
         raise OptionError("--policy is for --validate K: ranking itself trains nothing.")
-    if output is not None and output.expanduser().is_dir():
-        raise DataError(f"{output} is a folder; -o takes the name of a file, such as ranking.json.")
-    items = training(dataset(data, Columns(input, target, groups, split, task, modality)))
+    need_file_name(output, "ranking.json")
+    items = training(dataset(data, columns))
     sources = _loaded(source, weights, options)
     begun = time.perf_counter()
     ranking = LIBRARY["rank"](

@@ -10,6 +10,7 @@ import typer
 from headstart._files import read_json
 from headstart.cli._app import command
 from headstart.cli._library import LIBRARY
+from headstart.cli._options import need_file_name
 from headstart.cli._output import Page, facts, short, size_of, title
 from headstart.errors import DataError
 from headstart.result import read_record
@@ -21,7 +22,7 @@ _ASIDE = {"predictor", "validation"}  # what the commands add to a record in the
 @command("report", PANEL)
 def report(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE.json...", show_default=False,
+        list[Path], typer.Argument(metavar="FILE.json", show_default=False,
                                    help="What rank -o, prove -o and evaluate --json wrote; shown in this order.")
     ],
     *,
@@ -31,8 +32,7 @@ def report(
 ) -> Page:  # fmt: skip
     """Show rankings, results and proofs on one page with pictures: a file that opens anywhere."""
     target = output.expanduser()
-    if target.is_dir():
-        raise DataError(f"{output} is a folder; -o takes the name of a file, such as report.html.")
+    need_file_name(output, "report.html")
     if target.resolve() in {file.expanduser().resolve() for file in files}:
         raise DataError(f"{output} is one of the records; -o takes the name of another file, such as report.html.")
     records = [_read(file.expanduser()) for file in files]

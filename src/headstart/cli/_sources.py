@@ -37,7 +37,7 @@ _MOST_NAMES = 40
 @command("sources", PANEL)
 def sources(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FOLDER]...", show_default=False, help="Folders to look through.")
+        list[Path] | None, typer.Argument(metavar="FOLDER", show_default=False, help="Folders to look through.")
     ] = None,
     search: Annotated[
         str | None,
@@ -114,7 +114,7 @@ def layers(
     weights: Weights = None,
     options: Options = None,
     everything: Annotated[
-        bool, typer.Option("--all", "-a", help="Every layer, not only those that --layers auto looks at.")
+        bool, typer.Option("--all", "-a", metavar="", help="Every layer, not only those that --layers auto looks at.")
     ] = False,
 ) -> Page:
     """Show the layers of a source in the order in which they run."""
