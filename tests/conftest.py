@@ -1,4 +1,4 @@
-"""What every test gets: no network, no telemetry, two threads, its own cache, and the shared data if it is there."""
+"""What every test gets: no network, no telemetry, at most two threads, its own cache, and the shared data if it is there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 os.environ.update(SWITCHES)
 for name in THREADS:
     given = os.environ.get(name, "2")
-    os.environ[name] = given if given == "1" else "2"
+    alone = "PYTEST_XDIST_WORKER" not in os.environ  # workers share the cores: two threads each would only wait
+    os.environ[name] = "2" if alone and given != "1" else "1"
 
 settings.register_profile(
     "house",
@@ -39,6 +40,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("house")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """``-n auto``: a worker for each core that may be used, eight at most (each holds torch: about 1 GB)."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def pytest_configure(config):

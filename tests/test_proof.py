@@ -146,17 +146,17 @@ class TestVerdict:
         assert any("would tell more" in note for note in proof.notes)
 
     @pytest.mark.slow
-    @pytest.mark.timeout(1200)  # 160 s on one core
+    @pytest.mark.timeout(1200)  # 100 s on one core
     def test_false_claims_are_rare(self):
-        """Labels that mean nothing, 40 times: at most two may be called help, which 5 % would often exceed."""
+        """Labels that mean nothing, 24 times: at most one may be called help, which 5 % would often exceed."""
         said = []
-        for seed in range(40):
+        for seed in range(24):
             labels = np.random.default_rng(seed).permutation(np.arange(60) % 2).tolist()
             data = signs(60, seed).with_targets([f"c{y}" for y in labels])
             said.append(
                 prove(knowing(), data, shots=(8,), repeats=2, steps=3, policy="frozen", random_state=seed).helps
             )
-        assert said.count(True) <= 2 and said.count(False) <= 3
+        assert said.count(True) <= 1 and said.count(False) <= 2
 
     def test_uneven_classes_count_the_same(self):
         X = np.random.default_rng(0).normal(size=(200, 12)).astype(np.float32)
