@@ -1,4 +1,4 @@
-"""What every test gets: no network, no telemetry, at most two threads, its own cache, and the shared data if it is there."""
+"""What every test gets: no network, no telemetry, few threads, its own cache, and the shared data if it is there."""
 
 from __future__ import annotations
 
