@@ -33,7 +33,8 @@ SOURCE = TESTS.parent / "src"
 FLOORS: dict[str, int] = {
     # 0
     **dict.fromkeys(
-        ["errors", "_typing", "_constraints", "_extras", "_files", "_hashing", "_progress", "_registry"], 0
+        ["errors", "_typing", "_constraints", "_extras", "_files", "_hashing", "_processes", "_progress", "_registry"],
+        0,
     ),
     # 1: numpy, and what happened
     **dict.fromkeys(["bank", "dataset", "moments", "result"], 1),
@@ -46,7 +47,18 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["_frames", "ctc", "engines", "policies", "pooling", "readers", "runners", "sources"], 3),
     # 4 to 9
     **dict.fromkeys(
-        ["_checkpoint", "_choosing", "_losses", "_pipeline", "_reading", "_samples", "extraction", "training"], 4
+        [
+            "_checkpoint",
+            "_choosing",
+            "_losses",
+            "_pipeline",
+            "_reading",
+            "_samples",
+            "_together",
+            "extraction",
+            "training",
+        ],
+        4,
     ),
     **dict.fromkeys(["_source_statistics", "finetuning", "predictor", "pretraining", "ranking"], 5),
     **dict.fromkeys(["report", "transfer"], 6),

@@ -62,6 +62,10 @@ class State:
         """Parameters and buffers that move."""
         return {**self.named(), **self.buffers}
 
+    def shapes(self) -> dict[str, list[int]]:
+        """What moves, as plain data."""
+        return {name: list(tensor.shape) for name, tensor in self.everything().items()}
+
     def named(self) -> dict[str, torch.nn.Parameter]:
         """Parameters that move."""
         return {name: p for group in self.groups for name, p in group.parameters.items()}

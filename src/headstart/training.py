@@ -2,7 +2,8 @@
 
 Fine-tuning and pretraining give it parameter groups, a loss for some indices, and perhaps a validation score; it does
 the rest. Data order, dropout and augmentation come from generators seeded by (seed, epoch, step), so a run killed and
-resumed equals one that was never interrupted. A checkpoint is safetensors + JSON; nothing is pickled.
+resumed equals one that was never interrupted. A checkpoint is safetensors + JSON; nothing is pickled. Several processes
+that were launched together train as one: see ``_together``.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
+from headstart import _together
 from headstart._checkpoint import Group, History, State, put, resume, save
 from headstart._constraints import Allow, Interval, Options, validate
+from headstart._processes import is_main, place
 from headstart._progress import Track, note, track
 from headstart.errors import DataError, NumericsError, OptionError
 
@@ -80,7 +83,7 @@ def train(
     groups : sequence of Group
         What moves. Everything else is left alone, bit for bit.
     loss : callable
-        (indices, generator) → scalar tensor with a graph.
+        (indices, generator) → scalar tensor with a graph: the mean over :func:`headstart._processes.mine` of the items.
     validate_with : callable, optional
         Score after each epoch, higher is better; the parameters of the best epoch are left behind, without it the last.
     buffers : mapping, optional
@@ -111,22 +114,26 @@ def train(
     of_run = {**vars(schedule), "count": count, "identity": identity}
     if checkpoint is not None and checkpoint.is_file():
         resume(state, checkpoint, of_run)
+    _together.alike([vars(schedule), count, state.shapes(), state.epoch, state.step], "training to do")
+    _together.level(state.everything())
     steps = max(1, math.ceil(count / schedule.batch_size))
     with torch.random.fork_rng(), track(label, state.epochs * steps) as done:
         done(state.epoch * steps)
         run = _Run(state, loss, count, steps, schedule=schedule, done=done, begun=time.perf_counter())
         while state.epoch < state.epochs and not _stale(state.history, schedule):
             _epoch(run)
+            _together.level(state.buffers)
             _validated(state, validate_with)
             state.epoch += 1
             _fit_budget(run, whole=True)
             if checkpoint is not None:
-                save(state, checkpoint, of_run)
+                _saved(state, checkpoint, of_run)
     if _stale(state.history, schedule):
         state.history.stopped = f"no better for {schedule.patience} epochs"
     state.optimizer.zero_grad(set_to_none=True)
     put(state.named(), state.average)
     put(state.everything(), state.best)
+    _together.level(state.everything())
     return state.history
 
 
@@ -174,21 +181,21 @@ def _epoch(run: _Run) -> None:
         _fit_budget(run, whole=False)
     state.history.loss.append(total / run.count)
     state.history.lr.append(rate)
-    state.history.epoch_seconds.append(time.perf_counter() - start)
+    state.history.epoch_seconds.append(_together.agreed(lambda: time.perf_counter() - start))
 
 
 def _step(run: _Run, number: int, indices: np.ndarray) -> float:
     """One step of the optimiser; the loss before it."""
     state, schedule = run.state, run.schedule
     generator = torch.Generator().manual_seed(_seed(schedule.seed, state.epoch, number))
-    torch.manual_seed(_seed(schedule.seed + 1, state.epoch, number))  # dropout has no generator argument
+    # dropout has no generator argument; each process draws for its own items
+    torch.manual_seed(_seed(schedule.seed + 1 + place()[0], state.epoch, number))
     state.optimizer.zero_grad(set_to_none=True)
-    value = run.loss(indices, generator)
-    found = float(value.detach())
+    moving = list(state.named().values())
+    found = _together.gradients(run.loss, indices, generator, moving)
     if math.isfinite(found):
-        value.backward()
         longest = math.inf if schedule.clip is None else schedule.clip
-        norm = float(torch.nn.utils.clip_grad_norm_(list(state.named().values()), longest))
+        norm = float(torch.nn.utils.clip_grad_norm_(moving, longest))
         if math.isfinite(norm):
             state.optimizer.step()
             return found
@@ -197,6 +204,11 @@ def _step(run: _Run, number: int, indices: np.ndarray) -> float:
         f"{what} at step {state.step + 1} (epoch {state.epoch + 1}). Is the input finite? If so, try a smaller lr than "
         f"{schedule.lr:g}."
     )
+
+
+def _saved(state: State, checkpoint: Path, of_run: Mapping[str, Any]) -> None:
+    """By the first process; nobody goes on before it is written."""
+    _together.together(lambda: save(state, checkpoint, of_run) if is_main() else None)
 
 
 def _seed(seed: int, epoch: int, step: int) -> int:
@@ -226,7 +238,7 @@ def _fit_budget(run: _Run, *, whole: bool) -> None:
     first = state.epoch == 1 if whole else state.epoch == 0 and state.step == min(3, run.steps)
     if budget is None or not first:
         return
-    spent = time.perf_counter() - run.begun
+    spent = _together.agreed(lambda: time.perf_counter() - run.begun)
     per_epoch = spent if whole else spent / state.step * run.steps
     affordable = max(1, int(budget / per_epoch))
     if affordable < state.epochs:
@@ -251,7 +263,7 @@ def _validated(state: State, score: Callable[[], float] | None) -> None:
         return
     raw = {name: p.detach().clone() for name, p in state.named().items()} if state.average else {}
     put(state.named(), state.average)
-    value = score()
+    value = _together.agreed(score)
     value = -math.inf if math.isnan(value) else value
     if not state.history.score or value > max(state.history.score):
         state.best = {name: tensor.detach().clone() for name, tensor in state.everything().items()}

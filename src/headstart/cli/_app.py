@@ -28,6 +28,7 @@ from rich.text import Text
 
 from headstart._extras import installed_version
 from headstart._printing import clean
+from headstart._processes import is_main
 from headstart._progress import listening
 from headstart.cli import _streams
 from headstart.cli._listener import ConsoleListener
@@ -95,7 +96,9 @@ def command(name: str, panel: str) -> Callable[[Callable[..., Page]], Callable[.
             for bundle, kind in bundles.items():
                 options[bundle] = kind(**{one.name: options.pop(one.name) for one in fields(kind)})
             with _streams.printing_aside():
-                page = _heard(function, args, options, quiet=quiet)
+                page = _heard(function, args, options, quiet=quiet or not is_main())
+            if not is_main():
+                return
             if json:
                 show_json(page.document)
             else:
@@ -202,7 +205,7 @@ def _failed(kind: str, message: str, code: int, *, as_json: bool) -> int:
     for number, line in enumerate(message.splitlines() or [kind]):
         before = Text("Error " if code != INTERRUPTED else "", style="bold red") if number == 0 else Text("      ")
         out.print(before + Text(clean(line), style="red" if code != INTERRUPTED else "yellow"), soft_wrap=True)
-    if as_json:
+    if as_json and is_main():
         show_json({"error": {"type": kind, "message": message}})
     return code
 

@@ -17,8 +17,10 @@ import torch
 
 from headstart import _pipeline
 from headstart._hashing import KEY_BYTES
+from headstart._processes import place
 from headstart._progress import track
 from headstart._samples import Samples
+from headstart._together import together
 from headstart.bank import MemoryStore, to_bf16
 from headstart.engines.base import ENGINES, Choice
 from headstart.finetuning._boundary import Shortcut
@@ -76,7 +78,18 @@ class Rows:
         self._reduce |= {f.layer: reducer(f.pooling, axes[f.layer]) for f in below if f.layer != layer}
 
     def fill(self, samples: Samples, views: Sequence[int]) -> int:
-        """Compute what is missing of these views of all samples; how many rows that was."""
+        """Compute what is missing of these views of all samples; how many rows that was.
+
+        Several processes share the work where rows are kept on disk; then each looks what may still be missing.
+        """
+        if place()[1] > 1 and self._keep.home.root is not None:
+            together(lambda: self._fill(samples, views, *place()))
+            for table in self._tables.values():
+                table.refresh()
+        return self._fill(samples, views)
+
+    def _fill(self, samples: Samples, views: Sequence[int], part: int = 0, parts: int = 1) -> int:
+        """Every ``parts``-th batch of it."""
         keys = _keys(samples, views)
         pending = dict(zip(keys, ((v, i) for v in views for i in range(len(samples)))))
         lacking = {name: table for name, table in self._tables.items() if not table.has(list(pending)).all()}
@@ -84,10 +97,14 @@ class Rows:
             return 0
         there = np.logical_and.reduce([table.has(list(pending)) for table in lacking.values()])
         places = list(pending.values())
-        missing = [(number, key) for number, (key, known) in enumerate(zip(pending, there)) if not known]
+        size = self._keep.choice.batch_size
+        missing = [
+            (number, key)
+            for number, (key, known) in enumerate(zip(pending, there))
+            if not known and number // size % parts == part
+        ]
         spent = _pipeline.Spent()
         prepare = _pipeline.prepared(lambda number: samples.one(places[number][1], places[number][0]), spent)
-        size = self._keep.choice.batch_size
         with track(f"{self._source.name}: frozen part", len(missing)) as done:
             works = RUNNERS["local"](None).map(prepare, missing, ahead=3 * size)
             usable = _pipeline.good(works, spent, done, raising=True)

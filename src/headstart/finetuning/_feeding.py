@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from headstart._processes import mine, place
 from headstart._progress import note
 from headstart._samples import Samples
+from headstart._together import summed
 from headstart.finetuning._boundary import Shortcut, Untrue
 from headstart.finetuning._cache import Held, Keep, Rows
 from headstart.finetuning._network import Fed, Tuned
@@ -36,26 +38,37 @@ class Feeding:
     kept_held: Held | None = None
 
     def batch(self, indices: np.ndarray, generator: torch.Generator | None = None) -> tuple[Any, Fed | None]:
-        """A training batch; which view of each item is drawn from the generator."""
+        """A training batch, or this process's part of it; which view of each item is drawn from the generator."""
         views = None
-        if self.views > 1 and generator is not None:
-            views = torch.randint(self.views, (len(indices),), generator=generator).numpy()
+        if generator is not None:
+            if self.views > 1:  # drawn for the whole batch, whoever computes it
+                views = mine(torch.randint(self.views, (len(indices),), generator=generator).numpy())
+            indices = mine(indices)
         if self.kept is not None:
             return self.kept.batch(indices, views)
         return self.samples.batch(indices, views), None
 
     def decisions(self, *, held: bool = True, size: int = 64) -> np.ndarray:
-        """Decision values of the held-out (or the training) samples as they are, (n, t) float64."""
+        """Decision values of the held-out (or the training) samples as they are, (n, t) float64.
+
+        Several processes share the work, and all have the same numbers afterwards.
+        """
         samples, kept = (self.held, self.kept_held) if held else (self.samples, self.kept)
         assert samples is not None
-        places = np.arange(len(samples))
-        parts = []
-        with torch.inference_mode():
-            for first in range(0, len(places), size):
-                some = places[first : first + size]
-                batch, fed = (samples.batch(some), None) if kept is None else kept.batch(some)
-                parts.append(self.model(batch, fed).cpu().double().numpy())
-        return np.concatenate(parts)
+        count, width = len(samples), self.model.head.out_features
+        number, many = place()
+        size = min(size, -(-count // many))
+
+        def part() -> torch.Tensor:
+            rows = torch.zeros(count, width, dtype=torch.float64)
+            with torch.inference_mode():
+                for first in range(0, count, size)[number::many]:
+                    some = np.arange(first, min(first + size, count))
+                    batch, fed = (samples.batch(some), None) if kept is None else kept.batch(some)
+                    rows[some] = self.model(batch, fed).cpu().double()
+            return rows.flatten()
+
+        return summed(part, count * width).reshape(count, width).numpy()
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import torch
 
 from headstart._checkpoint import Group, put
 from headstart._progress import note
+from headstart._together import gradients
 from headstart.training import Schedule, steps_of
 
 _LOW, _HIGH, _STEPS = 1e-6, 0.1, 36
@@ -42,14 +43,12 @@ def range_test(
             for setting in optimizer.param_groups:
                 setting["lr"] = rate * setting["factor"]
             optimizer.zero_grad(set_to_none=True)
-            value = loss(indices, torch.Generator().manual_seed(number))
-            found = float(value.detach())
+            found = gradients(loss, indices, torch.Generator().manual_seed(number), list(named.values()))
             smooth = found if math.isnan(smooth) else _SMOOTH * smooth + (1 - _SMOOTH) * found
             first = smooth if math.isnan(first) else first
             if not smooth <= _WORSE * first + _LITTLE:
                 break
             good = rate
-            value.backward()
             torch.nn.utils.clip_grad_norm_(list(named.values()), schedule.clip or math.inf)
             optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -15,6 +15,7 @@ import torch
 
 from headstart._hashing import fingerprint, fingerprint_tensors
 from headstart._losses import loss_for
+from headstart._processes import is_main, mine
 from headstart._samples import Samples
 from headstart.errors import OptionError
 from headstart.finetuning._cache import Keep
@@ -135,7 +136,8 @@ def tune(
         if policy.lr == "auto":
             found = range_test(groups, course.loss, len(samples), schedule=schedule)
             schedule = dataclasses.replace(schedule, lr=found)
-        announce(feed, course.loss, schedule, f"{source.name}, policy {policy.name}")
+        if is_main():
+            announce(feed, course.loss, schedule, f"{source.name}, policy {policy.name}")
         scores = {"start": watched()} if watched else {}
         history = train(
             groups,
@@ -189,6 +191,7 @@ class _Course:
     def loss(self, indices: np.ndarray, generator: torch.Generator) -> torch.Tensor:
         """The policy's loss on some of the training items."""
         batch, fed = self.feed.batch(indices, generator)
+        indices = mine(indices)
         mixing = self.model.mixing(self.policy.mixup, batch, len(indices), generator)
         with self.model.also(self.classifier), mixing as mix:
             value = self.goal(self.model(batch, fed), indices, mix)

@@ -15,6 +15,7 @@ import numpy as np
 
 from headstart._files import read_json, write_atomic
 from headstart._hashing import fingerprint, key_of_file
+from headstart._processes import is_main
 from headstart._records import plain
 from headstart.errors import StoreError
 
@@ -27,8 +28,11 @@ _OURS = re.compile(r"(?:arrays|sources)(?:-([1-9][0-9]{0,8}))?(?:\.safetensors)?
 def save(predictor: Any, path: Path) -> Path:
     """A fresh folder is written beside its place and renamed; in an old one the record is what is renamed, last of all.
 
-    So at any moment there is nothing, the whole old predictor or the whole new one at ``path``.
+    So at any moment there is nothing, the whole old predictor or the whole new one at ``path``. Of several processes
+    that train together the first one writes.
     """
+    if not is_main():
+        return path
     try:
         place = path.expanduser().resolve()
         if _replaces(place):

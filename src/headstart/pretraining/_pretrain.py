@@ -11,6 +11,7 @@ from headstart._hashing import fingerprint
 from headstart._registry import refuse_unknown
 from headstart._samples import Samples
 from headstart._source_statistics import source_statistics
+from headstart._together import begin
 from headstart.dataset import Dataset
 from headstart.errors import DataError
 from headstart.extraction import readable, reading
@@ -72,6 +73,7 @@ def pretrain(
     -----
     Cost: ``epochs`` forward and backward passes over the data.
     """
+    begin()
     prepare = OBJECTIVES[objective]
     source = _fresh(architecture, data, seed=random_state, image_size=image_size, options=options)
     data = readable(source, data)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from headstart._losses import loss_for
+from headstart._processes import mine
 from headstart.errors import DataError
 from headstart.pretraining.base import Plan
 
@@ -32,6 +33,7 @@ def prepare(source: Any, data: Any, samples: Any) -> Plan:
     device = next(network.parameters()).device
 
     def loss(indices: np.ndarray, _generator: torch.Generator) -> torch.Tensor:
+        indices = mine(indices)
         tensors = source.input.tensors(samples.batch(indices), device, torch.float32)
         output = source.forward(network, tensors)
         if output.shape != (len(indices), wanted.shape[1]):

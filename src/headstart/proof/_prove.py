@@ -10,6 +10,7 @@ from typing import Any
 from headstart import _extras
 from headstart._files import cache_folder
 from headstart._hashing import fingerprint
+from headstart._processes import only_alone
 from headstart._progress import note
 from headstart.dataset import Dataset
 from headstart.dataset._splitting import seed_of
@@ -99,6 +100,7 @@ def prove(
     before they start. The learning rate for training from scratch is chosen on training items, in one more run per
     number of labels, which is not charged to it.
     """
+    only_alone("prove(), which compares what equal seconds are worth,")
     begun = time.perf_counter()
     seed = seed_of(random_state)
     source = load_source(source)

@@ -8,6 +8,7 @@ from typing import Any
 
 from headstart._files import write_atomic, write_json
 from headstart._hashing import fingerprint, key_of_bytes, key_of_file
+from headstart._processes import is_main
 from headstart.errors import SourceError
 from headstart.sources._weights import write_weights
 
@@ -18,6 +19,8 @@ WEIGHTS = "weights.safetensors"
 
 def save(source: Any, folder: Path) -> Path:
     """Write the source; the record goes last, so a folder without it was never finished.
+
+    Of several processes that train together the first one writes.
 
     Raises
     ------
@@ -31,6 +34,8 @@ def save(source: Any, folder: Path) -> Path:
             f"{source.address} is a Python object; headstart cannot build it again from a file without running code. "
             "Save its weights yourself and give the object to load_source again, or use a named architecture."
         )
+    if not is_main():
+        return folder
     write_weights(folder / WEIGHTS, source.network.state_dict())
     for name, content in source.files.items():
         write_atomic(folder / "files" / name, content)

@@ -10,6 +10,7 @@ from typing import Any
 
 from headstart import _extras
 from headstart._registry import unknown
+from headstart._together import begin
 from headstart.dataset import Dataset, Target
 from headstart.dataset._splitting import seed_of
 from headstart.errors import DataError, OptionError, UnknownName
@@ -88,6 +89,7 @@ def fit(
     Cost: one forward pass per item (none for those in the bank), then seconds for heads; fine-tuning as its plan says.
     """
     _check(data, balance)
+    begin()
     wanted = policy_named(_policy(policy, budget))
     job = Job(
         sources=_sources(source), data=data, layers=layers if isinstance(layers, str) else tuple(layers), head=head,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from headstart._progress import note
+from headstart._together import main_first
 from headstart.dataset import Target
 from headstart.engines.base import Choice
 from headstart.errors import DataError
@@ -28,7 +29,7 @@ def _check(job: Job, columns: Sequence[Target]) -> None:
 
 def _fit(job: Job, columns: Sequence[Target]) -> Fitted:
     begun = time.perf_counter()
-    candidates, choices = extracted(job)
+    candidates, choices = main_first(lambda: extracted(job))
     read = time.perf_counter()
     answers: list[Answer] = []
     tables: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from headstart._progress import note
+from headstart._together import main_first
 from headstart._typing import Array, Float
 from headstart.dataset import Dataset, Target
 from headstart.engines.base import Choice as Running
@@ -82,7 +83,7 @@ def _check(job: Job, columns: Sequence[Target]) -> None:
 
 def _fit(job: Job, columns: Sequence[Target]) -> Fitted:
     begun = time.perf_counter()
-    data, division, vectors, parts, running = _read(job)
+    data, division, vectors, parts, running = main_first(lambda: _read(job))
     places = documents_of(division, len(data))
     read = time.perf_counter()
     answers, tables = [], {}

@@ -15,8 +15,10 @@ from torch.nn import functional
 
 from headstart._constraints import validate
 from headstart._hashing import fingerprint
+from headstart._processes import mine
 from headstart._progress import note
 from headstart._registry import unknown
+from headstart._together import main_first
 from headstart.bank import Skipped
 from headstart.ctc import CTC, Alphabet, CtcHead, Recogniser, alphabet_of, ctc
 from headstart.dataset import Dataset, Target
@@ -78,7 +80,7 @@ def _check(job: Job, columns: Sequence[Target]) -> None:
 
 def _fit(job: Job, columns: Sequence[Target]) -> Fitted:
     begun = time.perf_counter()
-    data, frames, choices, _ = _extracted(job)
+    data, frames, choices, _ = main_first(lambda: _extracted(job))
     read = time.perf_counter()
     answers: list[Answer] = []
     tables: dict[str, Any] = {}
@@ -219,6 +221,7 @@ def _trained(
     numbers = [torch.tensor(alphabet.numbers(text), dtype=torch.long) for text in texts]
 
     def loss(indices: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+        indices = mine(indices)
         batch, lengths = recogniser.padded([frames[i] for i in indices.tolist()])
         wanted = [numbers[i] for i in indices.tolist()]
         sizes = torch.tensor([len(one) for one in wanted])
