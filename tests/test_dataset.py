@@ -14,6 +14,9 @@ import pytest
 from headstart._hashing import key_of_array, key_of_bytes, key_of_file, key_of_text
 from headstart.dataset import Dataset, Target
 from headstart.errors import DataError, HeadstartWarning, OptionError, UnknownName
+from headstart.proof import prove
+from headstart.ranking import rank
+from headstart.transfer import fit
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
@@ -113,6 +116,14 @@ def test_unknown_modality():
         Dataset.from_arrays(PIXELS, modality="images")
     with pytest.raises(UnknownName, match=r"modalities"):
         Dataset((), modality="smell")
+
+
+@pytest.mark.parametrize("verb", [fit, rank, prove], ids=lambda verb: verb.__name__)
+def test_what_is_learned_from_is_a_dataset_with_targets(verb):
+    with pytest.raises(DataError, match=rf"{verb.__name__}\(\) takes a Dataset; got str\..*from_folder"):
+        verb("fake:image", "photos/")
+    with pytest.raises(DataError, match=rf"{verb.__name__}\(\) needs targets.*--target.*with_targets"):
+        verb("fake:image", Dataset.from_arrays(PIXELS))
 
 
 def test_labels_must_be_as_many():

@@ -15,6 +15,8 @@ from typing import Any
 
 from headstart.errors import UnknownName
 
+_MANY, _NEAREST = 40, 8  # names that are listed in a message; more of them are not, but the nearest are
+
 
 class Family(Mapping[str, Any]):
     """A lazy, read-only mapping of member names to the objects that implement them.
@@ -74,11 +76,17 @@ def unknown(what: str, name: object, known: list[str]) -> str:
 
     >>> unknown("heads", "rigde", ["lda", "ridge"])
     "'rigde' is not one of the heads; did you mean 'ridge'? Known: lda, ridge."
+    >>> unknown("models", "?", [f"net{i}" for i in range(100)])
+    "'?' is not one of the models. Some of 100: net0, net1, net2, net3, net4, net5, net6, net7."
     """
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), known, n=_NEAREST, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    shown = ", ".join(known[:40]) + (f", … ({len(known)} in all)" if len(known) > 40 else "")
-    return f"{name!r} is not one of the {what}{hint} Known: {shown or 'none'}."
+    if len(known) > _MANY:
+        which = "The nearest" if near else "Some"
+        return (
+            f"{name!r} is not one of the {what}{hint} {which} of {len(known):,}: {', '.join(near or known[:_NEAREST])}."
+        )
+    return f"{name!r} is not one of the {what}{hint} Known: {', '.join(known) or 'none'}."
 
 
 def refuse_unknown(what: str, given: Iterable[str], function: Callable[..., Any]) -> None:

@@ -63,7 +63,7 @@ def prove(
         float, typer.Option(min=0, metavar="SHARE", help="Held out, or so many items.", rich_help_panel=_HOW_MUCH)
     ] = 0.3,
     policy: Annotated[
-        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", rich_help_panel=LEARN,
+        str, typer.Option(metavar="NAME[:…]", rich_help_panel=LEARN,
                           help=f"Of fine-tuning: {one_of(['auto', *POLICIES.own])}; frozen leaves it out.")
     ] = "auto",
     source_data: Annotated[

@@ -74,7 +74,7 @@ def rank(
                      help="Then fit the first K rows and some others in full: what was every score worth?"),
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(metavar="NAME[:FIELD=VALUE,…]", show_default="frozen",
+        str | None, typer.Option(metavar="NAME[:…]", show_default="frozen",
                                  help="With --validate: fine-tune each of them, e.g. full:epochs=3.")
     ] = None,
     all_rows: Annotated[

@@ -20,6 +20,7 @@ from headstart.dataset._loading import load_folder, load_table, plain_groups
 from headstart.dataset._media import part_called
 from headstart.dataset._splitting import seed_of
 from headstart.dataset._target import columns_from
+from headstart.errors import DataError
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -215,3 +216,22 @@ class Dataset(Holding):
         seed = seed_of(random_state)
         ids = _partition.client_ids(self.columns, len(self), clients=clients, alpha=alpha, seed=seed)
         return [self._piece(np.flatnonzero(ids == i), random_state=seed, client=i) for i in range(clients)]
+
+
+def need_targets(data: Any, verb: str) -> None:
+    """Refuse what is no dataset, and one without targets; ``verb`` is what was called.
+
+    Raises
+    ------
+    DataError
+    """
+    if not isinstance(data, Dataset):
+        raise DataError(
+            f"{verb}() takes a Dataset; got {type(data).__name__}. Make one with Dataset.from_folder(PATH), "
+            "Dataset.from_table(PATH, target=NAME) or Dataset.from_arrays(X, y)."
+        )
+    if not data.columns:
+        raise DataError(
+            f"{verb}() needs targets; this dataset has none. Name the column of the table that has them (target=, or "
+            "--target), or give them with data.with_targets(labels)."
+        )

@@ -96,7 +96,11 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"device={name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines()[0]
+        why = "torch knows no such device" if said.startswith("Expected one of") else said.rstrip(".")
+        raise OptionError(
+            f"device={name!r} cannot be used here: {why}. Say auto, cpu, cuda (cuda:1, …) or mps."
+        ) from error
     return device
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart._hashing import fingerprint_tensors
 from headstart._progress import listening
-from headstart.dataset import Dataset
+from headstart.dataset import Dataset, need_targets
 from headstart.errors import DataError, HeadstartWarning, OptionError
 from headstart.imbalance import resolve
 from headstart.proof._intervals import FEWEST_GROUPS, Held
@@ -136,10 +136,7 @@ def draws_of(
 
 
 def _column(data: Dataset, target: str | None) -> Any:
-    if not isinstance(data, Dataset):
-        raise DataError(f"prove() takes a Dataset; got {type(data).__name__}. Make one with Dataset.from_folder(PATH).")
-    if not data.columns:
-        raise DataError("prove() needs targets; this dataset has none.")
+    need_targets(data, "prove")
     named = [c for c in data.columns if target in (None, c.name)]
     if len(named) != 1:
         names = ", ".join(repr(c.name) for c in data.columns)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.bank import FeatureBank
-from headstart.dataset import Dataset
+from headstart.dataset import Dataset, need_targets
 from headstart.errors import DataError, HeadstartError
 from headstart.extraction import extract
 from headstart.heads.auto import MOST_ROWS, choose
@@ -70,8 +70,7 @@ def rank(
     too good: a test split says what it is worth.
     """
     begun = time.perf_counter()
-    if not data.columns:
-        raise DataError("rank() needs targets; this dataset has none.")
+    need_targets(data, "rank")
     column = column_of(data, target)
     layers = layers if isinstance(layers, str) else tuple(layers)
     found_sources, notes = loaded(sources)

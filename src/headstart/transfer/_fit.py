@@ -11,9 +11,9 @@ from typing import Any
 from headstart import _extras
 from headstart._registry import unknown
 from headstart._together import begin
-from headstart.dataset import Dataset, Target
+from headstart.dataset import Dataset, Target, need_targets
 from headstart.dataset._splitting import seed_of
-from headstart.errors import DataError, OptionError, UnknownName
+from headstart.errors import OptionError, UnknownName
 from headstart.heads.base import Head
 from headstart.imbalance import BALANCES
 from headstart.policies.base import Policy
@@ -164,13 +164,7 @@ def _sources(source: Source | str | Sequence[Source | str]) -> tuple[Source, ...
 
 def _check(data: Any, balance: str) -> None:
     """What can be refused before any feature is computed."""
-    if not isinstance(data, Dataset):
-        raise DataError(
-            f"fit() takes a Dataset; got {type(data).__name__}. Make one with Dataset.from_folder(PATH), "
-            "Dataset.from_table(PATH, target=NAME) or Dataset.from_arrays(X, y)."
-        )
-    if not data.columns:
-        raise DataError("fit() needs targets; this dataset has none.")
+    need_targets(data, "fit")
     if not BALANCES.allows(balance):
         raise UnknownName(unknown("values of balance", balance, list(BALANCES.names)))
 
