@@ -81,6 +81,18 @@ def _verified(path: Path, key: bytes) -> Path | bytes:
     return content
 
 
+def unreadable(source: Source, data: Dataset) -> dict[int, UnreadableItem]:
+    """The items that cannot be read, and why; every item is tried."""
+    read = reading(source, data)
+    problems = {}
+    for index in range(len(data)):
+        try:
+            read(index)
+        except UnreadableItem as problem:
+            problems[index] = problem
+    return problems
+
+
 def readable(source: Source, data: Dataset) -> Dataset:
     """The items that can be read, the others noted: for training, which has no bank to keep the list.
 
@@ -89,18 +101,12 @@ def readable(source: Source, data: Dataset) -> Dataset:
     DataError
         When none can be read.
     """
-    read = reading(source, data)
-    keep = []
-    for index in range(len(data)):
-        try:
-            read(index)
-        except UnreadableItem as problem:
-            note(f"Left out: {problem}")
-            continue
-        keep.append(index)
-    if not keep:
+    problems = unreadable(source, data)
+    for problem in problems.values():
+        note(f"Left out: {problem}")
+    if len(problems) == len(data):
         raise DataError(f"None of the {len(data)} items could be read.")
-    return data if len(keep) == len(data) else data.take(keep)
+    return data.take([i for i in range(len(data)) if i not in problems]) if problems else data
 
 
 def why(read: Callable[[int], Any], index: int) -> UnreadableItem:

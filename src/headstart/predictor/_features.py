@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from headstart._progress import note
-from headstart._reading import label, reading
+from headstart._reading import label, unreadable
 from headstart.bank import FeatureBank, Skipped
 from headstart.dataset import Dataset
 from headstart.engines.base import ENGINES, Choice
@@ -245,11 +245,4 @@ def _unreadable(source: Source, data: Dataset) -> tuple[Skipped, ...]:
     """The items that cannot be read, one by one: asked only when not a single row came out."""
     if data.modality != source.modality and not data.meta.get("preprocessed"):
         return ()
-    one = reading(source, data)
-    found = []
-    for index in range(len(data)):
-        try:
-            one(index)
-        except UnreadableItem as problem:
-            found.append(Skipped(label(data, index), problem.reason, index))
-    return tuple(found)
+    return tuple(Skipped(label(data, i), problem.reason, i) for i, problem in unreadable(source, data).items())
