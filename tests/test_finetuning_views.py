@@ -206,7 +206,7 @@ def test_an_epoch_is_estimated_from_what_lies_above_the_boundary():
 
 def test_why_it_is_not_worth_starting():
     source = image_source(networks.Normed, classifier="classifier")
-    features = [Feature("pool", "avg")]
+    features = ["pool"]
     how = {"count": 100, "choice": Choice("torch", "fp32", speed=50.0)}
     full = policy("full")
     assert "99.6%" in preparing.futile(source, features, full, budget=None, shown=0.996, **how)

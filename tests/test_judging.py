@@ -5,19 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headstart._checkpoint import History
-from headstart.finetuning import Outcome
-from headstart.transfer._judging import errors, judged, scorer, shares
+from headstart.transfer._judging import Evidence, clear, errors, gain, scorer, shares
 
 
-def outcome(held, kept="tuned", epochs=3):
-    scores = {"start": 0.0, "average": 0.1, "tuned": 0.2}
-    return Outcome(None, np.zeros((1, 1)), np.zeros(1), History(score=[0.2] * epochs), kept, scores, (), held)
-
-
-def verdict(frozen, held, T, task="classification", *, kept="tuned", balanced=False, epochs=3):
-    score = scorer(T, task, balanced=balanced)
-    return judged(outcome(held, kept, epochs), frozen, T, task, balanced=balanced, score=score)
+def verdict(frozen, tuned, T, task="classification", *, balanced=False, choices=2):
+    return clear([Evidence(frozen, tuned, T)], task, balanced=balanced, choices=choices)
 
 
 def truth(n, classes=6, seed=0):
@@ -33,27 +25,41 @@ def noisy(T, accuracy, rng, sharp=3.0):
 
 def test_what_is_clearly_better_is_kept():
     T, rng = truth(72), np.random.default_rng(1)
-    found = verdict(noisy(T, 0.5, rng), noisy(T, 0.95, rng), T)
-    assert found.kept == "tuned" and set(found.scores) == {"frozen", "start", "average", "tuned"}
-    assert verdict(noisy(T, 0.5, rng), noisy(T, 0.95, rng), T, kept="average").kept == "average"
+    assert verdict(noisy(T, 0.5, rng), noisy(T, 0.95, rng), T)
 
 
 def test_what_is_the_same_or_worse_is_not():
     T, rng = truth(72), np.random.default_rng(1)
     frozen = noisy(T, 0.8, rng)
-    assert verdict(frozen, frozen.copy(), T).kept == "start"
-    assert verdict(frozen, noisy(T, 0.6, rng), T).kept == "start"
-    assert verdict(frozen, noisy(T, 0.99, rng), T, kept="start").kept == "start"
+    assert not verdict(frozen, frozen.copy(), T)
+    assert not verdict(frozen, noisy(T, 0.6, rng), T)
+
+
+def test_items_of_several_folds_are_pooled_and_more_choices_ask_for_more():
+    T = truth(36)
+    frozen = 3 * T
+    frozen[:4] = 3 * np.roll(T[:4], 1, axis=1)
+    frozen[4:8] = 3 * np.roll(T[4:8], 1, axis=1)
+    tuned = 3 * T
+    tuned[2:6] = 3 * np.roll(T[2:6], 2, axis=1)
+    one = Evidence(frozen, tuned, T)
+    mean, error, n = gain([one], "classification", balanced=False)
+    assert n == 36 and mean == pytest.approx(4 / 36) and error > 0
+    twice = gain([one, one], "classification", balanced=False)
+    assert twice[0] == pytest.approx(mean) and twice[2] == 72 and twice[1] < error / 1.39
+    assert clear([one], "classification", balanced=False, choices=2)
+    assert not clear([one], "classification", balanced=False, choices=40)
+    assert clear([one, one], "classification", balanced=False, choices=20)
 
 
 def test_what_cannot_be_told_on_few_items_is_not_kept():
     """Two fewer mistakes on nine items may be luck; two hundred on nine hundred are not."""
-    for n, kept in ((9, "start"), (900, "tuned")):
+    for n, kept in ((9, False), (900, True)):
         T = truth(n)
         frozen, held = 3 * T, 3 * T
         frozen[: n // 3] = 3 * (1 - T[: n // 3])
         held[n // 3 - n // 9 : n // 3 + n // 9] = 3 * (1 - T[n // 3 - n // 9 : n // 3 + n // 9])
-        assert verdict(frozen, held, T).kept == kept, n
+        assert verdict(frozen, held, T) == kept, n
 
 
 def test_weights_that_are_no_better_are_seldom_kept():
@@ -64,7 +70,7 @@ def test_weights_that_are_no_better_are_seldom_kept():
         T = truth(72, seed=seed)
         base = noisy(T, 0.78, rng)
         other = np.where(rng.random((72, 1)) < 0.25, noisy(T, 0.78, rng), base)
-        kept += verdict(base, other, T).kept == "tuned"
+        kept += verdict(base, other, T)
         watched = scorer(T, "classification", balanced=False)
         naive += watched(other) > watched(base)
     assert kept <= 40 and naive > 100, (kept, naive)  # 8 % of 300 is 24; the law allows three standard deviations
@@ -91,8 +97,8 @@ def test_other_tasks(task):
     T = rng.normal(size=(80, 2)) if task == "regression" else (rng.random((80, 2)) > 0.5).astype(float)
     good = T + 0.1 * rng.normal(size=T.shape) if task == "regression" else 4 * T - 2
     poor = T + rng.normal(size=T.shape) if task == "regression" else rng.normal(size=T.shape)
-    assert verdict(poor, good, T, task).kept == "tuned"
-    assert verdict(good, poor, T, task).kept == "start"
+    assert verdict(poor, good, T, task)
+    assert not verdict(good, poor, T, task)
 
 
 def test_with_balance_every_class_counts_the_same():
@@ -104,5 +110,5 @@ def test_with_balance_every_class_counts_the_same():
     frozen, held = 3 * np.tile([[1.0, 0.0]], (100, 1)), 3 * T
     held[:12] = 3 * T[::-1][:12][:, ::-1]
     held[:12] = [[0.0, 3.0]] * 12
-    assert verdict(frozen, held, T, balanced=True).kept == "tuned"
-    assert verdict(frozen, held, T, balanced=False).kept == "start"
+    assert verdict(frozen, held, T, balanced=True)
+    assert not verdict(frozen, held, T, balanced=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,27 +28,47 @@ from headstart.finetuning import (
 from headstart.heads.auto import choose
 from headstart.heads.base import HEADS
 from headstart.policies.base import Policy
-from headstart.predictor import WithHead, raw
+from headstart.predictor import Part, WithHead, raw
 from headstart.transfer._select import Candidates
 
 _GOOD_ENOUGH = 0.995
 _FEWEST_EPOCHS = 5
 
 
-def ground(
+def grounds(
     answer: WithHead, labelled: Candidates, T: np.ndarray, *, layers: Any, head: Any, balance: str, seed: int
-) -> WithHead:
-    """What tuning starts from: layers and a linear head, unless they were asked for by name.
+) -> Iterator[WithHead]:
+    """What tuning may start from, the best guess first: layers and a linear head, unless they were asked for by name.
 
-    A frozen predictor likes layers in the middle, side by side, and heads that use every small direction of them; both
-    are bad ground. Tuning reads the deepest layer, so that everything above the boundary works, and starts from a
-    logistic head, which is smooth: from an LDA a few steps cost 30 points (10 classes, 600 photos).
+    A frozen predictor likes layers in the middle, side by side, and heads that use every small direction of them. The
+    first ground is the deepest layer alone, so that everything above the boundary has to work; the second adds it to
+    the layers that the frozen predictor likes, which holds more of what is known where items are few. (Hand signs, 600
+    photos: 0.988 from the first, 0.973 from the second; TrashNet, 360 photos: 0.792 and 0.854.) The head is logistic,
+    which is smooth: from an LDA a few steps cost 30 points (10 classes, 600 photos).
     """
+    how: dict[str, Any] = {"head": head, "balance": balance, "seed": seed}
     place = (answer.parts[0].source, answer.parts[0].layer)
     deepest = next(one for one in labelled.deepest_first() if one[0] == place[0])
-    parts = answer.parts
-    if layers == "auto" and np.ptp(labelled.rows[deepest], axis=0).any():
-        parts = (labelled.part(deepest),)
+    if layers != "auto" or not np.ptp(labelled.rows[deepest], axis=0).any():
+        yield _ground(answer, answer.parts, labelled, T, **how)
+        return
+    own = labelled.part(deepest)
+    yield _ground(answer, (own,), labelled, T, **how)
+    if answer.parts != (own,):
+        wide = (*answer.parts, *(() if own in answer.parts else (own,)))
+        yield _ground(answer, wide, labelled, T, **how)
+
+
+def _ground(
+    answer: WithHead,
+    parts: tuple[Part, ...],
+    labelled: Candidates,
+    T: np.ndarray,
+    *,
+    head: Any,
+    balance: str,
+    seed: int,
+) -> WithHead:
     if parts == answer.parts and (head != "auto" or answer.head.name == "logistic"):
         return answer
     name = "logistic" if answer.task in HEADS["logistic"].tasks else "ridge"
@@ -114,7 +134,7 @@ def views(
 
 def futile(
     source: Any,
-    features: Sequence[Feature],
+    layers: Sequence[str],
     policy: Policy,
     *,
     count: int,
@@ -125,7 +145,7 @@ def futile(
     """Why fine-tuning is not worth starting: nothing is left to gain, or a few epochs do not fit into the budget."""
     if shown is not None and shown >= _GOOD_ENOUGH:
         return f"the frozen predictor is right in {shown:.1%} of cross-validation"
-    epoch = estimate(source, [f.layer for f in features], policy, count=count, speed=choice.speed)
+    epoch = estimate(source, list(layers), policy, count=count, speed=choice.speed)
     if budget is None or epoch is None:
         return None
     least = _FEWEST_EPOCHS * epoch + count / choice.speed

@@ -5,29 +5,30 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headstart._progress import note
+from headstart._typing import Float, Ints
 from headstart.dataset import Dataset
 from headstart.errors import OptionError
 from headstart.extraction import device_name
-from headstart.finetuning import Feature, Outcome, Start, tune
+from headstart.finetuning import Outcome
 from headstart.heads.base import HEADS, Head
-from headstart.heads.base import head as make_head
-from headstart.imbalance import log_adjustment, row_weights
+from headstart.imbalance import log_adjustment
 from headstart.policies.base import Policy
 from headstart.predictor import Predictor, WithHead
 from headstart.transfer import _preparing as preparing
-from headstart.transfer._judging import judged, scorer
+from headstart.transfer._attempts import Attempt, Attempts
 from headstart.transfer._select import Candidates
+
+Fold = tuple[Ints, Ints]
 
 _HELD_OUT = 0.2
 _FIRST = 0.45  # of the budget, so that what was found to help can be trained again on all items
-_VIEWS_AT_MOST = 4
 _FEWEST_HELD = 2  # per class on average; below that a validation score says nothing
 
 
@@ -48,78 +49,72 @@ def tuned(
 ) -> Predictor:
     """The predictor after fine-tuning, or the frozen one where that is better on validation (and ``guard`` is on)."""
     answer = _single(predictor)
-    source = predictor.sources[answer.parts[0].source]
+    index = answer.parts[0].source
+    source, choice = predictor.sources[index], predictor.choices[index]
     labelled, T = candidates.labelled(answer.target)
-    fitting, held = _halves(labelled.data, T, answer.task, guard=guard, seed=seed)
-    if guard and not len(held):
+    folds = _folds(labelled.data, T, answer.task, seed=seed) if guard else []
+    if guard and not folds:
         note(
             f"{len(T)} items are too few to hold some out and see whether fine-tuning helps: the frozen predictor is "
             "returned. guard=False fine-tunes all the same."
         )
         return dataclasses.replace(predictor, history={"kept": "start", "scores": {}})
     kind = predictor.chosen["selection"][answer.target]["balance"]["kind"]
-    ground = preparing.ground(answer, labelled, T, layers=layers, head=head, balance=kind, seed=seed)
-    X = ground.features(labelled.rows)
-    shift = log_adjustment(T.sum(0)) if kind != "none" else None
-    linear = _linear(ground, X[fitting], T[fitting], kind=kind, shift=shift)
-    score = scorer(T[held], answer.task, balanced=shift is not None) if len(held) else None
-    data, choice = labelled.data, predictor.choices[answer.parts[0].source]
-    features = [Feature(part.layer, part.pooling) for part in ground.parts]
-    start = Start.of(linear.coef_ / linear.temperature_, linear.intercept_ / linear.temperature_, X[fitting])
+    grounds = preparing.grounds(answer, labelled, T, layers=layers, head=head, balance=kind, seed=seed)
+    ground = next(grounds)
+    used = [part.layer for part in ground.parts]
     reason = preparing.futile(
-        source, features, policy, count=len(T), choice=choice, budget=budget, shown=_score(predictor, answer)
+        source, used, policy, count=len(T), choice=choice, budget=budget, shown=_score(predictor, answer)
     )
     if auto and reason:
         note(f"Fine-tuning is not started: {reason}. The frozen predictor is returned.")
         return dataclasses.replace(predictor, history={"kept": "start", "scores": {}})
-    begun, device = time.perf_counter(), device_name(device)
-    how: dict[str, Any] = {"policy": policy, "features": features, "start": start, "score": score, "device": device}
-    variants = preparing.views(source, data, held, **how)
-    job = partial(
-        tune,
-        source,
-        features,
-        task=answer.task,
-        policy=policy,
-        offset=None if shift is None else -shift,
-        seed=seed,
-        device=device,
-        keep=preparing.keep(source, data, choice, policy, store=store),
-    )
-    outcome = job(
-        start,
-        samples=preparing.samples(source, data, fitting, views=variants),
-        targets=T[fitting],
-        score=score,
-        held=preparing.samples(source, data, held) if len(held) else None,
-        budget=budget if budget is None or not len(held) else _FIRST * budget,
-        checkpoint=checkpoint,
-    )
-    if score is not None:
-        frozen = _frozen(answer, answer.features(labelled.rows), T, fitting=fitting, held=held)
-        outcome = judged(outcome, frozen, T[held], answer.task, balanced=shift is not None, score=score)
-    if outcome.kept != "start" and len(held) and _fits_again(outcome, budget, len(T), choice.speed):
-        whole = _linear(ground, X, T, kind=kind, shift=shift)
-        again = job(
-            Start.of(whole.coef_ / whole.temperature_, whole.intercept_ / whole.temperature_, X),
-            samples=preparing.samples(source, data, np.arange(len(T)), views=variants),
-            targets=T,
-            policy=dataclasses.replace(policy, epochs=len(outcome.history.loss)),
-            average=outcome.kept == "average",
-            checkpoint=None if checkpoint is None else checkpoint.with_name(checkpoint.name + ".all"),
-        )
-        outcome = dataclasses.replace(outcome, source=again.source, coef=again.coef, intercept=again.intercept)
+    begun = time.perf_counter()
+    work = Attempts(
+        answer, source, labelled, T, policy, choice, kind, shift=log_adjustment(T.sum(0)) if kind != "none" else None,
+        seed=seed, device=device_name(device), checkpoint=checkpoint, store=store,
+    )  # fmt: skip
+    everything = np.arange(len(T))
+    if folds:
+        won = _searched(work, ground, grounds, folds, budget=budget)
+    else:
+        won = work.run(ground, everything, everything[:0], budget=budget)
+    outcome = won.outcome
+    if folds and outcome.kept != "start" and (budget is None or work.affords(won, budget, more=0)):
+        outcome = work.on_all(won)
         note(f"{outcome.kept.capitalize()} weights won on held-out items, and are trained again on all {len(T)} items.")
-    return _result(predictor, ground, outcome, policy, seconds=time.perf_counter() - begun)
+    return _result(predictor, won.ground, outcome, policy, seconds=time.perf_counter() - begun)
 
 
-def _fits_again(outcome: Outcome, budget: float | None, count: int, speed: float) -> bool:
-    """Whether the same training on all items fits into what is left, by recorded seconds and speeds, not by a clock."""
-    if budget is None:
-        return True
-    once = sum(outcome.history.epoch_seconds)
-    views = _VIEWS_AT_MOST * count / speed if speed else 0.0
-    return once * (1 + 1 / (1 - _HELD_OUT)) + views <= budget
+def _searched(
+    work: Attempts, ground: WithHead, further: Iterable[WithHead], folds: Sequence[Fold], *, budget: float | None
+) -> Attempt:
+    """The best run, or the start where that is not clearly better than the frozen predictor.
+
+    Where the first run is not, a budget that has room for it is used: further starts are tried, and the best of all,
+    if it makes fewer mistakes, is asked about other held-out items as well.
+    """
+    share = None if budget is None else _FIRST * budget
+
+    def room(like: Attempt) -> bool:
+        return budget is not None and work.affords(like, budget, more=1)
+
+    best, choices = work.run(ground, *folds[0], budget=share), 2
+    seen = [work.evidence(best)]
+    kept = work.clear(best, seen, choices)
+    for other in further if not kept and room(best) else ():
+        best, choices = (
+            max(best, work.run(other, *folds[0], budget=share, name="wide"), key=lambda one: one.score),
+            choices + 2,
+        )
+        seen = [work.evidence(best)]
+        kept = work.clear(best, seen, choices)
+    if not kept and best.outcome.kept != "start" and work.gain(seen) > 0 and room(best):
+        seen.append(work.evidence(work.run(best.ground, *folds[1], budget=share, name="second")))
+        kept = work.clear(best, seen, choices)
+    scores = {"frozen": work.scorer(best.held)(seen[0].frozen), **best.outcome.scores}
+    chosen = best.outcome.kept if kept else "start"
+    return dataclasses.replace(best, outcome=dataclasses.replace(best.outcome, scores=scores, kept=chosen))
 
 
 def _score(predictor: Predictor, answer: WithHead) -> float | None:
@@ -141,48 +136,19 @@ def _single(predictor: Predictor) -> WithHead:
     return answer
 
 
-def _halves(data: Dataset, T: np.ndarray, task: str, *, guard: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(items to fit on, items held out); nothing is held out without a guard, or where a class would be lost by it."""
-    everything = np.arange(len(data))
-    if not guard or len(data) < round(1 / _HELD_OUT):
-        return everything, everything[:0]
-    folds = data.fold_ids(round(1 / _HELD_OUT), random_state=seed)
-    fitting, held = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
-    if not len(held) or (task == "classification" and (T[fitting].sum(0) > 0).sum() < (T.sum(0) > 0).sum()):
-        return everything, everything[:0]
-    classes = T.shape[1] if task == "classification" else 1
-    if len(held) < _FEWEST_HELD * classes:
+def _folds(data: Dataset, T: Float, task: str, *, seed: int) -> list[Fold]:
+    """(items to fit on, items held out), twice; none where there are too few items, or a class would be lost."""
+    if len(data) < round(1 / _HELD_OUT):
+        return []
+    ids = data.fold_ids(round(1 / _HELD_OUT), random_state=seed)
+    folds = [(np.flatnonzero(ids != i), np.flatnonzero(ids == i)) for i in range(2)]
+    for fitting, held in folds:
+        if not len(held) or (task == "classification" and (T[fitting].sum(0) > 0).sum() < (T.sum(0) > 0).sum()):
+            return []
+    held = folds[0][1]
+    if len(held) < _FEWEST_HELD * (T.shape[1] if task == "classification" else 1):
         note(f"Only {len(held)} items could be held out: hardly enough to say whether fine-tuning helps.")
-    return fitting, held
-
-
-def _linear(answer: WithHead, X: np.ndarray, T: np.ndarray, *, kind: str, shift: np.ndarray | None) -> Any:
-    """The head solved on the fitting items alone, balanced as the answer is; one that is not linear becomes ridge.
-
-    The loss adds the logarithm of the training shares back to the logits, so the start must be without them.
-    """
-    name, fields = (answer.head.name, answer.head.fields()) if answer.head.linear else ("ridge", {})
-    fresh = make_head(name, **fields).fit(X, T, task=answer.task, sample_weight=_weights(T, kind))
-    fresh.temperature_ = answer.head.temperature_ if answer.head.linear else _temperature(fresh, X)
-    return fresh.adjust(shift) if kind == "logit" and shift is not None else fresh
-
-
-def _weights(T: np.ndarray, kind: str) -> np.ndarray | None:
-    return row_weights(T) if kind == "weights" else None
-
-
-def _temperature(fresh: Head, X: np.ndarray) -> float:
-    """So that the starting logits have a spread of about two, whatever scores the head gives; values stay values."""
-    return 1.0 if fresh.task_ == "regression" else max(float(fresh.decision(X).std()) / 2.0, 1e-6)
-
-
-def _frozen(answer: WithHead, X: np.ndarray, T: np.ndarray, *, fitting: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Held-out log-odds of the frozen predictor's own head, solved on the fitting items alone."""
-    fresh = make_head(answer.head.name, **answer.head.fields()).fit(X[fitting], T[fitting], task=answer.task)
-    fresh.temperature_ = answer.head.temperature_
-    if answer.log_ratio is not None:
-        fresh.adjust(answer.log_ratio)
-    return fresh.decision(X[held]) / (1.0 if answer.task == "regression" else fresh.temperature_)
+    return folds
 
 
 def _result(predictor: Predictor, answer: WithHead, outcome: Outcome, policy: Policy, *, seconds: float) -> Predictor:
