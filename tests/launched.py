@@ -14,10 +14,12 @@ from torch import nn
 
 import headstart as hs
 import networks
+import test_transcription as speech
 from headstart import _together, training
 from headstart._processes import is_main, mine, place
 from headstart.errors import HeadstartError
 from headstart.sources import load_source
+from headstart.sources._patch_input import PatchInput
 from headstart.training import Group, Schedule, train
 
 X, Y = (torch.from_numpy(part) for part in networks.separable(61))
@@ -181,6 +183,23 @@ def pretrained(folder):
     return {name: tensor.numpy() for name, tensor in made.network.state_dict().items()}
 
 
+def pretrained_without(_folder):
+    """Without batch statistics it is that of one process."""
+    made = hs.pretrain("cnn", networks.picture_data(35, side=20), epochs=2, batch_size=8)
+    return {"loss": made.meta["loss"], **{name: tensor.numpy() for name, tensor in made.network.state_dict().items()}}
+
+
+def transcribed(folder):
+    """A head that is trained on sequences, chosen on held-out clips; neither knows that there are others."""
+    source = hs.Source.from_module(
+        networks.seeded(speech.Pooled), preprocess=PatchInput(speech.MEL, max_patches=40), modality="audio"
+    )
+    head = hs.ctc("bilstm", hidden=8, width=12, epochs=2, lr=1e-2, batch_size=5, dropout=0.0)
+    how = {"layers": ["fine", "coarse"], "head": head, "store": folder / "store", "precision": "fp32"}
+    predictor = hs.fit(source, speech.spoken_data(40), **how)
+    return {"loss": predictor.history["loss"], "layer": len(predictor.layers[0]), **predictor.answers[0].arrays()}
+
+
 def with_dropout(folder):
     source = networks.image_source(networks.Normed, side=20, classifier="classifier")
     policy = hs.policy("last_layers", layers=2, epochs=2, batch_size=7, mixup=0.2, precision="fp32")
@@ -203,6 +222,8 @@ SAME = {
     "norm_only": normed("norm_only", views=1),
     "last_layers above batch normalisation": normed("last_layers", layers=2, views=2),
     "guarded": guarded,
+    "pretrained without batch statistics": pretrained_without,
+    "transcribed": transcribed,
 }
 OWN = {"pretrained": pretrained, "dropout and mixup": with_dropout}
 
