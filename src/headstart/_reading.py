@@ -119,9 +119,9 @@ def why(read: Callable[[int], Any], index: int) -> UnreadableItem:
 
 
 def label(data: Dataset, index: int) -> Any:
-    """What an item is called in messages: its path, the beginning of its text, or its number."""
+    """What an item is called in messages: its path, the beginning of its text, or its number (from 0)."""
     item = data.items[index]
-    if isinstance(item, str):
+    if isinstance(item, str) and item.strip():
         return item if len(item) <= 80 else item[:77] + "…"
     return item if isinstance(item, Path) else f"item {index}"
 

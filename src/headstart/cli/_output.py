@@ -185,8 +185,14 @@ def _quoted(word: str) -> str:
 
 
 def short(path: Path | str) -> str:
-    """A path relative to where we are when it lies below, else as it is."""
+    """A path relative to where we are when it lies below, else as it is.
+
+    >>> short("see https://example.org//a/../b")
+    'see https://example.org//a/../b'
+    """
     try:
+        if not Path(path).is_absolute():  # or no path at all: a text, which is not to be tidied up
+            return str(path)
         return str(Path(path).resolve().relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,7 +70,8 @@ def predict(
     if output is not None:
         following = f"open {short(output)}: {count(len(rows), 'row')}"
     else:
-        following = shell_line("predict", short(predictor), *items[:1], "-o", "predictions.csv")
+        again = [word if len(word) <= _MOST_LETTERS or _is(Path(word), "file") else "TEXT" for word in items[:1]]
+        following = shell_line("predict", short(predictor), *again, "-o", "predictions.csv")
     return Page(document, blocks, [following])
 
 
@@ -82,8 +84,8 @@ def _items(words: Sequence[str], input: str | None, modality: str) -> Any:
         raise OptionError("--input goes with one table.")
     found: list[Any] = []
     for word in words:
-        path = Path(word).expanduser()
-        if _is(path, "dir"):
+        path = Path(os.path.expanduser(word))  # Path's own raises for a text that begins with ~
+        if word and _is(path, "dir"):  # "" is an empty text, not the folder we are in
             found += kind.from_folder(path, None if modality == "any" else modality).items
         elif modality == "text" and not _is(path, "file"):
             found.append(word)
@@ -144,11 +146,13 @@ def _reason(read: Any, index: int) -> str:
 
 def _texts(rows: list[dict[str, Any]]) -> list[Any]:
     """Summaries below what they are of: a table has no room for them."""
-    return [
-        under(f"{short(row['item'][:_MOST_LETTERS])}{'…' * (len(row['item']) > _MOST_LETTERS)}", Text(row["label"]))
-        for row in rows[:_MOST_ROWS]
-        if row["label"] is not None
-    ]
+    return [under(_called(row["item"]), Text(row["label"])) for row in rows[:_MOST_ROWS] if row["label"] is not None]
+
+
+def _called(item: str) -> str:
+    """A path as short as it can be, or how a text begins: it may be a book."""
+    name = short(item)
+    return name if len(name) <= _MOST_LETTERS or _is(Path(item), "file") else f"{name[:_MOST_LETTERS]}…"
 
 
 def _prediction_table(rows: list[dict[str, Any]], targets: list[str], *, proba: bool) -> Any:
@@ -158,7 +162,7 @@ def _prediction_table(rows: list[dict[str, Any]], targets: list[str], *, proba: 
     for row in rows[:_MOST_ROWS]:
         answers = [row.get("targets", {}).get(name, {}) for name in targets] if several else [row]
         cells = [cell for one in answers for cell in (_label(one), _chance(one, proba))]
-        shown.append([short(row["item"]), *cells])
+        shown.append([_called(row["item"]), *cells])
     return table(headers, shown, align="l" + "ll" * len(targets))
 
 

@@ -135,11 +135,12 @@ def infer_task(name: str, values: list[Any]) -> Task:
     if kinds <= {bool} or str in kinds:
         _mention_free_text(name, given)
         return "classification"
-    if float in kinds:
+    written = float in kinds  # 1.0 and 0.0: how tables that have gaps are often written
+    if written and not (all(float(v).is_integer() for v in given) and like_classes([int(v) for v in given])):
         return "regression"
-    task: Task = "classification" if like_classes(given) else "regression"
+    task: Task = "classification" if not written and like_classes(given) else "regression"
     other = "regression" if task == "classification" else "classification"
-    many = f"{len(set(given)):,} different whole numbers"
+    many = f"{len(set(given)):,} different whole numbers" + (f", written as {given[0]}" if written else "")
     note(f"Target {name!r} holds {many}: taken as {task}; task={other!r} changes it.")
     return task
 

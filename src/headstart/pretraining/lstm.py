@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from headstart._registry import refuse_unknown
-from headstart.errors import DataError
+from headstart.errors import DataError, UnreadableItem
 from headstart.readers.base import reader
 from headstart.sources._sequence_input import fit_vocabulary
 from headstart.sources.base import SOURCES, Source
@@ -31,6 +32,15 @@ def build(
     if data.modality != "text":
         raise DataError(f"The architecture 'lstm' takes texts; this dataset is {data.modality}.")
     refuse_unknown("options of architecture 'lstm'", options, SOURCES["lstm"])
-    read = reader("text").read
-    words = fit_vocabulary((read(item) for item in data.items), vocabulary)
+    words = fit_vocabulary(_readable(data.items), vocabulary)
     return SOURCES["lstm"]("lstm", vocabulary=words, classes=classes, max_length=max_length, seed=seed, **options)
+
+
+def _readable(items: Iterable[Any]) -> Iterator[str]:
+    """What cannot be read has no words; ``pretrain`` names it and leaves it out."""
+    read = reader("text").read
+    for item in items:
+        try:
+            yield read(item)
+        except UnreadableItem:
+            continue

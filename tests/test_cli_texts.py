@@ -1,0 +1,69 @@
+"""Texts on the command line: words are texts and not paths, books are not printed whole, empty ones are named."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+
+import pytest
+
+from headstart.cli import run
+
+GOOD, BAD = ("good great fine lovely", "bad poor awful dull")
+ODD = ["~nobody knows this good", "see http://a.org//b/../c: bad", "", "good " * 3000]
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory):
+    """Run a command in this process: what it printed on standard output, then on standard error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("COLUMNS", "100")
+        patch.setenv("NO_COLOR", "1")
+
+        def command(*words, code=0):
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                found = run([str(word) for word in words])
+            assert found == code, err.getvalue()
+            return out.getvalue(), err.getvalue()
+
+        yield command
+
+
+@pytest.fixture(scope="module")
+def home(call, tmp_path_factory):
+    """A table of texts of which two are empty, a source trained on it, and a predictor."""
+    folder = tmp_path_factory.mktemp("texts")
+    rows = [(f"{word} thing {i}", label) for label in ("good", "bad") for i in range(6)
+            for word in (GOOD if label == "good" else BAD).split()]  # fmt: skip
+    rows[3], rows[30] = ("", "good"), ("  ", "bad")
+    lines = ["text,label", *(f"{text},{label}" for text, label in rows)]
+    (folder / "said.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    made, source = folder / "said.headstart", folder / "source"
+    said = {"pretrain": call("pretrain", "lstm", folder / "said.csv", "--target", "label", "--epochs", 2, "-o", source)}
+    said["fit"] = call("fit", folder / "said.csv", "--target", "label", "-s", f"saved:{source}", "-o", made)
+    return made, said
+
+
+@pytest.mark.parametrize("command", ["pretrain", "fit"])
+def test_empty_texts_are_left_out_by_number(command, home):
+    _, noted = home[1][command]
+    assert "item 3: empty text" in " ".join(noted.split())
+
+
+def test_words_are_texts_and_stay_as_they_are(call, home):
+    told = json.loads(call("predict", home[0], *ODD, "--json")[0])["predictions"]
+    assert [row["item"] for row in told] == ODD
+    assert all(told[i]["label"] in ("good", "bad") for i in (0, 1, 3))
+    assert told[2]["label"] is None and told[2]["error"] == "empty text"
+
+
+def test_texts_are_shown_as_written_and_cut_where_they_are_long(call, home):
+    shown, _ = call("predict", home[0], *ODD)
+    assert "see http://a.org//b/../c: bad" in shown
+    assert "1 of 4 items could not be read" in shown
+    assert len(shown) < 3000
+    again, _ = call("predict", home[0], "good " * 3000)
+    assert len(again) < 3000 and "TEXT -o predictions.csv" in again
