@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 
 import pytest
 
-from headstart.cli import run
+from commands import in_process
 
 GOOD, BAD = ("good great fine lovely", "bad poor awful dull")
 ODD = ["~nobody knows this good", "see http://a.org//b/../c: bad", "", "good " * 3000]
@@ -16,18 +14,12 @@ ODD = ["~nobody knows this good", "see http://a.org//b/../c: bad", "", "good " *
 
 @pytest.fixture(scope="module")
 def call(tmp_path_factory):
-    """Run a command in this process: what it printed on standard output, then on standard error."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("COLUMNS", "100")
-        patch.setenv("NO_COLOR", "1")
+    """Run a command in this process: what it printed on standard output, and on standard error."""
+    with in_process(tmp_path_factory.mktemp("cache")) as run:
 
         def command(*words, code=0):
-            out, err = io.StringIO(), io.StringIO()
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                found = run([str(word) for word in words])
-            assert found == code, err.getvalue()
-            return out.getvalue(), err.getvalue()
+            done = run(*words, code=code)
+            return done.stdout, done.stderr
 
         yield command
 

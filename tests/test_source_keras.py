@@ -245,6 +245,24 @@ def test_saving_keeps_rows_and_fingerprint(suffix, files, tmp_path):
         assert rows(again, X, name, "avg").tobytes() == rows(source, X, name, "avg").tobytes()
 
 
+def test_dropout_is_named_alike_in_every_reading(tmp_path):
+    """Keras numbers random generators as a process makes them; a file must be the same source all the same."""
+    parts = [layers.Conv2D(4, 3, name="conv"), layers.Dropout(0.5), layers.Flatten(), layers.Dropout(0.5)]
+    made = keras.Sequential([keras.Input((16, 16, 3)), *parts, layers.Dense(3, name="end")])
+    made.save(tmp_path / "drop.keras")
+    source = load_source(f"keras:{tmp_path / 'drop.keras'}")
+    assert load_source(f"keras:{tmp_path / 'drop.keras'}").fingerprint == source.fingerprint
+    again = load_source(f"saved:{source.save(tmp_path / 'kept')}")
+    assert again.fingerprint == source.fingerprint
+    assert rows(again, X, "end", "avg").tobytes() == rows(source, X, "end", "avg").tobytes()
+    y = np.arange(6) % 2
+    policy = hs.policy("full", epochs=1, batch_size=3)
+    how = {"layers": "last", "policy": policy, "guard": False, "store": tmp_path / "bank", "engine": "torch"}
+    tuned = hs.fit(source, Dataset.from_arrays(X, y), **how)
+    loaded = hs.load(tuned.save(tmp_path / "tuned.headstart"))
+    assert np.array_equal(loaded.predict_proba(X), tuned.predict_proba(X))
+
+
 def test_fit_from_end_to_end(source, tmp_path):
     y = np.arange(40) % 2
     many = (pictures(40, side=16) // 3 + 100 * y[:, None, None, None]).astype(np.uint8)

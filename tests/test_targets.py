@@ -72,6 +72,11 @@ def test_like_classes(numbers, expected):
 
 
 def test_the_choice_for_whole_numbers_is_told_with_the_way_to_change_it():
+    said = noted(lambda: make_target("grade", [0.0, 1.0, None, 1.0]))
+    assert "written as 0.0: taken as regression" in said and "task='classification'" in said
+    assert "taken as" not in noted(lambda: make_target("grade", [31.0, 64.0, 19.0])) + noted(
+        lambda: make_target("grade", [0.0, 0.5])
+    )
     said = noted(lambda: make_target("grade", [0, 1, 0, 1]))
     assert "'grade'" in said and "classification" in said and "task='regression'" in said
     assert make_target("grade", [0, 1, 0, 1], "regression").values == (0.0, 1.0, 0.0, 1.0)
@@ -184,6 +189,12 @@ def test_only_the_first_bad_ones_are_named():
         make_target("t", ["x"] * 10, "regression")
 
 
+def test_an_empty_summary_is_none_and_an_empty_transcript_is_silence():
+    values = ["a b", "", " \n", None]
+    assert make_target("t", values, "summarization").values == ("a b", None, None, None)
+    assert make_target("t", values, "transcription").values == tuple(values)
+
+
 def test_whole_floats_can_be_classes():
     assert make_target("t", [0.0, 1.0, None], "classification").values == (0, 1, None)
 
@@ -197,7 +208,7 @@ def test_single_labels_may_be_multilabel():
 
 
 def test_texts_stay_as_they_are():
-    values = [" two\nlines ", "", None]
+    values = [" two\nlines ", None]
     assert make_target("t", values, "summarization") == Target("t", "summarization", tuple(values), None)
 
 

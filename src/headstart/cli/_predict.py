@@ -64,7 +64,7 @@ def predict(
     blocks: list[Any] = _texts(rows) if long else [_prediction_table(rows, names, proba=proba)]
     if len(rows) > _MOST_ROWS:
         blocks.append(f"… and {len(rows) - _MOST_ROWS:,} more. -o FILE.csv or --json gives all of them.")
-    bad = [(row["item"], row["error"]) for row in rows if "error" in row]
+    bad = [(_called(row["item"]), row["error"]) for row in rows if "error" in row]
     if bad:
         blocks.append(left_out(bad, len(rows)))
     if output is not None:
@@ -151,7 +151,7 @@ def _texts(rows: list[dict[str, Any]]) -> list[Any]:
 
 def _called(item: str) -> str:
     """A path as short as it can be, or how a text begins: it may be a book."""
-    name = short(item)
+    name = short(item) or '""'
     return name if len(name) <= _MOST_LETTERS or _is(Path(item), "file") else f"{name[:_MOST_LETTERS]}…"
 
 

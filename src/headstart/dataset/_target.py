@@ -217,6 +217,8 @@ def _written(task: Task) -> Callable[[str, list[Any], Where], Target]:
             raise DataError(
                 f"Target {name!r} is {task}, so its values are texts; {_named(bad, where)} hold something else."
             )
+        if task == "summarization":  # an empty summary is none; an empty transcript may be of a silent clip
+            values = [v if v and v.strip() else None for v in values]
         return Target(name, task, tuple(values))
 
     return build

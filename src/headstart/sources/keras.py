@@ -1,16 +1,18 @@
 """Keras models, from ``.keras`` and ``.h5`` files (TensorFlow-saved ones too) or Python objects, by Keras 3 on torch.
 
 Keras on torch makes a model a torch module, but its inner layers are found by Keras' own walk, not by
-``named_modules``: layer names here are Keras' names. TensorFlow is not needed. Files with Python code in them (Lambda
-layers) are refused.
+``named_modules``: layer names here are Keras' names. TensorFlow is not needed. Files of Keras 2 are read with their
+configuration translated (``_keras2.py``). Files with Python code in them (Lambda layers) are refused.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from headstart._registry import unknown
 from headstart.errors import OptionError, SourceError, UnknownName, UnsafeFile, WeightsError
 from headstart.sources._array_input import ArrayInput
 from headstart.sources._image_input import ImageInput
+from headstart.sources._keras2 import translated
 from headstart.sources.base import Input, Source
 
 _FILE = "model.keras"
@@ -93,17 +96,37 @@ def _read(keras: Any, path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"There is no Keras file at {path}.")
     try:
+        return _opened(keras, path, path)
+    except WeightsError:
+        content = _of_keras_2(path)
+        if content is None:
+            raise
+    with tempfile.TemporaryDirectory() as folder:
+        again = Path(folder) / path.name
+        again.write_bytes(content)
+        return _opened(keras, again, f"{path}, saved by Keras 2 (TensorFlow up to 2.15),")
+
+
+def _opened(keras: Any, path: Path, called: Path | str) -> Any:
+    try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises a dozen kinds for damaged files; none may leave this border
         text = str(error)
-        if any(word in text.lower() for word in ("lambda", "safe_mode", "unsafe")):
-            raise UnsafeFile(f"{path} holds Python code (a Lambda layer) and was not opened: {text[:200]}") from error
-        raise WeightsError(f"{path} cannot be read by Keras: {type(error).__name__}: {text[:300]}") from error
+        if any(word in text.lower() for word in ("lambda", "safe_mode", "unsafe")) and "TFOpLambda" not in text:
+            raise UnsafeFile(f"{called} holds Python code (a Lambda layer) and was not opened: {text[:200]}") from error
+        reason = " ".join(text.rpartition("Exception encountered: ")[2].split())[:300]
+        raise WeightsError(f"{called} cannot be read by Keras: {type(error).__name__}: {reason}") from error
+
+
+def _of_keras_2(path: Path) -> bytes | None:
+    """A file of Keras 2 in the words of Keras 3, None where it is no such file."""
+    try:
+        return translated(path.read_bytes())
+    except Exception:  # damaged: what Keras said of it is the better answer
+        return None
 
 
 def _from_bytes(keras: Any, content: bytes) -> Any:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / _FILE
         path.write_bytes(content)
@@ -112,8 +135,6 @@ def _from_bytes(keras: Any, content: bytes) -> Any:
 
 def _to_bytes(model: Any) -> bytes:
     """The architecture as a file; a model that cannot be written can still be used, but not saved."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / _FILE
         try:
@@ -124,8 +145,26 @@ def _to_bytes(model: Any) -> bytes:
 
 
 def _wrapped(model: Any) -> Any:
+    """In evaluation mode, without the states of random generators (of Dropout and the like) among its tensors.
+
+    Keras numbers those in the order in which a process makes them: with them, no two readings of a file are alike.
+    """
+    import torch
+
     model.trainable = False
-    return model.eval() if hasattr(model, "eval") else model
+    model = model.eval()
+    for part in model.modules():
+        if isinstance(part, torch.nn.ParameterDict):
+            for name in [name for name in part if name.endswith("seed_generator_state")]:
+                del part[name]
+    object.__setattr__(model, "__deepcopy__", partial(_copied, model))
+    return model
+
+
+def _copied(model: Any, memo: dict[int, Any]) -> Any:
+    """A copy as Keras makes it, by writing and reading, wrapped like the first."""
+    rebuild, arguments = model.__reduce__()
+    return memo.setdefault(id(model), _wrapped(rebuild(*arguments)))
 
 
 def _submodules(model: Any) -> dict[str, Any]:
