@@ -85,6 +85,10 @@ def test_the_choice_for_whole_numbers_is_told_with_the_way_to_change_it():
 def test_free_text_as_a_class_is_pointed_out():
     said = noted(lambda: make_target("notes", [f"sentence {i}" for i in range(80)]))
     assert "80 different values" in said and "summarization" in said
+    few = [f"{i} " + "word " * 20 for i in range(3)]
+    assert "summarization" in noted(lambda: make_target("notes", few))
+    assert "summarization" not in noted(lambda: make_target("notes", few + few[:1]))
+    assert "summarization" not in noted(lambda: make_target("kind", ["cat", "dog", "bird"]))
     assert not noted(lambda: make_target("kind", ["a", "b"] * 40))
 
 

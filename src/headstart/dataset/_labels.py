@@ -20,6 +20,7 @@ from headstart.errors import DataError
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?\s*")
 _NOT_A_VALUE = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
+_LONG = 60  # letters on average: no names of classes, where no two are alike
 _FEW = 20  # up to this many different whole numbers may be class labels even when they are not 0, 1, 2, …
 
 
@@ -159,7 +160,8 @@ def like_classes(numbers: Sequence[int]) -> bool:
 
 
 def _mention_free_text(name: str, given: list[Any]) -> None:
-    if len(given) > 50 and len(set(given)) > len(given) // 2:
+    written = len(given) > 2 and len(set(given)) == len(given) and sum(len(str(v)) for v in given) > _LONG * len(given)
+    if written or (len(given) > 50 and len(set(given)) > len(given) // 2):
         note(
             f"Target {name!r} has {len(set(given)):,} different values in {len(given):,} rows, each taken as a class. "
             'If they are free text, say task="summarization" or task="transcription".'
