@@ -102,6 +102,20 @@ def test_only_what_changes_nothing_is_left_out(kind, inner, kept):
     assert config({"class_name": kind, "config": inner})["config"] == kept
 
 
+@pytest.mark.parametrize("kind", ["Functional", "Sequential"])
+def test_a_model_inside_a_model_is_counted_from_0(kind):
+    first = {"class_name": "InputLayer", "config": {"name": "in"}, "name": "in", "inbound_nodes": []}
+    inner = {"class_name": kind, "name": "net", "config": {"name": "net", "layers": [first]},
+             "inbound_nodes": [[["in", 0, 0, {}]]]}  # fmt: skip
+    dense = {"class_name": "Dense", "name": "out", "config": {"name": "out"}, "inbound_nodes": [[["net", 1, 0, {}]]]}
+    ends = {"input_layers": [["in", 0, 0]], "output_layers": [["out", 0, 0]]}
+    whole = {"class_name": "Functional", "config": {"name": "all", "layers": [first, inner, dense], **ends}}
+    found = config(whole)["config"]
+    assert found["layers"][2]["inbound_nodes"] == [[["net", 0, 0, {}]]]
+    assert found["layers"][1]["inbound_nodes"] == [[["in", 0, 0, {}]]]
+    assert found["output_layers"] == ["out", 0, 0]
+
+
 def arithmetic(function: str, **given):
     node = ["x/y", 0, 0, {**given, "name": None}]
     return config({"class_name": "TFOpLambda", "config": {"name": "op", "function": function}, "inbound_nodes": [node]})

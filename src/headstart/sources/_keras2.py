@@ -100,15 +100,19 @@ def _model(new: dict[str, Any], inner: dict[str, Any]) -> None:
     if new["class_name"] == "Functional" and "module" in new:
         new["module"], new["registered_name"] = "keras.src.models.functional", "Functional"
     chains = frozenset(layer.get("name", "") for layer in inner["layers"] if _starts_with_input(layer))
+    inside = chains | {layer.get("name", "") for layer in inner["layers"] if layer.get("class_name") == "Functional"}
     for layer in inner["layers"]:
         if isinstance(layer.get("inbound_nodes"), list):
-            layer["inbound_nodes"] = _references(layer["inbound_nodes"], chains)
+            layer["inbound_nodes"] = _references(layer["inbound_nodes"], inside)
     for end in ("input_layers", "output_layers"):
-        if end in inner:
+        if end in inner:  # here Keras 3 counts for functional models itself
             inner[end] = _references(inner[end], chains)
-    if _starts_with_input(new):
-        for layer in inner["layers"][1:]:  # said twice
-            _without(layer.get("config", {}), "batch_input_shape")
+    if len(inner.get("output_layers", ())) == 1:
+        (inner["output_layers"],) = inner["output_layers"]  # a tensor, not a list of one
+    if new["class_name"] == "Functional" or _starts_with_input(new):
+        for layer in inner["layers"]:
+            if layer.get("class_name") != "InputLayer":  # said twice
+                _without(layer.get("config", {}), "batch_input_shape")
 
 
 def _arithmetic(new: dict[str, Any], inner: dict[str, Any]) -> None:
@@ -143,7 +147,7 @@ def _starts_with_input(layer: dict[str, Any]) -> bool:
 def _references(value: Any, chains: frozenset[str]) -> Any:
     """References to layers, ``[name, node, tensor, …]`` at any depth, in the names and numbers of Keras 3.
 
-    The first use of a Sequential model is its node 0 in Keras 3; in Keras 2 building it was.
+    The first use of a model in another is its node 0 in Keras 3; in Keras 2 building it was.
     """
     if not isinstance(value, list):
         return value
