@@ -237,6 +237,7 @@ def test_a_missing_package_is_named_with_its_pip_line(monkeypatch, capsys):
     told = document(capsys, "sources")
     timm = next(one for one in told["families"] if one["family"] == "timm")
     assert timm["ready"] is False and timm["install"] == 'pip install "headstart[image]"'
+    monkeypatch.setenv("COLUMNS", "120")
     run(["sources"])
     assert 'pip install "headstart[image]"' in capsys.readouterr().out
 
