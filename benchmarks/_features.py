@@ -40,15 +40,16 @@ def _see(paths: list[Path]) -> dict[str, np.ndarray]:
     return {**found, "y": np.array([path.parent.name for path in paths])}
 
 
-def eighty_classes(train: int = 38, test: int = 15) -> dict[str, np.ndarray]:
+def eighty_classes(train: int = 38, test: int = 15, weights: Path = MOBILENET) -> dict[str, np.ndarray]:
     """A real task of 80 classes: ten hand signs and ten written digits, each in four rotations; 1,280 features.
 
     ``X, y`` to fit on and ``X_test, y_test``; no photo is in both, though it may be in one under several rotations.
     """
-    return kept(f"mobilenet-eighty-{train}-{test}", lambda: _rotated(train, test))
+    other = "" if weights == MOBILENET else f"-{weights.name}"
+    return kept(f"mobilenet-eighty-{train}-{test}{other}", lambda: _rotated(train, test, weights))
 
 
-def _rotated(train: int, test: int) -> dict[str, np.ndarray]:
+def _rotated(train: int, test: int, weights: Path) -> dict[str, np.ndarray]:
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -74,16 +75,16 @@ def _rotated(train: int, test: int) -> dict[str, np.ndarray]:
         image = Image.open(item) if isinstance(item, Path) else Image.fromarray(images[item]).resize((100, 100))
         return image.convert("RGB").rotate(90 * turn)
 
-    X = _forward([(lambda item=item, turn=turn: load(item, turn)) for item, turn in items])["last"]
+    X = _forward([(lambda item=item, turn=turn: load(item, turn)) for item, turn in items], weights)["last"]
     labelled, new = np.array(y), np.array(held)
     return {"X": X[~new], "y": labelled[~new], "X_test": X[new], "y_test": labelled[new]}
 
 
-def _forward(loaders: list[Callable[[], object]]) -> dict[str, np.ndarray]:
+def _forward(loaders: list[Callable[[], object]], weights: Path = MOBILENET) -> dict[str, np.ndarray]:
     import timm
     import torch
 
-    model = timm.create_model(f"local-dir:{MOBILENET}", pretrained=True, num_classes=0).eval()
+    model = timm.create_model(f"local-dir:{weights}", pretrained=True, num_classes=0).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     rows: dict[str, list[torch.Tensor]] = {name: [] for name in (*BLOCKS, "last")}
     for name in BLOCKS:

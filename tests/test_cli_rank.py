@@ -89,3 +89,14 @@ def test_all_rows_are_shown_when_asked(run, photos, monkeypatch):  # noqa: F811
     assert "The first 2 of" in short and "--all shows them all" in short
     long = run("rank", photos, "-s", SOURCE, "--quiet", "--all").stdout
     assert "--all" not in long and len(long.splitlines()) > len(short.splitlines())
+
+
+def test_a_head_that_selects_says_what_it_keeps(run, photos, tmp_path):  # noqa: F811
+    ranked = json.loads(run("rank", photos, "-s", SOURCE, "--head", "group_lasso", "--json").out)
+    assert len(ranked["fused"]["kept"]) == len(ranked["fused"]["parts"])
+    words = "fit", photos, "-s", SOURCE, "--head", "group_lasso:refit=2.0", "-o", tmp_path / "few.headstart"
+    made = json.loads(run(*words, "--json").out)
+    assert made["head"]["name"] == "group_lasso" and made["head"]["refit"] == 2.0
+    (selection,) = made["selection"].values()
+    assert {one["layer"] for one in selection["kept"]} == set(made["layers"])
+    assert "features" in run(*words).out

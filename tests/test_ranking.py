@@ -124,6 +124,23 @@ def test_accuracy_is_the_cross_validated_score_of_the_setting_reported(ranking, 
         assert row.accuracy == pytest.approx(sum(right) / len(made[0].folds) / len(labels), abs=0.012)
 
 
+def test_a_ranking_by_a_head_that_selects_says_how_many_features_it_keeps(ranking):
+    found = rank(ranking.sources, ranking.data, head="group_lasso", store=False)
+    assert len(found.fused.parts) == len(found.fused.features) == len(found.fused.kept) >= 2
+    assert all(0 <= kept <= all_ for kept, all_ in zip(found.fused.kept, found.fused.features, strict=True))
+    assert 0 < sum(found.fused.kept) < sum(found.fused.features)
+    assert f"Kept are {found.fused.kept[0]:,} of {found.fused.features[0]:,} features" in found.together
+    assert ranking.it.fused.kept is None and len(ranking.it.fused.features) == len(ranking.it.fused.parts)
+    assert len(found.validate(1).rows) >= 1
+
+
+def test_the_head_that_is_asked_for_is_the_one_that_is_ranked(ranking, monkeypatch):
+    made = []
+    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(choose(*a, **k)) or made[-1])
+    rank(ranking.sources[0], ranking.data, head="knn", store=False)
+    assert {trial.head for trial in made[0].trials} == {"knn"}
+
+
 # ---- ties -----------------------------------------------------------------------------------------------------------
 
 

@@ -567,6 +567,11 @@ def test_layers_side_by_side_are_told_and_come_back():
     assert back == both and back.fused == both.fused and back.together == both.together
     lost = dataclasses.replace(ranking, fused=fused(wins=False, difference=None))
     assert lost.together.endswith("0.950]: fit() takes the best row alone.")
+    few = fused(features=(1280, 64), kept=(120, 5))
+    assert few.kept == (120, 5) and dataclasses.replace(ranking, fused=few).together.endswith(
+        "fit() takes them together. Kept are 120 of 1,280 features of blocks.4, 5 of 64 of blocks.6."
+    )
+    assert Ranking.from_dict(json.loads(json.dumps(dataclasses.replace(ranking, fused=few).to_dict()))).fused == few
     across = fused(parts=(("a", "l"), ("b", "l")), fingerprints=("f", "g"))
     assert str(across) == "a/l + b/l"
 

@@ -57,6 +57,15 @@ class TestLayers:
         assert selection["head"] == predictor.head.name
         assert selection["low"] <= selection["score"] <= selection["high"]
 
+    def test_a_head_that_selects_tells_what_it_keeps_of_every_layer(self):
+        predictor = fitted(labelled(ABC, n=60), layers="auto", head="group_lasso")
+        head_ = predictor.answers[0].head
+        told = predictor.chosen["selection"]["target"]["kept"]
+        assert [one["layer"] for one in told] == list(predictor.layers)
+        assert sum(one["features"] for one in told) == len(head_.coef_)
+        assert sum(one["kept"] for one in told) == len(head_.kept_) > 0
+        assert "kept" not in fitted(head="ridge").chosen["selection"]["target"]
+
     def test_an_unknown_layer_names_the_nearest(self):
         with pytest.raises(UnknownName, match="fake:vector"):
             fitted(layers="block")
@@ -137,7 +146,7 @@ class TestBalance:
 
 class TestLittleData:
     @pytest.mark.parametrize("per_class", [1, 2, 3])
-    @pytest.mark.parametrize("how", ["auto", "ridge", "lda", "logistic", "knn", "nearest_centroid"])
+    @pytest.mark.parametrize("how", ["auto", "ridge", "lda", "logistic", "knn", "nearest_centroid", "group_lasso"])
     def test_one_or_two_examples_per_class(self, per_class, how):
         data = labelled(ABC, n=3 * per_class)
         predictor = fitted(data, head=how, layers="auto")

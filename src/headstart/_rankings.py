@@ -77,6 +77,10 @@ class Fusion:
         Whether it predicts better than the best single row by cross-validation, so that ``fit`` would take it.
     fingerprints : tuple of str
         Of the parts' sources.
+    features : tuple of int
+        How many features each part has.
+    kept : tuple of int or None
+        How many of them a head that selects keeps; None where the head uses all.
     """
 
     parts: tuple[tuple[str, str], ...]
@@ -89,10 +93,17 @@ class Fusion:
     difference_high: float | None = None
     wins: bool = False
     fingerprints: tuple[str, ...] = ()
+    features: tuple[int, ...] = ()
+    kept: tuple[int, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the parts are called: the layer, with its source where there are several."""
+        several = len(set(self.fingerprints)) > 1 or len({source for source, _ in self.parts}) > 1
+        return tuple(f"{source}/{layer}" if several else layer for source, layer in self.parts)
 
     def __str__(self) -> str:
-        several = len(set(self.fingerprints)) > 1 or len({source for source, _ in self.parts}) > 1
-        return " + ".join(f"{source}/{layer}" if several else layer for source, layer in self.parts)
+        return " + ".join(self.names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +183,8 @@ class Ranking(Record):
         fused = given.get("fused")
         if fused is not None:
             parts = tuple((source, layer) for source, layer in fused["parts"])
-            fused = Fusion(**{**fused, "parts": parts, "fingerprints": tuple(fused["fingerprints"])})
+            lists = {name: tuple(v) for name, v in fused.items() if isinstance(v, (list, tuple))}
+            fused = Fusion(**{**fused, **lists, "parts": parts})
         return cls(**{**given, "fused": fused, "rows": tuple(Row(**row) for row in given["rows"])})
 
     def __str__(self) -> str:
@@ -199,7 +211,7 @@ class Ranking(Record):
             ends = f"[{found.difference_low or 0:+.3f}, {found.difference_high or 0:+.3f}]"
             apart = f", {found.difference:+.3f} {ends} to the best row"
         ending = "fit() takes them together" if found.wins else "fit() takes the best row alone"
-        return f"Side by side, {found} reach {score}{apart}: {ending}."
+        return f"Side by side, {found} reach {score}{apart}: {ending}. {kept_in_words(found)}".rstrip()
 
     def _table(self, limit: int = WIDTH) -> str:
         shown = [f.name for f in fields(Row) if any(getattr(row, f.name) is not None for row in self.rows)]
@@ -214,6 +226,15 @@ class Ranking(Record):
             headers, body, least = headers[:-1], [row[:-1] for row in body], least[:-1]
         shown_rows = table(headers, body, "rllr", limit)
         return shown_rows + (f"\n… and {left} more rows: see .rows" if left > 0 else "")
+
+
+def kept_in_words(found: Fusion) -> str:
+    """``Kept are 120 of 1,280 features of a, 80 of 1,280 of b.``; empty where all are."""
+    if found.kept is None:
+        return ""
+    counts = zip(found.names, found.kept, found.features, strict=True)
+    shares = [f"{kept:,} of {all_:,}{' features' * (not i)} of {name}" for i, (name, kept, all_) in enumerate(counts)]
+    return f"Kept are {', '.join(shares)}."
 
 
 _MOST = 20

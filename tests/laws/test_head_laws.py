@@ -77,7 +77,8 @@ def test_a_member_declares_what_it_is(name):
     assert kind.name == name
     assert kind.tasks and kind.tasks <= {"classification", "multilabel", "regression"}
     assert kind.steady <= kind.tasks
-    assert isinstance(kind.linear, bool) and isinstance(kind.from_moments, bool)
+    declared = (kind.linear, kind.from_moments, kind.competes, kind.rotation_invariant, kind.selects)
+    assert all(isinstance(value, bool) for value in declared)
     assert "References" in __import__(kind.__module__, fromlist=["x"]).__doc__
     assert (kind.__doc__ or "").count("Parameters") == 1
 
@@ -206,7 +207,7 @@ def test_names_of_classes_do_not_matter(name, task, *, seed, shape):
     near(name, a.intercept_[names], b.intercept_, slack=10)
 
 
-@cases
+@walk(rotation_invariant=True)
 @given(seed=seeds, shape=shapes)
 def test_rotating_the_features_does_not_matter(name, task, *, seed, shape):
     X, T = data(seed, shape, task)
@@ -214,6 +215,29 @@ def test_rotating_the_features_does_not_matter(name, task, *, seed, shape):
     fresh = other_rows(seed, X)
     a, b = make(name).fit(X, T, task=task), make(name).fit(X @ turn, T, task=task)
     near(name, a.decision(fresh), b.decision(fresh @ turn), slack=30)
+
+
+@walk(rotation_invariant=False)
+def test_where_rotation_is_declared_to_matter_it_does(name, task):
+    """The limitation is none that could be left out; and what the head sees is the features, not their order."""
+    X, T = data(0, (40, 24, 3), task)
+    turn = ortho_group.rvs(24, random_state=0)
+    a, b = make(name).fit(X, T, task=task), make(name).fit(X @ turn, T, task=task)
+    assert np.abs(a.decision(X) - b.decision(X @ turn)).max() > 1e-3
+    order = np.random.default_rng(0).permutation(24)
+    near(name, a.decision(X), make(name).fit(X[:, order], T, task=task).decision(X[:, order]))
+
+
+@walk(selects=True)
+@given(seed=seeds, shape=shapes)
+def test_a_head_that_selects_has_weights_of_exactly_0_for_all_it_left_out(name, task, *, seed, shape):
+    X, T = data(seed, shape, task)
+    fitted = make(name).fit(X, T, task=task)
+    left = np.setdiff1d(np.arange(X.shape[1]), fitted.kept_)
+    changed = X.copy()
+    changed[:, left] = 1e3
+    assert not fitted.coef_[left].any()
+    assert np.array_equal(fitted.decision(changed), fitted.decision(X))
 
 
 @walk(linear=True)
@@ -318,7 +342,7 @@ def test_a_larger_prior_makes_a_class_likelier(name, *, seed):
     X, T = data(seed, (30, 6, 3), "classification")
     even, first = (make(name).fit(X, T, prior=p) for p in ([1, 1, 1], [8, 1, 1]))
     gain = first.decision(X) - even.decision(X)
-    if name == "ridge":  # a prior weighs the rows there
+    if name in ("ridge", "group_lasso"):  # a prior weighs the rows there
         assert first.predict(X).tolist().count(0) >= even.predict(X).tolist().count(0)
     else:
         assert np.allclose(gain[:, 0] - gain[:, 1], np.log(8), atol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -189,10 +190,16 @@ def _chosen(predictor: Any) -> list[tuple[str, Any]]:
         ("source", ", ".join(short_address(s.address) for s in predictor.sources)),
         ("layers", layers or "none: sentences are chosen by their words and places alone"),
         ("head", _head(predictor.head)),
+        ("features", "; ".join(_kept(t["kept"]) for t in predictor.chosen.get("selection", {}).values() if "kept" in t)),
         ("length", "; ".join(t["length"] for t in predictor.chosen.get("selection", {}).values() if "length" in t)),
         ("policy", predictor.chosen.get("policy")),
         (kind, trained),
     ]
+
+
+def _kept(table: Sequence[Any]) -> str:
+    """How many features of each layer have weights."""
+    return ", ".join(f"{one['kept']:,} of {one['features']:,} of {one['layer']}" for one in table)
 
 
 def _head(head: Any) -> str:

@@ -62,6 +62,9 @@ def rank(
     options: Options = None,
     layers: Layers = None,
     pooling: Pooling = "auto",
+    head: Annotated[
+        str, typer.Option(metavar="NAME[:FIELD=VALUE,…]", help="What would be deployed, as for headstart fit.")
+    ] = "auto",
     budget: Annotated[
         float | None,
         typer.Option(min=0, metavar="SECONDS", show_default="all sources in full",
@@ -93,8 +96,8 @@ def rank(
     sources = _loaded(source, weights, options)
     begun = time.perf_counter()
     ranking = LIBRARY["rank"](
-        sources, items, layers=layers or "auto", pooling=pooling, budget=budget, balance=balance, store=store,
-        random_state=seed, device=device,
+        sources, items, layers=layers or "auto", head=named("head", head), pooling=pooling, budget=budget,
+        balance=balance, store=store, random_state=seed, device=device,
     )  # fmt: skip
     spent = time.perf_counter() - begun
     checked = None

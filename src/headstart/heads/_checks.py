@@ -69,3 +69,15 @@ def need_two_classes(counts: Float) -> None:
         raise NumericsError(
             "All rows are of one class: there is nothing to tell apart. Give rows of at least two classes."
         )
+
+
+def checked_prior(prior: Array | None, task: str, columns: int) -> Float | None:
+    """Shares of the classes to predict for: positive, of classification; they sum to 1 afterwards."""
+    if prior is None:
+        return None
+    if task != "classification":
+        raise OptionError(f"prior= is for classification; this task is {task!r}.")
+    shares = np.asarray(prior, dtype=np.float64)
+    if shares.shape != (columns,) or not np.isfinite(shares).all() or (shares <= 0).any():
+        raise OptionError(f"prior must be {columns} positive numbers, one per class; got {prior!r}.")
+    return np.asarray(shares / shares.sum())

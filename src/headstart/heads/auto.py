@@ -102,6 +102,13 @@ class Choice:
         fitted.temperature_ = self.temperature
         return fitted if self.log_odds is None else fitted.adjust(self.log_odds)
 
+    def kept(self, fitted: Any, X_by_candidate: Mapping[str, Array]) -> tuple[int, ...] | None:
+        """How many features of each candidate a head that selects has kept; None where it keeps all."""
+        if not fitted.selects:
+            return None
+        ends = np.cumsum([0, *(X_by_candidate[name].shape[1] for name in self.candidates)])
+        return tuple(np.diff(np.searchsorted(fitted.kept_, ends)).tolist())
+
 
 def choose(
     X_by_candidate: Mapping[str, Array],
@@ -131,7 +138,8 @@ def choose(
     groups : (n,) array, optional
         Rows of one group stay in one fold, when folds are drawn.
     heads : str, Head, or a sequence of them, optional
-        Names compete with their whole grid, heads with their own fields. None is every head that does the task.
+        Names compete with their whole grid, heads with their own fields. None is every head that does
+        the task and competes.
     balance : {"auto", "none", "logit", "weights"}
         See :mod:`headstart.imbalance`; "none" chooses for accuracy, the others for balanced accuracy.
     fuse : bool
@@ -193,7 +201,7 @@ def calibrate(fitted: Head, decisions: Array, T: Array) -> Head:
 def _entries(heads: str | Head | Sequence[str | Head] | None, task: str, T: Float) -> list[Entry]:
     """The heads that compete, the simplest first."""
     if heads is None or (isinstance(heads, str) and heads == "auto"):
-        able = [name for name in (*_SIMPLEST, *HEADS) if task in HEADS[name].tasks]
+        able = [name for name in (*_SIMPLEST, *HEADS) if HEADS[name].competes and task in HEADS[name].tasks]
         if is_few(T, task):
             able = [name for name in able if task in HEADS[name].steady]
         return [Entry(name) for name in dict.fromkeys(able)]

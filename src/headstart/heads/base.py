@@ -4,7 +4,8 @@ A head is a dataclass: its fields are hyper-parameters with declared constraints
 ``fit`` solves. What is learned ends with an underscore and lives in the *original* feature space: whatever centring or
 scaling a solver likes is folded into ``coef_`` and ``intercept_``.
 
-Adding a head is one file and one line in ``HEADS``; the line enrols it in the laws and in ``head="auto"``.
+Adding a head is one file and one line in ``HEADS``; the line enrols it in the laws and, unless it declares otherwise
+(``competes``), in ``head="auto"``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from headstart._registry import Family, unknown
 from headstart._solve.principal import blocks
 from headstart._typing import TASKS, Array, Float, Ints
 from headstart.errors import DataError, NotFitted, NumericsError, OptionError, StoreError
+from headstart.heads._checks import checked_prior
 from headstart.heads._decisions import ABSENT, flops, members, probabilities, widened
 from headstart.heads._problem import Problem, problem_of
 from headstart.moments import Moments
@@ -30,6 +32,7 @@ __all__ = ["ABSENT", "HEADS", "SCALES", "Head", "LinearHead", "Problem", "flops"
 HEADS = Family(
     "heads",
     {
+        "group_lasso": "headstart.heads.group_lasso:GroupLasso",
         "knn": "headstart.heads.knn:Knn",
         "lda": "headstart.heads.lda:Lda",
         "logistic": "headstart.heads.logistic:Logistic",
@@ -82,6 +85,12 @@ class Head(ABC):
         Whether ``fit`` takes Moments as well as rows, with the same result.
     steady : frozenset of str
         Tasks for which ``head="auto"`` tries it even on few rows, where choosing among much is choosing noise.
+    competes : bool
+        Whether ``head="auto"`` tries it at all; one that does not is used when it is asked for.
+    rotation_invariant : bool
+        Whether rotated features give the same decisions; a head that chooses single features cannot.
+    selects : bool
+        Whether it chooses features: ``kept_`` has the numbers of those with weights.
     learns_prior : bool
         Whether decisions carry the class frequencies of the training data, so that logit adjustment is due.
     intercept_ : (t,) array
@@ -95,6 +104,9 @@ class Head(ABC):
     linear: ClassVar[bool]
     from_moments: ClassVar[bool]
     steady: ClassVar[frozenset[str]]
+    competes: ClassVar[bool] = True
+    rotation_invariant: ClassVar[bool] = True
+    selects: ClassVar[bool] = False
     learns_prior: ClassVar[bool] = True
 
     intercept_: Float
@@ -136,7 +148,7 @@ class Head(ABC):
         scale = getattr(self, "scale", "none")
         problem = problem_of(X, T, task=task, scale=scale, sample_weight=sample_weight)
         columns = len(problem.target_mean)
-        shares = _checked_prior(prior, task, columns)
+        shares = checked_prior(prior, task, columns)
         present = problem.counts > 0 if task == "classification" else np.ones(columns, dtype=bool)
         self.task_, self.temperature_ = task, 1.0
         self._solve(problem.columns(present), None if shares is None else shares[present] / shares[present].sum())
@@ -281,14 +293,3 @@ class LinearHead(Head):
     @property
     def _features(self) -> int:
         return len(self.coef_)
-
-
-def _checked_prior(prior: Array | None, task: str, columns: int) -> Float | None:
-    if prior is None:
-        return None
-    if task != "classification":
-        raise OptionError(f"prior= is for classification; this task is {task!r}.")
-    shares = np.asarray(prior, dtype=np.float64)
-    if shares.shape != (columns,) or not np.isfinite(shares).all() or (shares <= 0).any():
-        raise OptionError(f"prior must be {columns} positive numbers, one per class; got {prior!r}.")
-    return np.asarray(shares / shares.sum())

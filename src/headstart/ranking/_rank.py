@@ -13,6 +13,7 @@ from headstart.dataset import Dataset, need_targets
 from headstart.errors import DataError, HeadstartError
 from headstart.extraction import extract
 from headstart.heads.auto import MOST_ROWS, choose
+from headstart.heads.base import Head
 from headstart.ranking._halving import halved
 from headstart.ranking._prepare import column_of, few, group_numbers, loaded, outputs, usable
 from headstart.ranking._rows import Pairing, fusion, rows_of, ties_in_words
@@ -28,6 +29,7 @@ def rank(
     data: Dataset,
     *,
     layers: str | Iterable[str] = "auto",
+    head: str | Head = "auto",
     pooling: str = "auto",
     budget: float | None = None,
     balance: str = "auto",
@@ -46,6 +48,9 @@ def rank(
         Training data; keep the test part out of it.
     layers : str or iterable of str
         As for :func:`headstart.extract`; ``"auto"`` are all candidates.
+    head : str or Head
+        What would be deployed, as for :func:`headstart.fit`. With ``"group_lasso"`` the ranking says how many features
+        of each layer are kept side by side.
     budget : seconds, optional
         For the extraction. When the passes would take longer, sources are halved on growing samples of the data.
     balance : {"auto", "none", "logit", "weights"}
@@ -86,7 +91,9 @@ def rank(
     judged = few(T, column.task, random_state, MOST_ROWS)
     some, truth = {name: X[judged] for name, X in rows.items()}, T[judged]
     part = None if groups is None else groups[judged]
-    choice = choose(some, truth, task=column.task, balance=balance, fuse=True, groups=part, random_state=random_state)
+    choice = choose(
+        some, truth, task=column.task, heads=head, balance=balance, fuse=True, groups=part, random_state=random_state
+    )
     pairing = Pairing.of(choice, truth)
     found = rows_of(names, rows, T, choice=choice, pairing=pairing, banks=banks, data=kept)
     transfers, baseline, sentence = verdict(found, some, truth, choice=choice, groups=part)
@@ -96,7 +103,7 @@ def rank(
     cost = {"extract_seconds": extracted - begun, "seconds": time.perf_counter() - begun, "items": len(kept)}
     again = partial(
         validate, rows=rows, T=T, names=names, task=column.task, found=found, seed=random_state, groups=groups,
-        data=kept, column=column.name,
+        data=kept, column=column.name, head=head,
     )  # fmt: skip
     return Ranking(
         rows=tuple(found),
@@ -104,7 +111,7 @@ def rank(
         transfers=transfers,
         metric=choice.metric,
         baseline=baseline,
-        fused=fusion(choice, names, pairing),
+        fused=fusion(choice, names, pairing, rows=some, T=truth),
         shared=shared,
         cost=cost,
         provenance={"random_state": random_state, "data": data.fingerprint, "target": column.name},

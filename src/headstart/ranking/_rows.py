@@ -13,6 +13,7 @@ from headstart._intervals import paired_difference
 from headstart.bank import FeatureBank
 from headstart.dataset import Dataset
 from headstart.heads.auto import Choice, Trial
+from headstart.heads.base import HEADS
 from headstart.ranking._columns import columns_of, source_columns
 from headstart.result import Fusion, Row
 from headstart.sources.base import Source
@@ -106,7 +107,9 @@ class Pairing:
         return trial.rows if self.weights is None else trial.rows * self.weights
 
 
-def fusion(choice: Choice, names: Names, pairing: Pairing) -> Fusion | None:
+def fusion(
+    choice: Choice, names: Names, pairing: Pairing, *, rows: Mapping[str, np.ndarray], T: np.ndarray
+) -> Fusion | None:
     """The layers that were tried side by side, against the best single one."""
     together = [trial for trial in choice.trials if len(trial.candidates) > 1]
     single = max((t for n in names if (t := best_of(choice.trials, (n,))) is not None), key=_score, default=None)
@@ -116,6 +119,8 @@ def fusion(choice: Choice, names: Names, pairing: Pairing) -> Fusion | None:
     assert best is not None
     mean, low, high = pairing.difference(best, single)
     parts = [names[name] for name in best.candidates]
+    taken = replace(choice, candidates=best.candidates, name=best.head, fields=best.fields)
+    kept = taken.kept(taken.fit(rows, T), rows) if HEADS[best.head].selects else None
     return Fusion(
         tuple((source.name, layer) for source, layer in parts),
         accuracy=best.score,
@@ -126,6 +131,8 @@ def fusion(choice: Choice, names: Names, pairing: Pairing) -> Fusion | None:
         difference_high=high,
         wins=len(choice.candidates) > 1,
         fingerprints=tuple(source.fingerprint for source, _ in parts),
+        features=tuple(rows[name].shape[1] for name in best.candidates),
+        kept=kept,
     )
 
 

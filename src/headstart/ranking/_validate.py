@@ -14,6 +14,7 @@ from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError
 from headstart.heads._cross import draw_folds, mean_average_precision, r_squared
 from headstart.heads.auto import Choice, choose
+from headstart.heads.base import Head
 from headstart.ranking._columns import scores_of
 from headstart.ranking._rows import best_of
 from headstart.result import Row
@@ -57,7 +58,7 @@ class Validation:
 def validate(
     k: int, *, rows: Mapping[str, np.ndarray], T: np.ndarray, names: Mapping[str, Any], task: str,
     found: Sequence[Row], seed: int, groups: np.ndarray | None = None, data: Dataset | None = None,
-    column: str | None = None, fit: Callable[..., Any] | None = None, **options: Any,
+    column: str | None = None, head: str | Head = "auto", fit: Callable[..., Any] | None = None, **options: Any,
 ) -> Validation:  # fmt: skip
     """Fit the first ``k`` rows and up to four others on three fifths of the data and score them on the rest.
 
@@ -84,15 +85,17 @@ def validate(
     where = {(source.fingerprint, layer): name for name, (source, layer) in names.items()}
     picked = {where[row.fingerprint, row.layer]: row for row in chosen}
     train = {name: rows[name][~test] for name in picked}
-    choices = {name: choose({name: X}, T[~test], task=task, random_state=seed) for name, X in train.items()}
+    how: dict[str, Any] = {"task": task, "heads": head, "random_state": seed}
+    choices = {name: choose({name: X}, T[~test], **how) for name, X in train.items()}
     scores = [_scored(row, train[name], T[~test], choices[name]) for name, row in picked.items()]
+    asked = {} if head == "auto" else {"head": head}
     truth = []
     for name in picked:
         if fit is None or data is None:
             truth.append(_solved(choices[name], rows[name], T, test))
         else:
             parts = data.take(np.flatnonzero(~test)), data.take(np.flatnonzero(test))
-            truth.append(_run(fit, names[name], parts, column, random_state=seed, **options))
+            truth.append(_run(fit, names[name], parts, column, **{**asked, "random_state": seed, **options}))
     tau, regret = _judged(scores, truth)
     metric = {"classification": "accuracy", "multilabel": "mean_average_precision", "regression": "r2"}[task]
     shown = tuple((row.source, row.layer, value) for row, value in zip(chosen, truth, strict=True))

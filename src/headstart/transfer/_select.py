@@ -94,8 +94,23 @@ def select(
     )
     counts = None if column.classes is None else dict(zip(column.classes, T.sum(0).astype(int).tolist()))
     parts = tuple(labelled.part(names[name]) for name in choice.candidates)
-    answer = ANSWERS[column.task](column.name, parts, choice.fit(rows, T), column.classes, choice.log_odds, counts)
-    return answer, _table(choice)
+    fitted = choice.fit(rows, T)
+    answer = ANSWERS[column.task](column.name, parts, fitted, column.classes, choice.log_odds, counts)
+    return answer, {**_table(choice), **_kept(choice, fitted, rows)}
+
+
+def _kept(choice: Choice, fitted: Head, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """How many features of each layer a head that selects has kept."""
+    kept = choice.kept(fitted, rows)
+    if kept is None:
+        return {}
+    table = [
+        {"layer": name, "kept": count, "features": rows[name].shape[1]}
+        for name, count in zip(choice.candidates, kept, strict=True)
+    ]
+    told = ", ".join(f"{one['kept']:,} of {one['features']:,} of {one['layer']}" for one in table)
+    note(f"Features kept by {choice.name}: {told}.")
+    return {"kept": table}
 
 
 def need_contrast(name: str, column: Target) -> None:

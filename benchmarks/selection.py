@@ -1,0 +1,132 @@
+"""Claim: a group lasso keeps a fraction of the features of fused layers, in seconds. What that costs in accuracy.
+
+* ``photos``: ImageNet and iNaturalist MobileNetV2 on photos, hand signs and written digits, half of the items to fit on
+  and half to test, two draws each; in two spaces: the layers that forward selection puts side by side, as ``fit()`` does,
+  and all candidate layers of both. The plain twin is ridge on all features of the same space; ``head="auto"`` beside it.
+* ``time``: the last layers of both sources (2,560 features) of photos in 80 classes: seconds of one fit, strengths
+  chosen, and of the whole cross-validation.
+
+    OMP_NUM_THREADS=1 python benchmarks/selection.py [photos time] [--save]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from _features import DATA, eighty_classes
+from ranking import images, trained
+
+from headstart.dataset import Dataset
+from headstart.extraction import extract
+from headstart.heads import head
+from headstart.heads._contest import Contest
+from headstart.heads._cross import Aim, draw_folds
+from headstart.heads._fusion import forward
+from headstart.heads.auto import choose
+
+HERE = Path(__file__).resolve().parent
+HEADS = ("ridge", "group_lasso", "auto")
+
+
+def photos(_: argparse.Namespace) -> dict:
+    """Test accuracy, share of features kept and seconds of choosing, in both spaces."""
+    sources = [one for one in trained() if "tf2" not in one.name and "." in one.name]
+    found = {}
+    for name, data in images().items():
+        for seed in (0, 1):
+            train, test = data.split(test_size=0.5, random_state=seed)
+            rows, T = layers(sources, train)
+            held, truth = layers(sources, test)
+            for space, names in spaces(rows, T).items():
+                X, Z = (np.concatenate([part[n] for n in names], axis=1) for part in (rows, held))
+                one = {kind: fitted(kind, (X, T), (Z, truth)) for kind in HEADS}
+                found[f"{name} {seed} {space}"] = {"features": X.shape[1], "rows": len(X), "heads": one}
+                print(name, seed, space, X.shape, {k: {m: round(v, 3) for m, v in o.items()} for k, o in one.items()},
+                      flush=True)  # fmt: skip
+    mean = {
+        f"{space}, {kind}": {
+            m: float(np.mean([one["heads"][kind][m] for key, one in found.items() if key.endswith(space)]))
+            for m in ("accuracy", "kept", "seconds")
+        }
+        for space in ("chosen layers", "all layers")
+        for kind in HEADS
+    }
+    return {"targets": found, "mean": mean}
+
+
+def layers(sources: list, data: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Rows of every candidate layer of every source, and one-hot targets."""
+    found = {}
+    for source in sources:
+        bank = extract(source, data, layers="auto")
+        found |= {f"{source.name}/{layer}": np.array(bank.rows(layer, data)) for layer in bank.layers}
+    return found, data.columns[0].matrix()
+
+
+def spaces(rows: dict[str, np.ndarray], T: np.ndarray) -> dict[str, list[str]]:
+    """The layers that forward selection puts side by side, and all of them."""
+    trials = choose(rows, T, heads="ridge", fuse=True).trials
+    fused = next(trial.candidates for trial in trials if len(trial.candidates) > 1)
+    return {"chosen layers": list(fused), "all layers": list(rows)}
+
+
+def fitted(kind: str, train: tuple, test: tuple) -> dict[str, float]:
+    """One head, its strengths chosen by cross-validation, on standardised features."""
+    (X, T), (Z, truth) = train, test
+    mean, spread = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
+    X, Z = ((part - mean) / np.where(spread > 1e-6, spread, np.inf) for part in (X, Z))
+    begun = time.perf_counter()
+    choice = choose({"x": X}, T, heads=kind, random_state=0)
+    made = choice.fit({"x": X}, T)
+    spent = time.perf_counter() - begun
+    right = made.decision(Z).argmax(axis=1) == truth.argmax(axis=1)
+    kept = len(made.kept_) / X.shape[1] if made.selects else 1.0
+    return {"accuracy": float(right.mean()), "kept": kept, "seconds": spent}
+
+
+def timing(_: argparse.Namespace) -> dict:
+    """Seconds with 2,560 features and 80 classes."""
+    parts = [eighty_classes(), eighty_classes(weights=DATA / "weights" / "mobilenetv2_100.inat_insect")]
+    X = np.concatenate([part["X"] for part in parts], axis=1)
+    T = (parts[0]["y"][:, None] == np.unique(parts[0]["y"])).astype(np.float64)
+    begun = time.perf_counter()
+    made = head("group_lasso", scale="standard").fit(X, T)
+    once = time.perf_counter() - begun
+    Z = np.concatenate([part["X_test"] for part in parts], axis=1)
+    truth = np.searchsorted(np.unique(parts[0]["y"]), parts[0]["y_test"])
+    found = {"rows": len(X), "features": X.shape[1], "classes": T.shape[1], "fit_seconds": once,
+             "kept": len(made.kept_), "accuracy": float((made.predict(Z) == truth).mean())}  # fmt: skip
+    for kind in ("ridge", "group_lasso"):
+        found[kind] = fitted(kind, (X, T), (Z, np.eye(T.shape[1])[truth]))
+    return found
+
+
+PARTS = {"photos": photos, "time": timing}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS))
+    parser.add_argument("--save", action="store_true")
+    args = parser.parse_args()
+    path = HERE / "results" / "selection.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    versions = {name: version(name) for name in ("numpy", "torch")}
+    for part in args.parts:
+        kept[part] = {**PARTS[part](args), "machine": machine, "versions": versions}
+        print(json.dumps({part: kept[part]}, indent=2, default=str))
+        if args.save:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(kept, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
