@@ -175,6 +175,15 @@ def test_features_that_are_all_constant_say_so_and_unfitted_heads_too():
         head("group_lasso").fit(np.ones((20, 3)), data(0, (20, 4, 2))[1], task="regression")
 
 
+def test_targets_that_never_change_are_predicted_without_features():
+    X, _ = data(0, (30, 6, 2))
+    Y = np.tile([2.0, -1.0], (30, 1))
+    fitted = head("group_lasso").fit(X, Y, task="regression")
+    assert len(fitted.kept_) == 0 and np.allclose(fitted.predict(X), Y)
+    choice = choose({"x": X}, Y, task="regression", heads="group_lasso")
+    assert np.allclose(choice.fit({"x": X}, Y).predict(X), Y)
+
+
 def test_auto_leaves_it_out_and_asking_takes_it():
     X, Y = data(6, (240, 12, 3), "classification")
     assert "group_lasso" not in {trial.head for trial in choose({"x": X}, Y).trials}

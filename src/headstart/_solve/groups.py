@@ -210,8 +210,8 @@ class _Search:
             slope += np.outer(self.scatter[j], new - coef[j])
             coef[j] = new
 
-    def _newton(self, coef: Float, slope: Float, rest: float) -> bool:
-        """One step among the features that are in, in place, solved up to a share ``rest``; False if it failed.
+    def _newton(self, coef: Float, slope: Float, left: float) -> bool:
+        """One step among the features that are in, in place, solved up to a share ``left``; False if it failed.
 
         Features that would turn round leave.
         """
@@ -222,7 +222,7 @@ class _Search:
         sizes = _norms(W)
         unit = W / sizes[:, None]
         down = -(slope[on] + self.penalty * unit)
-        step = _conjugate(scatter, self.penalty / sizes, unit, down, rest)
+        step = _conjugate(scatter, self.penalty / sizes, unit, down, left=left)
         value = self._value(W, slope[on], cross)
         for halving in range(_HALVINGS):
             new = W + step * 0.5**halving
@@ -238,8 +238,8 @@ class _Search:
         return float(0.5 * np.vdot(W, slope - cross) + self.penalty * _norms(W).sum())
 
 
-def _conjugate(scatter: Float, bend: Float, unit: Float, right: Float, share: float) -> Float:
-    """Solve S V + bend·(V − u(u·V)) = right by preconditioned conjugate gradients."""
+def _conjugate(scatter: Float, bend: Float, unit: Float, right: Float, *, left: float) -> Float:
+    """Solve S V + bend·(V − u(u·V)) = right by preconditioned conjugate gradients, up to a share ``left``."""
     s, t = right.shape
     near = scatter.copy()
     near[np.diag_indices(s)] += bend * (t - 1) / t + _JITTER * np.trace(scatter) / s
@@ -247,7 +247,7 @@ def _conjugate(scatter: Float, bend: Float, unit: Float, right: Float, share: fl
     found, rest = np.zeros_like(right), right.copy()
     ahead = inverse @ rest
     move, energy = ahead, float(np.vdot(rest, ahead))
-    wanted = share * float(np.linalg.norm(right))
+    wanted = left * float(np.linalg.norm(right))
     for _ in range(_INNER):
         push = scatter @ move + bend[:, None] * (move - unit * (unit * move).sum(axis=1, keepdims=True))
         curve = float(np.vdot(move, push))

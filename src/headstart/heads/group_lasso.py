@@ -150,7 +150,9 @@ class _Fit:
     @classmethod
     def of(cls, problem: Problem) -> _Fit:
         """All of a problem."""
-        products = OfRows(problem.away, problem.target_away) if problem.wide else OfScatter(problem.scatter, problem.cross)
+        products: OfScatter | OfRows = OfScatter(problem.scatter, problem.cross) if not problem.wide else (
+            OfRows(problem.away, problem.target_away)
+        )
         still = np.zeros(problem.features), np.zeros(len(problem.target_mean))
         return cls(products, problem.count, float(problem.target_scatter.sum()), *still)
 
@@ -183,7 +185,7 @@ class _Fit:
         Beyond that selecting costs much and leaves little out.
         """
         most = max(_FEW, min(self.alive / 4, self.count / 2))
-        penalties = largest(self.products) * _SHARES
+        penalties = (largest(self.products) or 1.0) * _SHARES  # targets that nothing pulls at: any strength keeps nothing
         rough = path(self.products, list(penalties), exact=self.count <= _SMALL)
         last = next((place for place, kept in enumerate(rough) if len(kept.features) > most), len(penalties))
         return penalties[: max(last, 2)] / self.count
