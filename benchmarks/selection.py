@@ -1,8 +1,9 @@
 """Claim: a group lasso keeps a fraction of the features of fused layers, in seconds. What that costs in accuracy.
 
-* ``photos``: ImageNet and iNaturalist MobileNetV2 on photos, hand signs and written digits, half of the items to fit on
-  and half to test, two draws each; in two spaces: the layers that forward selection puts side by side, as ``fit()`` does,
-  and all candidate layers of both. The plain twin is ridge on all features of the same space; ``head="auto"`` beside it.
+* ``photos``: ImageNet and iNaturalist MobileNetV2 on photos, hand signs and written digits, half of the items to fit
+  on and half to test, two draws each; in two spaces: the layers that forward selection puts side by side, as ``fit()``
+  does, and all candidate layers of both. The plain twin is ridge on all features of the same space; beside it
+  ``head="auto"``.
 * ``time``: the last layers of both sources (2,560 features) of photos in 80 classes: seconds of one fit, strengths
   chosen, and of the whole cross-validation.
 
@@ -26,9 +27,6 @@ from ranking import images, trained
 from headstart.dataset import Dataset
 from headstart.extraction import extract
 from headstart.heads import head
-from headstart.heads._contest import Contest
-from headstart.heads._cross import Aim, draw_folds
-from headstart.heads._fusion import forward
 from headstart.heads.auto import choose
 
 HERE = Path(__file__).resolve().parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -204,7 +205,7 @@ def test_how_many_features_of_each_layer_are_kept():
     fitted = choice.fit(views, Y)
     kept = choice.kept(fitted, views)
     ends = np.cumsum([0, *(views[name].shape[1] for name in choice.candidates)])
-    assert kept == tuple(((fitted.kept_ >= a) & (fitted.kept_ < b)).sum() for a, b in zip(ends, ends[1:]))
+    assert kept == tuple(((fitted.kept_ >= a) & (fitted.kept_ < b)).sum() for a, b in pairwise(ends))
     assert min(kept) >= 1 and sum(kept) <= 6 and {0, ends[1]} <= set(fitted.kept_)
     plain = choose(views, Y, heads="ridge", fuse=True)
     assert plain.kept(plain.fit(views, Y), views) is None

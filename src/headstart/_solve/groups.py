@@ -264,4 +264,4 @@ def _conjugate(scatter: Float, bend: Float, unit: Float, right: Float, *, left: 
 
 
 def _norms(rows: Float) -> Float:
-    return np.sqrt(np.einsum("dt,dt->d", rows, rows))
+    return np.asarray(np.sqrt(np.einsum("dt,dt->d", rows, rows)))

@@ -190,7 +190,10 @@ def _chosen(predictor: Any) -> list[tuple[str, Any]]:
         ("source", ", ".join(short_address(s.address) for s in predictor.sources)),
         ("layers", layers or "none: sentences are chosen by their words and places alone"),
         ("head", _head(predictor.head)),
-        ("features", "; ".join(_kept(t["kept"]) for t in predictor.chosen.get("selection", {}).values() if "kept" in t)),
+        (
+            "features",
+            "; ".join(_kept(t["kept"]) for t in predictor.chosen.get("selection", {}).values() if "kept" in t),
+        ),
         ("length", "; ".join(t["length"] for t in predictor.chosen.get("selection", {}).values() if "length" in t)),
         ("policy", predictor.chosen.get("policy")),
         (kind, trained),

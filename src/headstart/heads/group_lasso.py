@@ -2,19 +2,20 @@
 
 .. math:: \\min_W\\; \\frac{1}{2n}‖Y − XW‖² + α·Σ_j ‖w_j‖
 
-says which features to keep, with one group per feature: its weights for all targets. The objective, and so α, is that of
-scikit-learn's ``MultiTaskLasso``. It shrinks what it keeps, so a ridge is fitted on the kept features afterwards (the
-relaxed lasso). α and the ridge's strength are chosen by cross-validation in ``fit(head="group_lasso")``; alone, both by
-generalised cross-validation, which moments allow. Layers side by side need comparable units: ``scale="standard"``.
+says which features to keep, with one group per feature: its weights for all targets. The objective, and so α, is that
+of scikit-learn's ``MultiTaskLasso``. It shrinks what it keeps, so a ridge is fitted on the kept features afterwards
+(the relaxed lasso). α and the ridge's strength are chosen by cross-validation in ``fit(head="group_lasso")``; alone,
+both by generalised cross-validation, which moments allow. Layers side by side need comparable units:
+``scale="standard"``.
 
-Rotations mix features, and so what is kept changes with them. **Cost**: O(n·d·min(n, d)) and, per strength and fold, some
-solves of s × s systems for s kept features. **Moments**: exact; a prior needs per-class moments.
+Rotations mix features, and so what is kept changes with them. **Cost**: O(n·d·min(n, d)) and, per strength and fold,
+some solves of s × s systems for s kept features. **Moments**: exact; a prior needs per-class moments.
 
 References
 ----------
-Yuan & Lin (2006), Model selection and estimation in regression with grouped variables. Meinshausen (2007), Relaxed lasso.
-Chen & Chen (2008), Extended Bayesian information criteria (what choosing costs). Evci et al. (2022), Head2Toe: utilizing intermediate
-representations for better transfer learning (the norms of the weights as the relevance of features).
+Yuan & Lin (2006), Model selection and estimation in regression with grouped variables. Meinshausen (2007), Relaxed
+lasso. Chen & Chen (2008), Extended Bayesian information criteria (what choosing costs). Evci et al. (2022), Head2Toe:
+utilizing intermediate representations for better transfer learning (norms of weights as the relevance of features).
 """
 
 from __future__ import annotations
@@ -150,8 +151,10 @@ class _Fit:
     @classmethod
     def of(cls, problem: Problem) -> _Fit:
         """All of a problem."""
-        products: OfScatter | OfRows = OfScatter(problem.scatter, problem.cross) if not problem.wide else (
-            OfRows(problem.away, problem.target_away)
+        products: OfScatter | OfRows = (
+            OfScatter(problem.scatter, problem.cross)
+            if not problem.wide
+            else (OfRows(problem.away, problem.target_away))
         )
         still = np.zeros(problem.features), np.zeros(len(problem.target_mean))
         return cls(products, problem.count, float(problem.target_scatter.sum()), *still)
@@ -180,15 +183,16 @@ class _Fit:
         return int(np.count_nonzero(pulls > _DEAD * pulls.max()))
 
     def alphas(self) -> Float:
-        """Strengths worth trying, the strongest first: until a quarter of the features is kept, or half as many as rows.
+        """Strengths worth trying, strongest first: until a quarter of the features is kept, or half as many as rows.
 
         Beyond that selecting costs much and leaves little out.
         """
         most = max(_FEW, min(self.alive / 4, self.count / 2))
-        penalties = (largest(self.products) or 1.0) * _SHARES  # targets that nothing pulls at: any strength keeps nothing
+        reach = largest(self.products) or 1.0  # where nothing pulls at the targets any strength keeps nothing
+        penalties = np.asarray(reach * _SHARES, dtype=np.float64)
         rough = path(self.products, list(penalties), exact=self.count <= _SMALL)
         last = next((place for place, kept in enumerate(rough) if len(kept.features) > most), len(penalties))
-        return penalties[: max(last, 2)] / self.count
+        return np.asarray(penalties[: max(last, 2)] / self.count)
 
     def kept(self, alphas: Sequence[float | None]) -> list[tuple[float, Kept]]:
         """Strength and solution for each strength that is asked for; None is chosen by GCV."""
@@ -218,7 +222,8 @@ class _Fit:
         """Strength and weights (s, t) of the ridge on the kept features, for each strength; None is chosen by GCV."""
         block, cross = self.products.block(kept.features), self.products.cross[kept.features]
         strengths = [self._strength(kept)[0] if refit is None else refit for refit in refits]
-        return [(one, np.linalg.solve(block + one * np.eye(len(block)), cross)) for one in strengths]
+        whole = np.eye(len(block))
+        return [(one, np.asarray(np.linalg.solve(block + one * whole, cross), dtype=np.float64)) for one in strengths]
 
     def _strength(self, kept: Kept) -> tuple[float, float, float]:
         """The ridge of least GCV on the kept features: strength, squared error left, degrees of freedom per target."""

@@ -58,7 +58,7 @@ def fit(
         cross-validation on this data.
     head : str or Head
         ``"auto"`` chooses by cross-validation; a name (``"ridge"``, ``"lda"``, ``"logistic"``, ``"knn"``,
-        ``"nearest_centroid"``) or ``head("ridge", alpha=1.0)`` fixes it. ``"group_lasso"`` uses few of the features, and
+        ``"nearest_centroid"``) or ``head("ridge", alpha=1.0)`` fixes it. ``"group_lasso"`` uses few of the features;
         ``chosen["selection"]`` says how many of each layer.
     policy : str or Policy
         ``"frozen"`` trains nothing; others fine-tune, starting from the solved head. ``"auto"`` is ``"frozen"``
