@@ -39,6 +39,7 @@ _SHARES = 10.0 ** (-0.15 * np.arange(1, 13))  # of the strength from which on no
 _SMALL = 200  # rows up to which the number of kept features is found exactly: where they are few it hangs on rounding
 _DEAD = 1e-9  # of the largest pull
 _FEW = 10  # features that may be kept however few there are
+_SAME = 1e-7  # relative: what two errors that are equal may differ by
 _DECADES = (1.0, 0.0, -1.0, -2.0)  # of the ridge's strengths, about the mean scatter of a feature
 
 
@@ -187,7 +188,7 @@ class _Fit:
 
         Beyond that selecting costs much and leaves little out.
         """
-        most = max(_FEW, min(self.alive / 4, self.count / 2))
+        most = min(max(_FEW, self.alive / 4), self.count / 2)
         reach = largest(self.products) or 1.0  # where nothing pulls at the targets any strength keeps nothing
         penalties = np.asarray(reach * _SHARES, dtype=np.float64)
         rough = path(self.products, list(penalties), exact=self.count <= _SMALL)
@@ -204,7 +205,8 @@ class _Fit:
         """The strength whose refit has the least GCV, of equals the strongest.
 
         Having chosen s of d features counts as log C(d, s) degrees of freedom, as in an extended information criterion:
-        without it noise would be kept. With less than two rows per target nothing can be judged: the weakest.
+        without it noise would be kept. With less than two rows per target, or where every strength takes all degrees of
+        freedom, nothing can be judged: the weakest.
         """
         alphas = self.alphas()
         solved = list(zip(alphas.tolist(), path(self.products, list(self.count * alphas)), strict=True))
@@ -216,7 +218,7 @@ class _Fit:
             _, left, free = self._strength(kept)
             s = len(kept.features)
             errors.append(_gcv(left, free - (betaln(s + 1, d - s + 1) + np.log(d + 1)) / t, self.count))
-        return solved[int(np.argmin(errors))]
+        return solved[_least(errors)] if np.isfinite(errors).any() else solved[-1]
 
     def refitted(self, kept: Kept, refits: Sequence[float | None]) -> list[tuple[float, Float]]:
         """Strength and weights (s, t) of the ridge on the kept features, for each strength; None is chosen by GCV."""
@@ -238,9 +240,15 @@ class _Fit:
             shrunk = values + strength
             left = self.target_scatter - float((pulled * (values + 2 * strength) / shrunk**2).sum())
             found.append((float(strength), left, float((values / shrunk).sum())))
-        return min(found, key=lambda one: _gcv(one[1], one[2], self.count))
+        return found[_least([_gcv(left, free, self.count) for _, left, free in found])]
+
+
+def _least(errors: Sequence[float]) -> int:
+    """The place of the least error; of those that differ by rounding alone, the first, which is the strongest."""
+    return int(np.flatnonzero(np.asarray(errors) <= min(errors) * (1 + _SAME) + _SAME)[0])
 
 
 def _gcv(left: float, free: float, count: float) -> float:
     """Generalised cross-validation: what is left over, and the degrees of freedom that it took."""
-    return count * max(left, 0.0) / max(count - 1.0 - free, 1e-9 * count) ** 2
+    rest = count - 1.0 - free
+    return count * max(left, 0.0) / rest**2 if rest > 1e-9 * count else np.inf
