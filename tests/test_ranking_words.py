@@ -100,7 +100,7 @@ def trial(name: str, wrong: int, n: int = 100, **more) -> SimpleNamespace:
     rows[:wrong] = 0
     score = float(rows.mean())
     shown = {"low": score - 0.05, "high": score + 0.05, "costs": 1 - rows, "cost": 1 - score}
-    return SimpleNamespace(candidates=(name,), rows=rows, score=score, **{**shown, **more})
+    return SimpleNamespace(head="ridge", candidates=(name,), rows=rows, score=score, **{**shown, **more})
 
 
 def test_groups_start_anew_where_a_row_is_clearly_worse():
@@ -124,6 +124,11 @@ def test_best_of_is_the_cheapest_trial_of_these_features():
     assert best_of([dear, cheap, other], ("c",)) is None
 
 
+def fused(*choice):
+    rows, T = {"a": np.zeros((40, 3)), "b": np.zeros((40, 5))}, np.eye(2)[np.arange(40) % 2]
+    return fusion(chosen(*choice), NAMES, Pairing("classification"), rows=rows, T=T)
+
+
 def chosen(trials, candidates=("a",), metric="accuracy", task="classification") -> SimpleNamespace:
     return SimpleNamespace(trials=trials, candidates=candidates, metric=metric, task=task)
 
@@ -137,25 +142,26 @@ NAMES = {
 def test_fusion_is_told_against_the_best_single_row():
     together = trial("a", 5)
     together.candidates = ("a", "b")
-    found = fusion(chosen([trial("a", 15), trial("b", 40), together], ("a", "b")), NAMES, Pairing("classification"))
+    found = fused([trial("a", 15), trial("b", 40), together], ("a", "b"))
     assert found.parts == (("net", "l1"), ("other", "l7"))
     assert found.fingerprints == ("f1", "f2")
     assert found.difference == pytest.approx(0.10)
     assert 0 < found.difference_low < found.difference < found.difference_high
     assert found.wins
+    assert found.features == (3, 5) and found.kept is None
     assert str(found) == "net/l1 + other/l7"
 
 
 def test_fusion_that_was_not_chosen_does_not_win():
     together = trial("a", 14)
     together.candidates = ("a", "b")
-    found = fusion(chosen([trial("a", 15), together]), NAMES, Pairing("classification"))
+    found = fused([trial("a", 15), together])
     assert not found.wins
     assert found.difference == pytest.approx(0.01)
 
 
 def test_without_anything_together_there_is_no_fusion():
-    assert fusion(chosen([trial("a", 15), trial("b", 40)]), NAMES, Pairing("classification")) is None
+    assert fused([trial("a", 15), trial("b", 40)]) is None
 
 
 def test_pairing_knows_the_metric():

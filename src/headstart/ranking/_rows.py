@@ -119,8 +119,10 @@ def fusion(
     assert best is not None
     mean, low, high = pairing.difference(best, single)
     parts = [names[name] for name in best.candidates]
-    taken = replace(choice, candidates=best.candidates, name=best.head, fields=best.fields)
-    kept = taken.kept(taken.fit(rows, T), rows) if HEADS[best.head].selects else None
+    kept = None
+    if HEADS[best.head].selects:
+        taken = replace(choice, candidates=best.candidates, name=best.head, fields=best.fields)
+        kept = taken.kept(taken.fit(rows, T), rows)
     return Fusion(
         tuple((source.name, layer) for source, layer in parts),
         accuracy=best.score,
