@@ -73,6 +73,24 @@ def test_everything_tried_is_on_the_table():
     assert str(len(choice.trials)) in choice.reason
 
 
+@pytest.mark.parametrize("name", list(HEADS))
+def test_a_head_as_it_comes_can_be_asked_for(name):
+    """Strengths of None are chosen by the head itself; the same head by name has them chosen by cross-validation."""
+    X, T = layers(n=90)
+    made = choose({"good": X["good"]}, T, heads=head(name))
+    assert made.name == name and made.fields == head(name).fields()
+    assert made.score > 0.7 and made.fit(X, T).decision(X["good"]).shape == T.shape
+
+
+@pytest.mark.parametrize("select", ["gcv", "loo"])
+def test_a_ridge_without_a_strength_is_judged_at_the_one_it_chooses(select):
+    X, T = layers(n=90)
+    own = head("ridge", select=select)
+    found = own.fit(X["good"], T, task="classification").alpha_
+    one, two = (choose({"good": X["good"]}, T, heads=h, random_state=0) for h in (own, head("ridge", alpha=found)))
+    assert np.allclose(one.trials[0].rows, two.trials[0].rows)
+
+
 def test_layers_side_by_side_win_where_each_has_half_of_it():
     rng = np.random.default_rng(0)
     y = np.arange(400) % 4

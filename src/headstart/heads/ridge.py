@@ -77,7 +77,9 @@ class Ridge(LinearHead):
         """All strengths and folds from one decomposition, exactly as if each had been fitted."""
         engine = FoldRidge(problem.coordinates, problem.principal.values, problem.targets, problem.row_weights)
         out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
-        alphas = np.array([setting["alpha"] for setting in grid])
+        # a head asked for without a strength chooses it once, from all rows: one number, as the best of a grid would be
+        own = {how: _chosen(problem, how) for how in {s.get("select", "gcv") for s in grid if s["alpha"] is None}}
+        alphas = np.array([s["alpha"] or own[s.get("select", "gcv")] for s in grid])
         for repeat, parts in enumerate(members(folds)):
             for place, left_out in zip(out, engine.left_out(parts, alphas), strict=True):
                 for left in left_out:
