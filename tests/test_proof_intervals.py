@@ -224,12 +224,12 @@ class TestTime:
         return rows_of(Findings(curves, (4,), held(n), NAMES))
 
     def test_the_quickest_transfer_against_scratch(self):
-        saved = time_of(self.rows(0.8, 0.3), 4)
+        saved = time_of(self.rows(0.8, 0.3), (4,))
         assert (saved.factor, saved.reached) == (15.0, False) and "more than 15 times faster" in str(saved)
 
     def test_reached(self):
-        assert str(time_of(self.rows(0.3, 0.4), 4)).endswith(": 15 times faster")
+        assert str(time_of(self.rows(0.3, 0.4), (4,))).endswith(": 15 times faster")
 
     def test_without_scratch(self):
         rows = [row for row in self.rows(0.8, 0.3) if row.name != "scratch"]
-        assert time_of(rows, 4) is None
+        assert time_of(rows, (4,)) is None

@@ -68,8 +68,8 @@ class TestContenders:
 
     def test_random_weights_are_other_ones_in_every_repeat_and_the_same_again(self):
         contest = contest_of()
-        one, two = ({name: X.copy() for name, X in contest.random(repeat).items()} for repeat in (0, 1))
-        again = contest.random(0)
+        one, two = ({name: X.copy() for name, X in contest.random(repeat, most=16).items()} for repeat in (0, 1))
+        again = contest.random(0, most=16)
         assert list(one) == list(contest.frozen)
         for name, X in one.items():
             assert not np.array_equal(X, two[name]) and np.array_equal(X, again[name])
@@ -201,23 +201,22 @@ class TestRuns:
         assert not done.runs and done.notes == ["With 4 labels per class, raw: no words"] and done.seconds >= 1.0
 
     def test_the_sentence_of_a_plan(self):
-        sizes = {4: 24, 16: 96, 32: 192, 64: 384}
-        work = Work(sizes, 10, self.plan().contenders, Speeds(0.1, 0.1, 0.1, 0.1), dict.fromkeys(sizes, 8))
-        text = said(self.plan(allowance=3.0, seconds=75.0), work)
+        text = said(self.plan(allowance=3.0, seconds=75.0))
         assert text.startswith("Plan: 2 repeats with 4, 16 labels per class; 3.0 s of training per run on either side")
         assert "4: 1, 16: 1, 32: 1" in text and text.endswith("about 1 min 15 s in all.")
-        heads = Work(sizes, 10, ("raw", "frozen"), work.speeds, work.batch)
-        assert "training" not in said(self.plan(allowance=3.0), heads)
+        assert "training" not in said(self.plan(allowance=3.0, contenders=("raw", "frozen")))
+        alone = said(self.plan(allowance=3.0, contenders=("raw", "scratch", "frozen")))
+        assert "3.0 s of training per run of scratch" in alone
 
     def test_more_work_takes_longer(self):
         sizes = {4: 24, 16: 96, 32: 192, 64: 384}
         everyone = self.plan().contenders
-        full = Work(sizes, 100, everyone, Speeds(0.02, 0.05, 0.01, 1.0), dict.fromkeys(sizes, 8))
+        full = Work(sizes, 100, Speeds(0.02, 0.05, 0.01, 1.0), dict.fromkeys(sizes, 8))
         given_time = dict.fromkeys(sizes, 10.0)
         whole = full.total(self.plan(), given_time)
         for name in ("raw", "random", "scratch", "fine-tuned"):
-            fewer = Work(sizes, 100, [one for one in everyone if one != name], full.speeds, full.batch)
-            assert fewer.total(self.plan(), given_time) < whole
+            fewer = self.plan(contenders=tuple(one for one in everyone if one != name))
+            assert full.total(fewer, given_time) < whole
         more = Plan(**{**vars(self.plan()), "repeats": 4})
         assert full.total(more, given_time) > whole
         assert full.total(self.plan(), dict.fromkeys(sizes, 20.0)) > whole
@@ -434,7 +433,8 @@ class TestRealData:
         source = load_source(f"timm:{shared / 'weights' / 'mobilenetv1_100.audioset_yamnet'}")
         proof = prove(source, data, shots=(8,), repeats=2, budget=20, policy="frozen")
         by_name = {row.name: row.accuracy for row in proof.rows if row.shots == 8}
-        assert by_name.keys() == {"raw", "random", "scratch", "frozen"} and by_name["frozen"] > 0.3
+        scratch = {"scratch"} if "no time for" not in proof.verdict else set()
+        assert by_name.keys() == {"raw", "random", "frozen"} | scratch and by_name["frozen"] > 0.3
         assert any("intervals speak for" in note for note in proof.notes), "three speakers are few"
 
     def test_photos(self, shared):
@@ -442,5 +442,7 @@ class TestRealData:
         source = load_source(f"timm:{shared / 'weights' / 'mobilenetv2_100.imagenet'}")
         proof = prove(source, data, shots=(8,), repeats=2, budget=20, policy="frozen", layers=["blocks.5", "blocks.6"])
         at = {row.name: row.accuracy for row in proof.rows if row.shots == 8}
-        assert at["frozen"] > max(at["raw"], at["random"], at["scratch"])
-        assert proof.cost["seconds"] > 0 and proof.cost["training_seconds_per_run"] > 0
+        assert at.pop("frozen") > max(at.values()) and {"raw", "random"} <= at.keys()
+        assert (
+            ("scratch" in at) == ("no time for" not in proof.verdict) == any("in every run" in n for n in proof.notes)
+        )

@@ -31,6 +31,7 @@ from headstart.proof._verdict import (
     labels_of,
     rows_of,
     sentence,
+    time_of,
 )
 from headstart.result import Proof, read_record
 
@@ -264,11 +265,32 @@ class TestGains:
         rows = rows_of(found_of({("raw", 4): one, ("frozen", 4): other}))
         assert gain.high - gain.low < 0.8 * np.hypot(*[row.high - row.low for row in rows])
 
-    def test_rivals_that_are_not_everywhere_are_not_compared(self):
+    def test_a_rival_that_is_not_everywhere_is_compared_where_it_is(self):
         curves = self.curves()
         del curves["scratch", 16]
         found = found_of(curves, shots=(4, 16))
-        assert found.rivals == ["raw"] and {g.rival for g in gains_of(found)} == {"raw"}
+        gains = gains_of(found)
+        assert [(g.rival, g.shots) for g in gains] == [("raw", None), ("raw", 4), ("raw", 16), ("scratch", None),
+                                                       ("scratch", 4)]  # fmt: skip
+        assert gains[3].value == gains[4].value and helps(found) is True
+        verdict = sentence(found, gains, True)
+        assert "raw pixels" in verdict and "average of 4 and 16 labels per class" in verdict
+        assert "; training from scratch competed with 4 labels per class only" in verdict
+        assert {(one.rival, one.shots) for one in labels_of(found)} == {("raw", 4), ("raw", 16), ("scratch", 4)}
+        assert time_of(rows_of(found), (4, 16)).shots == 4
+
+    def test_a_rival_that_is_not_everywhere_can_still_spoil_it(self):
+        curves = self.curves() | {("scratch", 4): share(0.95, 0.95, 0.9)}
+        del curves["scratch", 16]
+        found = found_of(curves, shots=(4, 16))
+        assert helps(found) is False
+        assert "training from scratch, -0.2" in sentence(found, gains_of(found), False)
+        assert "(4 labels per class)" in sentence(found, gains_of(found), False)
+
+    def test_transfer_has_to_be_everywhere(self):
+        curves = self.curves()
+        del curves["frozen", 16]
+        assert found_of(curves, shots=(4, 16)).ways == ["fine-tuned"]
 
     def test_ways_in_the_order_of_what_they_reach(self):
         found = found_of(self.curves(), shots=(4, 16))
@@ -354,8 +376,13 @@ class TestReport:
             runs[name, 4, repeat] = {"predicted": said.tolist(), "seconds": 1.0, "epochs": 2, "moved": repeat == 0}
         return Done(runs=runs, repeats=3, rates={4: 1e-3}, seconds=12.0, **fields)
 
+    def plan(self, **fields) -> Plan:
+        how = {"allowance": 2.5, "epochs": {4: 2}, "seconds": 9.0}
+        everyone = ("raw", "random", "scratch", "frozen", "fine-tuned")
+        return Plan((4,), (), (4,), 3, **{**how, "contenders": everyone, **fields})
+
     def proof(self, shares, *, notes=(), plan=None, **fields) -> Proof:
-        plan = plan or Plan((4,), (), (4,), 3, allowance=2.5, epochs={4: 2}, seconds=9.0)
+        plan = plan or self.plan()
         data = SimpleNamespace(fingerprint="d")
         asked = ["auto", "auto", 3, 60.0]
         return _report.assembled(self.contest(), plan, self.done(shares, **fields), notes=notes, data=data, asked=asked)
@@ -371,6 +398,18 @@ class TestReport:
         assert kept["scratch_lr"] == {"4": 0.001} and kept["policy"] == "last_layers"
         assert proof.cost["seconds"] == 12.0 and proof.cost["training_seconds_per_run"] == 2.5
         assert read_record(json.loads(json.dumps(proof.to_dict()))) == proof
+
+    def test_what_there_was_no_time_for_is_in_the_verdict(self):
+        given_up = {"contenders": ("raw", "random", "frozen"), "given_up": ("fine-tuned", "scratch")}
+        proof = self.proof({"raw": 0.3, "random": 0.2, "frozen": 0.8}, plan=self.plan(**given_up))
+        assert proof.helps is True and proof.time_saved is None and proof.labels_saved is not None
+        assert proof.verdict.endswith("; there was no time for fine-tuning and training from scratch.")
+        assert proof.cost["training_seconds_per_run"] is None and "in every run" not in " ".join(proof.notes)
+        whole = self.proof({"raw": 0.3, "random": 0.2, "scratch": 0.2, "frozen": 0.8, "fine-tuned": 0.8})
+        assert "no time" not in whole.verdict and "each in every run" in " ".join(whole.notes)
+        alone = self.plan(contenders=("raw", "scratch", "frozen"), given_up=("fine-tuned",))
+        notes = " ".join(self.proof({"raw": 0.3, "scratch": 0.2, "frozen": 0.8}, plan=alone).notes)
+        assert "Training from scratch had 2.5 s in every run" in notes
 
     def test_nothing_is_saved_where_nothing_is_gained(self):
         for shares in ({"raw": 0.5, "frozen": 0.5}, {"raw": 0.9, "frozen": 0.2}):
@@ -413,25 +452,42 @@ class TestPlanLaws:
     speeds = st.builds(Speeds, *[st.floats(1e-4, 0.2) for _ in range(3)], st.floats(0.01, 3.0))
 
     def plan_of(self, budget: float, speeds: Speeds, repeats: int = 5) -> tuple[Plan, Work]:
-        everyone = ("raw", "random", "scratch", "frozen", "fine-tuned")
         batch = {k: min(32, n // 4) for k, n in self.sizes.items()}
-        work = Work(self.sizes, 100, everyone, speeds, batch)
-        plan = Plan((4, 16), (64,), (4, 16, 64), repeats, allowance=None, epochs={}, seconds=0.0)
-        return _plan.by_budget(plan, work, budget), work
+        work = Work(self.sizes, 100, speeds, batch)
+        return _plan.by_budget(self.whole(repeats), work, budget), work
+
+    def whole(self, repeats: int = 5) -> Plan:
+        everyone = ("raw", "random", "scratch", "frozen", "fine-tuned")
+        how = {"allowance": None, "epochs": {}, "seconds": 0.0, "contenders": everyone}
+        return Plan((4, 16), (64,), (4, 16, 64), repeats, **how)
 
     @given(speeds, st.floats(1, 5000))
     def test_fits_or_says_so(self, speeds, budget):
         plan, work = self.plan_of(budget, speeds)
         assert plan.seconds <= budget * 1.001 or any("too little" in note for note in plan.notes)
-        assert set(plan.epochs) == set(plan.long) and min(plan.epochs.values()) >= 1
-        assert set(plan.shots) <= set(plan.long) and plan.allowance > 0 and work.epoch(4) > 0
+        assert set(plan.epochs) == set(plan.long) and min(plan.epochs.values(), default=1) >= 1
+        assert plan.allowance > 0 and work.epoch(4) > 0
+        assert {"raw", "random", "frozen"} <= set(plan.contenders), "the cheapest, which tell most for their seconds"
+        assert bool(plan.long) == ("scratch" in plan.contenders)
+
+    @given(speeds, st.floats(1, 5000))
+    def test_nothing_is_left_out_silently(self, speeds, budget):
+        plan, _ = self.plan_of(budget, speeds)
+        said = " ".join(plan.notes)
+        left = set(self.whole().contenders) - set(plan.contenders)
+        assert left == set(plan.given_up)
+        assert ("Fine-tuning does not fit" in said) == ("fine-tuned" in left)
+        assert ("Training from scratch" in said) == (plan.long != (4, 16, 64))
+        assert ("labels per class do not fit" in said) == (plan.shots != (4, 16))
+        assert ("Rivals with more labels" in said) == (not plan.further)
+        assert ("repeats fit" in said) == (plan.repeats < 5)
 
     @given(speeds, st.floats(1, 2000), st.floats(1.1, 4))
-    def test_more_time_is_never_fewer_runs(self, speeds, budget, times):
+    def test_more_time_is_never_less_telling(self, speeds, budget, times):
         small, large = (self.plan_of(b, speeds)[0] for b in (budget, budget * times))
-        assert len(small.shots) <= len(large.shots) and len(small.long) <= len(large.long) + 1
-        if small.shots == large.shots:
-            assert small.repeats <= large.repeats
+        order = [(w.contenders, w.further, w.long, w.shots, w.repeats) for w in _plan._poorer(self.whole())]
+        places = [order.index((w.contenders, w.further, w.long, w.shots, w.repeats)) for w in (small, large)]
+        assert places[0] >= places[1]
 
     @given(speeds, st.floats(1, 5000))
     def test_comes_back_from_the_disk(self, speeds, budget):
@@ -441,7 +497,7 @@ class TestPlanLaws:
     @given(st.integers(1, 5000))
     def test_steps_are_at_least_what_was_asked(self, steps):
         work = self.plan_of(100, Speeds(0.1, 0.1, 0.1, 0.1))[1]
-        plan = Plan((4, 16), (64,), (4, 16, 64), 5, allowance=None, epochs={}, seconds=0.0)
+        plan = self.whole()
         made = _plan.by_steps(plan, work, steps)
         for count, epochs in made.epochs.items():
             assert epochs * self.sizes[count] / work.batch[count] >= steps * 0.999

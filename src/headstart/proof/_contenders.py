@@ -13,6 +13,7 @@ import numpy as np
 
 from headstart._samples import Samples
 from headstart.bank import FeatureBank
+from headstart.dataset import Dataset
 from headstart.errors import NumericsError, SourceError
 from headstart.extraction import device_name, extract, reading
 from headstart.heads.auto import choose
@@ -59,7 +60,7 @@ class Contest:
     @cached_property
     def frozen(self) -> dict[str, np.ndarray]:
         """The source's features of everything, deepest layer first."""
-        return _rows(self.bank, self.draws)
+        return _rows(self.bank, self.draws.data)
 
     @cached_property
     def lesson(self) -> _scratch.Lesson:
@@ -73,17 +74,21 @@ class Contest:
         speed = self.bank.choice.speed
         return len(items) / speed if speed else 0.0
 
-    def random(self, repeat: int) -> dict[str, np.ndarray]:
-        """Features of everything by the architecture with random weights: other ones in every repeat."""
+    def random(self, repeat: int, *, most: int) -> dict[str, np.ndarray]:
+        """Features by the architecture with random weights, other ones in every repeat.
+
+        Of the test items and of those drawn with up to ``most`` labels per class; the rows of all others are zeros.
+        """
         kept = self.__dict__.setdefault("_random", {})
         if repeat not in kept:
-            choice = self.bank.choice
+            choice, data = self.bank.choice, self.draws.data
             how = {"engine": choice.engine, "precision": choice.precision, "batch_size": choice.batch_size}
             source = fresh(self.source, self.seed + repeat)
-            bank = extract(source, self.draws.data, layers=self.bank.layers, pooling=self.pooling, store=False,
+            used = np.union1d(self.draws.draw(most, repeat), self.draws.test)
+            bank = extract(source, data.take(used), layers=self.bank.layers, pooling=self.pooling, store=False,
                            device=self.device, **how)  # fmt: skip
             kept.clear()
-            kept[repeat] = _rows(bank, self.draws)
+            kept[repeat] = {name: _placed(X, used, len(data)) for name, X in _rows(bank, data.take(used)).items()}
         return dict(kept[repeat])
 
     def solved(self, rows: Mapping[str, np.ndarray] | _raw.Rows, count: int, repeat: int) -> Answer:
@@ -139,8 +144,15 @@ class Contest:
         return answer
 
 
-def _rows(bank: FeatureBank, draws: Draws) -> dict[str, np.ndarray]:
-    return {layer: bank.rows(layer, draws.data) for layer in reversed(list(bank.layers))}
+def _rows(bank: FeatureBank, data: Dataset) -> dict[str, np.ndarray]:
+    return {layer: bank.rows(layer, data) for layer in reversed(list(bank.layers))}
+
+
+def _placed(X: np.ndarray, at: np.ndarray, size: int) -> np.ndarray:
+    """Rows at their places among ``size``."""
+    whole = np.zeros((size, X.shape[1]), dtype=X.dtype)
+    whole[at] = X
+    return whole
 
 
 def able(contest: Contest) -> tuple[list[str], list[str]]:

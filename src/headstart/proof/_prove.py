@@ -29,7 +29,7 @@ from headstart.result import Proof
 from headstart.sources.base import Source, load_source
 
 _FEWEST = 2
-_FORMAT = 1  # raise it when the same runs would come out otherwise
+_FORMAT = 2  # raise it when the same runs would come out otherwise
 
 
 def prove(
@@ -66,8 +66,9 @@ def prove(
         Draws of training items: other items and other random weights, the same ones for every contender.
     budget : seconds, optional
         For everything, features included. What it leaves is shared equally by training from scratch and fine-tuning.
-        Fewer repeats or numbers of labels are run when it does not suffice, and ``.notes`` say so. None counts
-        ``steps`` instead: the result is then the same on every run.
+        When it does not suffice, repeats, fine-tuning, training from scratch (with the most labels first) and numbers
+        of labels are given up in this order; ``.notes`` and ``.verdict`` say so. None counts ``steps`` instead: the
+        result is then the same on every run.
     policy : str or Policy
         How the fine-tuned contender moves; ``"frozen"`` leaves it out.
     layers, pooling : as for :func:`headstart.fit`

@@ -41,8 +41,9 @@ def assembled(
     """
     draws = contest.draws
     found = findings(
-        done.runs, range(done.repeats), plan.shots, test=draws.held, names=_names(contest), seed=contest.seed
-    )
+        done.runs, range(done.repeats), plan.shots, test=draws.held, names=_names(contest), seed=contest.seed,
+        given_up=plan.given_up,
+    )  # fmt: skip
     if not found.rivals or not found.ways:
         raise DataError("\n".join(["There is nothing to compare transfer with:", *notes, *done.notes]))
     rows, gains, outcome = rows_of(found), gains_of(found), helps(found)
@@ -57,11 +58,11 @@ def assembled(
         gains=gains,
         labels_saved=_headline(found, labels, gains) if outcome else None,
         labels=labels,
-        time_saved=time_of(rows, plan.shots[-1]) if outcome else None,
+        time_saved=time_of(rows, plan.shots) if outcome else None,
         forgetting=forgotten(done.source_task, after, kept),
         metric="balanced accuracy" if draws.balanced else "accuracy",
         chance=found.test.chance,
-        cost={"seconds": round(done.seconds, 3), "training_seconds_per_run": plan.allowance},
+        cost={"seconds": round(done.seconds, 3), "training_seconds_per_run": plan.allowance if plan.trained else None},
         provenance={**_provenance(contest, done, data), "budget": asked[3], "repeats": done.repeats},
         notes=(
             *notes,
@@ -95,8 +96,11 @@ def _about(contest: Contest, plan: Plan, kept: int, tuned: int) -> list[str]:
     """What a reader has to know to judge the figures."""
     test, said = contest.draws.test, []
     said.append(f"All were asked the same {len(test)} test items, which nothing was chosen on.")
-    if plan.allowance is not None and tuned:
-        said.append(f"Training from scratch and fine-tuning had {plan.allowance:.1f} s each in every run.")
+    if plan.allowance is not None and plan.trained:
+        names = _names(contest)
+        who = " and ".join(names[name] for name in plan.trained)
+        each = " each" * (len(plan.trained) > 1)
+        said.append(f"{who[0].upper()}{who[1:]} had {plan.allowance:.1f} s{each} in every run.")
     if tuned:
         said.append(
             f"Fine-tuned weights were kept in {kept} of {tuned} runs; in the others frozen features were as good on "

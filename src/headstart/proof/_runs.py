@@ -56,7 +56,7 @@ def planned(contest: Contest, cells: Cells, *, budget: float | None, steps: int,
             train = dict(_scratch.speed(contest.lesson, draws.draw(counts[0], 0), contest.seed))
         speeds = Speeds(1 / speed if speed else train["predict"], train["train"], train["predict"], 1.5 * first["wall"])
         batch = {k: _scratch.batch_of(size) for k, size in sizes.items()}
-        work = Work(sizes, len(draws.test), names, speeds, batch)
+        work = Work(sizes, len(draws.test), speeds, batch)
         plan = Plan(
             draws.shots, draws.further, counts, len(draws.ranks), allowance=None, epochs={}, seconds=0.0,
             contenders=tuple(names), notes=tuple(absent),
@@ -66,7 +66,7 @@ def planned(contest: Contest, cells: Cells, *, budget: float | None, steps: int,
             plan = by_steps(plan, work, steps)
         else:
             plan = by_budget(plan, work, max(budget - spent, 0.0))
-        return dataclasses.replace(plan, said=said(plan, work), spent=round(spent, 3)).to_dict()
+        return dataclasses.replace(plan, said=said(plan), spent=round(spent, 3)).to_dict()
 
     return cells.done("plan", make)
 
@@ -129,7 +129,7 @@ def _job(contest: Contest, plan: Plan, done: Done, key: Key) -> Callable[[], Ans
     if name == "raw":
         return lambda: contest.solved(contest.raw or {}, count, repeat)
     if name == "random":
-        return lambda: contest.solved(contest.random(repeat), count, repeat)
+        return lambda: contest.solved(contest.random(repeat, most=(*plan.shots, *plan.further)[-1]), count, repeat)
     if name == "frozen":
         return lambda: contest.solved(contest.frozen, count, repeat)
     if name == "scratch":

@@ -38,18 +38,22 @@ Curves = Mapping[tuple[str, int], Curve]
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What was measured: curves by (contender, labels per class), the labels compared at, the test, the names."""
+    """What was measured: curves by (contender, labels per class), the labels compared at, the test, the names.
+
+    ``given_up`` are contenders that there was no time for.
+    """
 
     curves: Curves
     shots: tuple[int, ...]
     test: Held
     names: Mapping[str, str]
     seed: int = 0
+    given_up: tuple[str, ...] = ()
 
     @property
     def ways(self) -> list[str]:
         """How transfer was tried, the more accurate first."""
-        present = [name for name in TRANSFERS if self._complete(name)]
+        present = [name for name in TRANSFERS if self.at(name) == self.shots]
         return sorted(present, key=lambda name: -sum(self._mean(name, count) for count in self.shots))
 
     @property
@@ -67,11 +71,12 @@ class Findings:
 
     @property
     def rivals(self) -> list[str]:
-        """Who does without transfer."""
-        return [name for name in RIVALS if self._complete(name)]
+        """Who does without transfer; some may have come through with the fewer labels only."""
+        return [name for name in RIVALS if self.at(name)]
 
-    def _complete(self, name: str) -> bool:
-        return all((name, count) in self.curves for count in self.shots)
+    def at(self, name: str) -> tuple[int, ...]:
+        """Numbers of labels compared at with which a contender came through."""
+        return tuple(count for count in self.shots if (name, count) in self.curves)
 
     def counts(self, name: str) -> list[int]:
         """Numbers of labels that a contender was given."""
@@ -98,10 +103,10 @@ def rows_of(found: Findings) -> tuple[ProofRow, ...]:
 
 
 def gains_of(found: Findings) -> tuple[Gain, ...]:
-    """Transfer less every rival, on average over the numbers of labels, and at each of them taken alone."""
+    """Transfer less every rival, on average over the rival's numbers of labels, and at each of them taken alone."""
     gains = []
     for rival in found.rivals:
-        tables = {count: _gain_table(found, rival, count) for count in found.shots}
+        tables = {count: _gain_table(found, rival, count) for count in found.at(rival)}
         average = np.mean(list(tables.values()), axis=0)
         for count, table in [(None, average), *tables.items()]:
             value, low, high = interval(table, found.test, ends=(-1.0, 1.0), tail=found.tail)
@@ -116,7 +121,7 @@ def helps(found: Findings) -> bool | None:
     """
     lows, highs = [], []
     for rival in found.rivals:
-        mean = np.mean([_gain_table(found, rival, count) for count in found.shots], axis=0)
+        mean = np.mean([_gain_table(found, rival, count) for count in found.at(rival)], axis=0)
         lows.append(interval(mean, found.test, ends=(-1.0, 1.0), tail=found.tail)[1])
         highs.append(interval(mean, found.test, ends=(-1.0, 1.0), tail=_TAIL / len(found.rivals))[2])
     if min(lows) > 0:
@@ -134,7 +139,7 @@ def labels_of(found: Findings) -> tuple[LabelsSaved, ...]:
     exact = {key: float((curve.right @ found.test.weights).mean()) for key, curve in found.curves.items()}
     saved = []
     for count in found.shots:
-        for rival in found.rivals:
+        for rival in (name for name in found.rivals if count in found.at(name)):
             counts = found.counts(rival)
             curve = np.array([[exact[rival, k] for k in counts]])
             ours = found.transfer, count
@@ -160,8 +165,9 @@ def _inside(value: float) -> float | None:
     return value if 0 < value < np.inf else None
 
 
-def time_of(rows: Sequence[ProofRow], count: int) -> TimeSaved | None:
-    """The quickest transfer against training from scratch, with the same labels."""
+def time_of(rows: Sequence[ProofRow], shots: Sequence[int]) -> TimeSaved | None:
+    """The quickest transfer against training from scratch, with the same labels: the most that both had."""
+    count = max((row.shots for row in rows if row.name == "scratch" and row.shots in shots), default=shots[-1])
     here = {row.name: row for row in rows if row.shots == count}
     ours = [row for row in here.values() if row.transfer and row.seconds]
     theirs = here.get("scratch")
@@ -180,20 +186,30 @@ def sentence(found: Findings, gains: Sequence[Gain], outcome: bool | None) -> st
     best = min(overall, key=lambda gain: gain.value)
     score = "balanced accuracy" if found.test.balanced else "accuracy"
     rival = f"the best rival, {found.names[best.rival]}," if len(found.rivals) > 1 else found.names[best.rival]
-    gained = f"{found.names[found.transfer]} against {rival} {best} {score} ({_labels(found.shots)})"
+    labels = _labels(found.at(best.rival))
+    gained = f"{found.names[found.transfer]} against {rival} {best} {score} ({labels}){_absent(found)}"
     if outcome is None:
         return f"It cannot be told whether transfer helps here: {gained}{_at_chance(found)}."
     if outcome is False:
         return f"Transfer hurts here: {gained}; you do better without this source."
-    clear = [count for count in found.shots if min(g.low for g in gains if g.shots == count) > 0]
+    clear = [n for n in found.shots if min((g.low for g in gains if g.shots == n), default=0.0) > 0]
     unclear = [str(count) for count in found.shots if count not in clear]
     but = f"; with {_and(unclear)} per class alone it cannot be told" if unclear and len(found.shots) > 1 else ""
     return f"Transfer helps: {gained}{but}."
 
 
-def _labels(shots: Sequence[int]) -> str:
+def _absent(found: Findings) -> str:
+    """Who did not compete, or not everywhere: a verdict without them says less."""
+    partly = [name for name in found.rivals if found.at(name) != found.shots]
+    said = [f"{found.names[name]} competed with {_labels(found.at(name), mean=False)} only" for name in partly]
+    lacking = [found.names[name] for name in found.given_up]
+    said += [f"there was no time for {_and(lacking)}"] if lacking else []
+    return "".join(f"; {text}" for text in said)
+
+
+def _labels(shots: Sequence[int], *, mean: bool = True) -> str:
     counts = _and([str(count) for count in shots])
-    return f"{'average of ' if len(shots) > 1 else ''}{counts} label{'s' * (shots != (1,))} per class"
+    return f"{'average of ' * (mean and len(shots) > 1)}{counts} label{'s' * (tuple(shots) != (1,))} per class"
 
 
 def _and(words: Sequence[str]) -> str:
@@ -202,7 +218,7 @@ def _and(words: Sequence[str]) -> str:
 
 def advice(found: Findings) -> str:
     """What would make the interval narrower, where nothing could be told."""
-    tables = [_gain_table(found, found.rivals[0], count) for count in found.shots]
+    tables = [_gain_table(found, found.rivals[0], count) for count in found.at(found.rivals[0])]
     mean = np.mean(tables, axis=0)
     draws = float((mean @ found.test.weights).var(ddof=1)) / len(mean)
     items = float((found.test.weights**2 * (mean.mean(0) - mean.mean()) ** 2).sum())
