@@ -181,7 +181,12 @@ def test_a_damaged_predictor_is_refused(run, predictor, photos, tmp_path):
 
 
 class TestProve:
-    WORDS = ("--source", SOURCE, "--shots", "2,4", "--repeats", "2", "--budget", "4", "--policy", "frozen")
+    WORDS = ("--source", SOURCE, "--shots", "2,4", "--repeats", "2", "--budget", "90", "--policy", "frozen")
+
+    @pytest.fixture(autouse=True)
+    def short(self, monkeypatch):
+        """Time for everybody on a busy machine, too, and few steps."""
+        monkeypatch.setattr("headstart.proof._plan._MOST_STEPS", 4)
 
     def test_one_json_document_and_a_file(self, run, photos, tmp_path):
         done = run("prove", photos, *self.WORDS, "-o", tmp_path / "proof.json", "--json")
@@ -189,7 +194,7 @@ class TestProve:
         assert told["kind"] == "Proof" and told["helps"] in (True, False, None)
         assert {row["name"] for row in told["rows"]} == {"raw", "random", "scratch", "frozen"}
         assert json.loads((tmp_path / "proof.json").read_text(encoding="utf-8")) == told
-        assert "Plan: 2 repeats with 2" in done.stderr  # and 4, where the budget allows it
+        assert "Plan: 2 repeats with 2, 4 labels per class" in done.stderr
 
     def test_for_people(self, run, photos):
         text = run("prove", photos, *self.WORDS).stdout

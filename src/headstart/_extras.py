@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 from headstart.errors import MissingPackage
@@ -56,7 +58,13 @@ def installed_version(module: str) -> str | None:
 
 
 def extras() -> dict[str, list[str]]:
-    """Extra → its requirement lines, read from the installed metadata of headstart."""
+    """Extra → its requirement lines: of the checkout that this is, else from the installed metadata of headstart.
+
+    An editable install keeps the metadata of the day it was made, however old, and the code goes on.
+    """
+    checkout = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    if (told := _declared(checkout)) is not None:
+        return told
     found: dict[str, list[str]] = {}
     try:
         lines = requires("headstart") or []
@@ -67,6 +75,15 @@ def extras() -> dict[str, list[str]]:
         if match:
             found.setdefault(match["extra"], []).append(match["requirement"].strip())
     return found
+
+
+def _declared(pyproject: Path) -> dict[str, list[str]] | None:
+    """The extras of headstart's own pyproject.toml; None where there is none (an ordinary install)."""
+    try:
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return dict(project.get("optional-dependencies", {})) if project.get("name") == "headstart" else None
 
 
 def pip_line(module: str) -> str:

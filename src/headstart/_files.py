@@ -6,6 +6,7 @@ A kill at any moment leaves the old file or the new one, never half of one.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import uuid
@@ -17,6 +18,7 @@ from typing import Any
 from headstart.errors import StoreError
 
 _MAX_JSON = 256 << 20
+_LONGEST_NAME = 255
 
 
 def cache_folder() -> Path:
@@ -74,6 +76,15 @@ def read_json(path: Path, what: str = "file") -> Any:
         raise StoreError(f"There is no {what} at {path}.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} is damaged and cannot be read as a {what}: {error}") from error
+
+
+def did_you_mean(path: Path) -> str:
+    """`` Did you mean X?`` with the entry of that folder that is called most like a path that is not there, or ""."""
+    try:
+        near = difflib.get_close_matches(path.name[:_LONGEST_NAME], os.listdir(path.parent), n=1, cutoff=0.7)
+    except (OSError, ValueError):
+        return ""
+    return f" Did you mean {path.parent / near[0]}?" if near else ""
 
 
 def _sync(path: Path) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
+LEFT_OUT = "could not be read and were left out"  # in notes, for listeners that show a list of those items themselves
+
 
 class Listener(Protocol):
     """What a listener hears."""

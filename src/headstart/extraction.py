@@ -15,7 +15,7 @@ import numpy as np
 from headstart import _choosing, _extras, _pipeline
 from headstart._choosing import device_name as device_name
 from headstart._files import cache_folder, write_atomic
-from headstart._progress import note, track
+from headstart._progress import LEFT_OUT, note, track
 from headstart._reading import label, reader_for, strict_by_default, why
 from headstart._reading import readable as readable
 from headstart._reading import reading as reading
@@ -278,7 +278,7 @@ def _report(home: Any, data: Dataset, skipped: Sequence[Skipped], spent: _pipeli
     first = skipped[0]
     if len(skipped) == len(data):
         raise DataError(f"None of the {len(data):,} items could be read; the first: {first.item}: {first.reason}")
-    summary = f"{len(skipped)} of {len(data)} items could not be read and were left out"
+    summary = f"{len(skipped)} of {len(data)} items {LEFT_OUT}"
     if home.root is None:
         note(f"{summary}; the first: {first.item}: {first.reason}")
         return

@@ -81,10 +81,11 @@ _COMMON = (
 )
 
 
-def command(name: str, panel: str) -> Callable[[Callable[..., Page]], Callable[..., Page]]:
+def command(name: str, panel: str, *, listed: bool = False) -> Callable[[Callable[..., Page]], Callable[..., Page]]:
     """Enrol a function as a command; it gets ``--json`` and ``--quiet`` besides its own parameters.
 
     A parameter whose type is a dataclass of options stands for all of them: several commands ask for the same.
+    ``listed``: its page lists the items that could not be read, so notes do not.
     """
 
     def enrol(function: Callable[..., Page]) -> Callable[..., Page]:
@@ -96,7 +97,7 @@ def command(name: str, panel: str) -> Callable[[Callable[..., Page]], Callable[.
             for bundle, kind in bundles.items():
                 options[bundle] = kind(**{one.name: options.pop(one.name) for one in fields(kind)})
             with _streams.printing_aside():
-                page = _heard(function, args, options, quiet=quiet or not is_main())
+                page = _heard(function, args, options, quiet=quiet or not is_main(), listed=listed)
             if not is_main():
                 return
             if json:
@@ -126,9 +127,9 @@ def _spread(kind: Any) -> list[inspect.Parameter]:
     return _typed(found, get_type_hints(kind, include_extras=True))
 
 
-def _heard(function: Callable[..., Page], args: Any, options: Any, *, quiet: bool) -> Page:
+def _heard(function: Callable[..., Page], args: Any, options: Any, *, quiet: bool, listed: bool) -> Page:
     """Call a command with its notes, bars and warnings going to standard error."""
-    listener = ConsoleListener(console(sys.stderr), quiet=quiet)
+    listener = ConsoleListener(console(sys.stderr), quiet=quiet, listed=listed)
 
     def warned(message: Warning | str, category: type[Warning], *_rest: Any, **_more: Any) -> None:
         # what other libraries warn of is for their developers, unless Python was told to show it

@@ -37,7 +37,7 @@ PANEL = "Work"
 _MOST_SKIPPED = 5
 
 
-@command("extract", PANEL)
+@command("extract", PANEL, listed=True)
 def extract(
     data: Data,
     *,

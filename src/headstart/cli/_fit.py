@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.text import Text
 
 from headstart._printing import seconds
 from headstart.cli._app import command
@@ -46,6 +48,8 @@ from headstart.policies.base import POLICIES
 
 PANEL = "Work"
 _MOST_TRIED = 8
+_CLASSES = ("accuracy", "balanced_accuracy", "mean_average_precision")
+_DECIDES = {**dict.fromkeys(_CLASSES, "error + log-loss"), "r2": "squared error"}  # metric → what settings compete by
 
 
 @command("fit", PANEL)
@@ -232,5 +236,19 @@ def _tried(picked: Any, name: str) -> Any:
     ]
     more = f", the first {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
     heading = f"{name + ': w' if name else 'W'}hat was tried, cross-validated on the training data{more}"
-    return under(heading, table(["", "layers", "head", "score", "95 % interval"], body, align="lllrl", keep=1,
-                                bold=() if chosen is None else [chosen]))  # fmt: skip
+    tried = table(["", "layers", "head", "score", "95 % interval"], body, align="lllrl", keep=1,
+                  bold=() if chosen is None else [chosen])  # fmt: skip
+    why = "" if chosen is None else _why(picked, rows)
+    return under(heading, Group(tried, Text(why, style="dim")) if why else tried)
+
+
+def _why(picked: Any, rows: Sequence[Any]) -> str:
+    """Why the choice is not the row with the highest score, where it is not; rows are in the order of what decides."""
+    chosen = next(row for row in rows if row["layers"] == picked["layers"])
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    if picked.get("metric") not in _DECIDES or chosen["score"] in (None, max(scores, default=None)):
+        return ""
+    by = _DECIDES[picked["metric"]]
+    if chosen is rows[0]:
+        return f"→ is not the highest score: {by} decides, which tells more on few items."
+    return f"→ is not the highest score: no row above is clearly better in {by}, and then the safer choice is taken."

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from headstart._printing import clean, seconds
+from headstart._progress import LEFT_OUT
 
 _WORTH_A_LINE = 5.0  # seconds; without a terminal, only longer work is mentioned
 
@@ -31,16 +32,18 @@ class ConsoleListener:
         Of standard error.
     quiet : bool
         Says nothing but warnings.
+    listed : bool
+        The page of the command will list what was left out: a note of it would say the same.
     """
 
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
-        self._console, self._quiet = console, quiet
+    def __init__(self, console: Console, *, quiet: bool = False, listed: bool = False) -> None:
+        self._console, self._quiet, self._listed = console, quiet, listed
         self._works: dict[str, _Work] = {}
         self._bars: Any = None
 
     def note(self, text: str) -> None:
         """One sentence, dim."""
-        if not self._quiet:
+        if not self._quiet and not (self._listed and LEFT_OUT in text):
             self._say(text, "dim")
 
     def warn(self, text: str) -> None:

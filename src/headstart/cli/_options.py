@@ -14,11 +14,13 @@ import typer
 from headstart._registry import unknown
 from headstart._typing import TASKS
 from headstart.cli._library import LIBRARY
+from headstart.dataset._media import modality_of
 from headstart.engines.base import ENGINES, PRECISIONS
 from headstart.errors import DataError, OptionError, SourceError
 from headstart.imbalance import BALANCES
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+_ALSO_TABLES = (".tab", ".ndjson", ".pq")
 _DATA, _HOW, _FEATURES = "About the data", "How it is run", "Features"
 LEARN = "How it is learned"
 
@@ -89,13 +91,13 @@ class Columns:
 
 
 def is_table(data: str) -> bool:
-    """Whether DATA names a table rather than a folder."""
-    return Path(data).suffix.lower() in _TABLES and not Path(data).expanduser().is_dir()
+    """Whether DATA names a table rather than a folder or another file."""
+    return Path(data).suffix.lower() in (*_TABLES, *_ALSO_TABLES) and not Path(data).expanduser().is_dir()
 
 
 def dataset(data: str, columns: Columns) -> Any:
     """DATA and its options → Dataset."""
-    if is_table(data):
+    if is_table(data) or (Path(data).expanduser().is_file() and modality_of(data) is None):
         one = list(columns.target or ()) or None
         return LIBRARY["Dataset"].from_table(
             data, columns.input, one, task=columns.task, groups=columns.groups, split=columns.split,

@@ -13,8 +13,9 @@ import numpy as np
 import typer
 from rich.text import Text
 
-from headstart._files import write_atomic
+from headstart._files import did_you_mean, write_atomic
 from headstart._printing import seconds
+from headstart._progress import listening, note
 from headstart.cli._app import command
 from headstart.cli._extract import left_out
 from headstart.cli._library import LIBRARY
@@ -28,14 +29,15 @@ from headstart.cli._options import (
     items_of,
 )
 from headstart.cli._output import Page, interval, shell_line, short, table, title, under
+from headstart.dataset._media import modality_of
 from headstart.errors import DataError, HeadstartError, OptionError
 
 PANEL = "Work"
-_MOST_ROWS, _MOST_CLASSES, _MOST_LETTERS = 50, 12, 60
+_MOST_ROWS, _MOST_CLASSES, _MOST_LETTERS, _MOST_REASONS = 50, 12, 60, 5
 Predictor = Annotated[Path, typer.Argument(metavar="PREDICTOR", show_default=False, help="What fit saved.")]
 
 
-@command("predict", PANEL)
+@command("predict", PANEL, listed=True)
 def predict(
     predictor: Predictor,
     items: Annotated[
@@ -52,9 +54,12 @@ def predict(
     """Predict for files, folders, a table or texts."""
     loaded = LIBRARY["load"](predictor)
     data = _items(items, input, loaded.source.modality)
-    labels = _by_target(loaded, loaded.predict(data, on_error="skip"))
-    chances = _by_target(loaded, loaded.predict_proba(data, on_error="skip")) if _has_chances(loaded) else {}
-    rows = _rows(loaded, data, labels, chances)
+    rows = _rows(loaded, data, *_answers(loaded, data))
+    bad = [(_called(row["item"]), row["error"]) for row in rows if "error" in row]
+    if len(bad) == len(rows):
+        shown = [f"{item}: {reason}" for item, reason in bad[:_MOST_REASONS]]
+        more = ["…"] * (len(bad) > len(shown))
+        raise DataError("\n".join(["Nothing that was given could be read, so nothing is predicted.", *shown, *more]))
     document = {"predictor": str(predictor), "predictions": rows}
     if output is not None:
         _write_csv(rows, output.expanduser())
@@ -64,7 +69,6 @@ def predict(
     blocks: list[Any] = _texts(rows) if long else [_prediction_table(rows, names, proba=proba)]
     if len(rows) > _MOST_ROWS:
         blocks.append(f"… and {len(rows) - _MOST_ROWS:,} more. -o FILE.csv or --json gives all of them.")
-    bad = [(_called(row["item"]), row["error"]) for row in rows if "error" in row]
     if bad:
         blocks.append(left_out(bad, len(rows)))
     if output is not None:
@@ -75,6 +79,14 @@ def predict(
     return Page(document, blocks, [following])
 
 
+def _answers(loaded: Any, data: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Labels and probabilities by target; the second pass has nothing to say that the first has not said."""
+    labels = _by_target(loaded, loaded.predict(data, on_error="skip"))
+    with listening(None):
+        chances = _by_target(loaded, loaded.predict_proba(data, on_error="skip")) if _has_chances(loaded) else {}
+    return labels, chances
+
+
 def _items(words: Sequence[str], input: str | None, modality: str) -> Any:
     """What the words name: a table's rows, the files of folders, files, or the words themselves as texts."""
     kind = LIBRARY["Dataset"]
@@ -82,19 +94,32 @@ def _items(words: Sequence[str], input: str | None, modality: str) -> Any:
         return kind.from_table(words[0], input).without_targets()
     if input is not None:
         raise OptionError("--input goes with one table.")
+    if tables := [word for word in words if is_table(word) and _is(Path(word), "file")]:
+        raise OptionError(f"Give a table alone, and one at a time; got {tables[0]} among {len(words)} words.")
     found: list[Any] = []
     for word in words:
         path = Path(os.path.expanduser(word))  # Path's own raises for a text that begins with ~
         if word and _is(path, "dir"):  # "" is an empty text, not the folder we are in
-            found += kind.from_folder(path, None if modality == "any" else modality).items
+            found += _inside(path, modality)
         elif modality == "text" and not _is(path, "file"):
             found.append(word)
+            if is_table(word) or modality_of(word) is not None:
+                note(f"There is no file {word}: it is taken as a text.{did_you_mean(path)}")
         else:
             found.append(path)
     missing = [str(path) for path in found if isinstance(path, Path) and not _is(path, "file")]
     if missing and len(missing) == len(found):
-        raise DataError(f"There is no file {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}.")
+        hint = did_you_mean(Path(missing[0])) if len(missing) == 1 else ""
+        raise DataError(f"There is no file {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}.{hint}")
     return kind.from_items(found, modality)
+
+
+def _inside(folder: Path, modality: str) -> Sequence[Any]:
+    """The files of a folder that the predictor can take."""
+    try:
+        return LIBRARY["Dataset"].from_folder(folder, None if modality == "any" else modality).items
+    except DataError as error:
+        raise DataError(f"The predictor takes files of kind {modality}. {error}") from error
 
 
 def _is(path: Path, what: str) -> bool:
@@ -204,7 +229,7 @@ def _flat(row: dict[str, Any], before: str = "") -> dict[str, Any]:
     return out
 
 
-@command("evaluate", PANEL)
+@command("evaluate", PANEL, listed=True)
 def evaluate(
     predictor: Predictor,
     data: Data,

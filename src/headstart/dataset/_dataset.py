@@ -233,5 +233,6 @@ def need_targets(data: Any, verb: str) -> None:
     if not data.columns:
         raise DataError(
             f"{verb}() needs targets; this dataset has none. Name the column of the table that has them (target=, or "
-            "--target), or give them with data.with_targets(labels)."
+            "--target); put the files of each class into a folder of their own (cat/1.jpg); or give labels with "
+            "data.with_targets(labels)."
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from headstart._files import did_you_mean
 from headstart._registry import unknown
 from headstart._typing import Modality
 from headstart.errors import DataError, UnknownName
@@ -20,6 +21,7 @@ _BY_MODALITY: dict[Modality, str] = {
 }
 SUFFIXES: dict[str, Modality] = {f".{s}": m for m, words in _BY_MODALITY.items() for s in words.split()}
 _BY_NAME: dict[str, Modality] = {name: name for name in _BY_MODALITY}
+_WORDS = {"image": "image", "audio": "sound", "text": "text"}
 _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -94,14 +96,14 @@ def scan(root: Path, modality: str | None = None) -> Scan:
         ignored += [f.path for f in everything if f.path not in kept]
         empty += sorted(set(inside) - {f.label for f in usable if f.label})
     files.sort(key=lambda f: f.path.relative_to(root).parts)
-    return Scan(files, _single(files, root, ignored), sorted(ignored), empty)
+    return Scan(files, _single(files, root, ignored, modality), sorted(ignored), empty)
 
 
 def _check(root: Path, modality: str | None) -> None:
     if modality is not None and modality not in _BY_MODALITY:
         raise UnknownName(unknown("modalities of files", modality, list(_BY_MODALITY)))
     if not os.path.exists(root):
-        raise DataError(f"There is no folder {root}.")
+        raise DataError(f"There is no folder {root}.{did_you_mean(root)}")
     if not root.is_dir():
         raise DataError(f"{root} is a file, not a folder. Tables (csv, tsv, jsonl, parquet) go to Dataset.from_table.")
 
@@ -152,11 +154,13 @@ def _usable(path: Path, modality: str | None) -> bool:
     return kind is not None and modality in (None, kind)
 
 
-def _single(files: Sequence[Found], root: Path, ignored: Sequence[Path]) -> Modality:
+def _single(files: Sequence[Found], root: Path, ignored: Sequence[Path], wanted: str | None) -> Modality:
     counts = Counter(kind for f in files if (kind := modality_of(f.path)) is not None)
     if not counts:
+        suffixes = [suffix for suffix, kind in SUFFIXES.items() if wanted in (None, kind)]
         left = f" Left out: {tally(ignored)}." if ignored else " It is empty."
-        raise DataError(f"No image, sound or text file is in {root}.{left} Known suffixes: {' '.join(SUFFIXES)}.")
+        what = _WORDS.get(wanted or "", "image, sound or text")
+        raise DataError(f"No {what} file is in {root}.{left} Known suffixes: {' '.join(suffixes)}.")
     if len(counts) > 1:
         found = ", ".join(f"{n:,} {kind}" for kind, n in counts.most_common())
         raise DataError(

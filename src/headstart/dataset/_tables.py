@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart._extras import need
+from headstart._files import did_you_mean
 from headstart._registry import unknown
 from headstart.errors import DataError, UnknownName
 
@@ -59,7 +60,7 @@ def read_table(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> 
     quotes as plain characters, as most data sets in that format mean them.
     """
     if not os.path.exists(path):
-        raise DataError(f"There is no table {path}.")
+        raise DataError(f"There is no table {path}.{did_you_mean(path)}")
     if path.is_dir():
         raise DataError(f"{path} is a folder, not a table. Folders go to Dataset.from_folder.")
     suffix = path.suffix.lower()

@@ -158,11 +158,13 @@ def _group_ids(groups: Sequence[Any] | None) -> np.ndarray | None:
 
 
 def _table(choice: Choice) -> dict[str, Any]:
-    """What was chosen, and the best trial of every combination of layers, as plain data, the best first."""
+    """What was chosen, and the best trial of every other combination of layers, as plain data, the best first."""
     best: dict[tuple[str, ...], Any] = {}
     for trial in choice.trials:
         if trial.candidates not in best or trial.cost < best[trial.candidates].cost:
             best[trial.candidates] = trial
+    chosen = (choice.candidates, choice.name, choice.fields)
+    best |= {t.candidates: t for t in choice.trials if (t.candidates, t.head, t.fields) == chosen}
     shown = sorted(best.values(), key=lambda trial: trial.cost)
     return {
         "layers": " + ".join(choice.candidates),

@@ -1,0 +1,203 @@
+"""What newcomers run into: wrong files, empty ones, typing errors. Every answer says what was given and what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands import in_process
+from headstart import _extras
+from headstart.cli import _fit
+from headstart.dataset import Dataset
+from headstart.errors import DataError, MissingPackage
+from headstart.transfer import _select
+from test_cli_parts import drawn
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory):
+    """headstart WORDS… → CompletedProcess, in this process."""
+    with in_process(tmp_path_factory.mktemp("cache")) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for label, low in (("dark", 0), ("light", 150)):
+        (folder / label).mkdir()
+        for number in range(8):
+            pixels = rng.integers(low, low + 80, (16, 16, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(call, photos, tmp_path_factory):
+    path = tmp_path_factory.mktemp("out") / "light.headstart"
+    call("fit", photos, "-s", "fake:image", "-o", path, "-q")
+    return path
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Two pictures that are none."""
+    for name, content in (("a.png", b""), ("b.png", b"GIF89a, or so")):
+        (tmp_path / name).write_bytes(content)
+    return [tmp_path / "a.png", tmp_path / "b.png"]
+
+
+class TestUnreadable:
+    def test_what_could_not_be_read_is_said_once(self, call, predictor, photos, broken):
+        done = call("predict", predictor, photos / "dark" / "0.png", *broken)
+        assert (done.stdout + done.stderr).count("could not be read") == 1
+        assert "2 of 3 items" in done.stdout and "dark" in done.stdout
+
+    @pytest.mark.parametrize("command", ["extract", "evaluate"])
+    def test_once_by_the_other_commands_that_list_it(self, call, predictor, photos, tmp_path, command):
+        for label in ("dark", "light"):
+            (tmp_path / label).mkdir()
+            (tmp_path / label / "good.png").write_bytes((photos / label / "0.png").read_bytes())
+        (tmp_path / "dark" / "bad.png").write_bytes(b"")
+        words = (predictor, tmp_path) if command == "evaluate" else (tmp_path, "-s", "fake:image")
+        done = call(command, *words)
+        assert (done.stdout + done.stderr).count("could not be read") == 1 and "bad.png" in done.stdout
+
+    def test_fit_has_no_list_and_keeps_its_note(self, call, photos, tmp_path):
+        for label in ("dark", "light"):
+            (tmp_path / "d" / label).mkdir(parents=True)
+            for number in range(4):
+                content = (photos / label / f"{number}.png").read_bytes()
+                (tmp_path / "d" / label / f"{number}.png").write_bytes(content if number else b"")
+        done = call("fit", tmp_path / "d", "-s", "fake:image", "-o", tmp_path / "p")
+        assert "2 of 8 items could not be read" in done.stderr
+
+    def test_nothing_readable_is_an_error(self, call, predictor, broken):
+        done = call("predict", predictor, *broken, code=1)
+        assert not done.stdout and "Nothing that was given could be read" in done.stderr
+        assert "a.png: empty file" in done.stderr and "b.png: " in done.stderr
+        told = json.loads(call("predict", predictor, broken[0], "--json", code=1).stdout)
+        assert told["error"]["type"] == "DataError" and "a.png" in told["error"]["message"]
+
+    def test_many_are_not_all_listed(self, call, predictor, tmp_path):
+        for number in range(9):
+            (tmp_path / f"{number}.png").write_bytes(b"")
+        message = call("predict", predictor, tmp_path, code=1).stderr
+        assert message.count(".png: ") == 5 and "…" in message
+
+    def test_no_table_is_left_behind(self, call, predictor, broken, tmp_path):
+        call("predict", predictor, *broken, "-o", tmp_path / "answers.csv", code=1)
+        assert not (tmp_path / "answers.csv").exists()
+
+
+class TestWrongKind:
+    def test_a_folder_of_sounds_for_a_predictor_of_pictures(self, call, predictor, tmp_path):
+        for number in range(3):
+            (tmp_path / f"{number}.wav").write_bytes(b"RIFF")
+        message = call("predict", predictor, tmp_path, code=1).stderr
+        assert "The predictor takes files of kind image." in message and "3 files (.wav 3)" in message
+        assert ".jpg" in message and ".flac" not in message, "only what it can take"
+
+    @pytest.mark.parametrize(("wanted", "name"), [("audio", "sound"), ("text", "text"), ("image", "image")])
+    def test_the_folder_says_what_it_lacks(self, tmp_path, wanted, name):
+        (tmp_path / "a.xyz").write_bytes(b"1")
+        with pytest.raises(DataError, match=rf"^No {name} file is in .* 1 file \(\.xyz 1\)"):
+            Dataset.from_folder(tmp_path, modality=wanted)
+
+
+class TestTried:
+    def picked(self, *scores, chosen, metric="accuracy"):
+        rows = [{"layers": f"l{i}", "head": "lda", "score": s, "low": 0.1, "high": 0.9} for i, s in enumerate(scores)]
+        return drawn(_fit._tried({"layers": f"l{chosen}", "metric": metric, "table": rows}, ""), 140)
+
+    def test_the_highest_score_needs_no_words(self):
+        assert "highest" not in self.picked(0.9, 0.8, chosen=0) + self.picked(0.9, 0.9, chosen=1)
+
+    def test_the_rule_that_took_another(self):
+        assert "not the highest score: error + log-loss decides" in self.picked(0.8, 0.9, chosen=0)
+        assert "no row above is clearly better in error + log-loss" in self.picked(0.9, 0.8, chosen=1)
+        assert "squared error" in self.picked(0.9, 0.8, chosen=1, metric="r2")
+
+    def test_where_less_is_better_nothing_is_claimed(self):
+        assert "highest" not in self.picked(0.2, 0.1, chosen=0, metric="cer")
+
+    def test_the_chosen_row_is_the_setting_that_was_chosen(self):
+        """Not the cheapest one on the same layers, which a rule may have passed over."""
+        trials = [
+            SimpleNamespace(candidates=("a",), head=head, fields={"C": c}, score=s, low=s, high=s, cost=1 - s)
+            for head, c, s in (("logistic", 1.0, 0.8), ("lda", 2.0, 0.9))
+        ]
+        balance = SimpleNamespace(kind="none", metric="accuracy", reason="")
+        choice = SimpleNamespace(candidates=("a",), name="logistic", fields={"C": 1.0}, metric="accuracy", score=0.8,
+                                 low=0.8, high=0.8, reason="", balance=balance, trials=trials)  # fmt: skip
+        (row,) = _select._table(choice)["table"]
+        assert (row["head"], row["score"]) == ("logistic", 0.8)
+
+
+class TestExtras:
+    def test_old_metadata_of_an_editable_install(self, monkeypatch):
+        """The metadata is of the day of the install; what the checkout declares is what there is."""
+        monkeypatch.setattr(_extras, "requires", lambda _name: ['timm; extra == "image"'])
+        monkeypatch.setattr(_extras, "available", lambda _name: False)
+        with pytest.raises(MissingPackage, match=re.escape('pip install "headstart[launch]"')):
+            _extras.need("accelerate", "here")
+
+    def test_an_ordinary_install_reads_its_metadata(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(_extras, "requires", lambda _name: ['timm>=1; extra == "image"', "numpy"])
+        assert _extras._declared(tmp_path / "pyproject.toml") is None
+        (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\n[project.optional-dependencies]\na = []\n')
+        assert _extras._declared(tmp_path / "pyproject.toml") is None
+        (tmp_path / "pyproject.toml").write_text("broken = [")
+        assert _extras._declared(tmp_path / "pyproject.toml") is None
+        monkeypatch.setattr(_extras, "_declared", lambda _path: None)
+        assert _extras.extras() == {"image": ["timm>=1"]}
+
+
+class TestTypingErrors:
+    def test_the_folder_next_to_it(self, call, photos, tmp_path):
+        (tmp_path / "photos" / "cat").mkdir(parents=True)
+        message = call("fit", tmp_path / "fotos", "-s", "fake:image", "-o", tmp_path / "p", code=1).stderr
+        assert f"There is no folder {tmp_path / 'fotos'}. Did you mean {tmp_path / 'photos'}?" in message
+
+    def test_the_table_next_to_it(self, call, tmp_path):
+        (tmp_path / "reviews.csv").write_text("text,label\na,b\n")
+        words = (tmp_path / "review.csv", "-s", "lstm:lstm", "--target", "label", "-o", tmp_path / "p")
+        assert f"Did you mean {tmp_path / 'reviews.csv'}?" in call("fit", *words, code=1).stderr
+
+    def test_the_picture_next_to_it(self, call, predictor, photos):
+        message = call("predict", predictor, photos / "dark" / "0.pngg", code=1).stderr
+        assert f"Did you mean {photos / 'dark' / '0.png'}?" in message
+
+    def test_nothing_like_it(self, call, predictor, tmp_path):
+        assert "Did you mean" not in call("predict", predictor, tmp_path / "0.png", code=1).stderr
+        assert "Did you mean" not in call("predict", predictor, "no/such/folder/0.png", code=1).stderr
+
+    def test_pictures_without_classes(self, call, photos, tmp_path):
+        message = call("fit", photos / "dark", "-s", "fake:image", "-o", tmp_path / "p", code=1).stderr
+        assert "a folder of their own (cat/1.jpg)" in message
+
+    def test_a_file_that_is_neither_folder_nor_table(self, call, tmp_path):
+        for name, says in (("sheet.xlsx", "known formats: csv, tsv"), ("one.jpg", "a file, not a folder")):
+            (tmp_path / name).write_bytes(b"PK")
+            message = call("fit", tmp_path / name, "-s", "fake:image", "-o", tmp_path / "p", code=1).stderr
+            assert says in message
+
+    def test_other_names_of_tables(self, call, photos, tmp_path):
+        rows = [f"{photos}/{c}/{i}.png\t{c}" for c in ("dark", "light") for i in range(8)]
+        (tmp_path / "list.tab").write_text("\n".join(["path\tclass", *rows]))
+        told = call(
+            "fit", tmp_path / "list.tab", "--target", "class", "-s", "fake:image", "-o", tmp_path / "p", "--json"
+        )
+        assert json.loads(told.stdout)["items"] == 16
+
+    def test_two_tables(self, call, predictor, tmp_path):
+        for name in ("a.csv", "b.csv"):
+            (tmp_path / name).write_text("path\nx.png\n")
+        message = call("predict", predictor, tmp_path / "a.csv", tmp_path / "b.csv", code=1).stderr
+        assert "a table alone, and one at a time" in message
