@@ -201,3 +201,52 @@ class TestTypingErrors:
             (tmp_path / name).write_text("path\nx.png\n")
         message = call("predict", predictor, tmp_path / "a.csv", tmp_path / "b.csv", code=1).stderr
         assert "a table alone, and one at a time" in message
+
+    @pytest.mark.parametrize("words", [("predict", "0.png"), ("evaluate", "."), ("export", "-o", "x.onnx")])
+    def test_the_predictor_next_to_it(self, call, predictor, words):
+        command, *more = words
+        wrong = predictor.with_name("ligth.headstart")
+        message = call(command, wrong, *more, code=1).stderr
+        assert f"There is no saved predictor {wrong}. Did you mean {predictor}?" in message
+
+    def test_the_source_next_to_it(self, call, photos, tmp_path):
+        (tmp_path / "mobilenet").mkdir()
+        words = ("fit", photos, "-s", tmp_path / "mobilnet", "-o", tmp_path / "p")
+        message = call(*words, code=1).stderr
+        assert f"There is no folder {tmp_path / 'mobilnet'}. Did you mean {tmp_path / 'mobilenet'}?" in message
+        assert "FAMILY:NAME" in message
+
+    def test_a_report_of_a_predictor(self, call, predictor, tmp_path):
+        words = ("report", predictor, "-o", tmp_path / "page.html")
+        assert "is a folder; report takes the files that rank -o" in call(*words, code=1).stderr
+        (tmp_path / "proof.json").write_text("{}")
+        message = call("report", tmp_path / "prof.json", "-o", tmp_path / "page.html", code=1).stderr
+        assert f"Did you mean {tmp_path / 'proof.json'}?" in message
+
+    def test_of_several_kinds_the_usual_one_is_offered(self, call, tmp_path):
+        (tmp_path / "d" / "a").mkdir(parents=True)
+        for name in ("1.txt", "1.png", "2.png", "3.png", "1.wav"):
+            (tmp_path / "d" / "a" / name).write_bytes(b"1")
+        message = call("fit", tmp_path / "d", "-s", "fake:image", "-o", tmp_path / "p", code=1).stderr
+        assert "modality='image' (--modality)" in message
+
+    def test_a_class_without_items_has_no_recall(self, call, predictor, photos, tmp_path):
+        (tmp_path / "dark").mkdir()
+        (tmp_path / "dark" / "0.png").write_bytes((photos / "dark" / "0.png").read_bytes())
+        shown = call("evaluate", predictor, tmp_path).stdout
+        assert "nan" not in shown and re.search(r"light +0 +– ", shown)
+
+    def test_the_target_that_a_predictor_was_fitted_on(self, call, photos, tmp_path):
+        rows = [f"{photos}/{c}/{i}.png,{c},{i}" for c in ("dark", "light") for i in range(8)]
+        (tmp_path / "list.csv").write_text("\n".join(["path,kind,number", *rows]))
+        (tmp_path / "other.csv").write_text("\n".join(["path,sort,number", *rows]))
+        made = call("fit", tmp_path / "list.csv", "-s", "fake:image", "-o", tmp_path / "p", code=1).stderr
+        assert "'path'; others: kind, number." in made, "the columns that --target may name"
+        call("fit", tmp_path / "list.csv", "--target", "kind", "-s", "fake:image", "-o", tmp_path / "p")
+        assert (
+            json.loads(call("evaluate", tmp_path / "p", tmp_path / "list.csv", "--json").stdout)["cost"]["items"] == 16
+        )
+        message = call("evaluate", tmp_path / "p", tmp_path / "other.csv", code=1).stderr
+        assert "'kind' is not one of the columns of other.csv" in message and "sort" in message
+        told = call("evaluate", tmp_path / "p", tmp_path / "other.csv", "--target", "sort", "--json").stdout
+        assert json.loads(told)["cost"]["items"] == 16

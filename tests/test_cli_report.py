@@ -152,7 +152,7 @@ def test_a_good_record_beside_a_broken_one_is_not_half_shown(run, files, tmp_pat
         (("ranking.json", "-o", "."), 1, "is a folder"),
         (("ranking.json", "-o", "ranking.json"), 1, "one of the records"),
         (("ranking.json", "-o", "proof.json/r.html"), 1, "Cannot write"),
-        ((".", "-o", "r.html"), 1, "is damaged"),
+        ((".", "-o", "r.html"), 1, "is a folder; report takes the files"),
         (("ranking.json",), 2, "--output"),
         (("-o", "r.html"), 2, "FILE.json"),
     ],

@@ -79,6 +79,10 @@ def test_a_table_of_summaries(call, fitted, folder):
 
 def test_evaluate_prints_the_baselines_beside_it(call, fitted, folder):
     printed = call("evaluate", fitted[0], folder / "minutes.jsonl", *COLUMNS)
+    known = call("evaluate", fitted[0], folder / "minutes.jsonl")  # its target and task are those of the predictor
+    assert [line for line in known.splitlines() if "rouge" in line] == [
+        line for line in printed.splitlines() if "rouge" in line
+    ]
     for name in ("rouge1", "lead.rouge1", "textrank.rouge1"):
         assert name in printed
     assert "copies of training items" in " ".join(printed.split())

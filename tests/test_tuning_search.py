@@ -108,6 +108,21 @@ def test_the_folds_share_no_item_and_too_few_items_have_none():
     assert _folds(data.take(np.arange(4)), T[:4], "classification", seed=0) == []
 
 
+@pytest.mark.parametrize("many", [2, 3, 4, 7])
+def test_whole_groups_are_held_out_however_few(many):
+    """Three speakers stopped the fine-tuning with an error: five parts were wanted of them."""
+    X = np.random.default_rng(0).normal(size=(56, 3))
+    data = Dataset.from_arrays(X, [f"c{i % 2}" for i in range(56)], groups=[i // 2 % many for i in range(56)])
+    who = np.array(data.groups)
+    for fitting, held in _folds(data, data.columns[0].matrix(), "classification", seed=0):
+        assert not set(who[fitting]) & set(who[held]) and len(fitting) + len(held) == 56
+
+
+def test_a_single_group_cannot_be_held_out():
+    data = Dataset.from_arrays(np.zeros((20, 3)), ["a", "b"] * 10, groups=["one"] * 20)
+    assert _folds(data, data.columns[0].matrix(), "classification", seed=0) == []
+
+
 def test_the_second_ground_adds_the_deepest_layer_to_those_of_the_frozen_predictor(monkeypatch):
     seen = {}
     real = preparing.grounds

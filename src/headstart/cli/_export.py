@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from headstart.cli._app import command
-from headstart.cli._library import LIBRARY
+from headstart.cli._options import load_predictor
 from headstart.cli._output import Page, facts, shell_line, short, size_of, title
 
 PANEL = "Work"
@@ -24,7 +24,7 @@ def export(
     format: Annotated[str, typer.Option(metavar="NAME", help="onnx.")] = "onnx",
 ) -> Page:
     """Write a predictor as one ONNX file: network, pooling, head and probabilities."""
-    loaded = LIBRARY["load"](predictor)
+    loaded = load_predictor(predictor)
     path = loaded.export(output, format)
     targets = [{"target": a.target, "task": a.task, "classes": a.classes} for a in loaded.answers]
     document: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
+from headstart._files import did_you_mean
 from headstart._registry import unknown
 from headstart._typing import TASKS
 from headstart.cli._library import LIBRARY
 from headstart.dataset._media import modality_of
 from headstart.engines.base import ENGINES, PRECISIONS
-from headstart.errors import DataError, OptionError, SourceError
+from headstart.errors import DataError, OptionError, SourceError, StoreError
 from headstart.imbalance import BALANCES
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -188,9 +190,25 @@ def load_source(address: str, weights: Path | None, options: Sequence[str] | Non
     return LIBRARY["load_source"](address, **arguments)
 
 
+def load_predictor(path: Path) -> Any:
+    """What fit saved.
+
+    Raises
+    ------
+    StoreError
+        When there is none, or it is damaged.
+    """
+    place = path.expanduser()
+    if not place.exists():
+        raise StoreError(f"There is no saved predictor {path}.{did_you_mean(place)}")
+    return LIBRARY["load"](place)
+
+
 def _address(text: str) -> str:
     folder = Path(text).expanduser()
     if not folder.is_dir():
+        if ":" not in text and ("/" in text or os.sep in text):
+            raise SourceError(f"There is no folder {text}.{did_you_mean(folder)} A source is a folder, or FAMILY:NAME.")
         return text
     if (folder / "predictor.json").is_file():
         raise SourceError(f"{text} is a saved predictor, not a source. Its source is saved:{folder / 'sources' / '0'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import os
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from headstart.cli._options import (
     dataset,
     is_table,
     items_of,
+    load_predictor,
 )
 from headstart.cli._output import Page, interval, shell_line, short, table, title, under
 from headstart.dataset._media import modality_of
@@ -52,7 +54,7 @@ def predict(
     ] = None,
 ) -> Page:
     """Predict for files, folders, a table or texts."""
-    loaded = LIBRARY["load"](predictor)
+    loaded = load_predictor(predictor)
     data = _items(items, input, loaded.source.modality)
     rows = _rows(loaded, data, *_answers(loaded, data))
     bad = [(_called(row["item"]), row["error"]) for row in rows if "error" in row]
@@ -169,6 +171,11 @@ def _reason(read: Any, index: int) -> str:
     return "could not be read"
 
 
+def _share(value: Any) -> str | None:
+    """None for a share of nothing."""
+    return None if np.isnan(float(value)) else f"{value:.3f}"
+
+
 def _texts(rows: list[dict[str, Any]]) -> list[Any]:
     """Summaries below what they are of: a table has no room for them."""
     return [under(_called(row["item"]), Text(row["label"])) for row in rows[:_MOST_ROWS] if row["label"] is not None]
@@ -241,14 +248,21 @@ def evaluate(
     ] = None,
 ) -> Page:
     """Measure a predictor on labelled data."""
-    loaded = LIBRARY["load"](predictor)
-    items = dataset(data, columns)
+    loaded = load_predictor(predictor)
+    items = dataset(data, _as_fitted(loaded, columns) if is_table(data) else columns)
     if part is not None or (items.parts is not None and "test" in items.parts):
         items = items.part(part or "test")
     result = loaded.evaluate(items)
     blocks = [title(short(predictor), items_of(items), seconds(result.cost.get("seconds"))), *result_blocks(result)]
     following = shell_line("predict", short(predictor), "ITEM")
     return Page({"predictor": str(predictor), **result.to_dict(rows=False)}, blocks, [following])
+
+
+def _as_fitted(loaded: Any, columns: Columns) -> Columns:
+    """What is not said about a table is as it was when the predictor was fitted: the target columns, and the task."""
+    tasks = {answer.task for answer in loaded.answers}
+    target = columns.target or [answer.target for answer in loaded.answers]
+    return dataclasses.replace(columns, target=target, task=columns.task or (tasks.pop() if len(tasks) == 1 else None))
 
 
 def result_blocks(result: Any) -> list[Any]:
@@ -259,7 +273,7 @@ def result_blocks(result: Any) -> list[Any]:
     classes = sorted(result.per_class, key=lambda r: 2.0 if np.isnan(float(r.recall)) else float(r.recall))
     if classes:
         names = [r.label if r.column is None else f"{r.column} {r.label}" for r in classes[:_MOST_CLASSES]]
-        shown = [[name, r.n, f"{r.recall:.3f}", f"{r.precision:.3f}"] for name, r in zip(names, classes)]
+        shown = [[name, r.n, _share(r.recall), _share(r.precision)] for name, r in zip(names, classes)]
         more = f", the weakest {_MOST_CLASSES} of {len(classes)}" if len(classes) > _MOST_CLASSES else ", weakest first"
         blocks.append(under(f"By class{more}", table(["class", "items", "recall", "precision"], shown, align="lrrr")))
     if result.skipped:

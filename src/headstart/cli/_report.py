@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headstart._files import read_json
+from headstart._files import did_you_mean, read_json
 from headstart.cli._app import command
 from headstart.cli._library import LIBRARY
 from headstart.cli._options import need_file_name
@@ -44,6 +44,10 @@ def report(
 
 
 def _read(path: Path) -> Any:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; report takes the files that rank -o, prove -o and evaluate --json wrote.")
+    if not path.exists():
+        raise DataError(f"There is no record at {path}.{did_you_mean(path)}")
     plain = read_json(path, "record")
     try:
         return read_record({k: v for k, v in plain.items() if k not in _ASIDE} if isinstance(plain, dict) else plain)

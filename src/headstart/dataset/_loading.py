@@ -13,6 +13,7 @@ from headstart.dataset._tables import Table, read_table
 from headstart.dataset._target import Target, make_target, parse_target, tasks_of
 from headstart.errors import DataError, OptionError
 
+_SHOWN = 8
 _INPUT_NAMES = ("path", "file", "filename", "filepath", "image", "audio", "text", "sentence", "document")
 
 
@@ -92,7 +93,9 @@ def _guess_input(path: Path, names: Sequence[str]) -> str:
         raise OptionError(
             f"Say input=, the column of {path.name} with texts or paths: {why}. Columns: {', '.join(names)}."
         )
-    note(f"{path.name}: the inputs are taken from the column {likely[0]!r}.")
+    others = [name for name in names if name != likely[0]]
+    more = f"; others: {', '.join(others[:_SHOWN])}{', …' if len(others) > _SHOWN else ''}" if others else ""
+    note(f"{path.name}: the inputs are taken from the column {likely[0]!r}{more}.")
     return likely[0]
 
 

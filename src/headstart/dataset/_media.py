@@ -164,7 +164,8 @@ def _single(files: Sequence[Found], root: Path, ignored: Sequence[Path], wanted:
     if len(counts) > 1:
         found = ", ".join(f"{n:,} {kind}" for kind, n in counts.most_common())
         raise DataError(
-            f"{root} holds several modalities ({found}); say which one to use, e.g. modality={max(counts)!r}."
+            f"{root} holds several modalities ({found}); say which one to use, e.g. "
+            f"modality={counts.most_common(1)[0][0]!r} (--modality)."
         )
     return next(iter(counts))
 

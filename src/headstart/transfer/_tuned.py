@@ -55,8 +55,8 @@ def tuned(
     folds = _folds(labelled.data, T, answer.task, seed=seed) if guard else []
     if guard and not folds:
         note(
-            f"{len(T)} items are too few to hold some out and see whether fine-tuning helps: the frozen predictor is "
-            "returned. guard=False fine-tunes all the same."
+            f"{len(T)} items are too few, or of too few groups, to hold some out and see whether fine-tuning helps: "
+            "the frozen predictor is returned. guard=False fine-tunes all the same."
         )
         return dataclasses.replace(predictor, history={"kept": "start", "scores": {}})
     kind = predictor.chosen["selection"][answer.target]["balance"]["kind"]
@@ -137,10 +137,16 @@ def _single(predictor: Predictor) -> WithHead:
 
 
 def _folds(data: Dataset, T: Float, task: str, *, seed: int) -> list[Fold]:
-    """(items to fit on, items held out), twice; none where there are too few items, or a class would be lost."""
-    if len(data) < round(1 / _HELD_OUT):
+    """(items to fit on, items held out), twice; none where there are too few items, or a class would be lost.
+
+    A fifth is held out, or whole groups: one of them where there are fewer than five.
+    """
+    groups = data.groups
+    whole = len(data) if groups is None else len({*groups} - {None}) + groups.count(None)
+    parts = min(round(1 / _HELD_OUT), whole)
+    if len(data) < round(1 / _HELD_OUT) or parts < 2:
         return []
-    ids = data.fold_ids(round(1 / _HELD_OUT), random_state=seed)
+    ids = data.fold_ids(parts, random_state=seed)
     folds = [(np.flatnonzero(ids != i), np.flatnonzero(ids == i)) for i in range(2)]
     for fitting, held in folds:
         if not len(held) or (task == "classification" and (T[fitting].sum(0) > 0).sum() < (T.sum(0) > 0).sum()):
