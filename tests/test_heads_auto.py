@@ -11,10 +11,11 @@ from sklearn.metrics import balanced_accuracy_score
 
 from headstart.errors import DataError, NumericsError, OptionError, UnknownName
 from headstart.heads import HEADS, head
-from headstart.heads._contest import ANCHOR, Trial, decide
-from headstart.heads._cross import CAUTIOUS
+from headstart.heads._contest import ANCHOR, Trial, decide, finished
+from headstart.heads._cross import CAUTIOUS, Aim, measure
 from headstart.heads._race import is_few
 from headstart.heads.auto import MOST_ROWS, calibrate, choose
+from headstart.heads.base import Problem
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -127,12 +128,41 @@ def test_labels_that_mean_nothing_score_at_chance():
     assert choice.low < 1 / 3 + 0.05
 
 
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_above_200_rows_the_best_of_each_grid_is_held_out_by_every_draw(task):
+    X, T = layers(n=240)
+    if task != "classification":
+        T = T[:, :2] if task == "multilabel" else T[:, :2] + X["half"][:, :2]
+    choice = choose(X, T, task=task, fuse=True)
+    assert len(choice.folds) == 3 and {trial.draws for trial in choice.trials} == {1, 3}
+    grids: dict[tuple, list[Trial]] = {}
+    for one in choice.trials:
+        grids.setdefault((one.candidates, one.head, one.fields["scale"]), []).append(one)
+    for (names, name, scale), trials in grids.items():
+        problem = Problem(task, scale, np.concatenate([X[n] for n in names], axis=1), T)
+        whole = [one for one in trials if one.draws == 3]
+        assert len([one for one in whole if not one.is_anchor]) <= 1 <= len(whole)
+        for one in whole:
+            fields = {key: value for key, value in one.fields.items() if key != "scale"}
+            (held,) = HEADS[name].out_of_fold(problem, choice.folds, [fields])
+            again = measure(held, T, choice.folds, Aim(task, choice.metric))
+            assert len(one.costs) == len(again.costs)
+            assert np.allclose([one.score, one.low, one.high], [again.score, again.low, again.high], atol=0.01)
+    assert choice.score in {one.score for one in choice.trials if one.draws == 3}
+
+
+def test_only_trials_that_saw_every_draw_are_compared():
+    lucky, whole, other = trial(np.full(300, 0.1)), trial(np.full(300, 0.3), draws=3), trial(np.full(300, 0.2), draws=3)
+    assert finished([lucky, whole, other]) == [whole, other]
+    assert decide([lucky, whole, other]) is other and decide([lucky]) is lucky
+
+
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 
-def trial(costs, name="lda", rows=300, **fields):
-    rows = np.zeros(rows)
-    return Trial(("x",), name, {"scale": "none", **fields}, 0.5, 0.4, 0.6, rows, np.asarray(costs, dtype=float), 1.0)
+def trial(costs, name="lda", rows=300, draws=1, **fields):
+    fields = {"scale": "none", **fields}
+    return Trial(("x",), name, fields, 0.5, 0.4, 0.6, np.zeros(rows), np.asarray(costs, dtype=float), 1.0, draws)
 
 
 def test_the_anchor_stands_unless_another_is_better_by_a_standard_error():

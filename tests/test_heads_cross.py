@@ -68,8 +68,8 @@ def test_one_group_or_one_row_per_class_cannot_be_folded():
     assert draw_folds(one_hot(np.arange(20) % 2), "classification", groups=np.zeros(20)) is None
 
 
-@pytest.mark.parametrize(("n", "repeats"), [(16, 10), (60, 10), (120, 5), (300, 1)])
-def test_small_data_is_folded_several_times(n, repeats):
+@pytest.mark.parametrize(("n", "repeats"), [(16, 10), (60, 10), (120, 5), (200, 3), (3000, 3)])
+def test_folds_are_drawn_three_times_and_of_few_rows_more_often(n, repeats):
     T = one_hot(np.arange(n) % 4)
     folds = draw_folds(T, "classification")
     assert len(folds) == repeats
@@ -86,7 +86,7 @@ def test_the_seed_decides():
 @pytest.mark.parametrize("task", ["regression", "multilabel"])
 def test_other_tasks_are_shuffled(task):
     folds = draw_folds(np.zeros((300, 3)), task)
-    assert folds.shape == (1, 300) and np.bincount(folds[0]).tolist() == [60] * 5
+    assert folds.shape == (3, 300) and all(np.bincount(row).tolist() == [60] * 5 for row in folds)
 
 
 # --- temperature ------------------------------------------------------------------------------------------------------
@@ -224,3 +224,17 @@ def test_pooled_scores_have_an_interval_from_the_folds(task):
     better = measure(T + 0.1 * (D - T), T, folds, Aim(task, "x"))
     assert better.score > got.score and better.costs.mean() < got.costs.mean()
     assert better.high - better.low < got.high - got.low
+
+
+def test_further_draws_are_no_further_labelled_rows():
+    """Average precision is compared fold by fold; the same rows held out ten times over say no more than once."""
+    rng = np.random.default_rng(0)
+    T = (rng.random((500, 3)) > 0.5).astype(float)
+    D = np.repeat((T + rng.normal(size=T.shape))[None], 10, axis=0)
+    folds = np.stack([rng.permutation(500) % 5 for _ in range(10)])
+    errors = []
+    for draws in (1, 10):
+        costs = measure(D[:draws], T, folds[:draws], Aim("multilabel", "mean_average_precision")).costs
+        assert len(costs) == 5 * draws
+        errors.append(costs.std(ddof=1) / np.sqrt(len(costs)))
+    assert 0.5 < errors[1] / errors[0] < 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ class Trial:
         What settings are compared by, unit by unit; small is good.
     temperature : float
         Makes its held-out decisions the best probabilities.
+    draws : int
+        How many fold assignments it was held out by; see :func:`finished`.
     """
 
     candidates: tuple[str, ...]
@@ -47,6 +50,7 @@ class Trial:
     rows: Float
     costs: Float
     temperature: float
+    draws: int = 1
 
     @property
     def cost(self) -> float:
@@ -93,25 +97,44 @@ class Contest:
         """The rows of one set of features, ready for every head."""
         return Problem(self.aim.task, scale, X, self.T, self.weights)
 
+    @property
+    def first(self) -> Ints:
+        """The fold assignments by which whole grids are held out: all on few rows, else one."""
+        return self.folds if len(self.T) <= CAUTIOUS else self.folds[:1]
+
     def enter(self, candidates: tuple[str, ...], problem: Problem, entries: Sequence[Entry]) -> list[Trial]:
-        """Cross-validate the settings of some heads."""
+        """Cross-validate the settings of some heads; where whole grids see one draw, the best of each sees them all."""
         found = []
         for entry in entries:
             if not entry.takes(problem.scale):
                 continue
-            aim = self.aim if entry.kind.learns_prior else replace(self.aim, shift=None)
             grid = entry.kind.grid(problem) if entry.fields is None else [_bare(entry.fields)]
-            decisions = entry.kind.out_of_fold(problem, self.folds, grid)
-            for setting, held_out in zip(grid, decisions, strict=True):
-                got = measure(held_out, self.T, self.folds, aim)
-                fields = {**(entry.fields or {}), **setting, "scale": problem.scale}
-                row = (got.score, got.low, got.high, got.rows, got.costs, got.temperature)
-                found.append(Trial(candidates, entry.name, fields, *row))
+            decisions = list(entry.kind.out_of_fold(problem, self.first, grid))
+            told = partial(self._trial, candidates, entry, scale=problem.scale)
+            trials = [told(setting, held_out) for setting, held_out in zip(grid, decisions, strict=True)]
+            others = self.folds[len(self.first) :]
+            if len(others):
+                best = min(range(len(grid)), key=lambda place: trials[place].cost)
+                again = [place for place, trial in enumerate(trials) if place == best or trial.is_anchor]
+                more = entry.kind.out_of_fold(problem, others, [grid[place] for place in again])
+                for place, held_out in zip(again, more, strict=True):
+                    trials[place] = told(grid[place], np.concatenate([decisions[place], held_out]))
+            found += trials
         return found
+
+    def _trial(
+        self, candidates: tuple[str, ...], entry: Entry, setting: dict[str, Any], held_out: Float, *, scale: str
+    ) -> Trial:
+        """A setting by its held-out decisions (R, n, t)."""
+        aim = self.aim if entry.kind.learns_prior else replace(self.aim, shift=None)
+        got = measure(held_out, self.T, self.folds[: len(held_out)], aim)
+        fields = {**(entry.fields or {}), **setting, "scale": scale}
+        row = (got.score, got.low, got.high, got.rows, got.costs, got.temperature, len(held_out))
+        return Trial(candidates, entry.name, fields, *row)
 
     def affordable(self, problem: Problem, entries: Sequence[Entry], budget: float) -> list[Entry]:
         """The entries, cheapest first, whose operations fit the budget together; always one."""
-        efforts = [(entry.kind.effort(problem, self.folds), place) for place, entry in enumerate(entries)]
+        efforts = [(entry.kind.effort(problem, self.first), place) for place, entry in enumerate(entries)]
         kept: list[int] = []
         spent = 0.0
         for effort, place in sorted(efforts):
@@ -127,8 +150,17 @@ class Contest:
         return Contest(self.T[rows], self.folds[:, rows], aim, weights)
 
 
+def finished(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that saw every draw of the folds: only they are compared with each other.
+
+    Of many settings that saw one draw the best is also the luckiest: its cost is too low beside a mean over several.
+    """
+    most = max((trial.draws for trial in trials), default=0)
+    return [trial for trial in trials if trial.draws == most]
+
+
 def decide(trials: Sequence[Trial]) -> Trial:
-    """The winner of the trials of one set of features.
+    """The winner of the finished trials of one set of features.
 
     The anchor stands unless another setting's mean cost is lower by more than 1 + 32 / n standard errors of the paired
     differences: held-out rows share most of what they were predicted from, so that on few rows the standard error is
@@ -136,6 +168,7 @@ def decide(trials: Sequence[Trial]) -> Trial:
     neighbourhood; on more the one with the lowest mean cost. Without an anchor the lowest mean does. Of equals the
     first, which is the simplest.
     """
+    trials = finished(trials)
     anchor = next((trial for trial in trials if trial.is_anchor), None)
     if anchor is None:
         return trials[int(np.argmin([trial.cost for trial in trials]))]

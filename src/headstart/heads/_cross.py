@@ -13,9 +13,9 @@ from headstart._typing import Array, Float, Ints
 
 FOLDS = 5
 FEW = 30  # rows per class up to which only steady heads compete
-CAUTIOUS = 200  # rows up to which little is taken for granted: folds are drawn several times, steady heads compete
-_ROWS_WANTED = 600  # held-out rows, over all repeats
-_MOST_REPEATS = 10
+CAUTIOUS = 200  # rows up to which little is taken for granted: only steady heads compete, all settings on all draws
+_ROWS_WANTED = 600  # held-out rows, over all draws of the folds
+_DRAWS = 3, 10  # of the folds, on many and on very few rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +67,13 @@ def draw_folds(
 ) -> Ints | None:
     """Fold numbers (R, n): stratified by class, groups kept whole; None where no two folds can be had.
 
-    Five folds; fewer where no class, or no grouping, has five members. Small data is folded up to ten times over.
+    Five folds; fewer where no class, or no grouping, has five members. Drawn three times, of few rows up to ten.
     """
     rng = np.random.default_rng(random_state)
     labels = T.argmax(axis=1) if task == "classification" else np.zeros(len(T), dtype=np.int64)
     counts = np.bincount(labels)
     if repeats is None:
-        repeats = min(round(_ROWS_WANTED / len(T)), _MOST_REPEATS) if len(T) <= CAUTIOUS else 1
+        repeats = min(max(round(_ROWS_WANTED / len(T)), _DRAWS[0]), _DRAWS[1])
     if groups is None:
         folds = min(FOLDS, int(counts.max()))
         return None if folds < 2 else np.stack([_stratified(labels, folds, rng) for _ in range(repeats)])
@@ -165,17 +165,27 @@ def measure(decisions: Float, T: Float, folds: Ints, aim: Aim) -> Measured:
     if aim.task == "multilabel":
         temperature = temperature_of(decisions, T, aim.task)
         rows = -losses(decisions / temperature, T, aim.task)
-        units = [
-            -mean_average_precision(d[ids == k], T[ids == k])
-            for d, ids in zip(decisions, folds)
-            for k in np.unique(ids)
-        ]
         score, low, high = _jackknifed(mean_average_precision, decisions, T, folds)
-        return Measured(score, low, high, rows, np.array(units), temperature)
+        return Measured(score, low, high, rows, _fold_costs(decisions, T, folds), temperature)
     around = np.maximum(T.var(axis=0), 1e-300)
     costs = (((decisions - T) ** 2) / around).mean(axis=(0, 2))
     score, low, high = _jackknifed(r_squared, decisions, T, folds)
     return Measured(score, low, high, -costs, costs, 1.0)
+
+
+def _fold_costs(decisions: Float, T: Float, folds: Ints) -> Float:
+    """Minus average precision (R·folds,) of each fold, so spread that their mean has the standard error of one draw.
+
+    Further draws hold the same rows out: they make the mean steadier, but are no new rows.
+    """
+    costs = np.array(
+        [
+            -mean_average_precision(held[ids == fold], T[ids == fold])
+            for held, ids in zip(decisions, folds, strict=True)
+            for fold in np.unique(ids)
+        ]
+    )
+    return np.asarray(costs.mean() + np.sqrt(len(folds)) * (costs - costs.mean()))
 
 
 def _measure_classes(decisions: Float, T: Float, aim: Aim) -> Measured:
@@ -209,7 +219,9 @@ def _jackknifed(
     """A pooled statistic, averaged over repeats, and its interval from leaving out one fold after another."""
     score = float(np.mean([statistic(one, T) for one in decisions]))
     ids = folds[0]
-    left = np.array([statistic(decisions[0][ids != fold], T[ids != fold]) for fold in np.unique(ids)])
+    left = np.array(
+        [np.mean([statistic(one[ids != fold], T[ids != fold]) for one in decisions]) for fold in np.unique(ids)]
+    )
     k = len(left)
     error = float(np.sqrt((k - 1) / k * ((left - left.mean()) ** 2).sum()))
     half = float(stdtrit(k - 1, 0.975)) * error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headstart._typing import Array, Float
-from headstart.heads._contest import SCREENERS, Contest, Entry, Trial
+from headstart.heads._contest import SCREENERS, Contest, Entry, Trial, finished
 from headstart.heads._cross import CAUTIOUS, FEW
 from headstart.heads._fusion import forward
 from headstart.heads.base import Problem
@@ -64,7 +64,8 @@ def _screened(
 
 def _by_cost(names: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
     """Candidates, the one with the cheapest trial first; of equals the first."""
-    least = {name: min((t.cost for t in trials if t.candidates == (name,)), default=np.inf) for name in names}
+    whole = finished(trials)
+    least = {name: min((t.cost for t in whole if t.candidates == (name,)), default=np.inf) for name in names}
     return sorted(names, key=lambda name: least[name])
 
 

@@ -6,8 +6,9 @@
 3. **Decision.** Settings are compared by held-out *error + log-loss* (accuracy alone is too coarse to choose by on few
    rows), row by row. Logistic regression with C = 1 on plain features is the one to beat: another setting replaces it
    only when it is better by more than a standard error of the paired difference (more on very few rows). Of those the
-   best mean wins, up to 200 rows the best lower bound. Small data is folded up to ten times over, and up to 200 rows,
-   or 30 per class, only heads that are steady there compete, on plain features.
+   best mean wins, up to 200 rows the best lower bound. Folds are drawn three times, on small data up to ten times.
+   Above 200 rows a head's whole grid is held out by the first draw, and its best setting by all; only the latter are
+   compared. Up to 200 rows, or 30 per class, only heads that are steady there compete, on plain features.
 4. **Safety.** Several candidates side by side win over a single one that is not clearly better than they are: on few
    rows the best single one is often only the luckiest.
 
@@ -32,13 +33,13 @@ from headstart._registry import unknown
 from headstart._typing import Array, Float, Ints
 from headstart.errors import DataError, NumericsError, OptionError
 from headstart.heads._checks import checked, need_two_classes
-from headstart.heads._contest import Contest, Entry, Trial, decide, safest
+from headstart.heads._contest import Contest, Entry, Trial, decide, finished, safest
 from headstart.heads._cross import Aim, draw_folds, temperature_of
 from headstart.heads._race import is_few, race, side_by_side
 from headstart.heads.base import HEADS, Head, head
 from headstart.imbalance import Balance, log_adjustment, resolve, row_weights
 
-__all__ = ["Choice", "Trial", "calibrate", "choose"]
+__all__ = ["Choice", "Trial", "calibrate", "choose", "finished"]
 
 _LAST_BITS = 1e-6  # relative
 MOST_ROWS = 10_000  # choices are made on at most so many rows
@@ -134,7 +135,7 @@ def choose(
         One-hot classes, 0 and 1 labels, or values.
     task : {"classification", "multilabel", "regression"}
     fold_ids : (n,) or (R, n) array of int, optional
-        Which fold each row is held out in; used as they are. None draws stratified folds, for small data several times.
+        Which fold each row is held out in; used as they are. None draws stratified folds, three times or more.
     groups : (n,) array, optional
         Rows of one group stay in one fold, when folds are drawn.
     heads : str, Head, or a sequence of them, optional

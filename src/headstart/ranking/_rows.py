@@ -12,7 +12,7 @@ import numpy as np
 from headstart._intervals import paired_difference
 from headstart.bank import FeatureBank
 from headstart.dataset import Dataset
-from headstart.heads.auto import Choice, Trial
+from headstart.heads.auto import Choice, Trial, finished
 from headstart.heads.base import HEADS
 from headstart.ranking._columns import columns_of, source_columns
 from headstart.result import Fusion, Row
@@ -139,8 +139,9 @@ def fusion(
 
 
 def best_of(trials: Sequence[Trial], candidates: tuple[str, ...]) -> Trial | None:
-    """The trial of least cost on these features."""
-    return min((t for t in trials if t.candidates == candidates), key=lambda trial: trial.cost, default=None)
+    """The trial of least cost on these features, of those that saw every draw of the folds."""
+    whole = finished([trial for trial in trials if trial.candidates == candidates])
+    return min(whole, key=lambda trial: trial.cost, default=None)
 
 
 def _score(trial: Trial | None) -> float:

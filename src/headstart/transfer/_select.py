@@ -12,7 +12,7 @@ from headstart._progress import note
 from headstart.bank import Skipped
 from headstart.dataset import Dataset, Target
 from headstart.errors import DataError
-from headstart.heads.auto import Choice, choose
+from headstart.heads.auto import Choice, choose, finished
 from headstart.heads.base import Head
 from headstart.predictor import ANSWERS, Answer, Part, Place
 from headstart.sources.base import Source
@@ -160,7 +160,7 @@ def _group_ids(groups: Sequence[Any] | None) -> np.ndarray | None:
 def _table(choice: Choice) -> dict[str, Any]:
     """What was chosen, and the best trial of every other combination of layers, as plain data, the best first."""
     best: dict[tuple[str, ...], Any] = {}
-    for trial in choice.trials:
+    for trial in finished(choice.trials):
         if trial.candidates not in best or trial.cost < best[trial.candidates].cost:
             best[trial.candidates] = trial
     chosen = (choice.candidates, choice.name, choice.fields)
