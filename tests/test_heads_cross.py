@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2_score
 
 from headstart._intervals import wilson
@@ -19,8 +17,8 @@ from headstart.heads._cross import (
     mean_average_precision,
     measure,
     r_squared,
-    temperature_of,
 )
+from headstart.heads._temperature import temperature_of
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -87,75 +85,6 @@ def test_the_seed_decides():
 def test_other_tasks_are_shuffled(task):
     folds = draw_folds(np.zeros((300, 3)), task)
     assert folds.shape == (3, 300) and all(np.bincount(row).tolist() == [60] * 5 for row in folds)
-
-
-# --- temperature ------------------------------------------------------------------------------------------------------
-
-
-def smoothed(T, even):
-    doubt = 1 / (len(T) + 1)
-    return T * (1 - doubt) + doubt * even
-
-
-@given(seed=seeds, size=st.sampled_from([1e-4, 1.0, 300.0]), repeats=st.integers(1, 3))
-def test_the_temperature_is_where_the_loss_is_least(seed, size, repeats):
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 3, 50)
-    D = (rng.normal(size=(repeats, 50, 3)) + 1.2 * np.eye(3)[y]) * size
-    W = smoothed(np.eye(3)[y], 1 / 3)
-
-    def loss(log_beta):
-        z = D * np.exp(log_beta) / size
-        return float((logsumexp(z, axis=-1) - (z * W).sum(axis=-1)).sum())
-
-    best = minimize_scalar(loss, bounds=(-8, 8), method="bounded", options={"xatol": 1e-9}).x
-    assert np.isclose(np.log(size / temperature_of(D, np.eye(3)[y], "classification")), best, atol=1e-3)
-
-
-@given(seed=seeds)
-def test_the_temperature_of_labels(seed):
-    rng = np.random.default_rng(seed)
-    T = (rng.random((60, 4)) > 0.5).astype(float)
-    D = rng.normal(size=(1, 60, 4)) + 1.5 * (2 * T - 1)
-    W = smoothed(T, 0.5)
-
-    def loss(log_beta):
-        z = D[0] * np.exp(log_beta)
-        return float((np.logaddexp(0, z) - W * z).sum())
-
-    best = minimize_scalar(loss, bounds=(-8, 8), method="bounded", options={"xatol": 1e-9}).x
-    assert np.isclose(-np.log(temperature_of(D, T, "multilabel")), best, atol=1e-3)
-
-
-def test_decisions_that_are_always_right_stay_finite():
-    T = one_hot(np.arange(12) % 3)
-    found = temperature_of(10 * T[None], T, "classification")
-    chance = np.exp(log_softmax(10 * T / found, axis=1)).max(axis=1)
-    assert 0 < found < np.inf
-    assert np.allclose(chance, 1 - (2 / 3) / 13, atol=1e-3)  # a row's worth of doubt
-
-
-def test_decisions_that_say_nothing_become_even_chances():
-    rng = np.random.default_rng(0)
-    T = one_hot(rng.integers(0, 2, 400))
-    D = rng.normal(size=(1, 400, 2)) - 0.5 * T  # worse than nothing
-    chance = np.exp(log_softmax(D[0] / temperature_of(D, T, "classification"), axis=1))
-    assert np.abs(chance - 0.5).max() < 0.01
-    assert temperature_of(np.zeros((1, 400, 2)), T, "classification") > 0
-
-
-def test_values_have_no_temperature():
-    assert temperature_of(np.ones((1, 5, 2)), np.ones((5, 2)), "regression") == 1.0
-
-
-def test_weights_weigh_the_loss():
-    rng = np.random.default_rng(0)
-    T = one_hot(rng.integers(0, 2, 100))
-    D = rng.normal(size=(1, 100, 2)) + T
-    half = np.r_[np.ones(50), np.zeros(50)]
-    a = temperature_of(D, T, "classification", half)
-    b = temperature_of(D[:, :50], T[:50], "classification")
-    assert np.isclose(a, b, rtol=0.05)
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart._solve.folds import FoldRidge, LeftOut, discriminant
+from headstart._solve.folds import FoldRidge, LeftOut, discriminants
 from headstart._solve.principal import of_rows, of_scatter, spread_of
 from headstart.errors import NumericsError
 
@@ -129,7 +129,7 @@ def test_discriminants_follow_from_ridge(seed, shape, alpha):
     basis = basis_of(X, ones)
     left = next(FoldRidge(basis.coordinates(X), basis.values, T, ones).left_out([fold], np.array([alpha])))[0]
     counts = T[others].sum(axis=0)
-    linear, norm = discriminant(left, counts / counts.sum(), counts)
+    ((linear, norm),) = discriminants([left], (counts / counts.sum())[None], counts[None])
     mean = X[others].mean(axis=0)
     means = (T[others].T @ (X[others] - mean)) / counts[:, None]
     within = X[others] - mean - T[others] @ means
@@ -141,4 +141,4 @@ def test_discriminants_follow_from_ridge(seed, shape, alpha):
 def test_classes_without_any_spread_and_shrinkage_are_refused():
     left = LeftOut(np.arange(2), np.zeros((2, 2)), np.diag([3.0, 3.0]))
     with pytest.raises(NumericsError, match="Raise shrinkage"):
-        discriminant(left, np.full(2, 0.5), np.full(2, 3.0))
+        discriminants([left], np.full((1, 2), 0.5), np.full((1, 2), 3.0))

@@ -7,7 +7,7 @@ H = √w√wᵀ/Σw + U·g·Uᵀ, and the residuals of rows f that were left out
 
 one small solve per fold and penalty and no second fit. Where a fold has about as many rows as there are features the
 same numbers come from the normal equations without the fold. Left-out rows change the explained cross-products
-D = Tᵀ X (S + α)⁻¹ Xᵀ T by R_fᵀ E_f, from which discriminant analysis follows (:func:`discriminant`).
+D = Tᵀ X (S + α)⁻¹ Xᵀ T by R_fᵀ E_f, from which discriminant analysis follows (:func:`discriminants`).
 
 References
 ----------
@@ -17,7 +17,7 @@ Penalized discriminant analysis (scores of LDA from those of regression).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,22 +175,22 @@ def _symmetric(matrix: Float) -> Float:
     return (matrix + matrix.T) / 2
 
 
-def discriminant(left: LeftOut, mean: Float, counts: Float) -> tuple[Float, Float]:
+def discriminants(left: Sequence[LeftOut], means: Float, counts: Float) -> list[tuple[Float, Float]]:
     """Scores of discriminant analysis with within-class scatter S_W + α, from those of ridge at the same α.
 
     Parameters
     ----------
-    left : LeftOut
+    left : sequence of k LeftOut
         Ridge on one-hot targets.
-    mean : (t,) array
-        Mean of the others' targets.
-    counts : (t,) array
-        (Weighted) rows of each class among the others, all positive.
+    means : (k, t) array
+        Mean of the others' targets, fold by fold.
+    counts : (k, t) array
+        (Weighted) rows of each class among the others, all positive; of a class without rows any number will do.
 
     Returns
     -------
     linear : (m, t) array
-        (x − μ)ᵀ Q (μ_c − μ) with Q = (S_W + α)⁻¹.
+        (x − μ)ᵀ Q (μ_c − μ) with Q = (S_W + α)⁻¹; for each fold.
     norm : (t,) array
         (μ_c − μ)ᵀ Q (μ_c − μ). With covariance (S_W + α)/κ the score of class c is κ·(linear − norm / 2) + log prior.
 
@@ -198,10 +198,11 @@ def discriminant(left: LeftOut, mean: Float, counts: Float) -> tuple[Float, Floa
     -----
     With M the class means, A = S + α and N = diag(counts): (S_W + α)⁻¹M = A⁻¹M (I − N MᵀA⁻¹M)⁻¹.
     """
+    explained = np.stack([one.explained for one in left]) / counts[:, None]
     try:
-        turn = np.linalg.inv(np.eye(len(counts)) - left.explained / counts)
+        turns = np.linalg.inv(np.eye(counts.shape[1]) - explained)
     except np.linalg.LinAlgError as error:
         raise NumericsError("Some class has no spread of its own and no shrinkage is left. Raise shrinkage.") from error
-    linear = ((left.scores - mean) / counts) @ turn
-    norm = np.einsum("ab,ba->a", left.explained / counts / counts[:, None], turn)
-    return linear, norm
+    norms = np.einsum("kab,kba->ka", explained / counts[:, :, None], turns)
+    together = zip(left, means, counts, turns, norms, strict=True)
+    return [(((one.scores - mean) / count) @ turn, norm) for one, mean, count, turn, norm in together]

@@ -1,4 +1,4 @@
-"""What choosing needs: folds, scores of held-out decisions with their intervals, and the temperature of a head."""
+"""What choosing needs: folds, and scores of held-out decisions with their intervals."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, log_expit, logsumexp, softmax, stdtrit
+from scipy.special import log_expit, stdtrit
 
 from headstart._intervals import mover_mean, wilson
 from headstart._typing import Array, Float, Ints
+from headstart.heads._temperature import temperature_of
 
 FOLDS = 5
 FEW = 30  # rows per class up to which only steady heads compete
@@ -106,56 +107,14 @@ def _grouped(labels: Ints, groups: Ints, folds: int, rng: np.random.Generator) -
     return home[groups]
 
 
-def temperature_of(decisions: Float, T: Float, task: str, weights: Float | None = None) -> float:
-    """The temperature that makes held-out decisions (…, n, t) the best probabilities; 1 for values.
-
-    Log-loss is convex in 1 / temperature: Newton's method with a bracket. One row's worth of doubt, spread over the
-    classes, keeps the temperature of perfectly separated rows finite (Platt 1999).
-    """
-    if task == "regression":
-        return 1.0
-    many = decisions.reshape(-1, *decisions.shape[-2:])
-    size = float(np.abs(many - many.mean(axis=-1, keepdims=True)).mean()) or float(np.abs(many).mean()) or 1.0
-    doubt = 1.0 / (len(T) + 1.0)
-    wished = T * (1 - doubt) + doubt * (1.0 / T.shape[1] if task == "classification" else 0.5)
-    slopes = _softmax_slopes if task == "classification" else _sigmoid_slopes
-    mass = (np.ones(len(T)) if weights is None else weights)[:, None]
-    return 1.0 / _root(lambda beta: slopes(many, wished, mass, beta), 1e-4 / size, 1e4 / size)
-
-
 def losses(log_odds: Float, T: Float, task: str) -> Float:
     """Log-loss (n,) of each row, averaged over repeats (R, n, t); of labels, their mean."""
     if task == "classification":
-        return np.asarray((logsumexp(log_odds, axis=-1) - (log_odds * T).sum(axis=-1)).mean(axis=0))
+        classes = np.ascontiguousarray(np.moveaxis(log_odds, -1, 0))  # sums run along memory
+        top = classes.max(axis=0)
+        given = np.einsum("rnt,nt->rn", log_odds, T)
+        return np.asarray((np.log(np.exp(classes - top).sum(axis=0)) + top - given).mean(axis=0))
     return -np.asarray((T * log_expit(log_odds) + (1 - T) * log_expit(-log_odds)).mean(axis=(0, -1)))
-
-
-def _root(slopes: Callable[[float], tuple[float, float]], low: float, high: float) -> float:
-    """Where the first of (slope, curvature) is 0, or the nearer end, by Newton in the logarithm, kept in a bracket."""
-    at = float(np.sqrt(low * high))
-    for _ in range(60):
-        slope, bend = slopes(at)
-        low, high = (low, at) if slope > 0 else (at, high)
-        step = slope * at / max(bend * at * at + slope * at, 1e-300)
-        new = at * np.exp(-np.clip(step, -3, 3)) if bend * at + slope > 0 else np.sqrt(low * high)
-        if not low < new < high:
-            new = np.sqrt(low * high)
-        if abs(new / at - 1) < 1e-6 or high / low < 1 + 1e-6:
-            return float(new)
-        at = new
-    return float(at)
-
-
-def _softmax_slopes(decisions: Float, T: Float, mass: Float, beta: float) -> tuple[float, float]:
-    chance = softmax(beta * decisions, axis=-1)
-    mean = (chance * decisions).sum(axis=-1, keepdims=True)
-    slope = mass * (mean - (decisions * T).sum(axis=-1, keepdims=True))
-    return float(slope.sum()), float((mass * chance * (decisions - mean) ** 2).sum())
-
-
-def _sigmoid_slopes(decisions: Float, T: Float, mass: Float, beta: float) -> tuple[float, float]:
-    chance = expit(beta * decisions)
-    return float((mass * (chance - T) * decisions).sum()), float((mass * chance * (1 - chance) * decisions**2).sum())
 
 
 def measure(decisions: Float, T: Float, folds: Ints, aim: Aim) -> Measured:

@@ -34,8 +34,9 @@ from headstart._typing import Array, Float, Ints
 from headstart.errors import DataError, NumericsError, OptionError
 from headstart.heads._checks import checked, need_two_classes
 from headstart.heads._contest import Contest, Entry, Trial, decide, finished, safest
-from headstart.heads._cross import Aim, draw_folds, temperature_of
+from headstart.heads._cross import Aim, draw_folds
 from headstart.heads._race import is_few, race, side_by_side
+from headstart.heads._temperature import temperature_of
 from headstart.heads.base import HEADS, Head, head
 from headstart.imbalance import Balance, log_adjustment, resolve, row_weights
 

@@ -16,14 +16,15 @@ effect of regularized linear discriminant analysis (the bias term).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
 
 from headstart._constraints import Interval, Options
-from headstart._solve.folds import FoldRidge, LeftOut, discriminant
-from headstart._typing import Float, Ints
+from headstart._solve.folds import FoldRidge, LeftOut, discriminants
+from headstart._typing import Array, Float, Ints
 from headstart.errors import NumericsError
 from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem, flops, members
 
@@ -102,10 +103,10 @@ class Lda(LinearHead):
         alphas = shrinkages / (1 - shrinkages) * within * share / problem.features
         out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
         for repeat, parts in enumerate(members(folds)):
-            others = [_Others.without(problem, part) for part in parts]
+            others = _Others.without(problem, parts)
             for place, alpha, left_out in zip(out, alphas, engine.left_out(parts, alphas), strict=True):
-                for left, other in zip(left_out, others, strict=True):
-                    place[repeat, left.rows] = _left_out_scores(problem, left, other, float(alpha))
+                for left, scores in zip(left_out, _left_out_scores(problem, left_out, others, alpha), strict=True):
+                    place[repeat, left.rows] = scores
         return out
 
     @classmethod
@@ -116,35 +117,36 @@ class Lda(LinearHead):
 
 @dataclass(frozen=True, eq=False)
 class _Others:
-    """Classes and spread of the rows that are not left out."""
+    """Classes and spread of the rows that are not left out, for each of k folds."""
 
-    counts: Float
-    mean: Float
-    trace: float  # of the within-class scatter
+    seen: Array  # which classes have rows (k, t)
+    counts: Float  # (k, t)
+    traces: Float  # of the within-class scatter (k,)
 
     @classmethod
-    def without(cls, problem: Problem, fold: Ints) -> _Others:
-        weights = problem.row_weights.copy()
-        weights[fold] = 0.0
-        counts = weights @ problem.targets
-        sums = problem.targets.T @ (weights[:, None] * problem.coordinates)
-        square = weights @ np.einsum("nr,nr->n", problem.coordinates, problem.coordinates)
-        seen = counts > 0
-        trace = square - float((sums[seen] ** 2 / counts[seen, None]).sum())
-        return cls(counts, counts / counts.sum(), max(trace, _DEGENERATE * square))
+    def without(cls, problem: Problem, folds: Sequence[Ints]) -> _Others:
+        rows, T = problem.coordinates, problem.targets
+        weighted = problem.row_weights[:, None] * T
+        sums, squares = weighted.T @ rows, problem.row_weights * np.einsum("nr,nr->n", rows, rows)
+        seen = np.stack([T.sum(axis=0) - T[fold].sum(axis=0) > 0 for fold in folds])
+        counts = np.where(seen, np.stack([problem.counts - weighted[fold].sum(axis=0) for fold in folds]), 1.0)
+        lengths = np.stack([((sums - weighted[fold].T @ rows[fold]) ** 2).sum(axis=1) for fold in folds])
+        square = squares.sum() - np.array([squares[fold].sum() for fold in folds])
+        traces = square - np.where(seen, lengths / counts, 0.0).sum(axis=1)
+        return cls(seen, counts, np.maximum(traces, _DEGENERATE * square))
 
 
-def _left_out_scores(problem: Problem, left: LeftOut, other: _Others, alpha: float) -> Float:
-    seen = np.flatnonzero(other.counts > 0)
-    counts, n = other.counts[seen], other.counts.sum()
-    part = LeftOut(left.rows, left.scores[:, seen], left.explained[np.ix_(seen, seen)])
-    linear, norm = discriminant(part, other.mean[seen], counts)
-    scale = n + alpha * problem.features * n / other.trace  # n / (1 − ρ)
+def _left_out_scores(problem: Problem, left: Sequence[LeftOut], others: _Others, alpha: float) -> list[Float]:
+    """Decisions (m, t) of every fold."""
+    counts = np.where(others.seen, others.counts, 0.0)
+    n = counts.sum(axis=1, keepdims=True)
+    found = discriminants(left, counts / n, others.counts)
+    scale = n + alpha * problem.features * n / others.traces[:, None]  # n / (1 − ρ)
     values = problem.principal.values
     spread = float((values / (values + alpha)).sum()) * scale / n  # tr(PΣ), of all rows and without their classes
-    out = np.full((len(linear), len(other.counts)), ABSENT)
-    out[:, seen] = scale * (linear - norm / 2) + np.log(counts / n) + 0.5 * spread / counts
-    return out
+    offsets = np.log(others.counts / n) + 0.5 * spread / others.counts
+    folds = zip(found, scale, offsets, others.seen, strict=True)
+    return [np.where(seen, s * (linear - norm / 2) + offset, ABSENT) for (linear, norm), s, offset, seen in folds]
 
 
 def _within_trace(problem: Problem) -> float:

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.linalg import eigh
 
 from headstart.bank import FeatureBank
 from headstart.distances import distance
@@ -118,15 +119,27 @@ def _basis(directions: np.ndarray, energy: float = 1.0) -> np.ndarray:
     """Orthonormal columns, the longest first, that hold this share of the directions' squared length."""
     tall = directions.shape[0] > directions.shape[1]
     gram = directions.T @ directions if tall else directions @ directions.T
-    if energy < 1:  # the longest few are wanted, and half the digits take half the time
-        gram = gram.astype(np.float32)
-    values, vectors = (array.astype(np.float64) for array in np.linalg.eigh(gram))
-    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
+    values, vectors = _longest(gram, energy)
     keep = values > 1e-10 * max(float(values[0]), 1e-300)
     if energy < 1 and keep.any():
-        keep &= np.arange(len(values)) <= int(np.searchsorted(np.cumsum(values) / values.sum(), energy))
+        keep &= np.arange(len(values)) <= int(np.searchsorted(np.cumsum(values) / np.trace(gram), energy))
     kept = vectors[:, keep]
     return np.asarray(directions @ kept / np.sqrt(values[keep]) if tall else kept)
+
+
+def _longest(gram: np.ndarray, energy: float) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, the largest first, and vectors: a quarter of them with half the digits, where that will do.
+
+    Of 1,001 classes the quarter takes 0.07 s, all take 0.18 s (one core).
+    """
+    size = len(gram)
+    if energy < 1:
+        few = (size - 1 - size // 4, size - 1)
+        values, vectors = eigh(gram.astype(np.float32), subset_by_index=few, check_finite=False)
+        if values.sum() >= energy * np.trace(gram):
+            return values[::-1].clip(0).astype(np.float64), vectors[:, ::-1].astype(np.float64)
+    values, vectors = np.linalg.eigh(gram)
+    return values[::-1].clip(0), vectors[:, ::-1]
 
 
 def _classifier(source: Source) -> np.ndarray | None:
