@@ -17,6 +17,7 @@ Penalized discriminant analysis (scores of LDA from those of regression).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -68,19 +69,25 @@ class FoldRidge:
     def left_out(self, members: list[Ints], penalties: Float) -> Iterator[list[LeftOut]]:
         """For each penalty, every fold of ``members`` left out in turn.
 
-        Cost: n·r·m + m³ per penalty for folds of m ≤ r / 2 rows, else r³ + n·r·t per penalty and fold.
+        Cost: n·r·t + n·r·m + n·m² per penalty for folds of m ≤ 0.8 r rows, else n·r·t, and r³ per penalty and fold.
         """
-        whole = self._whole()
-        wide = [2 * len(fold) > len(self.values) for fold in members]  # where the other way costs less
-        grams = [whole.gram(fold) if w else None for fold, w in zip(members, wide, strict=True)]
+        order = np.concatenate(members)  # each fold in one piece: 75 folds of 400 rows are gathered once
+        rows = np.concatenate([order, np.setdiff1d(np.arange(len(self.rows)), order)])
+        whole = FoldRidge(self.rows[rows], self.values, self.targets[rows], self.weights[rows]).whole()
+        ends = np.cumsum([0, *map(len, members)])
+        folds = [slice(start, end) for start, end in itertools.pairwise(ends)]
+        many = [5 * len(fold) > 4 * len(self.values) for fold in members]  # where the other way costs less
+        grams = [whole.gram(fold) if m else None for fold, m in zip(folds, many, strict=True)]
         for penalty in penalties:
             fit = whole.at(float(penalty))
-            yield [
-                whole.normal(fold, gram, float(penalty)) if gram is not None else fit.hat(fold)
-                for fold, gram in zip(members, grams, strict=True)
+            found = [
+                fit.hat(fold) if gram is None else whole.normal(fold, gram, float(penalty))
+                for fold, gram in zip(folds, grams, strict=True)
             ]
+            yield [LeftOut(fold, *left) for fold, left in zip(members, found, strict=True)]
 
-    def _whole(self) -> _Whole:
+    def whole(self) -> _Whole:
+        """What all penalties share."""
         root = np.sqrt(self.weights)
         total = float(self.weights.sum())
         mean = self.weights @ self.targets / total
@@ -106,31 +113,35 @@ class _Whole:
         residual = self.away - self.left @ kept
         return _Fit(self, shrink, residual, self.pulled.T @ kept)
 
-    def gram(self, fold: Ints) -> Float:
+    def gram(self, fold: slice) -> Float:
         """Normal matrix of coordinates and intercept without the fold, but for the penalty (r + 1, r + 1)."""
         values = self.problem.values
         r = len(values)
-        inside = self.root[fold, None] * np.column_stack([self.problem.rows[fold], np.ones(len(fold))])
+        inside = self.root[fold, None] * self._inside(fold)
         gram = -(inside.T @ inside)
         gram[np.arange(r), np.arange(r)] += values
         gram[r, r] += self.problem.weights.sum()
         return gram
 
-    def normal(self, fold: Ints, gram: Float, penalty: float) -> LeftOut:
-        """Leave out a fold of many rows: solve the normal equations of the others."""
+    def _inside(self, fold: slice) -> Float:
+        rows = self.problem.rows[fold]
+        return np.column_stack([rows, np.ones(len(rows))])
+
+    def normal(self, fold: slice, gram: Float, penalty: float) -> tuple[Float, Float]:
+        """Leave out a fold of many rows: solve the normal equations of the others. (scores, explained) of the fold."""
         r = len(gram) - 1
         problem = self.problem
         matrix = gram.copy()
         matrix[np.arange(r), np.arange(r)] += penalty
         weighted = problem.weights[fold, None] * (problem.targets[fold] - self.mean)
-        inside = np.column_stack([problem.rows[fold], np.ones(len(fold))])
+        inside = self._inside(fold)
         right = -(inside.T @ weighted)
         right[:r] += np.sqrt(problem.values)[:, None] * self.pulled
         solved = _solve(matrix, right)
         scores = inside @ solved + self.mean
         mass = gram[r, r]
         explained = right.T @ solved - np.outer(right[r], right[r]) / mass
-        return LeftOut(fold, scores, _symmetric(explained))
+        return scores, _symmetric(explained)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,22 +153,22 @@ class _Fit:
     residual: Float  # √w-weighted (n, t)
     explained: Float  # (t, t)
 
-    def hat(self, fold: Ints) -> LeftOut:
-        """Leave out a fold of few rows: solve with I − H."""
+    def hat(self, fold: slice) -> tuple[Float, Float]:
+        """Leave out a fold of few rows: solve with I − H. (scores, explained) of the fold."""
         whole = self.whole
         root, left, residual = whole.root[fold], whole.left[fold], self.residual[fold]
         total = whole.problem.weights.sum()
         half = left * np.sqrt(self.shrink)
         matrix = -(half @ half.T)
         matrix -= np.outer(root, root) / total
-        matrix[np.arange(len(fold)), np.arange(len(fold))] += 1.0
+        matrix[np.diag_indices_from(matrix)] += 1.0
         error = _solve(matrix, residual)
         scores = whole.problem.targets[fold] - error / root[:, None]
         # Tᵀ T of the others about their own mean, less what their fit leaves over
         away = whole.away[fold]
         outside = root @ away
         scatter = -(away.T @ away) - np.outer(outside, outside) / (total - root @ root)
-        return LeftOut(fold, scores, _symmetric(self.explained + scatter + residual.T @ error))
+        return scores, _symmetric(self.explained + scatter + residual.T @ error)
 
 
 def _solve(matrix: Float, right: Float) -> Float:
