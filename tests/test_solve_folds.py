@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart._solve.folds import FoldRidge, LeftOut, discriminants
+from headstart._solve.folds import FoldRidge, LeftOut, _Normal, discriminants
 from headstart._solve.principal import of_rows, of_scatter, spread_of
 from headstart.errors import NumericsError
 
@@ -112,9 +112,9 @@ def test_both_ways_of_leaving_out_agree(seed, shape):
     X, T = data(seed, shape)
     basis = basis_of(X, np.ones(60))
     engine = FoldRidge(basis.coordinates(X), basis.values, T, np.ones(60))
-    whole, fold = engine.whole(), slice(12)
+    whole, fold = engine.whole, slice(12)
     for alpha in (0.1, 10.0):
-        a, b = whole.at(alpha).hat(fold), whole.normal(fold, whole.gram(fold), alpha)
+        a, b = whole.at(alpha).hat(fold), _Normal.of(whole, fold).at(alpha)
         assert np.allclose(a[0], b[0], atol=1e-9)
         assert np.allclose(a[1], b[1], atol=1e-8)
 

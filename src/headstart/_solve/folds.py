@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -71,77 +72,80 @@ class FoldRidge:
 
         Cost: n·r·t + n·r·m + n·m² per penalty for folds of m ≤ 0.8 r rows, else n·r·t, and r³ per penalty and fold.
         """
-        order = np.concatenate(members)  # each fold in one piece: 75 folds of 400 rows are gathered once
-        rows = np.concatenate([order, np.setdiff1d(np.arange(len(self.rows)), order)])
-        whole = FoldRidge(self.rows[rows], self.values, self.targets[rows], self.weights[rows]).whole()
+        order = np.concatenate(members)  # each fold in one piece, gathered once for all penalties
+        rest = np.setdiff1d(np.arange(len(self.rows)), order)
+        whole = self.whole.take(np.concatenate([order, rest]))
         ends = np.cumsum([0, *map(len, members)])
         folds = [slice(start, end) for start, end in itertools.pairwise(ends)]
         many = [5 * len(fold) > 4 * len(self.values) for fold in members]  # where the other way costs less
-        grams = [whole.gram(fold) if m else None for fold, m in zip(folds, many, strict=True)]
+        normal = [_Normal.of(whole, fold) if m else None for fold, m in zip(folds, many, strict=True)]
         for penalty in penalties:
             fit = whole.at(float(penalty))
             found = [
-                fit.hat(fold) if gram is None else whole.normal(fold, gram, float(penalty))
-                for fold, gram in zip(folds, grams, strict=True)
+                fit.hat(fold) if equations is None else equations.at(float(penalty))
+                for fold, equations in zip(folds, normal, strict=True)
             ]
             yield [LeftOut(fold, *left) for fold, left in zip(members, found, strict=True)]
 
+    @cached_property
     def whole(self) -> _Whole:
-        """What all penalties share."""
+        """What all penalties and folds share. Cost: n·r·t; memory: n·r."""
         root = np.sqrt(self.weights)
-        total = float(self.weights.sum())
-        mean = self.weights @ self.targets / total
+        mean = self.weights @ self.targets / self.weights.sum()
         away = root[:, None] * (self.targets - mean)
-        left = root[:, None] * self.rows / np.sqrt(self.values)
-        return _Whole(self, root, mean, away, left, left.T @ away)
+        left = self.rows * root[:, None]
+        left /= np.sqrt(self.values)
+        return _Whole(self.values, mean, left.T @ away, root, away, left)
 
 
 @dataclass(frozen=True, eq=False)
 class _Whole:
     """Everything that does not depend on the penalty."""
 
-    problem: FoldRidge
-    root: Float  # √w (n,)
+    values: Float  # (r,)
     mean: Float  # of the targets (t,)
+    pulled: Float  # Uᵀ away (r, t)
+    root: Float  # √w (n,)
     away: Float  # √w (T − mean) (n, t)
     left: Float  # U (n, r), orthonormal columns
-    pulled: Float  # Uᵀ away (r, t)
+
+    def take(self, order: Ints) -> _Whole:
+        """The same with its rows in another order."""
+        return replace(self, root=self.root[order], away=self.away[order], left=self.left[order])
 
     def at(self, penalty: float) -> _Fit:
-        shrink = self.problem.values / (self.problem.values + penalty)
+        shrink = self.values / (self.values + penalty)
         kept = shrink[:, None] * self.pulled
         residual = self.away - self.left @ kept
         return _Fit(self, shrink, residual, self.pulled.T @ kept)
 
-    def gram(self, fold: slice) -> Float:
-        """Normal matrix of coordinates and intercept without the fold, but for the penalty (r + 1, r + 1)."""
-        values = self.problem.values
-        r = len(values)
-        inside = self.root[fold, None] * self._inside(fold)
-        gram = -(inside.T @ inside)
-        gram[np.arange(r), np.arange(r)] += values
-        gram[r, r] += self.problem.weights.sum()
-        return gram
 
-    def _inside(self, fold: slice) -> Float:
-        rows = self.problem.rows[fold]
-        return np.column_stack([rows, np.ones(len(rows))])
+@dataclass(frozen=True, eq=False)
+class _Normal:
+    """The normal equations without one fold: coordinates and intercept, but for the penalty."""
 
-    def normal(self, fold: slice, gram: Float, penalty: float) -> tuple[Float, Float]:
-        """Leave out a fold of many rows: solve the normal equations of the others. (scores, explained) of the fold."""
-        r = len(gram) - 1
-        problem = self.problem
-        matrix = gram.copy()
-        matrix[np.arange(r), np.arange(r)] += penalty
-        weighted = problem.weights[fold, None] * (problem.targets[fold] - self.mean)
-        inside = self._inside(fold)
-        right = -(inside.T @ weighted)
-        right[:r] += np.sqrt(problem.values)[:, None] * self.pulled
-        solved = _solve(matrix, right)
-        scores = inside @ solved + self.mean
-        mass = gram[r, r]
-        explained = right.T @ solved - np.outer(right[r], right[r]) / mass
-        return scores, _symmetric(explained)
+    gram: Float  # (r + 1, r + 1)
+    right: Float  # (r + 1, t)
+    inside: Float  # the fold's coordinates, and 1 (m, r + 1)
+    mean: Float  # of the targets (t,)
+
+    @classmethod
+    def of(cls, whole: _Whole, fold: slice) -> _Normal:
+        lengths = np.append(np.sqrt(whole.values), 1.0)
+        weighted = np.column_stack([whole.left[fold], whole.root[fold]]) * lengths
+        gram = np.diag(np.append(whole.values, whole.root @ whole.root)) - weighted.T @ weighted
+        right = -(weighted.T @ whole.away[fold])
+        right[:-1] += lengths[:-1, None] * whole.pulled
+        return cls(gram, right, weighted / whole.root[fold, None], whole.mean)
+
+    def at(self, penalty: float) -> tuple[Float, Float]:
+        """Leave out a fold of many rows: solve for the others. (scores, explained) of the fold."""
+        matrix = self.gram.copy()
+        inner = np.arange(len(matrix) - 1)
+        matrix[inner, inner] += penalty
+        solved = _solve(matrix, self.right)
+        explained = self.right.T @ solved - np.outer(self.right[-1], self.right[-1]) / self.gram[-1, -1]
+        return self.inside @ solved + self.mean, _symmetric(explained)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,16 +160,15 @@ class _Fit:
     def hat(self, fold: slice) -> tuple[Float, Float]:
         """Leave out a fold of few rows: solve with I − H. (scores, explained) of the fold."""
         whole = self.whole
-        root, left, residual = whole.root[fold], whole.left[fold], self.residual[fold]
-        total = whole.problem.weights.sum()
-        half = left * np.sqrt(self.shrink)
+        root, away, residual = whole.root[fold], whole.away[fold], self.residual[fold]
+        total = whole.root @ whole.root
+        half = whole.left[fold] * np.sqrt(self.shrink)
         matrix = -(half @ half.T)
         matrix -= np.outer(root, root) / total
         matrix[np.diag_indices_from(matrix)] += 1.0
         error = _solve(matrix, residual)
-        scores = whole.problem.targets[fold] - error / root[:, None]
+        scores = (away - error) / root[:, None] + whole.mean
         # Tᵀ T of the others about their own mean, less what their fit leaves over
-        away = whole.away[fold]
         outside = root @ away
         scatter = -(away.T @ away) - np.outer(outside, outside) / (total - root @ root)
         return scores, _symmetric(self.explained + scatter + residual.T @ error)

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from headstart._solve.folds import FoldRidge
 from headstart._solve.principal import Principal, blocks, centred, of_rows, of_scatter, spread_of, unscaled
 from headstart._typing import Array, Float
 from headstart.errors import DataError, OptionError
@@ -171,6 +172,11 @@ class Problem:
     def coordinates(self) -> Float:
         """The rows in principal coordinates (n, r)."""
         return self.principal.coordinates(self.rows)
+
+    @cached_property
+    def folded(self) -> FoldRidge:
+        """Ridge of the rows, ready to leave folds out."""
+        return FoldRidge(self.coordinates, self.principal.values, self.targets, self.row_weights)
 
     def scaled(self, scale: str) -> Problem:
         """The same rows with another scaling; what does not depend on it is not computed again."""

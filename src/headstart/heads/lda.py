@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from headstart._constraints import Interval, Options
-from headstart._solve.folds import FoldRidge, LeftOut, discriminants
+from headstart._solve.folds import LeftOut, discriminants
 from headstart._typing import Array, Float, Ints
 from headstart.errors import NumericsError
 from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem, flops, members
@@ -96,7 +96,6 @@ class Lda(LinearHead):
 
         The shrinkage of a fold is met by its strength on average: left-out ridge has one strength for all folds.
         """
-        engine = FoldRidge(problem.coordinates, problem.principal.values, problem.targets, problem.row_weights)
         within = _within_trace(problem)
         shrinkages = np.array([min(_number(setting["shrinkage"], problem), _MOST) for setting in grid])
         share = np.mean([1.0 - 1.0 / len(np.unique(row)) for row in folds])  # of the rows that a fit sees
@@ -104,7 +103,7 @@ class Lda(LinearHead):
         out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
         for repeat, parts in enumerate(members(folds)):
             others = _Others.without(problem, parts)
-            for place, alpha, left_out in zip(out, alphas, engine.left_out(parts, alphas), strict=True):
+            for place, alpha, left_out in zip(out, alphas, problem.folded.left_out(parts, alphas), strict=True):
                 for left, scores in zip(left_out, _left_out_scores(problem, left_out, others, alpha), strict=True):
                     place[repeat, left.rows] = scores
         return out

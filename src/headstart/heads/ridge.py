@@ -20,7 +20,6 @@ from typing import Annotated, Any
 import numpy as np
 
 from headstart._constraints import Allow, Interval, Options
-from headstart._solve.folds import FoldRidge
 from headstart._typing import Float, Ints
 from headstart.errors import NumericsError, OptionError
 from headstart.heads.base import SCALES, LinearHead, Problem, flops, members
@@ -75,13 +74,12 @@ class Ridge(LinearHead):
     @classmethod
     def out_of_fold(cls, problem: Problem, folds: Ints, grid: list[dict[str, Any]]) -> Float:
         """All strengths and folds from one decomposition, exactly as if each had been fitted."""
-        engine = FoldRidge(problem.coordinates, problem.principal.values, problem.targets, problem.row_weights)
         out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
         # a head asked for without a strength chooses it once, from all rows: one number, as the best of a grid would be
         own = {how: _chosen(problem, how) for how in {s.get("select", "gcv") for s in grid if s["alpha"] is None}}
         alphas = np.array([s["alpha"] or own[s.get("select", "gcv")] for s in grid])
         for repeat, parts in enumerate(members(folds)):
-            for place, left_out in zip(out, engine.left_out(parts, alphas), strict=True):
+            for place, left_out in zip(out, problem.folded.left_out(parts, alphas), strict=True):
                 for left in left_out:
                     place[repeat, left.rows] = left.scores
         return out - 0.5 if problem.task == "multilabel" else out
