@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from _parts import DATA
 
 from headstart._files import cache_folder
 
-DATA = Path(os.environ.get("HEADSTART_SHARED") or Path(__file__).resolve().parent.parent.parent / "shared") / "data"
 MOBILENET = DATA / "weights" / "mobilenetv2_100.imagenet"
 BLOCKS = ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6")
 

@@ -9,21 +9,17 @@ alone, all layers, and all layers that may be put side by side. The bar: mean ac
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 from _features import photos
+from _parts import finish, words
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from headstart.heads.auto import choose
-
-HERE = Path(__file__).resolve().parent
 
 
 def split(y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,11 +45,10 @@ def ours(layers: dict[str, np.ndarray], y: np.ndarray, rows: tuple[np.ndarray, n
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    words.add_argument("--seeds", type=int, default=10)
-    words.add_argument("--data", default="trashnet")
-    words.add_argument("--save", action="store_true")
-    asked = words.parse_args()
+    parser = words(__doc__)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--data", default="trashnet")
+    asked = parser.parse_args()
     layers = photos(asked.data)
     y = np.unique(layers.pop("y"), return_inverse=True)[1]
     ways = {"last layer": ({"last": layers["last"]}, False), "all layers": (layers, False), "fused": (layers, True)}
@@ -76,10 +71,7 @@ def main() -> None:
             "chosen": [run[2] for run in runs],
             "holds": bool(gaps.mean() >= -0.005),
         }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if asked.save:
-        (HERE / "results" / f"auto_photos_{asked.data}.json").write_text(text + "\n")
+    finish(f"auto_photos_{asked.data}", report, save=asked.save)
 
 
 if __name__ == "__main__":

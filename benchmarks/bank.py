@@ -7,15 +7,11 @@ well: two flushes for one). All ways take turns in one process; figures are medi
 CPU milliseconds (other work may share the machine: the load average is recorded beside them). Every read is compared
 with what was written, outside the measured time.
 
-    python benchmarks/bank.py [--repeats 9] [--rows 100000] [--width 384] [--block 1000]
-
-writes benchmarks/results/bank.json.
+    python benchmarks/bank.py [--repeats 9] [--rows 100000] [--width 384] [--block 1000] [--save]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import shutil
@@ -26,10 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from _parts import finish, machine, words
 
 from headstart.bank import Store
 
-HERE = Path(__file__).resolve().parent
 RECIPE = {"what": "benchmark", "dtype": "float32"}
 Round = dict[str, tuple[float, float]]
 PAIRS = {
@@ -145,7 +141,7 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = words(__doc__)
     for name, value in (("repeats", 9), ("rows", 100_000), ("width", 384), ("block", 1000)):
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
@@ -174,20 +170,14 @@ def main() -> None:
     result = {
         "claim": __doc__.splitlines()[0],
         "unit": "milliseconds",
-        "settings": vars(given),
+        "settings": {name: getattr(given, name) for name in ("repeats", "rows", "width", "block")},
         "megabytes": round(rows.nbytes / 1e6, 1),
         "steps": steps,
         "microseconds per row more than plain": more,
         "bytes on disk": {"np.save": sizes[0], "bank": sizes[1]},
-        "machine": {
-            "cpus": os.cpu_count(),
-            "load_average": [round(x, 2) for x in os.getloadavg()],
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "system": platform.platform(),
-        },
+        "machine": {**machine(), "numpy": np.__version__, "system": platform.platform()},
     }
-    (HERE / "results" / "bank.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    finish("bank", result, save=given.save)
     for name, values in steps.items():
         wall, cpu = values["wall"], values["cpu"]
         print(f"{name:45s} {wall['median']:8.1f} ms ({wall['q1']:.1f} to {wall['q3']:.1f}), cpu {cpu['median']:.1f} ms")

@@ -21,18 +21,15 @@ the two on the test, in favour of scratch. Nobody's training data is varied or m
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _features import DATA
+from _parts import DATA, finish, keep, words
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -48,7 +45,6 @@ from headstart.sources import load_source
 from headstart.training import Group, Schedule, train
 from headstart.transfer import fit
 
-HERE = Path(__file__).resolve().parent
 RATE, LAYERS = 8000, ("blocks.2.1", "blocks.3.0", "blocks.3.2")
 YAMNET = f"timm:{DATA / 'weights' / 'mobilenetv1_100.audioset_yamnet'}"
 RATES = (3e-4, 1e-3, 3e-3)
@@ -225,18 +221,17 @@ def best_rates(report: dict[str, Any]) -> list[float]:
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    words.add_argument("--train", type=int, default=240)
-    words.add_argument("--test", type=int, default=150)
-    words.add_argument("--patience", type=float, default=4.0)
-    words.add_argument("--only", nargs="+", default=["random", "log-mel", "scratch", "small"])
-    words.add_argument("--save", action="store_true")
-    asked = words.parse_args()
+    parser = words(__doc__)
+    parser.add_argument("--train", type=int, default=240)
+    parser.add_argument("--test", type=int, default=150)
+    parser.add_argument("--patience", type=float, default=4.0)
+    parser.add_argument("--only", nargs="+", default=["random", "log-mel", "scratch", "small"])
+    asked = parser.parse_args()
     data, test = joined("train", asked.train), joined("test", asked.test)
     report: dict[str, Any] = {"train": len(data), "test": len(test), "threads": torch.get_num_threads()}
     report["seconds per clip"] = round(sum(map(len, data.items)) / RATE / len(data), 2)
     report["transfer"], predictor = transferred(data, test)
-    print(json.dumps(report, indent=1), flush=True)
+    print(report, flush=True)
     layer, head = predictor.layers[0], predictor.answers[0].recogniser.head
     frozen = {
         "random": (load_source(YAMNET, pretrained=False), layer),
@@ -256,8 +251,8 @@ def main() -> None:
         print(name, report[name], flush=True)
         report["holds"] = all(report["transfer"]["wer"][0] < wer for wer in best_rates(report))
         if asked.save:
-            (HERE / "results" / "connected_digits.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+            keep("connected_digits", report)
+    finish("connected_digits", report, save=asked.save)
 
 
 if __name__ == "__main__":

@@ -4,32 +4,26 @@ Every way of decoding is run in turns within one process, so that all meet the s
 quartiles of CPU milliseconds per item (wall beside it: other work may share the machine). The plain twin is what a user
 would write: ``np.asarray(Image.open(path).convert("RGB"))``. Sounds: the two resamplers and the log-mel front end.
 
-    python benchmarks/decode.py [--repeats 15]        writes benchmarks/results/decode.json
+    python benchmarks/decode.py [--repeats 15] [--save]
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
-import os
-import platform
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
+from _parts import DATA, finish, machine, words
 from PIL import Image
 
 from headstart.log_mel import LogMel
 from headstart.readers import reader
 
-HERE = Path(__file__).resolve().parent
-DATA = Path(os.environ.get("HEADSTART_SHARED") or HERE.parent.parent / "shared") / "data"
 HINT = (256, 256)
 
 
@@ -144,20 +138,19 @@ def sounds(repeats: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = words(__doc__)
     parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
+    asked = parser.parse_args()
     result = {
-        "images": images(repeats),
-        "sounds": sounds(repeats),
-        "machine": {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "python": platform.python_version()},
+        "images": images(asked.repeats),
+        "sounds": sounds(asked.repeats),
+        "machine": machine(),
         "versions": {name: version(name) for name in ("numpy", "pillow", "simplejpeg", "soundfile", "soxr", "scipy")},
     }
     small, large = result["images"]["384 x 512 photo"], result["images"]["3024 x 4032 photo"]
     assert small["simplejpeg"]["cpu_ms"] < small["plain twin"]["cpu_ms"], small
     assert large["simplejpeg, hint"]["cpu_ms"] < 0.5 * large["plain twin"]["cpu_ms"], large
-    (HERE / "results/decode.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    finish("decode", result, save=asked.save)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,18 @@
 The same photos are read, prepared and stored by both; OpenVINO's seconds contain the conversion of the network. More
 than 600 photos are the same JPEG files with other bytes after their end: as long to decode, but other content.
 
-    python benchmarks/engines.py [PHOTOS...]      # writes results/engines.json
+    python benchmarks/engines.py [PHOTOS...] [--save]
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from _features import DATA, MOBILENET
+from _features import MOBILENET
+from _parts import DATA, finish, words
 
 import headstart as hs
 from headstart.engines import ENGINES
@@ -43,13 +42,16 @@ def measured(source: hs.Source, data: hs.Dataset, engine: str, store: Path) -> d
     return {"seconds": round(time.perf_counter() - begun, 2), **{f"{k} s": v for k, v in stages.items()}}
 
 
-def main(counts: list[int]) -> None:
+def main() -> None:
+    parser = words(__doc__)
+    parser.add_argument("photos", nargs="*", type=int, default=[600, 3000])
+    asked = parser.parse_args()
     source = hs.load_source(f"timm:{MOBILENET}")
     versions = {**ENGINES["torch"].version(), **ENGINES["openvino"].version()}
     rows = []
     with tempfile.TemporaryDirectory() as work:
         measured(source, photos(Path(work) / "warm", 32), "torch", Path(work) / "warm-store")
-        for count in counts:
+        for count in asked.photos:
             data = photos(Path(work) / f"photos-{count}", count)
             data.keys()
             for engine in ("torch", "openvino"):
@@ -57,9 +59,8 @@ def main(counts: list[int]) -> None:
                 rows.append({"photos": count, "engine": engine, **found})
                 print(rows[-1], flush=True)
     what = {"precision": PRECISION, "batch": BATCH, "threads": torch.get_num_threads(), "versions": versions}
-    path = Path(__file__).parent / "results" / "engines.json"
-    path.write_text(json.dumps({"claim": "seconds to extract all candidates", **what, "rows": rows}, indent=1) + "\n")
+    finish("engines", {"claim": "seconds to extract all candidates", **what, "rows": rows}, save=asked.save)
 
 
 if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]] or [600, 3000])
+    main()

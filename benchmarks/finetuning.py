@@ -10,8 +10,6 @@ Both sides run in one process, in turn; figures are medians over epochs and repe
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -20,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _parts import DATA, finish, words
 
 import headstart as hs
 
-HERE = Path(__file__).resolve().parent
-SHARED = Path(os.environ.get("HEADSTART_SHARED", HERE.parent.parent / "shared"))
 NETWORKS = {"mobilenetv2_100": (2, 4.0), "vit_small_patch16_224": (2, 2.5)}  # units that move, the bar
 
 
@@ -59,8 +56,8 @@ def epochs(name: str, items: int, repeats: int) -> dict[str, object]:
 
 def plain(budget: float) -> dict[str, object]:
     """Our ``policy="auto"``, then the usual timm + torch loop until it is as accurate, or 12 epochs."""
-    address = SHARED / "data" / "weights" / "mobilenetv2_100.imagenet"
-    data = hs.Dataset.from_folder(SHARED / "data" / "images" / "sign_digits")
+    address = DATA / "weights" / "mobilenetv2_100.imagenet"
+    data = hs.Dataset.from_folder(DATA / "images" / "sign_digits")
     train, test = data.split(test_size=0.4, random_state=1)
     start = time.perf_counter()
     ours = hs.fit(hs.load_source(f"timm:{address}"), train, policy="auto", budget=budget, random_state=0)
@@ -117,13 +114,12 @@ def _photo(path: Path) -> object:
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    words.add_argument("--part", choices=["epochs", "plain"], default="epochs")
-    words.add_argument("--items", type=int, default=128)
-    words.add_argument("--repeats", type=int, default=3)
-    words.add_argument("--budget", type=float, default=240)
-    words.add_argument("--save", action="store_true")
-    asked = words.parse_args()
+    parser = words(__doc__)
+    parser.add_argument("--part", choices=["epochs", "plain"], default="epochs")
+    parser.add_argument("--items", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--budget", type=float, default=240)
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["HEADSTART_CACHE"] = cache  # nothing was computed before
         if asked.part == "plain":
@@ -131,10 +127,7 @@ def main() -> None:
         else:
             found = {name: epochs(name, asked.items, asked.repeats) for name in NETWORKS}
     report = {"threads": torch.get_num_threads(), "torch": torch.__version__, **found}
-    text = json.dumps(report, indent=1)
-    print(text)
-    if asked.save:
-        (HERE / "results" / f"finetuning_{asked.part}.json").write_text(text + "\n")
+    finish(f"finetuning_{asked.part}", report, save=asked.save)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,13 @@ cosine between them, items per second), a fit on each, a predictor fitted on the
 on the GPU with and without the cached boundary. Reads and decodes count: that is what a user waits for, and so do the
 1.5 to 2 seconds in which CUDA loads its kernels for the first batch of a shape: a few hundred photos gain nothing.
 
-    python benchmarks/gpu.py [--shared ../shared] [--photos trashnet] [--save]
+    python benchmarks/gpu.py [--photos trashnet] [--save]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,8 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-
-HERE = Path(__file__).resolve().parent
+from _parts import DATA, keep, machine, words
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -77,9 +74,9 @@ def fitting(hs: Any, source: Any, train: Any, test: Any) -> dict[str, Any]:
             "import sys, json, headstart as hs; p = hs.load(sys.argv[1]); "
             "print(json.dumps([p.predict(x) for x in sys.argv[2:]]))"
         )
-        words = [sys.executable, "-c", code, str(place), *map(str, test.items[:16])]
+        command = [sys.executable, "-c", code, str(place), *map(str, test.items[:16])]
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=env)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
     same = json.loads(done.stdout.splitlines()[-1]) == list(predictor.predict(list(test.items[:16])))
     found["same labels on the CPU"] = same
     return found
@@ -109,22 +106,19 @@ def rounded(seconds: Any) -> dict[str, float]:
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    words.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
-    words.add_argument("--photos", default="trashnet")
-    words.add_argument("--save", action="store_true", help="write results/gpu.json")
-    asked = words.parse_args()
+    parser = words(__doc__)
+    parser.add_argument("--photos", default="trashnet")
+    asked = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("There is no CUDA device here.")
     import headstart as hs
 
     os.environ["HEADSTART_CACHE"] = tempfile.mkdtemp()
-    data = hs.Dataset.from_folder(asked.shared / "data" / "images" / asked.photos)
+    data = hs.Dataset.from_folder(DATA / "images" / asked.photos)
     train, test = data.split(test_size=0.3, random_state=0)
-    source = hs.load_source(f"timm:{asked.shared / 'data' / 'weights' / 'mobilenetv2_100.imagenet'}")
-    card = torch.cuda.get_device_name()
-    machine = {"card": card, "torch": torch.__version__, "cores": os.cpu_count(), "python": platform.python_version()}
-    report: dict[str, Any] = {"machine": machine, "items": len(data)}
+    source = hs.load_source(f"timm:{DATA / 'weights' / 'mobilenetv2_100.imagenet'}")
+    card = {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
+    report: dict[str, Any] = {"machine": {**card, **machine()}, "items": len(data)}
     for name, work in {
         "extraction": lambda: extraction(hs, source, data),
         "frozen fit": lambda: fitting(hs, source, train, test),
@@ -133,7 +127,7 @@ def main() -> None:
         report[name] = work()
         print(name, json.dumps(report[name], indent=1), flush=True)
     if asked.save:
-        (HERE / "results" / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
+        keep("gpu", report)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from _parts import finish, words
 
-HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-5  # of the largest value of the layer
 SHAPES = {"sequential": (28, 28, 1), "functional": (32, 32, 3), "mobilenetv2": (64, 64, 3)}
 OUTPUT = {"sequential": "out", "functional": "out", "mobilenetv2": "predictions"}
@@ -83,10 +83,9 @@ def compare(file: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    words.add_argument("--save", action="store_true")
-    words.add_argument("--make", nargs=2, metavar=("FOLDER", "VERSION"), help=argparse.SUPPRESS)
-    asked = words.parse_args()
+    parser = words(__doc__)
+    parser.add_argument("--make", nargs=2, metavar=("FOLDER", "VERSION"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
     if asked.make:
         make(Path(asked.make[0]), asked.make[1])
         return
@@ -108,10 +107,7 @@ def main() -> None:
     report["saved by keras"], report["read by keras"] = list(saved_by.values()), keras.__version__
     drifts = [max(row.values()) for row in report.values() if isinstance(row, dict)]
     report["largest difference"], report["holds"] = max(drifts), max(drifts) <= TOLERANCE
-    text = json.dumps(report, indent=1)
-    print(text)
-    if asked.save:
-        (HERE / "results" / "keras_twins.json").write_text(text + "\n")
+    finish("keras_twins", report, save=asked.save)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-SHARED = Path(os.environ.get("HEADSTART_SHARED", HERE.parent.parent / "shared")) / "data"
+from _parts import DATA, finish, words
+
 LIMIT = 1500  # MB
 
 
 def folder_of(count: int, where: Path) -> Path:
     """``count`` photos in class folders, no two with the same bytes."""
-    photos = sorted((SHARED / "images" / "trashnet").glob("*/*.jpg"))
+    photos = sorted((DATA / "images" / "trashnet").glob("*/*.jpg"))
     for number in range(count):
         photo = photos[number % len(photos)]
         target = where / photo.parent.name / f"{number:06d}.jpg"
@@ -38,7 +37,7 @@ def child(folder: str) -> None:
     import headstart as hs
 
     data = hs.Dataset.from_folder(folder)
-    source = hs.load_source(f"timm:{SHARED / 'weights' / 'mobilenetv2_100.imagenet'}")
+    source = hs.load_source(f"timm:{DATA / 'weights' / 'mobilenetv2_100.imagenet'}")
     few = data.sample(n=64, random_state=0)
     hs.extract(source, few, layers="auto", store=False)
     before = status("VmRSS")
@@ -62,11 +61,10 @@ def status(field: str) -> int:
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    words.add_argument("--sizes", type=int, nargs="+", default=[600, 6000])
-    words.add_argument("--save", action="store_true", help="write results/memory.json")
-    words.add_argument("--child", help=argparse.SUPPRESS)
-    asked = words.parse_args()
+    parser = words(__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[600, 6000])
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
     if asked.child:
         child(asked.child)
         return
@@ -80,10 +78,7 @@ def main() -> None:
         found.append(json.loads(done.stdout.splitlines()[-1]))
     report = {"unit": "MB of resident memory", "runs": found}
     report["holds"] = all(run["extract and summarise"] < LIMIT for run in found)
-    text = json.dumps(report, indent=1)
-    print(text)
-    if asked.save:
-        (HERE / "results" / "memory.json").write_text(text + "\n")
+    finish("memory", report, save=asked.save)
 
 
 if __name__ == "__main__":

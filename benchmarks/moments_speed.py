@@ -6,22 +6,18 @@ quiet machine::
 
     python benchmarks/moments_speed.py [--rows 20000] [--features 1280] [--repeats 5] [--save]
 
-It prints one JSON document: medians in seconds, microseconds per row, and peak memory of each as a multiple of X.
+It prints medians in seconds, microseconds per row, and peak memory of each as a multiple of X.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import time
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from _parts import finish, machine, words
 
 from headstart.moments import Moments, Quantiser
 
@@ -33,7 +29,11 @@ def plain(X, T):
 
 
 def main() -> None:
-    arguments = _arguments()
+    parser = words(__doc__)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--features", type=int, default=1280)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     X = rng.normal(size=(arguments.rows, arguments.features)).astype(np.float32)
     T = np.eye(10)[rng.integers(0, 10, arguments.rows)]
@@ -52,13 +52,9 @@ def main() -> None:
         "ratio": seconds["moments"] / seconds["plain"],
         "microseconds_per_row": 1e6 * seconds["moments"] / arguments.rows,
         "peak_memory_of_X": {name: _peak(way) / X.nbytes for name, way in ways.items()},
-        "load_average": os.getloadavg()[0],
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "numpy": np.__version__},
+        "machine": {**machine(), "numpy": np.__version__},
     }
-    text = json.dumps(document, indent=1)
-    print(text)
-    if arguments.save:
-        (Path(__file__).parent / "results" / "moments_speed.json").write_text(text + "\n")
+    finish("moments_speed", document, save=arguments.save)
 
 
 def _medians(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -79,15 +75,6 @@ def _peak(way: Callable[[], object]) -> float:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return float(peak)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--features", type=int, default=1280)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--save", action="store_true", help="also write results/moments_speed.json")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

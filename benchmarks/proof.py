@@ -10,19 +10,14 @@ digits. Runs that were finished before are read from the cache folder; the secon
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from _features import DATA
+from _parts import DATA, keep, kept, machine, words
 
 import headstart as hs
 
-HERE = Path(__file__).resolve().parent
 MOBILENET = f"timm:{DATA / 'weights' / 'mobilenetv2_100.imagenet'}"
 YAMNET = f"timm:{DATA / 'weights' / 'mobilenetv1_100.audioset_yamnet'}"
 
@@ -86,25 +81,22 @@ def null(times: int) -> dict[str, object]:
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    words.add_argument("--only", nargs="*", choices=list(TASKS), default=list(TASKS))
-    words.add_argument("--budget", type=float, default=600.0)
-    words.add_argument("--repeats", type=int, default=3)
-    words.add_argument("--null", type=int, default=0)
-    words.add_argument("--save", action="store_true")
-    asked = words.parse_args()
-    place = HERE / "results" / "proof.json"
-    report = json.loads(place.read_text()) if asked.save and place.exists() else {}
-    report["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    parser = words(__doc__)
+    parser.add_argument("--only", nargs="*", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--budget", type=float, default=600.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--null", type=int, default=0)
+    asked = parser.parse_args()
+    report = {**kept("proof"), "machine": machine()}
     for name in asked.only:
         report[name] = proven(name, asked.budget, asked.repeats)
         if asked.save:
-            place.write_text(json.dumps(report, indent=1) + "\n")
+            keep("proof", report)
     if asked.null:
         report["labels that mean nothing"] = null(asked.null)
         print(report["labels that mean nothing"])
     if asked.save:
-        place.write_text(json.dumps(report, indent=1) + "\n")
+        keep("proof", report)
 
 
 if __name__ == "__main__":

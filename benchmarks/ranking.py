@@ -17,18 +17,14 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from _features import DATA
+from _parts import DATA, run_parts, words
 from scipy.stats import weightedtau
 
 from headstart.dataset import Dataset
@@ -38,7 +34,6 @@ from headstart.ranking import rank
 from headstart.sources import load_source
 from headstart.transfer import fit
 
-HERE = Path(__file__).resolve().parent
 CLASSES = 10
 BAR = 1.3
 TRAINED = ("mobilenetv2_100.imagenet", "mobilenetv2_100.imagenet_tf2", "mobilenetv2_100.inat_insect")
@@ -216,24 +211,12 @@ PARTS = {"cost": cost, "choice": choice, "fusion": fusion, "sounds": sounds, "no
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(PARTS))
+    parser = words(__doc__)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--sources", nargs="+", default=[])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--save", action="store_true")
-    args = parser.parse_args()
-    path = HERE / "results" / "ranking.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    versions = {name: version(name) for name in ("numpy", "torch")}
-    for part in args.parts:
-        kept[part] = {**PARTS[part](args), "machine": machine, "versions": versions}
-        print(json.dumps({part: kept[part]}, indent=2, default=str))
-        if args.save:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(kept, indent=2, default=str) + "\n", encoding="utf-8")
+    run_parts("ranking", PARTS, parser)
 
 
 if __name__ == "__main__":

@@ -20,26 +20,22 @@ both sides, by up to five times.
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
-import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 from _features import eighty_classes
+from _parts import finish, keep, machine, words
 
 from headstart.heads import head
 from headstart.heads.base import Problem
 from headstart.heads.ridge import Ridge
 
-HERE = Path(__file__).resolve().parent
 FEATURES, CLASSES = 1280, 80
 STRENGTHS, FOLDS = 15, 5
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -153,25 +149,15 @@ def median(found: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def machine() -> dict[str, object]:
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        "load_average": os.getloadavg(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
-    }
-
-
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    words.add_argument("--rows", type=int, nargs="+", default=[2000, 3000])
-    words.add_argument("--repeats", type=int, default=5)
-    words.add_argument("--limit", type=float, default=480)
-    words.add_argument("--save", action="store_true")
-    asked = words.parse_args()
-    report: dict[str, object] = {"machine": machine(), "features": FEATURES, "classes": CLASSES}
+    parser = words(__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[2000, 3000])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=480)
+    asked = parser.parse_args()
+    versions = {name: version(name) for name in ("numpy", "scipy", "scikit-learn")}
+    where = {**machine(), "threads": os.environ.get("OMP_NUM_THREADS", "all"), **versions}
+    report: dict[str, object] = {"machine": where, "features": FEATURES, "classes": CLASSES}
     for count in asked.rows:
         timed(ours, 800)  # warm
         mine = median([timed(ours, count) for _ in range(asked.repeats)])
@@ -192,10 +178,9 @@ def main() -> None:
                 "holds": bool(times >= 30 and gap >= -0.01),
             }
         report[f"{count} rows"] = row
-        text = json.dumps(report, indent=1)
         if asked.save:
-            (HERE / "results" / "ridge_cv.json").write_text(text + "\n")
-    print(text)
+            keep("ridge_cv", report)
+    finish("ridge_cv", report, save=asked.save)
 
 
 if __name__ == "__main__":

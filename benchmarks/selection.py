@@ -13,15 +13,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
-from _features import DATA, eighty_classes
+from _features import eighty_classes
+from _parts import DATA, run_parts, words
 from ranking import images, trained
 
 from headstart.dataset import Dataset
@@ -29,7 +25,6 @@ from headstart.extraction import extract
 from headstart.heads import head
 from headstart.heads.auto import choose
 
-HERE = Path(__file__).resolve().parent
 HEADS = ("ridge", "group_lasso", "auto")
 
 
@@ -108,23 +103,5 @@ def timing(_: argparse.Namespace) -> dict:
 
 PARTS = {"photos": photos, "time": timing}
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(PARTS))
-    parser.add_argument("--save", action="store_true")
-    args = parser.parse_args()
-    path = HERE / "results" / "selection.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    versions = {name: version(name) for name in ("numpy", "torch")}
-    for part in args.parts:
-        kept[part] = {**PARTS[part](args), "machine": machine, "versions": versions}
-        print(json.dumps({part: kept[part]}, indent=2, default=str))
-        if args.save:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(kept, indent=2, default=str) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    run_parts("selection", PARTS, words(__doc__))

