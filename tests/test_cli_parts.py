@@ -128,7 +128,7 @@ def test_data_is_a_folder_or_a_table(photos, tmp_path):
 def test_a_folder_may_be_called_like_a_table(tmp_path):
     (tmp_path / "photos.csv").mkdir()
     assert not is_table(str(tmp_path / "photos.csv"))
-    assert is_table("calls.CSV") and not is_table("calls.txt")
+    assert is_table("calls.CSV") and is_table("calls.ndjson") and is_table("calls.pq") and not is_table("calls.txt")
 
 
 @given(st.integers(0, 10**7))

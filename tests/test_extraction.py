@@ -21,6 +21,7 @@ from headstart.dataset import Dataset
 from headstart.errors import DataError, NumericsError, OptionError, StoreError, UnknownName, UnreadableItem
 from headstart.extraction import extract, recipe
 from headstart.sources import load_source
+from listeners import Notes
 from networks import image_source, picture_data, pictures, vector_source, vectors
 
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 4}
@@ -222,7 +223,7 @@ def test_one_pooling_per_layer(store):
 
 
 def test_a_pooling_for_a_layer_that_is_not_extracted(store):
-    with pytest.raises(UnknownName, match=r"(?s)pooling= names layers that are not extracted.*'33'"):
+    with pytest.raises(UnknownName, match="'33' is not one of the layers extracted, which pooling= can name"):
         extract("fake:image", picture_data(2), store=store, layers=["3"], pooling={"33": "max"}, **PLAIN)
     with pytest.raises(UnknownName, match="did you mean 'avg'"):
         extract("fake:image", picture_data(2), store=store, layers=["3"], pooling="avgg", **PLAIN)
@@ -740,3 +741,43 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         )  # fmt: skip
         peak[count] = int(done.stdout)
     assert peak[1200] - peak[400] < 120, peak
+
+
+def test_a_list_of_skipped_items_that_cannot_be_kept_stops_nothing(tmp_path):
+    """A store that is only read, say: the rows are there, and that is what was asked for."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(pictures(1)[0]).save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"no picture")
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "skipped").write_text("a file where the folder of lists would be")
+    with listening(heard := Notes()):
+        bank = extract("fake:image", Dataset.from_folder(folder), store=store, **PLAIN)
+    assert bank.computed == 1 and [one.item.name for one in bank.skipped] == ["b.png"]
+    assert any("the list cannot be kept" in text and "b.png" in text for text in heard)
+
+
+def test_a_skipped_item_whose_name_is_not_utf8(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(pictures(1)[0]).save(folder / "a.png")
+    try:
+        (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"no picture")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    extract("fake:image", Dataset.from_folder(folder), store=tmp_path / "store", **PLAIN)
+    (listed,) = (tmp_path / "store" / "skipped").iterdir()
+    assert "caf\\udce9.png" in listed.read_text(encoding="utf-8")
+
+
+def test_rows_in_memory_are_ragged_as_those_on_disk_are(store):
+    """Also where all items happen to have as many steps."""
+    data = Dataset.from_arrays(["one two", "three four"])
+    source = load_source("lstm:lstm", vocabulary=("one", "two"))
+    for home in (store, False):
+        bank = extract(source, data, layers=["recurrent"], pooling="frames", store=home, **PLAIN)
+        assert bank.table("recurrent").ragged and bank.table("recurrent").shape == (64,)
+        assert [one.shape for one in bank.sequences("recurrent", data)] == [(2, 64)] * 2
+        with pytest.raises(DataError, match="sequences"):
+            bank.rows("recurrent", data)

@@ -609,3 +609,12 @@ def test_a_file_is_there_whole_or_not_at_all(saved, monkeypatch):
         Moments.from_rows(np.eye(3)).save(path)
     assert Moments.load(path) == moments
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_merge_beyond_float64_is_told_where_it_is_needed():
+    one, other = (Moments.from_rows(np.array([[0.0], [1e154], [sign * 1e154]])) for sign in (1.0, -1.0))
+    far = Moments.from_rows(np.full((2, 1), 1e160))
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole = one + other + far
+    with pytest.raises(NumericsError, match="Rescale"):
+        _ = whole.spectrum

@@ -126,7 +126,7 @@ class TestAble:
 
     def test_raw_features_that_cannot_be_had_are_none(self):
         data = Dataset.from_arrays([np.zeros(5, np.float32), np.zeros(7, np.float32)], ["a", "b"], modality="audio")
-        assert _raw.raw_rows(data, load_source("fake:vector")) is None, "the sample rate is not known"
+        assert _raw.raw_rows(data) is None, "the sample rate is not known"
 
     @pytest.mark.parametrize("error", [NumericsError("nan"), SourceError("no")])
     def test_a_failure_is_an_answer(self, error):
@@ -231,13 +231,13 @@ class TestModalities:
         assert "raw pixels" in str(proof) and len({row.name for row in proof.rows}) == 4
 
     def test_grey_pictures(self):
-        rows = _raw.raw_rows(picture_data(6, channels=1), load_source("fake:image"))
+        rows = _raw.raw_rows(picture_data(6, channels=1))
         assert rows(np.arange(4), np.arange(2))[0].shape == (4, 3072)
 
     def test_preprocessed_pictures_are_numbers(self):
         images = np.random.default_rng(0).normal(size=(8, 3, 6, 6)).astype(np.float32)
         data = Dataset.from_arrays(images, ["a", "b"] * 4)
-        train, _ = _raw.raw_rows(data, load_source("fake:image"))(np.arange(8), np.arange(1))
+        train, _ = _raw.raw_rows(data)(np.arange(8), np.arange(1))
         assert train == pytest.approx(images.reshape(8, -1))
 
     @pytest.mark.parametrize("labels", [[1, 0], [True, False], ["ja", "nein"]], ids=["numbers", "truths", "words"])

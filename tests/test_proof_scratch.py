@@ -216,13 +216,7 @@ def sized_vectors() -> Dataset:
 
 
 class TestRaw:
-    def test_energies_are_for_rows_only(self):
-        energies = _raw.Energies()
-        assert energies.reading() == {"sample_rate": 16_000} and energies.describe()["segments"] == 6
-        with pytest.raises(NotImplementedError):
-            energies.collate([])
-
     def test_texts_without_words(self):
-        rows = _raw.raw_rows(Dataset.from_arrays(["!!", "??", "a word"], ["x", "y", "x"]), load_source("lstm:lstm"))
+        rows = _raw.raw_rows(Dataset.from_arrays(["!!", "??", "a word"], ["x", "y", "x"]))
         with pytest.raises(DataError, match="no words"):
             rows(np.array([0, 1]), np.array([2]))

@@ -493,14 +493,6 @@ def test_groups_stay_in_one_fold(monkeypatch):
     assert rank(dense(), Dataset.from_arrays(X, y)).best.accuracy > together.best.accuracy + 0.1
 
 
-def test_items_without_a_group_are_groups_of_their_own():
-    data = good_data(6, groups=[None, "a", None, "a", None, "b"])
-    numbers = _prepare.group_numbers(data)
-    assert numbers[1] == numbers[3]
-    assert len(set(numbers.tolist())) == 5
-    assert _prepare.group_numbers(good_data(6)) is None
-
-
 # ---- budget ---------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError
-from headstart.ranking._prepare import column_of, few, group_numbers, loaded, outputs, usable
+from headstart.ranking._prepare import column_of, few, loaded, outputs, usable
 from headstart.sources import load_source
 from networks import Dense, vector_source, vectors
 
@@ -105,15 +105,6 @@ def test_no_item_at_all():
     whole = data(4)
     with pytest.raises(DataError, match="No item"):
         usable(whole, whole.columns[0].name, [Bank([0] * 4)])
-
-
-def test_groups_are_numbered_and_loners_are_their_own():
-    numbers = group_numbers(data(5, groups=["x", None, "x", None, "y"]))
-    assert numbers[0] == numbers[2]
-    assert len(set(numbers.tolist())) == 4
-    assert group_numbers(data(5)) is None
-    mixed = group_numbers(data(4, groups=[None, "0", None, "0"]))
-    assert len(set(mixed.tolist())) == 3, "a group called 0 is not the loner at place 0"
 
 
 # ---- samples --------------------------------------------------------------------------------------------------------

@@ -284,3 +284,19 @@ def test_odd_dtypes_survive(tmp_path):
     fit_weights(twin.network, read_weights(tmp_path / "w.safetensors"), "w")
     assert twin.fingerprint == source.fingerprint
     assert np.float64(twin.network.third) == 1 / 3
+
+
+def test_home_is_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    source = load_source("fake:vector")
+    source.save("~/kept/source")
+    assert (tmp_path / "kept" / "source" / "source.json").is_file() and not (tmp_path / "~").exists()
+    assert load_source("saved:~/kept/source").fingerprint == source.fingerprint
+
+
+def test_class_names_that_utf8_cannot_write(tmp_path):
+    """They come from the names of folders."""
+    source = dataclasses.replace(load_source("fake:vector"), meta={"classes": ["naïve ☕", "caf\udce9"]})
+    source.save(tmp_path)
+    assert load_source(f"saved:{tmp_path}").meta["classes"] == ["naïve ☕", "caf\udce9"]

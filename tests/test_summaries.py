@@ -197,3 +197,11 @@ def test_the_same_seed_gives_the_same_predictor(source, data):
     first, second = (fit(source, data, store=False, random_state=3).answers[0] for _ in range(2))
     assert first.record() == second.record()
     assert all(np.array_equal(a, b) for a, b in zip(first.arrays().values(), second.arrays().values(), strict=True))
+
+
+def test_a_document_that_cannot_be_read_is_named_and_raised_where_that_is_asked_for(source):
+    texts, summaries = stories(8)
+    texts[3] = "  "
+    data = Dataset.from_arrays(texts, summaries, task="summarization")
+    with pytest.raises(UnreadableItem, match="item 3"):
+        fit(source, data, on_error="raise", store=False)

@@ -54,7 +54,7 @@ def copies(counts, broken=()):
 def test_every_task_that_can_be_fitted_can_be_answered():
     assert list(FITTERS) == list(ANSWERS)
     for task, kind in ANSWERS.items():
-        assert issubclass(kind, Answer) and kind.task == task and kind.gives <= {"decision", "proba"}
+        assert issubclass(kind, Answer) and kind.task == task and set(kind.gives) <= {"decision", "proba"}
 
 
 def test_pieces_belong_to_their_items(photos):

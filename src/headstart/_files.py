@@ -50,7 +50,8 @@ def write_atomic(path: Path, write: bytes | str | Callable[[Path], None]) -> Non
         if callable(write):
             write(temporary)
         else:
-            temporary.write_bytes(write.encode() if isinstance(write, str) else write)
+            # a file may be called what UTF-8 cannot write; escaped as here it is what JSON means by it, too
+            temporary.write_bytes(write.encode("utf-8", "backslashreplace") if isinstance(write, str) else write)
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)

@@ -6,9 +6,10 @@ Adding a member is one file and one line in the family's table; outsiders use th
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -89,16 +90,27 @@ def unknown(what: str, name: object, known: list[str]) -> str:
     return f"{name!r} is not one of the {what}{hint} Known: {', '.join(known) or 'none'}."
 
 
-def refuse_unknown(what: str, given: Iterable[str], function: Callable[..., Any]) -> None:
-    """UnknownName for every name given that is no keyword-only parameter of a function, all of them together.
+def need_known(what: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """UnknownName for the names given that are not known, all of them together.
+
+    >>> need_known("fields of ridge", ["alpha"], ["alpha", "scale"])
+    """
+    if wrong := [unknown(what, name, list(known)) for name in given if name not in known]:
+        raise UnknownName("\n".join(wrong))
+
+
+def need_fields(what: str, given: Iterable[str], kind: type) -> None:
+    """UnknownName for the names given that are no field by which a dataclass is made."""
+    need_known(what, given, [field.name for field in dataclasses.fields(kind) if field.init])
+
+
+def need_parameters(what: str, given: Iterable[str], function: Callable[..., Any]) -> None:
+    """UnknownName for the names given that are no keyword-only parameter of a function.
 
     >>> def load(name, *, seed=0): ...
-    >>> refuse_unknown("options of fake: sources", ["seed"], load)
+    >>> need_parameters("options of fake: sources", ["seed"], load)
     """
     parameters = inspect.signature(function).parameters.values()
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return
-    known = sorted(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)
-    wrong = [unknown(what, name, known) for name in given if name not in known]
-    if wrong:
-        raise UnknownName("\n".join(wrong))
+    need_known(what, given, sorted(one.name for one in parameters if one.kind is one.KEYWORD_ONLY))

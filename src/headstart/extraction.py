@@ -19,11 +19,11 @@ from headstart._progress import LEFT_OUT, note, track
 from headstart._reading import label, reader_for, strict_by_default, why
 from headstart._reading import readable as readable
 from headstart._reading import reading as reading
-from headstart._registry import unknown
+from headstart._registry import need_known
 from headstart.bank import FeatureBank, MemoryStore, Skipped, Store
 from headstart.dataset import Dataset
 from headstart.engines.base import ENGINES, Choice
-from headstart.errors import DataError, OptionError, UnknownName, UnreadableItem
+from headstart.errors import DataError, OptionError, StoreError, UnreadableItem
 from headstart.pooling import reducer, resolve, width
 from headstart.runners.base import RUNNERS
 from headstart.sources.base import Source, load_source
@@ -177,9 +177,7 @@ def _check(source: Source, data: Dataset, on_error: str | None, batch_size: int 
 def _poolings(pooling: str | Mapping[str, str], source: Source, names: Sequence[str]) -> dict[str, str]:
     """Layer → its pooling, ``"auto"`` resolved."""
     asked = dict.fromkeys(names, pooling) if isinstance(pooling, str) else pooling
-    wrong = [unknown("layers asked for", name, list(names)) for name in asked if name not in names]
-    if wrong:
-        raise UnknownName("pooling= names layers that are not extracted.\n" + "\n".join(wrong))
+    need_known("layers extracted, which pooling= can name", asked, names)
     token = bool(source.meta.get("class_token"))
     found = {name: source.layer(name) for name in names}
     return {
@@ -287,5 +285,9 @@ def _report(home: Any, data: Dataset, skipped: Sequence[Skipped], spent: _pipeli
     writer.writerow(["item", "reason"])
     writer.writerows([str(one.item), one.reason] for one in skipped)
     path = home.root / "skipped" / f"{data.fingerprint}.csv"
-    write_atomic(path, text.getvalue())
-    note(f"{summary} (all in {path}); the first: {first.item}: {first.reason}")
+    try:
+        write_atomic(path, text.getvalue())
+        where = f"all in {path}"
+    except StoreError as error:  # the rows are there: they may well be in a store that others only read
+        where = f"the list cannot be kept: {error}"
+    note(f"{summary} ({where}); the first: {first.item}: {first.reason}")

@@ -31,7 +31,7 @@ import numpy as np
 from headstart._constraints import Options
 from headstart._registry import unknown
 from headstart._typing import Array, Float
-from headstart.errors import DataError, OptionError
+from headstart.errors import DataError, OptionError, UnknownName
 
 __all__ = [
     "BALANCES",
@@ -80,7 +80,7 @@ def resolve(balance: str, counts: Array, task: str = "classification") -> Balanc
 
     Raises
     ------
-    OptionError
+    UnknownName, OptionError
         When the name is not known, or asked of a task without classes.
 
     Examples
@@ -89,7 +89,7 @@ def resolve(balance: str, counts: Array, task: str = "classification") -> Balanc
     ('none', 'logit')
     """
     if not BALANCES.allows(balance):
-        raise OptionError(unknown("values of balance", balance, list(BALANCES.names)))
+        raise UnknownName(unknown("values of balance", balance, list(BALANCES.names)))
     if task != "classification":
         if balance in ("logit", "weights"):
             raise OptionError(f"balance={balance!r} needs classes; this task is {task!r}. Use balance='none'.")

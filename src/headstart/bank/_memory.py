@@ -17,17 +17,13 @@ class MemoryTable:
     def __init__(self, recipe: Mapping[str, Any]) -> None:
         self.recipe = dict(recipe)
         self._rows: dict[bytes, Array] = {}
+        self.ragged = False
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Shape of one row, None while there is none."""
+        """Shape of one row, or of one step of a ragged one; None while there is none."""
         first = next(iter(self._rows.values()), None)
-        return None if first is None else first.shape
-
-    @property
-    def ragged(self) -> bool:
-        """Whether rows differ in length."""
-        return len({row.shape for row in self._rows.values()}) > 1
+        return None if first is None else first.shape[1:] if self.ragged else first.shape
 
     @property
     def count(self) -> int:
@@ -39,11 +35,12 @@ class MemoryTable:
         return np.fromiter((key in self._rows for key in keys), bool, len(keys))
 
     def append(self, keys: Sequence[bytes], rows: Sequence[Array] | Array) -> None:
-        """Keep rows."""
+        """Keep rows; a list of them has any number of steps each, also where they happen to agree."""
+        self.ragged = not isinstance(rows, np.ndarray)
         self._rows.update(zip(keys, rows))
 
     def get(self, keys: Sequence[bytes], *, floats: bool = False) -> Any:
-        """Rows in the order of the keys: an array, or a list when they differ in length.
+        """Rows in the order of the keys: an array, or a list when the table is ragged.
 
         Raises
         ------

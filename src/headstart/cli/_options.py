@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +13,15 @@ from typing import Annotated, Any
 import typer
 
 from headstart._files import did_you_mean
-from headstart._registry import unknown
+from headstart._registry import need_known
 from headstart._typing import TASKS
 from headstart.cli._library import LIBRARY
 from headstart.dataset._media import modality_of
+from headstart.dataset._tables import SUFFIXES
 from headstart.engines.base import ENGINES, PRECISIONS
 from headstart.errors import DataError, OptionError, SourceError, StoreError
 from headstart.imbalance import BALANCES
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-_ALSO_TABLES = (".tab", ".ndjson", ".pq")
 _DATA, _HOW, _FEATURES = "About the data", "How it is run", "Features"
 LEARN = "How it is learned"
 
@@ -94,7 +93,7 @@ class Columns:
 
 def is_table(data: str) -> bool:
     """Whether DATA names a table rather than a folder or another file."""
-    return Path(data).suffix.lower() in (*_TABLES, *_ALSO_TABLES) and not Path(data).expanduser().is_dir()
+    return Path(data).suffix.lower() in SUFFIXES and not Path(data).expanduser().is_dir()
 
 
 def dataset(data: str, columns: Columns) -> Any:
@@ -107,7 +106,7 @@ def dataset(data: str, columns: Columns) -> Any:
         )  # fmt: skip
     given = [f"--{name}" for name in ("input", "target", "groups", "split", "task") if getattr(columns, name)]
     if given:
-        raise OptionError(f"{', '.join(given)} is for tables ({', '.join(_TABLES)}); {data} is not one.")
+        raise OptionError(f"{', '.join(given)} is for tables ({', '.join(SUFFIXES)}); {data} is not one.")
     return LIBRARY["Dataset"].from_folder(data, columns.modality)
 
 
@@ -174,7 +173,7 @@ def load_source(address: str, weights: Path | None, options: Sequence[str] | Non
 
     Raises
     ------
-    OptionError
+    UnknownName
         When the family has no such option.
     """
     address = _address(address)
@@ -184,9 +183,7 @@ def load_source(address: str, weights: Path | None, options: Sequence[str] | Non
         known = list(inspect.signature(LIBRARY["SOURCES"][family]).parameters)[1:]
         given = pairs(options)
         arguments |= {"options": given} if "options" in known and given else given
-        wrong = [unknown(f"options of {family}: sources", name, known) for name in arguments if name not in known]
-        if wrong:
-            raise OptionError("\n".join(wrong))
+        need_known(f"options of {family}: sources", arguments, known)
     return LIBRARY["load_source"](address, **arguments)
 
 
@@ -231,7 +228,3 @@ def items_of(data: Any) -> str:
     """``600 images``, for a heading."""
     return count(len(data), {"audio": "sound"}.get(data.modality, data.modality))
 
-
-def plain_options(options: Mapping[str, Any]) -> str:
-    """``--layers blocks.6 --head ridge``: options as they would be typed; those that are None are left out."""
-    return " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)

@@ -141,16 +141,15 @@ def _has_chances(loaded: Any) -> bool:
 
 def _rows(loaded: Any, data: Any, labels: dict[str, Any], chances: dict[str, Any]) -> list[dict[str, Any]]:
     read = LIBRARY["reading"](loaded.source, data)
-    first = loaded.answers[0].target
+    known = list(labels[loaded.answers[0].target])
     rows = []
     for i, item in enumerate(data.items):
         row: dict[str, Any] = {"item": str(item) if isinstance(item, (str, Path)) else f"item {i}"}
-        known = list(labels[first])
         if i >= len(known) or known[i] is None:
             rows.append({**row, "label": None, "error": _reason(read, i)})
             continue
         found = {a.target: _one(a, labels[a.target][i], chances.get(a.target), i) for a in loaded.answers}
-        rows.append({**row, **(found[first] if len(found) == 1 else {"targets": found})})
+        rows.append({**row, **(next(iter(found.values())) if len(found) == 1 else {"targets": found})})
     return rows
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from headstart._files import write_atomic
+from headstart._files import write_json
 from headstart._printing import seconds
 from headstart.cli._app import command
 from headstart.cli._library import LIBRARY
@@ -98,7 +97,7 @@ def prove(
     )  # fmt: skip
     document = proof.to_dict()
     if output is not None:
-        write_atomic(output.expanduser(), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        write_json(output.expanduser(), document)
     heading = title(short_address(source), items_of(items), f"{count(proof.provenance['repeats'], 'repeat')}",
                     seconds(proof.cost["seconds"]))  # fmt: skip
     return Page(document, [heading, *_blocks(proof)], _following(proof, data, source, output))

@@ -19,8 +19,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 
 from headstart._constraints import Interval, Options
-from headstart._registry import Family, unknown
-from headstart.errors import OptionError
+from headstart._registry import Family, need_fields
 
 CTC = Family("CTC heads", {"bilstm": "headstart.ctc.bilstm:BiLstm", "linear": "headstart.ctc.linear:Linear"})
 
@@ -71,7 +70,7 @@ def ctc(name: str, **fields: Any) -> CtcHead:
 
     Raises
     ------
-    UnknownName, OptionError
+    UnknownName
         When there is no such head, or it has no such field. Values are checked by ``fit``.
 
     Examples
@@ -80,9 +79,6 @@ def ctc(name: str, **fields: Any) -> CtcHead:
     64
     """
     kind = CTC[name]
-    known = [field.name for field in dataclasses.fields(kind)]
-    wrong = [field for field in fields if field not in known]
-    if wrong:
-        raise OptionError("\n".join(unknown(f"fields of {name}", field, known) for field in wrong))
+    need_fields(f"fields of {name}", fields, kind)
     made: CtcHead = kind(**fields)
     return made

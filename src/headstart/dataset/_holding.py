@@ -14,6 +14,7 @@ from headstart._registry import unknown
 from headstart._typing import MODALITIES, Array, Ints, Modality
 from headstart.dataset._describe import describe
 from headstart.dataset._duplicates import KeyTable, keys_of, same_content
+from headstart.dataset._partition import numbered
 from headstart.dataset._target import Target, columns_from, relabel
 from headstart.errors import DataError, OptionError, UnknownName
 
@@ -66,8 +67,14 @@ class Holding:
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def group_numbers(self) -> Ints | None:
+        """Number of each item's group, from 0; an item without one is a group of its own. Shape (n,)."""
+        return None if self.groups is None else numbered(self.groups)
+
     def __repr__(self) -> str:
-        extras = [] if self.groups is None else [f"{len(set(self.groups) - {None}) + self.groups.count(None):,} groups"]
+        numbers = self.group_numbers
+        extras = [] if numbers is None else [f"{len(np.unique(numbers)):,} groups"]
         if self.parts is not None:
             extras.append(", ".join(f"{p} {self.parts.count(p):,}" for p in dict.fromkeys(self.parts) if p is not None))
         return f"Dataset: {describe(self.items, self.modality, self.columns, extras)}"

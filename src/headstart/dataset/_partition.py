@@ -126,16 +126,21 @@ def _units(groups: Sequence[Any] | None, n: int, least: int) -> Ints:
     """Number of the group of each item; an item without a group is one of its own."""
     if groups is None:
         return np.arange(n, dtype=np.int64)
-    index: dict[Any, int] = {}
-    units = np.array(
-        [index.setdefault(("", i) if g is None else g, len(index)) for i, g in enumerate(groups)], np.int64
-    )
-    if len(index) < least:
+    units = numbered(groups)
+    many = int(units.max(initial=-1)) + 1
+    if many < least:
         raise DataError(
-            f"{least} parts need at least {least} groups, and there {'is' if len(index) == 1 else 'are'} {len(index)}: "
-            "groups are never torn apart. Ask for fewer parts, or leave the groups out."
+            f"{least} parts need at least {least} groups, and there {'is' if many == 1 else 'are'} {many}: groups are "
+            "never torn apart. Ask for fewer parts, or leave the groups out."
         )
     return units
+
+
+def numbered(groups: Sequence[Any]) -> Ints:
+    """Number of the group of each item, in the order in which groups come first. Shape (n,)."""
+    index: dict[Any, int] = {}
+    named = ((i,) if g is None else (0, g) for i, g in enumerate(groups))
+    return np.array([index.setdefault(one, len(index)) for one in named], np.int64)
 
 
 def _counts(column: Target) -> Ints:

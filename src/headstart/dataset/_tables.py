@@ -19,6 +19,8 @@ from headstart._registry import unknown
 from headstart.errors import DataError, UnknownName
 
 _DELIMITERS: Mapping[str, str] = {".csv": ",;\t|", ".tsv": "\t,;|", ".tab": "\t,;|"}
+_LINES, _PARQUET = (".jsonl", ".ndjson"), (".parquet", ".pq")
+SUFFIXES = (*_DELIMITERS, *_LINES, *_PARQUET)
 _LARGEST_CELL = 1 << 28
 _SHOWN = 3  # problems listed in one message
 
@@ -66,9 +68,9 @@ def read_table(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> 
     suffix = path.suffix.lower()
     if suffix in _DELIMITERS:
         table = _read_delimited(path, wanted)
-    elif suffix in (".jsonl", ".ndjson"):
+    elif suffix in _LINES:
         table = _read_jsonl(path, wanted)
-    elif suffix in (".parquet", ".pq"):
+    elif suffix in _PARQUET:
         table = _read_parquet(path, wanted)
     else:
         known = "csv, tsv, jsonl, parquet"

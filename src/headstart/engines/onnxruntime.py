@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from headstart import _extras
 from headstart.engines._rows import checked
 from headstart.engines.base import Choice
 from headstart.errors import OptionError
+from headstart.sources._taps import of_batch
 
 
 class OnnxRuntimeEngine:
@@ -38,7 +38,7 @@ class OnnxRuntimeEngine:
         SourceError
             When the network cannot run this batch.
         """
-        reduce = {name: partial(_apply, function, batch) for name, function in self._reduce.items()}
+        reduce = of_batch(self._reduce, batch)
         tensors = self._source.input.tensors(batch, torch.device("cpu"), torch.float32)
         with torch.inference_mode():
             kept = self._source.network.run_tapped(self._source, tensors, reduce, self._device)
@@ -60,7 +60,3 @@ class OnnxRuntimeEngine:
         """onnxruntime's version."""
         ort = _extras.need("onnxruntime", "to run onnx: sources")
         return {"onnxruntime": str(ort.__version__)}
-
-
-def _apply(function: Callable[[Any, Any], Any], batch: Any, output: Any) -> Any:
-    return function(output, batch)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from headstart import _extras
 from headstart.engines._rows import checked, described
 from headstart.engines.base import Choice
 from headstart.errors import OptionError, SourceError
+from headstart.sources._taps import of_batch
 
 _SAME = 0.1  # bf16 rounds otherwise in batches of other sizes; what is mixed up differs by much more
 _HINT = {"fp32": "f32", "bf16": "bf16"}
@@ -113,7 +113,7 @@ class _Tapped(torch.nn.Module):
     def __init__(self, source: Any, names: list[str], reduce: Mapping[str, Any], batch: Any) -> None:
         super().__init__()
         self.network = source.network.eval()
-        self._taken = {name: partial(_apply, reduce[name], batch) for name in names}
+        self._taken = of_batch({name: reduce[name] for name in names}, batch)
         self._source, self._names = source, names
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -130,10 +130,6 @@ def _is_open(compiled: Any, x: np.ndarray) -> bool:
         if len(few[i]) != len(other) or np.linalg.norm(first - again) > _SAME * np.linalg.norm(first) + 1e-6:
             return False
     return True
-
-
-def _apply(function: Callable[[Any, Any], Any], batch: Any, output: Any) -> Any:
-    return function(output, batch)
 
 
 def _openvino() -> Any:

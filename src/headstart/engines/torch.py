@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ import torch
 from headstart.engines._rows import checked, described
 from headstart.engines.base import Choice
 from headstart.errors import NumericsError, OptionError, SourceError
+from headstart.sources._taps import of_batch
 
 _DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,7 +44,7 @@ class TorchEngine:
         SourceError
             When the network cannot run this batch.
         """
-        reduce = {name: partial(_apply, function, batch) for name, function in self._reduce.items()}
+        reduce = of_batch(self._reduce, batch)
         try:
             with torch.inference_mode(), _whole_fp32(self._device):
                 kept = self._source.run(self._network, self._tensors(batch), reduce)
@@ -109,10 +109,6 @@ def _native_bf16() -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # a build without oneDNN
         return False
-
-
-def _apply(function: Callable[[Any, Any], Any], batch: Any, output: Any) -> Any:
-    return function(output, batch)
 
 
 def _prepared(network: Any, dtype: torch.dtype, device: torch.device, *, channels_last: bool) -> Any:

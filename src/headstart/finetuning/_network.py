@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 
 from headstart.finetuning._mixing import Mix, drawn, mixed_at
 from headstart.pooling import reducer
+from headstart.sources._taps import of_batch
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Tuned(torch.nn.Module):
         """(items, width) features with their graph."""
         below = {} if fed is None else fed.below
         wanted = {name: function for name, function in self._reduce.items() if name not in below}
-        reduce: dict[str, Any] = {name: partial(_swap, function, batch) for name, function in wanted.items()}
+        reduce = of_batch(wanted, batch)
         if self._also is not None:
             reduce[self._also] = lambda output: output
         tensors = self._tensors(batch, fed)
@@ -134,7 +134,7 @@ class Tuned(torch.nn.Module):
 
     def parts(self, batch: Any, features: Sequence[Feature]) -> dict[str, torch.Tensor]:
         """Pooled outputs of some of the layers, from a full forward pass."""
-        reduce = {f.layer: partial(_swap, self._reduce[f.layer], batch) for f in features}
+        reduce = of_batch({f.layer: self._reduce[f.layer] for f in features}, batch)
         kept: dict[str, torch.Tensor] = self.source.run(self.network, self._tensors(batch, None), reduce)
         return kept
 
@@ -179,7 +179,3 @@ class Tuned(torch.nn.Module):
         centre, spread = (b.detach().cpu().double().numpy() for b in (self.centre, self.spread))
         coef = np.ascontiguousarray(weight / spread[:, None])  # as it is read back: sums round by the order in memory
         return coef, self.head.bias.detach().cpu().double().numpy() - centre @ coef
-
-
-def _swap(function: Any, batch: Any, output: torch.Tensor) -> torch.Tensor:
-    return function(output, batch)

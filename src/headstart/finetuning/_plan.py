@@ -22,10 +22,11 @@ from headstart.finetuning._places import lowest_moving, place
 from headstart.policies.base import Policy
 from headstart.training import Schedule, steps_of
 
-_VIEWS = 4
-_DISK = 2 << 30
-_SHARE = 0.3  # of a budget, at most, for computing views
-_TIMED = 2
+_VIEWS = 4  # unless the policy says how many
+_DISK = 2 << 30  # bytes, at most, for views that nobody asked for
+_SHARE = 0.3  # of a budget, at most, for computing views that nobody asked for
+_LEFT = 0.3  # of a budget, at least, for training, however many views were asked for
+_TIMED = 2  # steps, of which the quicker one counts
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def room(policy: Policy, feed: Feeding, budget: float | None, speed: float) -> R
     pass_seconds = len(samples) / speed if cached and speed else 0.0
     views = policy.views or _default(feed, budget, pass_seconds)
     if budget is not None and cached:
-        budget = max(0.3 * budget, budget - pass_seconds * views)
+        budget = max(_LEFT * budget, budget - pass_seconds * views)
     return Room(views, budget)
 
 

@@ -51,11 +51,6 @@ class Problem:
     kept: Array | None = None
 
     @property
-    def has_rows(self) -> bool:
-        """Whether rows are there, or only moments."""
-        return self.X is not None
-
-    @property
     def rows(self) -> Array:
         """The rows; OptionError where there are only moments."""
         if self.X is None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from headstart._constraints import Options, validate
-from headstart._registry import Family, unknown
+from headstart._registry import Family, need_fields
 from headstart._solve.principal import blocks
 from headstart._typing import TASKS, Array, Float, Ints
 from headstart.errors import DataError, NotFitted, NumericsError, OptionError, StoreError
@@ -51,9 +51,8 @@ def head(name: str, **fields: Any) -> Head:
     Raises
     ------
     UnknownName
-        When there is no such head; the message names the nearest.
-    OptionError
-        When it has no such field. Values are checked by ``fit``.
+        When there is no such head, or it has no such field; the message names the nearest. Values are checked by
+        ``fit``.
 
     Examples
     --------
@@ -61,10 +60,7 @@ def head(name: str, **fields: Any) -> Head:
     Ridge(alpha=2.0, scale='none', select='gcv')
     """
     kind = HEADS[name]
-    known = [field.name for field in dataclasses.fields(kind) if field.init]
-    wrong = [field for field in fields if field not in known]
-    if wrong:
-        raise OptionError("\n".join(unknown(f"fields of {name}", field, known) for field in wrong))
+    need_fields(f"fields of {name}", fields, kind)
     made: Head = kind(**fields)
     return made
 
@@ -190,12 +186,8 @@ class Head(ABC):
     def state(self) -> dict[str, Array]:
         """Everything learned, as arrays; with :meth:`fields` it rebuilds the head without pickling."""
         self._need_fit()
-        common = {"intercept": self.intercept_, "temperature": np.array(self.temperature_)}
-        return {
-            **self._learned(),
-            **common,
-            "task": np.array([task == self.task_ for task in TASKS].index(True), dtype=np.uint8),
-        }
+        numbers = {"intercept": self.intercept_, "temperature": np.array(self.temperature_)}
+        return {**self._learned(), **numbers, "task": np.array(list(TASKS).index(self.task_), dtype=np.uint8)}
 
     @classmethod
     def from_state(cls: type[Self], fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:

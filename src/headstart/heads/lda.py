@@ -27,6 +27,7 @@ from headstart._solve.folds import LeftOut, discriminants
 from headstart._typing import Array, Float, Ints
 from headstart.errors import NumericsError
 from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem, flops, members
+from headstart.moments import oas_share
 
 _GRID = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)
 _MOST = 1 - 1e-9  # left-out scores come from a finite penalty
@@ -173,6 +174,4 @@ def _shrinkage(asked: float | str, within: Float, n: float, features: int) -> fl
     if asked == "eb":  # Σ + tr(Σ)/n·I is (1−ρ)Σ + ρ·tr(Σ)/d·I up to a factor
         ratio = features / n
         return ratio / (1 + ratio)
-    level, power = trace / (n * features), float((within**2).sum()) / (n * features) ** 2
-    below = (n + 1) * (power - level**2 / features)
-    return 1.0 if below <= 0 else min((power + level**2) / below, 1.0)
+    return oas_share(trace / n, float((within**2).sum()) / n**2, rows=n, features=features)

@@ -5,7 +5,8 @@ feature rows and their targets. They merge, they subtract, and no row need be ke
 """
 
 from headstart.moments._centred import Centred
+from headstart.moments._derived import oas_share
 from headstart.moments._exact import Quantiser
 from headstart.moments._moments import Moments
 
-__all__ = ["Centred", "Moments", "Quantiser"]
+__all__ = ["Centred", "Moments", "Quantiser", "oas_share"]

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from headstart._solve.principal import symmetric
 from headstart._typing import Float, Ints
 from headstart.errors import DataError, NumericsError, OptionError
 from headstart.moments._centred import Centred, fixed
@@ -111,9 +112,9 @@ class Derived:
 
         Ranks and scores, ridge at every ``alpha`` and shrunken inverses all start here, so it is computed once and
         kept. Of n rows at most n − 1 directions are there; those below ``d · eps`` of the largest are rounding and
-        left out. **Cost**: O(d³) time, O(d·r) memory.
+        left out. **Cost**: O(d³) time, O(d·r) memory. NumericsError where numbers are beyond float64's range.
         """
-        values, vectors = np.linalg.eigh(self.scatter)
+        values, vectors = symmetric(self.scatter)
         least = max(self.features, 16) * float(np.finfo(np.float64).eps) * float(values.max(initial=0))
         rank = min(int(np.count_nonzero(values > least)), max(self.count - 1, 0))
         first = len(values) - rank
@@ -218,11 +219,8 @@ class Derived:
         Chen, Wiesel, Eldar, Hero (2010), Shrinkage algorithms for MMSE covariance estimation.
         """
         sample = self._sample(within)
-        d, n = self.features, self.count
-        level = float(np.trace(sample)) / d
-        power = float(np.mean(sample**2))
-        below = (n + 1) * (power - level**2 / d)
-        return _shrunk(sample, 1.0 if below <= 0 else min((power + level**2) / below, 1.0))
+        share = oas_share(float(np.trace(sample)), float(np.sum(sample**2)), rows=self.count, features=self.features)
+        return _shrunk(sample, share)
 
     def ledoit_wolf(self, *, within: bool = False) -> tuple[Float, float]:
         """Ledoit–Wolf shrinkage, from moments kept with ``fourth=True`` (for ``within``, ``per_class=True`` as well).
@@ -259,6 +257,13 @@ class Derived:
     def _need_classes(self) -> None:
         if not self.is_one_hot:
             raise DataError("Scatter within and between classes needs one-hot targets: np.eye(classes)[labels].")
+
+
+def oas_share(trace: float, square: float, *, rows: float, features: int) -> float:
+    """ρ of :meth:`Derived.oas` for a covariance of this trace and squared norm ‖S‖²."""
+    level, power = trace / features, square / features**2
+    below = (rows + 1) * (power - level**2 / features)
+    return 1.0 if below <= 0 else min((power + level**2) / below, 1.0)
 
 
 def _shrunk(sample: Float, shrinkage: float) -> tuple[Float, float]:

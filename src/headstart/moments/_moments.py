@@ -181,12 +181,12 @@ class Moments(Derived):
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file, atomically; its size is about 4·d² + 8·d·t bytes."""
-        _file.write(Path(path), *self.pack())
+        _file.write(Path(path).expanduser(), *self.pack())
 
     @classmethod
     def load(cls, path: Path | str) -> Moments:
         """Read what :meth:`save` wrote. StoreError when the file is missing, damaged or something else."""
-        arrays, record = _file.read(Path(path))
+        arrays, record = _file.read(Path(path).expanduser())
         try:
             return cls.unpack(arrays, record)
         except StoreError as error:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from headstart._constraints import Allow, Interval, Options, validate
-from headstart._registry import Family, unknown
+from headstart._registry import Family, need_fields, unknown
 from headstart.errors import UnknownName
 
 POLICIES = Family(
@@ -155,10 +155,7 @@ def policy(name: str | Policy, **settings: Any) -> Policy:
     if isinstance(name, Policy):
         return name
     kind = POLICIES[name]
-    known = [field.name for field in fields(kind)]
-    wrong = [unknown(f"fields of policy {name!r}", key, known) for key in settings if key not in known]
-    if wrong:
-        raise UnknownName("\n".join(wrong))
+    need_fields(f"fields of policy {name!r}", settings, kind)
     made: Policy = kind(**settings)
     validate(made)
     return made

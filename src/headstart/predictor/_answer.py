@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -43,12 +44,12 @@ class Answer(ABC):
         Layers of sources that it reads, and how each is pooled.
     divide : callable, optional
         Dataset → :class:`Division` where the sources are run on pieces of the items; None: on the items themselves.
-    gives : frozenset of str
-        ``"decision"`` and ``"proba"`` where it has numbers per class.
+    gives : mapping of str to callable
+        ``"decision"`` and ``"proba"`` where it has numbers per class: (answer, rows) → (n, width).
     """
 
     task: ClassVar[Task]
-    gives: ClassVar[frozenset[str]] = frozenset()
+    gives: ClassVar[Mapping[str, Callable[[Any, Rows], np.ndarray]]] = MappingProxyType({})
     divide: ClassVar[Callable[[Any], Division] | None] = None
 
     target: str
@@ -72,10 +73,6 @@ class Answer(ABC):
     @abstractmethod
     def labels(self, rows: Rows) -> Sequence[Any]:
         """What is predicted, one per item that could be read."""
-
-    @abstractmethod
-    def numbers(self, kind: str, rows: Rows) -> np.ndarray:
-        """(n, width) decision values or probabilities; asked only for what is in ``gives``."""
 
     @abstractmethod
     def truth(self, column: Target) -> list[Any]:

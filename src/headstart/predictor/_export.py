@@ -9,7 +9,6 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from headstart.errors import OptionError, SourceError, StoreError
 from headstart.pooling import reducer
 from headstart.predictor._with_head import WithHead
 from headstart.sources._onnx_file import METADATA
-from headstart.sources._taps import run_tapped
+from headstart.sources._taps import of_batch, run_tapped
 from headstart.sources.base import Batch
 
 FORMATS = ("onnx",)
@@ -109,8 +108,7 @@ def _whole(predictor: Any, source: Any, inputs: Sequence[str]) -> Any:
         def forward(self, first: Any, second: Any = None, third: Any = None) -> Any:
             tensors = dict(zip(inputs, (first, second, third)))
             batch = Batch(tensors, mask=_mask(source, tensors))
-            taken = {name: partial(_swap, function, batch) for name, function in reduce.items()}
-            kept = run_tapped(source, self.network, tensors, taken, stop=False)
+            kept = run_tapped(source, self.network, tensors, of_batch(reduce, batch), stop=False)
             found = []
             for answer, head in zip(predictor.answers, self.heads):
                 decision = head(torch.cat([kept[part.layer].float().flatten(1) for part in answer.parts], 1))
@@ -140,10 +138,6 @@ def _mask(source: Any, tensors: Mapping[str, Any]) -> Any:
         return None
     given = tensors.get("attention_mask")
     return (next(iter(tensors.values())) != 0).long() if given is None else given
-
-
-def _swap(function: Any, batch: Any, output: Any) -> Any:
-    return function(output, batch)
 
 
 def _written(whole: Any, source: Any, batch: Any, names: list[str]) -> bytes:

@@ -201,7 +201,7 @@ class Predictor:
             found[answer.target] = whole = np.full((len(data), answer.width), np.nan)
             read = rows[answer.target]
             if len(read.keep):
-                whole[read.keep] = answer.numbers(kind, read)
+                whole[read.keep] = answer.gives[kind](answer, read)
         return _shaped(found, single)
 
     def _data(self, x: Any) -> tuple[Dataset, bool]:

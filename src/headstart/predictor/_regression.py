@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ class Regression(WithHead):
     """The head's values: a float, or a tuple of several outputs."""
 
     task = "regression"
-    gives = frozenset({"decision"})
+    gives = MappingProxyType({"decision": WithHead.gives["decision"]})
     allowed = (int, float, tuple)
 
     def _named(self, X: np.ndarray) -> list[Any]:

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,6 +19,14 @@ from headstart.predictor._features import Part, Place, Rows
 from headstart.result import Result
 
 _SHOWN = 5
+
+
+def _decision(answer: WithHead, rows: Rows) -> np.ndarray:
+    return answer.decision(answer.features(rows.at))
+
+
+def _proba(answer: WithHead, rows: Rows) -> np.ndarray:
+    return answer.proba(answer.features(rows.at))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +43,7 @@ class WithHead(Answer):
         Training examples per class.
     """
 
-    gives = frozenset({"decision", "proba"})
+    gives = MappingProxyType({"decision": _decision, "proba": _proba})
     allowed: ClassVar[tuple[type, ...]]
 
     head: Head
@@ -67,11 +76,6 @@ class WithHead(Answer):
     def labels(self, rows: Rows) -> Sequence[Any]:
         """One label per item."""
         return self._named(self.features(rows.at))
-
-    def numbers(self, kind: str, rows: Rows) -> np.ndarray:
-        """(n, t) decision values or probabilities."""
-        X = self.features(rows.at)
-        return self.proba(X) if kind == "proba" else self.decision(X)
 
     def truth(self, column: Target) -> list[Any]:
         """The column's labels, checked."""

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from headstart.dataset import Target
 from headstart.errors import DataError
 from headstart.predictor._answer import Answer
-from headstart.predictor._features import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +31,6 @@ class WithText(Answer):
     def width(self) -> int:
         """No numbers are given."""
         return 0
-
-    def numbers(self, kind: str, rows: Rows) -> np.ndarray:
-        """Never asked: ``gives`` is empty."""
-        raise NotImplementedError(kind)
 
     def truth(self, column: Target) -> list[Any]:
         """The column's texts."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart._hashing import fingerprint
-from headstart._registry import refuse_unknown
+from headstart._registry import need_parameters
 from headstart._samples import Samples
 from headstart._source_statistics import source_statistics
 from headstart._together import begin
@@ -91,7 +91,7 @@ def pretrain(
             plan.count,
             schedule=schedule,
             buffers={name: b for name, b in source.module.named_buffers() if name not in plan.parameters},
-            checkpoint=Path(checkpoint) if checkpoint is not None else None,
+            checkpoint=Path(checkpoint).expanduser() if checkpoint is not None else None,
             identity=begun,
             label=f"{source.name}: pretraining",
         )
@@ -114,7 +114,7 @@ def _fresh(
         source = load_source(architecture, **options)
         return dataclasses.replace(source, network=copy.deepcopy(source.module))
     build = ARCHITECTURES[architecture]
-    refuse_unknown(f"options of architecture {architecture!r}", options, build)
+    need_parameters(f"options of architecture {architecture!r}", options, build)
     if data.columns:  # one output per class, or per value of a regression
         options = {"classes": data.columns[0].matrix().shape[1], **options}
     made: Source = build(data, seed=seed, image_size=image_size, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from headstart._registry import refuse_unknown
+from headstart._registry import need_parameters
 from headstart.errors import DataError, UnreadableItem
 from headstart.readers.base import reader
 from headstart.sources._sequence_input import fit_vocabulary
@@ -31,7 +31,7 @@ def build(
     """
     if data.modality != "text":
         raise DataError(f"The architecture 'lstm' takes texts; this dataset is {data.modality}.")
-    refuse_unknown("options of architecture 'lstm'", options, SOURCES["lstm"])
+    need_parameters("options of architecture 'lstm'", options, SOURCES["lstm"])
     words = fit_vocabulary(_readable(data.items), vocabulary)
     return SOURCES["lstm"]("lstm", vocabulary=words, classes=classes, max_length=max_length, seed=seed, **options)
 

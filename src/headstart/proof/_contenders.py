@@ -55,7 +55,7 @@ class Contest:
     @cached_property
     def raw(self) -> _raw.Rows | None:
         """Raw features of everything."""
-        return _raw.raw_rows(self.draws.data, self.source)
+        return _raw.raw_rows(self.draws.data)
 
     @cached_property
     def frozen(self) -> dict[str, np.ndarray]:

@@ -69,11 +69,7 @@ class Draws:
     @property
     def groups(self) -> np.ndarray | None:
         """(n,) number of each item's group; an item without one is a group of its own."""
-        if self.data.groups is None:
-            return None
-        numbers: dict[Any, int] = {}
-        named = [(i,) if g is None else (0, g) for i, g in enumerate(self.data.groups)]
-        return np.array([numbers.setdefault(one, len(numbers)) for one in named])
+        return self.data.group_numbers
 
     def draw(self, count: int, repeat: int) -> np.ndarray:
         """Positions of the training items: ``count`` of every class, fewer of a smaller one."""
@@ -209,9 +205,7 @@ def _joined(pool: Dataset, test: Dataset) -> Dataset:
 
 
 def _about_groups(test: Dataset) -> list[str]:
-    if test.groups is None:
-        return []
-    many = len(set(test.groups) - {None}) + test.groups.count(None)
+    many = FEWEST_GROUPS if test.group_numbers is None else len(np.unique(test.group_numbers))
     if many >= FEWEST_GROUPS:
         return []
     return [

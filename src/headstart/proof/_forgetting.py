@@ -28,6 +28,10 @@ class SourceTask:
             raise DataError(f"source_data= needs the source's own classifier, and {source.address} has none.")
         if len(data.columns) != 1 or data.columns[0].task != "classification":
             raise DataError("source_data= needs one target column of classes.")
+        labelled = [i for i, label in enumerate(data.columns[0].values) if label is not None]
+        if not labelled:
+            raise DataError("source_data= has no label in any of its items.")
+        data = data if len(labelled) == len(data) else data.take(labelled)
         data = readable(source, data.sample(n=_MOST, random_state=seed) if len(data) > _MOST else data)
         self.device = device_name(device)
         self.samples = Samples(reading(source, data), source.input.collate, len(data))

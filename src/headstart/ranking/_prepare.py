@@ -61,16 +61,6 @@ def usable(data: Dataset, target: str, banks: list[FeatureBank]) -> tuple[Datase
     return (data if there.all() else data.take(np.flatnonzero(there))), T[there]
 
 
-def group_numbers(data: Dataset) -> np.ndarray | None:
-    """The number of each item's group; an item without one is a group of its own."""
-    if data.groups is None:
-        return None
-    numbers: dict[Any, int] = {}
-    return np.array(
-        [numbers.setdefault((i,) if g is None else (0, g), len(numbers)) for i, g in enumerate(data.groups)]
-    )
-
-
 def few(T: np.ndarray, task: str, seed: int, most: int | None = None) -> Any:
     """Rows to choose and judge on: all, or so many of every class that it stays quick, in their order."""
     most = MOST_ROWS if most is None else most

@@ -15,7 +15,7 @@ from headstart.extraction import extract
 from headstart.heads.auto import MOST_ROWS, choose
 from headstart.heads.base import Head
 from headstart.ranking._halving import halved
-from headstart.ranking._prepare import column_of, few, group_numbers, loaded, outputs, usable
+from headstart.ranking._prepare import column_of, few, loaded, outputs, usable
 from headstart.ranking._rows import Pairing, fusion, rows_of, ties_in_words
 from headstart.ranking._shared import sharing
 from headstart.ranking._validate import validate
@@ -87,7 +87,7 @@ def rank(
     kept, T = usable(data, column.name, list(banks.values()))
     names = {f"{i} {layer}": (source, layer) for i, source in enumerate(banks) for layer in source.select(layers)[::-1]}
     rows = {name: banks[source].rows(layer, kept) for name, (source, layer) in names.items()}
-    groups = group_numbers(kept)
+    groups = kept.group_numbers
     judged = few(T, column.task, random_state, MOST_ROWS)
     some, truth = {name: X[judged] for name, X in rows.items()}, T[judged]
     part = None if groups is None else groups[judged]

@@ -9,7 +9,6 @@ Imports: floors 0–2 and numpy. Members import this file and the library that d
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -20,9 +19,9 @@ from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from headstart._constraints import validate
-from headstart._registry import Family, unknown
+from headstart._registry import Family, need_fields
 from headstart._typing import Array
-from headstart.errors import HeadstartError, OptionError, UnreadableItem
+from headstart.errors import HeadstartError, UnreadableItem
 
 Item: TypeAlias = "os.PathLike[str] | str | bytes | bytearray | memoryview | Array | Clip"
 
@@ -95,15 +94,12 @@ def reader(modality: str, **options: Any) -> Reader:
     Raises
     ------
     UnknownName
-        No such modality.
+        No such modality, or an option that this reader has not.
     OptionError
-        An option that this reader has not, or a value that it does not allow.
+        A value that an option does not allow.
     """
     kind = READERS[modality]
-    names = [field.name for field in dataclasses.fields(kind)]
-    wrong = [unknown(f"options of the {modality} reader", name, names) for name in options if name not in names]
-    if wrong:
-        raise OptionError("\n".join(wrong))
+    need_fields(f"options of the {modality} reader", options, kind)
     made: Reader = kind(**options)
     validate(made)
     return made

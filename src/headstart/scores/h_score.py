@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 
 from headstart._registry import unknown
-from headstart.errors import NumericsError, OptionError
-from headstart.moments import Moments
+from headstart.errors import NumericsError, UnknownName
+from headstart.moments import Moments, oas_share
 from headstart.scores.base import Score, need_classes
 
 Shrinkage = Literal["auto", "ledoit_wolf", "oas", "none"]
@@ -42,21 +42,17 @@ def _h_score(moments: Moments, *, shrinkage: Shrinkage = "auto", dimensions: int
     if not len(values):
         raise NumericsError("No feature varies; the H-score is not defined.")
     d = moments.features if dimensions is None else dimensions
-    rho = _shrinkage(moments, shrinkage) if d == moments.features else _oas(moments, d)
+    trace = float(np.trace(moments.scatter))
+    if d == moments.features:
+        rho = _shrinkage(moments, shrinkage)
+    else:  # of the d dimensions only those that vary are there
+        n = moments.count
+        rho = oas_share(trace / n, float((moments.scatter**2).sum()) / n**2, rows=n, features=d)
     present = counts > 0
     seen = (vectors.T @ moments.cross[:, present]) ** 2 / counts[present]  # n·u_jᵀ Σ_B u_j, class by class
-    level = float(np.trace(moments.scatter)) / d
+    level = trace / d
     kept = (1 - rho) * seen.sum(axis=1) / ((1 - rho) * values + rho * level)
     return float(min(kept.sum(), len(values), present.sum() - 1))  # the last digits may lie above the bound
-
-
-def _oas(moments: Moments, d: int) -> float:
-    """The shrinkage of ``Moments.oas`` for d dimensions, of which only those that vary are there."""
-    n = moments.count
-    sample = moments.scatter / n
-    level, power = float(np.trace(sample)) / d, float((sample**2).sum()) / d**2
-    below = (n + 1) * (power - level**2 / d)
-    return 1.0 if below <= 0 else min((power + level**2) / below, 1.0)
 
 
 def _shrinkage(moments: Moments, name: str) -> float:
@@ -65,7 +61,7 @@ def _shrinkage(moments: Moments, name: str) -> float:
     if name == "none":
         return 0.0
     if name not in ("ledoit_wolf", "oas"):
-        raise OptionError(unknown("kinds of shrinkage", name, ["auto", "ledoit_wolf", "none", "oas"]))
+        raise UnknownName(unknown("kinds of shrinkage", name, ["auto", "ledoit_wolf", "none", "oas"]))
     return (moments.ledoit_wolf() if name == "ledoit_wolf" else moments.oas())[1]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from headstart._registry import unknown
 from headstart._typing import Array, Float, Ints
-from headstart.errors import DataError, NumericsError, OptionError
+from headstart.errors import DataError, NumericsError, OptionError, UnknownName
 from headstart.moments import Moments
 from headstart.scores.base import Score
 
@@ -73,7 +73,7 @@ def _right(X: Float, labels: Ints, rows: slice, k: int) -> int:
 
 def _check(X: Float, T: Float, k: int, metric: str) -> None:
     if metric not in ("cosine", "euclidean"):
-        raise OptionError(unknown("metrics", metric, ["cosine", "euclidean"]))
+        raise UnknownName(unknown("metrics", metric, ["cosine", "euclidean"]))
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise OptionError(f"n_neighbors must be a whole number ≥ 1; got {k!r}.")
     if X.ndim != 2 or T.ndim != 2 or len(X) != len(T):

@@ -40,7 +40,6 @@ class TextInput:
     max_length: int = 256
     names: tuple[str, ...] = ("input_ids", "attention_mask")
     pad: int = 0
-    lower: bool = False
     modality: str = "text"
 
     def __post_init__(self) -> None:

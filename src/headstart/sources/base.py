@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from headstart._hashing import fingerprint, fingerprint_tensors, key_of_bytes
-from headstart._registry import Family, refuse_unknown, unknown
+from headstart._registry import Family, need_parameters, unknown
 from headstart.errors import OptionError, SourceError, UnknownName
 from headstart.sources._fingerprints import code_of_modules, stamp_of, state_of, structure_of
 from headstart.sources._measure import measure_layers
@@ -235,7 +235,7 @@ class Source:
 
     def save(self, folder: str | Path) -> Path:
         """Save as a folder of safetensors + JSON that ``load_source("saved:FOLDER")`` reads."""
-        return save(self, Path(folder))
+        return save(self, Path(folder).expanduser())
 
     @staticmethod
     def from_module(module: torch.nn.Module, **options: Any) -> Source:
@@ -280,6 +280,6 @@ def load_source(address: str | Source, **options: Any) -> Source:
     if not colon or not name:
         raise OptionError(f"A source address is FAMILY:NAME, e.g. 'timm:mobilenetv2_100'; got {str(address)!r}.")
     load = SOURCES[family]
-    refuse_unknown(f"options of {family}: sources", options, load)
+    need_parameters(f"options of {family}: sources", options, load)
     source: Source = load(name, **options)
     return source

@@ -57,7 +57,7 @@ def load(
         return _build(name, transformers, dict(files), weights=None, max_length=max_length)
     folder = folder_of(name)
     kept = files_in(folder)
-    file = Path(weights) if weights is not None else weights_in(folder) if pretrained else None
+    file = Path(weights).expanduser() if weights is not None else weights_in(folder) if pretrained else None
     return _build(name, transformers, kept, weights=file, max_length=max_length)
 
 

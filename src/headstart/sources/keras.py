@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from headstart import _extras
-from headstart._registry import unknown
-from headstart.errors import OptionError, SourceError, UnknownName, UnsafeFile, WeightsError
+from headstart._registry import need_known
+from headstart.errors import OptionError, SourceError, UnsafeFile, WeightsError
 from headstart.sources._array_input import ArrayInput
 from headstart.sources._image_input import ImageInput
 from headstart.sources._keras2 import translated
@@ -49,9 +49,7 @@ def load(name: Any, *, scale: str = "auto", files: Mapping[str, bytes] | None = 
     WeightsError, SourceError, MissingPackage
     """
     known = [field.name for field in fields(ImageInput) if field.name not in _DECIDED]
-    wrong = [unknown("options of keras: sources", key, ["scale", *known]) for key in image_options if key not in known]
-    if wrong:
-        raise UnknownName("\n".join(wrong))
+    need_known("options of keras: sources", image_options, ["scale", *known])
     keras = _keras()
     address = f"keras:{name}" if isinstance(name, (str, Path)) else f"keras:{getattr(name, 'name', 'model')}"
     model = _from_bytes(keras, files[_FILE]) if files is not None else name

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart._registry import unknown
+from headstart._registry import need_known, unknown
 from headstart.errors import DataError, OptionError, SourceError, UnknownName
 from headstart.sources._array_input import ArrayInput
 from headstart.sources._fingerprints import code_of
@@ -117,9 +117,7 @@ def _input(
 ) -> Input:
     plain = modality == "image" and preprocess is None
     fields_of = sorted({field.name for field in fields(ImageInput)} - {"size", "modality"})
-    wrong = [unknown("options of from_module", key, fields_of) for key in options if key not in fields_of]
-    if wrong:
-        raise UnknownName("\n".join(wrong))
+    need_known("options of from_module", options, fields_of)
     if options and not plain:
         raise OptionError(f"{', '.join(options)} would have no effect: they belong to the preprocessing of pictures.")
     if plain:

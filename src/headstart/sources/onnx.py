@@ -13,7 +13,7 @@ from typing import Any
 
 from headstart import _extras
 from headstart._progress import note
-from headstart._registry import unknown
+from headstart._registry import need_known, unknown
 from headstart.errors import OptionError, SourceError, UnknownName
 from headstart.sources._array_input import ArrayInput
 from headstart.sources._image_input import ImageInput
@@ -77,7 +77,8 @@ def load(
     """
     _extras.need("onnx", "for onnx: sources")
     _extras.need("onnxruntime", "to run onnx: sources")
-    _known(image_options)
+    free = [field.name for field in fields(ImageInput) if field.name not in ("size", "channels", "modality")]
+    need_known("options of onnx: sources", image_options, free)
     if files is None:
         path = Path(name).expanduser()
         model, content = read_model(path)
@@ -110,13 +111,6 @@ def load(
         minimum_cosine=0.999999 if how.modality == "text" else 0.99,
         precisions=("fp32",),
     )
-
-
-def _known(options: Mapping[str, Any]) -> None:
-    free = [field.name for field in fields(ImageInput) if field.name not in ("size", "channels", "modality")]
-    wrong = [unknown("options of onnx: sources", key, free) for key in options if key not in free]
-    if wrong:
-        raise UnknownName("\n".join(wrong))
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ import torch
 from headstart import _extras
 from headstart._files import read_json
 from headstart._hashing import canonical_json
-from headstart._registry import unknown
+from headstart._registry import need_known, unknown
 from headstart.errors import OfflineError, OptionError, SourceError, UnknownName, WeightsError
 from headstart.sources._compat import repair_torchvision
 from headstart.sources._hub import cached_file, unreachable
@@ -171,10 +171,7 @@ def _timm() -> Any:
 
 
 def _check_options(options: Mapping[str, Any] | None, input: Mapping[str, Any] | None) -> None:
-    known = [*_INPUT_KEYS, *_PATCH_KEYS]
-    wrong = [unknown("preprocessing fields", key, known) for key in input or () if key not in known]
-    if wrong:
-        raise UnknownName("\n".join(wrong))
+    need_known("preprocessing fields", input or (), [*_INPUT_KEYS, *_PATCH_KEYS])
     try:
         canonical_json(dict(options or {}))
     except (TypeError, ValueError) as error:

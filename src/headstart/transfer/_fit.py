@@ -95,7 +95,7 @@ def fit(
     job = Job(
         sources=_sources(source), data=data, layers=layers if isinstance(layers, str) else tuple(layers), head=head,
         pooling=pooling, balance=balance, budget=budget, seed=seed_of(random_state), store=store,
-        checkpoint=Path(checkpoint) if checkpoint else None,
+        checkpoint=Path(checkpoint).expanduser() if checkpoint else None,
         how={"engine": engine, "precision": precision, "on_error": on_error, "device": device},
         length=length,
     )  # fmt: skip

@@ -86,7 +86,7 @@ def select(
         rows,
         T,
         task=column.task,
-        groups=_group_ids(labelled.data.groups),
+        groups=labelled.data.group_numbers,
         heads=head,
         balance=balance,
         fuse=fuse,
@@ -147,14 +147,6 @@ def _varying(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         dead = [name for name in rows if name not in alive]
         note(f"Features are the same for all items at {', '.join(dead)}; left out.")
     return alive
-
-
-def _group_ids(groups: Sequence[Any] | None) -> np.ndarray | None:
-    """Whole numbers; an item without a group is a group of its own."""
-    if groups is None:
-        return None
-    numbers = {group: i for i, group in enumerate(dict.fromkeys(groups)) if group is not None}
-    return np.array([len(groups) + i if g is None else numbers[g] for i, g in enumerate(groups)], dtype=np.int64)
 
 
 def _table(choice: Choice) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from headstart._progress import note
+from headstart._reading import label
 from headstart._together import main_first
 from headstart._typing import Array, Float
 from headstart.dataset import Dataset, Target
 from headstart.engines.base import Choice as Running
-from headstart.errors import DataError
+from headstart.errors import DataError, UnreadableItem
 from headstart.extraction import extract
 from headstart.heads.auto import Choice, choose
 from headstart.heads.base import HEADS, Problem
@@ -100,10 +101,10 @@ def _read(job: Job) -> tuple[Dataset, Any, Array, tuple[Part, ...], tuple[Runnin
     whole = in_sentences(job.data)
     lost = sorted(set(range(len(job.data))) - set(whole.owner.tolist()))
     for index in lost:
-        reason = whole.unreadable.get(index, "there is no sentence in it")
+        problem = UnreadableItem(label(job.data, index), whole.unreadable.get(index, "there is no sentence in it"))
         if job.how["on_error"] == "raise":
-            raise DataError(f"Document {index} cannot be read: {reason}.")
-        note(f"Document {index} is left out of training: {reason}.")
+            raise problem
+        note(f"Left out of training: {problem}.")
     if len(lost) == len(job.data):
         raise DataError("None of the documents can be read.")
     kept = np.setdiff1d(np.arange(len(job.data)), lost)

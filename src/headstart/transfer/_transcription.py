@@ -166,7 +166,7 @@ def _trials(job: Job, heard: _Heard, alphabet: Alphabet) -> list[_Trial]:
 
 def _folds(data: Dataset, seed: int) -> np.ndarray:
     """Fold 0 is held out: whole speakers where groups are known."""
-    groups = _FOLDS if data.groups is None else len(set(data.groups) - {None}) + data.groups.count(None)
+    groups = _FOLDS if data.group_numbers is None else len(np.unique(data.group_numbers))
     if groups < 2:
         return np.random.default_rng(seed).permutation(len(data)) % _FOLDS
     return data.fold_ids(min(_FOLDS, groups), random_state=seed)
