@@ -38,26 +38,14 @@ FLOORS: dict[str, int] = {
     ),
     # 1: numpy, and what happened
     **dict.fromkeys(["bank", "dataset", "moments", "result"], 1),
-    **dict.fromkeys(
-        ["_comparison", "_intervals", "_printing", "_proofs", "_rankings", "_records", "_solve", "_words"], 1
-    ),
+    **dict.fromkeys(["_intervals", "_printing", "_solve", "_words"], 1),
     # 2: numbers from numbers
     **dict.fromkeys(["distances", "heads", "imbalance", "log_mel", "metrics", "scores", "summarization"], 2),
     # 3: borders
     **dict.fromkeys(["_frames", "ctc", "engines", "policies", "pooling", "readers", "runners", "sources"], 3),
     # 4 to 9
     **dict.fromkeys(
-        [
-            "_checkpoint",
-            "_choosing",
-            "_losses",
-            "_pipeline",
-            "_reading",
-            "_samples",
-            "_together",
-            "extraction",
-            "training",
-        ],
+        ["_samples", "_together", "extraction", "training"],
         4,
     ),
     **dict.fromkeys(["_source_statistics", "finetuning", "predictor", "pretraining", "ranking"], 5),

@@ -15,12 +15,13 @@ from torch import nn
 import headstart as hs
 import networks
 import test_transcription as speech
-from headstart import _together, training
+from headstart import _together
 from headstart._processes import is_main, mine, place
 from headstart.errors import HeadstartError
 from headstart.sources import load_source
 from headstart.sources._patch_input import PatchInput
 from headstart.training import Group, Schedule, train
+from headstart.training import _train as training
 
 X, Y = (torch.from_numpy(part) for part in networks.separable(61))
 HELD, HELD_Y = (torch.from_numpy(part) for part in networks.separable(40, seed=5))

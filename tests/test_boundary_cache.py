@@ -13,7 +13,6 @@ from torch import nn
 
 import networks
 import tiny_models
-from headstart._checkpoint import Group
 from headstart._progress import listening
 from headstart._samples import Samples, Views
 from headstart.bank import MemoryStore, Store
@@ -30,7 +29,7 @@ from headstart.policies import policy
 from headstart.readers.audio import Clip
 from headstart.sources import Source, load_source
 from headstart.sources._patch_input import PatchInput
-from headstart.training import Schedule
+from headstart.training import Group, Schedule
 from networks import image_source, state_bytes, vector_source
 
 

@@ -14,13 +14,12 @@ import torch
 from torch import nn
 
 import networks
-from headstart import _choosing
-from headstart._choosing import choose, device_name, least_cosine, probes
 from headstart._progress import listening
 from headstart.dataset import Dataset
 from headstart.engines import ENGINES, Choice
 from headstart.errors import MissingPackage, NumericsError, SourceError, StoreError, UnknownName
-from headstart.extraction import extract
+from headstart.extraction import _choosing, extract
+from headstart.extraction._choosing import choose, device_name, least_cosine, probes
 from headstart.sources import load_source
 from listeners import Notes
 from networks import image_source, picture_data, pictures, vector_source, vectors
@@ -103,7 +102,7 @@ def test_another_process_makes_the_same_choice(source, cache):
     first = choose(source, drawn(source), **AUTO)
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from headstart import _choosing\n"
+        "from headstart.extraction import _choosing\n"
         "from headstart.sources import load_source\n"
         "def never(): raise SystemExit('measured again')\n"
         "made = _choosing.choose(load_source('fake:image'), never, engine='auto', precision='auto', device='cpu')\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from commands import in_process
@@ -59,3 +60,15 @@ def test_texts_are_shown_as_written_and_cut_where_they_are_long(call, home):
     assert len(shown) < 3000
     again, _ = call("predict", home[0], "good " * 3000)
     assert len(again) < 3000 and "TEXT -o predictions.csv" in again
+
+
+def test_extract_of_steps_in_time(call, home, tmp_path):
+    """Items of different lengths: how wide a step is, and in the file all steps and how many each item has."""
+    table, source, file = home[0].with_name("said.csv"), home[0].with_name("source"), tmp_path / "steps.npz"
+    words = ["extract", table, "--input", "text", "-s", f"saved:{source}", "-l", "recurrent", "--pooling", "frames"]
+    document = json.loads(call(*words, "-o", file, "--json")[0])
+    assert document["layers"] == [{"name": "recurrent", "pooling": "frames", "width": 64}]
+    assert "64 a step" in call(*words)[0]
+    with np.load(file) as arrays:
+        assert len(arrays["steps:recurrent"]) == document["rows"] == len(arrays["items"])
+        assert arrays["recurrent"].shape == (arrays["steps:recurrent"].sum(), 64)

@@ -237,7 +237,7 @@ def test_pictures_and_vectors_give_rows(normed):
 
 
 def test_engines_on_request_run_what_they_can():
-    from headstart._choosing import _can, _device
+    from headstart.extraction._choosing import _can, _device
 
     assert not _can("torch", load_source("fake:image"))  # it is chosen by itself
     assert not _can("onnxruntime", load_source("fake:image"))

@@ -14,12 +14,10 @@ import pytest
 from PIL import Image
 
 import networks
-from headstart import _pipeline
 from headstart._progress import listening
-from headstart._reading import readable, reading
 from headstart.dataset import Dataset
 from headstart.errors import DataError, NumericsError, OptionError, StoreError, UnknownName, UnreadableItem
-from headstart.extraction import extract, recipe
+from headstart.extraction import _pipeline, extract, readable, reading, recipe
 from headstart.sources import load_source
 from listeners import Notes
 from networks import image_source, picture_data, pictures, vector_source, vectors
@@ -554,7 +552,7 @@ def test_progress_counts_every_item_once(broken, store):
 
 
 def test_a_long_run_is_announced(store, monkeypatch):
-    import headstart.extraction as module
+    from headstart.extraction import _extract as module
 
     monkeypatch.setattr(module, "_LONG_SECONDS", 0.0)
     with listening(log := Log()):
@@ -589,7 +587,7 @@ sys.path[:0] = sys.argv[1:3]
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from headstart import _pipeline
+from headstart.extraction import _pipeline
 from headstart.dataset import Dataset
 from headstart.extraction import extract
 from headstart.readers.image import ImageReader

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import networks
-from headstart._losses import loss_for
 from headstart._samples import Samples
 from headstart.dataset import Dataset
 from headstart.errors import OptionError, StoreError, UnknownName
@@ -24,6 +23,7 @@ from headstart.finetuning._tune import decisions, schedule_for
 from headstart.heads import head
 from headstart.policies import policy
 from headstart.sources import load_source
+from headstart.training import loss_for
 from networks import image_source, picture_data, separable, state_bytes, vector_source
 
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 16}

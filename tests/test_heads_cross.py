@@ -167,3 +167,13 @@ def test_further_draws_are_no_further_labelled_rows():
         assert len(costs) == 5 * draws
         errors.append(costs.std(ddof=1) / np.sqrt(len(costs)))
     assert 0.5 < errors[1] / errors[0] < 2
+
+
+@pytest.mark.parametrize("per_class", [1, 2])
+def test_groups_of_one_class_each_are_spread_over_the_folds(per_class):
+    """Speakers that are the classes, say: no fold may hold everything, or nothing would be left to fit on."""
+    groups = np.repeat(np.arange(3 * per_class), 8)
+    T = np.eye(3)[groups % 3]
+    for folds in draw_folds(T, "classification", groups=groups):
+        assert len(np.unique(folds)) == min(5, 3 * per_class)
+        assert all(len(np.unique(folds[groups == g])) == 1 for g in groups)

@@ -151,3 +151,12 @@ def test_rows_are_kept_in_single_precision_and_saved():
     fitted = head("knn").fit(X, np.eye(3)[y])
     assert fitted.rows_.dtype == np.float32 and not fitted.linear
     assert set(fitted.state()) == {"rows", "targets", "mass", "mean", "spread", "intercept", "temperature", "task"}
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_euclidean_distances_of_numbers_far_from_one(size):
+    """Their squares lie beyond float32, in which rows are kept."""
+    y = np.arange(40) % 3
+    X, T = np.random.default_rng(0).normal(size=(40, 5)) + 2 * y[:, None], np.eye(3)[y]
+    plain, far = (head("knn", metric="euclidean").fit(X * s, T).proba(X[:9] * s) for s in (np.float64(1), size))
+    assert np.allclose(plain, far, atol=1e-5)

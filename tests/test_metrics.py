@@ -359,3 +359,8 @@ def test_no_heavy_package_is_loaded_for_accuracy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_numbers_whose_squares_overflow_are_refused():
+    with pytest.raises(DataError, match="1e\\+150"):
+        evaluate("regression", [1e300, 2e300, 4e300], [1e300, 2e300, 3e300])

@@ -612,9 +612,8 @@ def test_a_file_is_there_whole_or_not_at_all(saved, monkeypatch):
 
 
 def test_a_merge_beyond_float64_is_told_where_it_is_needed():
-    one, other = (Moments.from_rows(np.array([[0.0], [1e154], [sign * 1e154]])) for sign in (1.0, -1.0))
-    far = Moments.from_rows(np.full((2, 1), 1e160))
+    one, other = (Moments.from_rows(np.array([[0.0, 1.0], [end, 3.0]])) for end in (1.2e154, -1.2e154))
     with np.errstate(over="ignore", invalid="ignore"):
-        whole = one + other + far
+        whole = one + other
     with pytest.raises(NumericsError, match="Rescale"):
         _ = whole.spectrum

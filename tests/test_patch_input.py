@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from headstart import _pipeline
 from headstart._progress import listening
 from headstart.dataset import Dataset
 from headstart.errors import OptionError
-from headstart.extraction import extract
+from headstart.extraction import _pipeline, extract
 from headstart.log_mel import LogMel
 from headstart.readers.audio import Clip
 from headstart.sources import Source

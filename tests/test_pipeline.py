@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from headstart import _pipeline
-from headstart._pipeline import Spent, Work, Writer, good, prepared, run, windows
 from headstart._progress import Track
 from headstart.bank import Store
 from headstart.errors import StoreError, UnreadableItem
+from headstart.extraction import _pipeline
+from headstart.extraction._pipeline import Spent, Work, Writer, good, prepared, run, windows
 from headstart.sources import Batch
 
 

@@ -523,7 +523,9 @@ class TestRaw:
         tones = np.sin(np.outer([1, 2, 3], np.arange(4_000) / 9)).astype(np.float32)
         data = Dataset.from_arrays(tones, ["a", "b", "a"], modality="audio", sample_rate=8_000)
         assert _raw.raw_rows(data)(np.arange(3), np.arange(1))[0].shape == (3, 448)
-        assert load_source("identity:audio").input.front_end == _raw._FRONT_END, "clips are read for one, used by the other"
+        assert load_source("identity:audio").input.front_end == _raw._FRONT_END, (
+            "clips are read for one, used by the other"
+        )
 
     def test_numbers_are_what_they_are(self):
         data = plain()
@@ -542,6 +544,13 @@ class TestForgetting:
         assert right.mean() == 1.0, "it has learned them by heart"
         turned = data.with_targets(["class 1" if y == "class 0" else "class 0" for y in data.targets])
         assert SourceTask(source, turned, device="cpu", seed=0).right(source).mean() == 0.0
+
+    def test_unlabelled_items_are_left_out(self, source):
+        data = picture_data(24, side=12, channels=1)
+        some = data.with_targets([None if i % 3 == 0 else y for i, y in enumerate(data.targets)])
+        assert SourceTask(source, some, device="cpu", seed=0).right(source).tolist() == [1.0] * 16
+        with pytest.raises(DataError, match="no label in any"):
+            SourceTask(source, data.with_targets([None] * 24, task="classification"), device="cpu", seed=0)
 
     def test_is_reported(self, source):
         data = picture_data(60, classes=3, side=12, channels=1, seed=1)

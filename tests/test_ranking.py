@@ -622,3 +622,20 @@ def test_long_names_still_fit():
     source = image_source(lambda: load_source("fake:image").network, name="a" * 90)
     found = rank([source, "fake:image"], picture_data(24))
     assert max(len(line) for line in str(found).splitlines()) <= 100
+
+
+@pytest.mark.parametrize("given", [None, np.random.default_rng(3)])
+def test_the_seed_that_was_drawn_is_recorded(given):
+    ranking = rank(dense(), good_data(30), random_state=given)
+    seed = ranking.provenance["random_state"]
+    assert type(seed) is int
+    assert [row.accuracy for row in rank(dense(), good_data(30), random_state=seed).rows] == [
+        row.accuracy for row in ranking.rows
+    ]
+    assert ranking.validate(1).rows
+
+
+@pytest.mark.parametrize("budget", [0, -1.0, float("nan")])
+def test_a_budget_that_is_no_time(budget):
+    with pytest.raises(OptionError, match="seconds > 0"):
+        rank(dense(), good_data(30), budget=budget)

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from headstart import _intervals
 from headstart._intervals import bootstrap, mover_difference, mover_mean, number, paired_difference, wilson
 from headstart._printing import WIDTH, clean, listing, paragraph, seconds, shorten, table, width
-from headstart._records import plain
 from headstart.errors import DataError, OptionError
 from headstart.result import (
     ClassRow,
@@ -36,6 +35,7 @@ from headstart.result import (
     Result,
     Row,
     TimeSaved,
+    plain,
     read_record,
 )
 

@@ -369,3 +369,9 @@ def test_relabel_keeps_regression_of_whole_numbers():
 def test_relabel_keeps_texts_texts():
     old = make_target("summary", ["x", "y"], "summarization")
     assert relabel(old, ["y", "x"]).task == "summarization"
+
+
+def test_numbers_whose_squares_overflow_are_no_targets():
+    """Every loss and every metric squares errors."""
+    with pytest.raises(DataError, match=r"no finite number is in item 1, .*up to 1e\+150"):
+        make_target("y", [1.0, 1e200], "regression")

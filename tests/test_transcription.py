@@ -231,7 +231,7 @@ def test_same_seed_same_bytes_another_seed_another_head(source, train_data, pred
 
 
 def test_interrupted_and_resumed_is_uninterrupted(source, train_data, tmp_path, monkeypatch):
-    from headstart import training
+    from headstart.training import _train as training
 
     few = train_data.take(range(12))
     how = {"layers": "coarse", "head": dataclasses.replace(QUICK, epochs=3), "store": False, "precision": "fp32"}

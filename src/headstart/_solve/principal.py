@@ -110,6 +110,8 @@ def symmetric(matrix: Float) -> tuple[Float, Float]:
     """
     try:
         values, vectors = np.linalg.eigh(matrix)
+        if not np.isfinite(values).all():
+            raise np.linalg.LinAlgError("its numbers are not finite")
     except np.linalg.LinAlgError as error:
         raise NumericsError(
             f"The {matrix.shape[0]} × {matrix.shape[1]} scatter of the features cannot be decomposed ({error}). "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,8 +79,7 @@ def extract(
 
 def _page(bank: Any, items: Any, loaded: Any, *, root: Path, output: Path | None, data: str) -> Page:
     kept = int(bank.keep(items).sum())
-    whole = items if kept == len(items) else items.take(bank.keep(items))
-    widths = {name: int(bank.rows(name, whole).shape[1]) for name in bank.layers}
+    widths = {name: math.prod(bank.table(name).shape or ()) for name in bank.layers}
     recipe = bank.recipe[bank.layers[0]]
     document = {
         "source": loaded.address,
@@ -104,7 +104,8 @@ def _page(bank: Any, items: Any, loaded: Any, *, root: Path, output: Path | None
             ("written to", None if output is None else short(output)),
         ]),
         table(["layer", "pooling", "numbers per item"],
-              [[n, bank.recipe[n]["pooling"], f"{widths[n]:,}"] for n in bank.layers], align="llr"),
+              [[n, bank.recipe[n]["pooling"], f"{widths[n]:,}{' a step' * bank.table(n).ragged}"] for n in bank.layers],
+              align="llr"),
     ]  # fmt: skip
     if bank.skipped:
         blocks.append(left_out([(one.item, one.reason) for one in bank.skipped], len(items)))
@@ -121,9 +122,15 @@ def left_out(problems: list[tuple[Any, str]], total: int) -> Any:
 
 
 def _export(bank: Any, items: Any, path: Path) -> None:
-    """One array per layer, the items' names, and the targets, as plain NumPy arrays (no pickles)."""
+    """An array for each layer, the items' names, and the targets, as plain NumPy arrays (no pickles)."""
     kept = items.take(bank.keep(items))
-    arrays = {name: bank.rows(name, kept) for name in bank.layers}
+    arrays: dict[str, Any] = {}
+    for name in bank.layers:
+        if bank.table(name).ragged:  # the steps of all items one after the other, and how many each has
+            steps = bank.sequences(name, kept)
+            arrays |= {name: np.concatenate(steps), f"steps:{name}": np.array([len(one) for one in steps])}
+        else:
+            arrays[name] = bank.rows(name, kept)
     arrays["items"] = np.array([str(item) for item in kept.items])
     for column in kept.columns:
         arrays[f"target:{column.name}"] = np.array(["" if v is None else str(v) for v in column.values])

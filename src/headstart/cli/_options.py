@@ -227,4 +227,3 @@ def count(number: int, what: str) -> str:
 def items_of(data: Any) -> str:
     """``600 images``, for a heading."""
     return count(len(data), {"audio": "sound"}.get(data.modality, data.modality))
-

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headstart._printing import clean
-from headstart._records import plain
+from headstart.result import plain
 
 _PIPED_WIDTH = 160  # a file or a pipe has no width; nothing should be cut short for it
 

@@ -17,6 +17,7 @@ from headstart._progress import note
 from headstart._typing import Array, Task
 from headstart.errors import DataError
 
+LARGEST = 1e150  # of a number whose square is still far from float64's end
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?\s*")
 _NOT_A_VALUE = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
@@ -169,7 +170,7 @@ def _mention_free_text(name: str, given: list[Any]) -> None:
 
 
 def as_number(value: Any) -> float | tuple[float, ...] | None:
-    """A finite number, or a row of them, from a plain label; None when it is not."""
+    """A finite number up to 1e150, or a row of them, from a plain label; None when it is not: errors are squared."""
     if isinstance(value, tuple):
         row = [as_number(v) for v in value]
         return tuple(v for v in row if isinstance(v, float)) if row and all(isinstance(v, float) for v in row) else None
@@ -179,4 +180,4 @@ def as_number(value: Any) -> float | tuple[float, ...] | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST else None

@@ -11,7 +11,7 @@ import numpy as np
 from headstart._progress import note
 from headstart._registry import unknown
 from headstart._typing import TASKS, Array, Float, Ints, Task
-from headstart.dataset._labels import as_number, from_cells, infer_task, unpack
+from headstart.dataset._labels import LARGEST, as_number, from_cells, infer_task, unpack
 from headstart.errors import DataError, OptionError, UnknownName
 
 Where: TypeAlias = Callable[[int], str]
@@ -203,7 +203,8 @@ def _regression(name: str, values: list[Any], where: Where) -> Target:
     if bad := [i for i, number in enumerate(numbers) if number is None and values[i] is not None]:
         first = str(values[bad[0]])[:60]
         raise DataError(
-            f"Target {name!r} is regression, but no finite number is in {_named(bad, where)}, e.g. {first!r}."
+            f"Target {name!r} is regression, but no finite number is in {_named(bad, where)}, e.g. {first!r}. "
+            f"Errors are squared, so numbers go up to {LARGEST:g}."
         )
     widths = {len(v) if isinstance(v, tuple) else 0 for v in numbers if v is not None}
     if len(widths) > 1:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from headstart._intervals import Metric, paired_difference
-from headstart._records import plain
+from headstart.result import plain
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,23 @@
-"""From what a layer gave to rows that leave an engine: float32 arrays whose numbers have been looked at."""
+"""From what a layer gave to rows that leave an engine: pooled, float32, and their numbers looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from headstart.errors import NumericsError
+
+
+def of_batch(reduce: Mapping[str, Callable[[Any, Any], Any]], batch: Any) -> dict[str, Callable[[Any], Any]]:
+    """Poolings, which are functions of (output, batch), as functions of a layer's output in this batch."""
+    return {name: partial(_swapped, function, batch) for name, function in reduce.items()}
+
+
+def _swapped(function: Callable[[Any, Any], Any], batch: Any, output: Any) -> Any:
+    return function(output, batch)
 
 
 def checked(source: Any, kept: Mapping[str, Any], precision: str) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 
 from headstart import _extras
-from headstart.engines._rows import checked
+from headstart.engines._rows import checked, of_batch
 from headstart.engines.base import Choice
 from headstart.errors import OptionError
-from headstart.sources._taps import of_batch
 
 
 class OnnxRuntimeEngine:

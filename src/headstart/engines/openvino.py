@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from headstart import _extras
-from headstart.engines._rows import checked, described
+from headstart.engines._rows import checked, described, of_batch
 from headstart.engines.base import Choice
 from headstart.errors import OptionError, SourceError
-from headstart.sources._taps import of_batch
 
 _SAME = 0.1  # bf16 rounds otherwise in batches of other sizes; what is mixed up differs by much more
 _HINT = {"fp32": "f32", "bf16": "bf16"}

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from headstart.engines._rows import checked, described
+from headstart.engines._rows import checked, described, of_batch
 from headstart.engines.base import Choice
 from headstart.errors import NumericsError, OptionError, SourceError
-from headstart.sources._taps import of_batch
 
 _DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart import _pipeline
 from headstart._hashing import KEY_BYTES
 from headstart._processes import place
 from headstart._progress import track
@@ -23,6 +22,7 @@ from headstart._samples import Samples
 from headstart._together import together
 from headstart.bank import MemoryStore, to_bf16
 from headstart.engines.base import ENGINES, Choice
+from headstart.extraction import _pipeline
 from headstart.finetuning._boundary import Shortcut
 from headstart.finetuning._network import Feature, Fed
 from headstart.pooling import reducer

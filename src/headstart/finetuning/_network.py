@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from headstart.engines._rows import of_batch
 from headstart.finetuning._mixing import Mix, drawn, mixed_at
 from headstart.pooling import reducer
-from headstart.sources._taps import of_batch
 
 
 @dataclass(frozen=True)

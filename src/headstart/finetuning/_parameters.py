@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from headstart._checkpoint import Group, put
 from headstart.finetuning._network import Tuned
 from headstart.policies.base import Move, Policy
+from headstart.training import Group, put
 
 _HEAD_WIDTH = 64
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from headstart._checkpoint import Group, put
 from headstart._progress import note
 from headstart._together import gradients
-from headstart.training import Schedule, steps_of
+from headstart.training import Group, Schedule, put, steps_of
 
 _LOW, _HIGH, _STEPS = 1e-6, 0.1, 36
 _SMOOTH = 0.6

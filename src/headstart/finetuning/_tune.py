@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from headstart._hashing import fingerprint, fingerprint_tensors
-from headstart._losses import loss_for
 from headstart._processes import is_main, mine
 from headstart._samples import Samples
 from headstart.errors import OptionError
@@ -28,7 +27,7 @@ from headstart.finetuning._places import lowest_moving, place
 from headstart.finetuning._plan import announce, room
 from headstart.finetuning._rates import range_test
 from headstart.policies.base import Policy
-from headstart.training import Group, History, Schedule, train
+from headstart.training import Group, History, Schedule, loss_for, train
 
 _STEPS = 240  # without a number of epochs: about this many steps, whatever the size of the data
 _RATE = {"full": 3e-4, "last_layers": 1e-3, "gradual": 1e-3, "lora": 2e-3}

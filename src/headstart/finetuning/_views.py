@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from headstart._hashing import canonical_json
-from headstart._reading import reading
 from headstart._samples import Views
 from headstart.dataset import Dataset
+from headstart.extraction import reading
 from headstart.sources._image_input import ImageInput
 
 _AREA = (0.45, 1.0)

@@ -102,7 +102,8 @@ def _grouped(labels: Ints, groups: Ints, folds: int, rng: np.random.Generator) -
     home = np.empty(len(table), dtype=np.int64)
     for group in shuffled[np.argsort(-table[shuffled].sum(axis=1), kind="stable")]:
         excess = (((held + table[group] - wished) ** 2 - (held - wished) ** 2) / np.maximum(wished, 1)).sum(axis=1)
-        home[group] = int(np.argmin(excess))
+        # a class of its own is no worse off anywhere: then the smallest fold, or all groups would end up in the first
+        home[group] = int(np.lexsort((held.sum(axis=1), excess))[0])
         held[home[group]] += table[group]
     return home[groups]
 

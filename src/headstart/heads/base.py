@@ -187,7 +187,8 @@ class Head(ABC):
         """Everything learned, as arrays; with :meth:`fields` it rebuilds the head without pickling."""
         self._need_fit()
         numbers = {"intercept": self.intercept_, "temperature": np.array(self.temperature_)}
-        return {**self._learned(), **numbers, "task": np.array(list(TASKS).index(self.task_), dtype=np.uint8)}
+        task = [str(name) for name in TASKS].index(self.task_)
+        return {**self._learned(), **numbers, "task": np.array(task, dtype=np.uint8)}
 
     @classmethod
     def from_state(cls: type[Self], fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:

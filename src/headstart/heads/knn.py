@@ -142,7 +142,10 @@ class Knn(Head):
 def _frame(problem: Problem) -> tuple[Float, Float]:
     """What is taken off and divided by before rows are compared."""
     if problem.spread is None:
-        return np.zeros(problem.features), np.ones(problem.features)
+        # a power of two changes no digit, and keeps squared distances within float32
+        size = float(np.sqrt(problem.trace / problem.count))
+        unit = 2.0 ** np.round(np.log2(size)) if size > 0 else 1.0
+        return np.zeros(problem.features), np.full(problem.features, unit)
     return problem.mean, problem.spread
 
 

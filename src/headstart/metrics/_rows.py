@@ -9,6 +9,7 @@ import numpy as np
 
 from headstart._registry import unknown
 from headstart._typing import TASKS, Array, Float, Task
+from headstart.dataset._labels import LARGEST
 from headstart.errors import DataError, UnknownName
 from headstart.metrics.base import Rows
 
@@ -48,6 +49,8 @@ def _numbers(truth: Any, predicted: Any) -> Rows:
     true, said = _matrix(np.asarray(truth, float), "truth"), _matrix(np.asarray(predicted, float), "predictions")
     if true.shape != said.shape:
         raise DataError(f"Truth has shape {true.shape} and predictions {said.shape}; they must agree.")
+    if max(np.abs(true).max(initial=0.0), np.abs(said).max(initial=0.0)) > LARGEST:
+        raise DataError(f"Errors are squared: numbers beyond {LARGEST:g} need another unit.")
     return Rows("regression", true, said)
 
 

@@ -17,13 +17,14 @@ import numpy as np
 from headstart import _extras
 from headstart._files import write_atomic
 from headstart._progress import note
-from headstart._records import plain
+from headstart.engines._rows import of_batch
 from headstart.engines.base import ENGINES, Choice
 from headstart.errors import OptionError, SourceError, StoreError
 from headstart.pooling import reducer
 from headstart.predictor._with_head import WithHead
+from headstart.result import plain
 from headstart.sources._onnx_file import METADATA
-from headstart.sources._taps import of_batch, run_tapped
+from headstart.sources._taps import run_tapped
 from headstart.sources.base import Batch
 
 FORMATS = ("onnx",)

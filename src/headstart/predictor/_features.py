@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from headstart._progress import note
-from headstart._reading import label, unreadable
 from headstart.bank import FeatureBank, Skipped
 from headstart.dataset import Dataset
 from headstart.engines.base import ENGINES, Choice
 from headstart.errors import DataError, MissingPackage, UnreadableItem
-from headstart.extraction import device_name, extract
+from headstart.extraction import device_name, extract, label, unreadable
 from headstart.sources.base import Source
 
 _CHANNELS = (1, 3, 4)

@@ -16,8 +16,8 @@ import numpy as np
 from headstart._files import read_json, write_atomic
 from headstart._hashing import fingerprint, key_of_file
 from headstart._processes import is_main
-from headstart._records import plain
 from headstart.errors import StoreError
+from headstart.result import plain
 
 FORMAT = 1
 RECORD = "predictor.json"

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart._losses import loss_for
 from headstart._processes import mine
 from headstart.errors import DataError
 from headstart.pretraining.base import Plan
+from headstart.training import loss_for
 
 
 def prepare(source: Any, data: Any, samples: Any) -> Plan:

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart._losses import loss_for
 from headstart._samples import Samples
 from headstart.errors import NumericsError
 from headstart.imbalance import log_adjustment
 from headstart.pooling import reducer, resolve, width
 from headstart.proof._fresh import fresh
 from headstart.sources.base import Source
-from headstart.training import Group, Schedule, train
+from headstart.training import Group, Schedule, loss_for, train
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 _UNTRIED = 1e-3  # where there are too few items to hold any out

@@ -10,7 +10,8 @@ from typing import Any
 
 from headstart.bank import FeatureBank
 from headstart.dataset import Dataset, need_targets
-from headstart.errors import DataError, HeadstartError
+from headstart.dataset._splitting import seed_of
+from headstart.errors import DataError, HeadstartError, OptionError
 from headstart.extraction import extract
 from headstart.heads.auto import MOST_ROWS, choose
 from headstart.heads.base import Head
@@ -56,8 +57,8 @@ def rank(
     balance : {"auto", "none", "logit", "weights"}
     target : str, optional
         Which column, where there are several.
-    random_state : int
-        Seeds the folds; recorded.
+    random_state : int, Generator or None
+        Seeds the folds; the seed is recorded in ``provenance``.
 
     Returns
     -------
@@ -76,6 +77,9 @@ def rank(
     """
     begun = time.perf_counter()
     need_targets(data, "rank")
+    if budget is not None and not budget > 0:
+        raise OptionError(f"budget must be seconds > 0, or None; got {budget!r}.")
+    random_state = seed_of(random_state)
     column = column_of(data, target)
     layers = layers if isinstance(layers, str) else tuple(layers)
     found_sources, notes = loaded(sources)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from headstart._files import write_atomic
-from headstart._records import Record, plain
 from headstart.errors import DataError
 from headstart.report import _proof
 from headstart.report._html import bullets, number, shown, table
 from headstart.report._ranking import picture
-from headstart.result import Confusion, Proof, Ranking, Result
+from headstart.result import Confusion, Proof, Ranking, Record, Result, plain
 
 _STYLE = """
 :root{color-scheme:light;--ink:#222;--faint:#6b7280;--line:#e5e7eb;--good:#0072B2}

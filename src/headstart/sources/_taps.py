@@ -8,7 +8,6 @@ hook listens only to the thread that set it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from threading import get_ident
 from typing import Any
 
@@ -84,15 +83,6 @@ def run_tapped(
         for handle in handles:
             handle.remove()
     return kept
-
-
-def of_batch(reduce: Mapping[str, Callable[[Any, Any], Any]], batch: Any) -> dict[str, Callable[[Any], Any]]:
-    """Poolings, which are functions of (output, batch), as functions of a layer's output in this batch."""
-    return {name: partial(_swapped, function, batch) for name, function in reduce.items()}
-
-
-def _swapped(function: Callable[[Any, Any], Any], batch: Any, output: Any) -> Any:
-    return function(output, batch)
 
 
 def first_tensor(output: Any) -> Any:

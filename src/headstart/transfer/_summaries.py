@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from headstart._progress import note
-from headstart._reading import label
 from headstart._together import main_first
 from headstart._typing import Array, Float
 from headstart.dataset import Dataset, Target
 from headstart.engines.base import Choice as Running
 from headstart.errors import DataError, UnreadableItem
-from headstart.extraction import extract
+from headstart.extraction import extract, label
 from headstart.heads.auto import Choice, choose
 from headstart.heads.base import HEADS, Problem
 from headstart.predictor import Part, raw

@@ -1,4 +1,4 @@
-"""The one training loop of the project: steps, schedule, early stopping, budget, exact resume. Floor 4.
+"""The training loop: steps, schedule, early stopping, budget, exact resume.
 
 Fine-tuning and pretraining give it parameter groups, a loss for some indices, and perhaps a validation score; it does
 the rest. Data order, dropout and augmentation come from generators seeded by (seed, epoch, step), so a run killed and
@@ -19,13 +19,11 @@ import numpy as np
 import torch
 
 from headstart import _together
-from headstart._checkpoint import Group, History, State, put, resume, save
 from headstart._constraints import Allow, Interval, Options, validate
 from headstart._processes import is_main, place
 from headstart._progress import Track, note, track
 from headstart.errors import DataError, NumericsError, OptionError
-
-__all__ = ["Group", "History", "Schedule", "steps_of", "train"]
+from headstart.training._checkpoint import Group, History, State, put, resume, save
 
 Loss = Callable[[np.ndarray, torch.Generator], torch.Tensor]
 

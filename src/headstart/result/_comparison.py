@@ -1,4 +1,4 @@
-"""Two results side by side: which metrics differ by more than chance. Floor 1."""
+"""Two results side by side: which metrics differ by more than chance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranking: sources × layers on your data, and what the best of them reach together. Floor 1. See ``result.py``."""
+"""Ranking: sources × layers on your data, and what the best of them reach together."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from headstart._intervals import Metric, number
 from headstart._printing import WIDTH, blocks, listing, paragraph, table, width
 from headstart._printing import seconds as duration
-from headstart._records import Record
 from headstart.errors import DataError, OptionError
+from headstart.result._record import Record
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Proof: the learning curves with and without transfer, and what follows from them. Floor 1. See ``result.py``."""
+"""Proof: the learning curves with and without transfer, and what follows from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from headstart._intervals import Metric, number
 from headstart._printing import blocks, listing, paragraph, table
 from headstart._printing import seconds as duration
-from headstart._records import Record
+from headstart.result._record import Record
 
 
 @dataclass(frozen=True)

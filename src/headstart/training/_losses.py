@@ -1,4 +1,4 @@
-"""Losses on decision values, per task. Floor 4.
+"""Losses on decision values, per task.
 
 Every one is a mean over items; targets are (n, t) float tensors. Classification: cross entropy against one-hot rows,
 smoothed. Multi-label: binary cross entropy. Regression: squared error in units of each target's variance.

@@ -1,4 +1,4 @@
-"""extract(): Source × Dataset → FeatureBank. One pass for all asked layers, stopping after the deepest. Floor 4."""
+"""extract(): what is asked for, what is there already, what is missing; see the package."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from headstart import _choosing, _extras, _pipeline
-from headstart._choosing import device_name as device_name
+from headstart import _extras
 from headstart._files import cache_folder, write_atomic
 from headstart._progress import LEFT_OUT, note, track
-from headstart._reading import label, reader_for, strict_by_default, why
-from headstart._reading import readable as readable
-from headstart._reading import reading as reading
 from headstart._registry import need_known
 from headstart.bank import FeatureBank, MemoryStore, Skipped, Store
 from headstart.dataset import Dataset
 from headstart.engines.base import ENGINES, Choice
 from headstart.errors import DataError, OptionError, StoreError, UnreadableItem
+from headstart.extraction import _choosing, _pipeline
+from headstart.extraction._reading import label, reader_for, reading, strict_by_default, why
 from headstart.pooling import reducer, resolve, width
 from headstart.runners.base import RUNNERS
 from headstart.sources.base import Source, load_source

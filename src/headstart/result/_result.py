@@ -1,7 +1,4 @@
-"""What happened: ``Result`` of an evaluation. Frozen; it only compares, prints, and turns into plain data. Floor 1.
-
-``Ranking`` (in ``_rankings``) and ``Proof`` (in ``_proofs``) have the same manners; all are reached through here.
-"""
+"""Result: what an evaluation found; and reading any of the three records back."""
 
 from __future__ import annotations
 
@@ -12,34 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from headstart._comparison import Comparison, Difference, compare
 from headstart._intervals import Metric
 from headstart._printing import blocks, clean, listing, paragraph, seconds, table
-from headstart._proofs import Forgotten, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
-from headstart._rankings import Fusion, Ranking, Row
-from headstart._records import LeftOut, Record, frozen, plain
 from headstart._typing import Array
 from headstart.errors import DataError
-
-__all__ = [
-    "ClassRow",
-    "Comparison",
-    "Confusion",
-    "Difference",
-    "Forgotten",
-    "Fusion",
-    "Gain",
-    "LabelsSaved",
-    "LeftOut",
-    "Metric",
-    "Proof",
-    "ProofRow",
-    "Ranking",
-    "Result",
-    "Row",
-    "TimeSaved",
-    "read_record",
-]
+from headstart.result._comparison import Comparison, compare
+from headstart.result._proof import Proof
+from headstart.result._ranking import Ranking
+from headstart.result._record import Record, frozen, plain
 
 
 @dataclass(frozen=True)

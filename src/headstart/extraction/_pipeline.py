@@ -1,4 +1,4 @@
-"""Reading, forward pass and writing at the same time, in bounded memory. Floor 4.
+"""Reading, forward pass and writing at the same time, in bounded memory.
 
 Decoding runs in a runner's workers a few batches ahead, the forward pass in the calling thread, writing in one more
 thread. Rows are flushed in whole windows, in order, so that an interrupted run resumes at a boundary and forms the same

@@ -1,4 +1,4 @@
-"""What changes while training, and how it is written down and taken up again. Floor 4; part of training.
+"""What changes while training, and how it is written down and taken up again.
 
 A checkpoint is one safetensors file with its plain data in the header; nothing is pickled.
 """

@@ -1,4 +1,4 @@
-"""How a frozen record becomes plain data and is read back. Floor 1."""
+"""How a frozen record becomes plain data and is read back."""
 
 from __future__ import annotations
 

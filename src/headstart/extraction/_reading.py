@@ -1,4 +1,4 @@
-"""From the items of a dataset to prepared samples, and to words about those that cannot be read. Floor 4."""
+"""From the items of a dataset to prepared samples, and to words about those that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a source is run on this machine: measured once on real items, remembered, reused. Floor 4.
+"""How a source is run on this machine: measured once on real items, remembered, reused.
 
 Every precision that the engine offers is timed on the first items and compared with fp32, row by row; it is accepted
 only if no row's cosine falls below the source's limit. The choice is stored beside the cache under the source, the

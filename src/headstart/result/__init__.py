@@ -1,0 +1,30 @@
+"""What happened: Result, Ranking and Proof. Frozen; they only compare, print, and turn into plain data. Floor 1."""
+
+from headstart._intervals import Metric
+from headstart.result._comparison import Comparison, Difference
+from headstart.result._proof import Forgotten, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
+from headstart.result._ranking import Fusion, Ranking, Row
+from headstart.result._record import LeftOut, Record, plain
+from headstart.result._result import ClassRow, Confusion, Result, read_record
+
+__all__ = [
+    "ClassRow",
+    "Comparison",
+    "Confusion",
+    "Difference",
+    "Forgotten",
+    "Fusion",
+    "Gain",
+    "LabelsSaved",
+    "LeftOut",
+    "Metric",
+    "Proof",
+    "ProofRow",
+    "Ranking",
+    "Record",
+    "Result",
+    "Row",
+    "TimeSaved",
+    "plain",
+    "read_record",
+]
