@@ -174,6 +174,20 @@ def test_several_target_columns():
 # ---- items to predict ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("given", "kinds"),
+    [
+        (None, "NoneType"),
+        (7, "int"),
+        ([None], "NoneType"),
+        (["a.png", np.zeros((4, 4, 3), np.uint8)], "ndarray and str"),
+    ],
+)
+def test_what_is_no_item_of_a_prediction(given, kinds):
+    with pytest.raises(DataError, match=f"or they are arrays; got {kinds}"):
+        Dataset.from_items(given, "image")
+
+
 def test_items_of_a_prediction(tmp_path):
     path = files(tmp_path, a=b"x")["a"]
     for given in (str(path), path, [str(path)], (path,), [path]):

@@ -552,6 +552,13 @@ class TestForgetting:
         with pytest.raises(DataError, match="no label in any"):
             SourceTask(source, data.with_targets([None] * 24, task="classification"), device="cpu", seed=0)
 
+    @pytest.mark.parametrize("strange", [-1, 7])
+    def test_places_that_the_output_does_not_have(self, source, strange):
+        unnamed = dataclasses.replace(source, meta={**source.meta, "classes": 2})
+        data = picture_data(24, side=12, channels=1).with_targets([strange, 0, 1] * 8, task="classification")
+        with pytest.raises(DataError, match="knows 2 classes"):
+            SourceTask(unnamed, data, device="cpu", seed=0).right(unnamed)
+
     def test_is_reported(self, source):
         data = picture_data(60, classes=3, side=12, channels=1, seed=1)
         told = picture_data(24, side=12, channels=1)

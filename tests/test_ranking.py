@@ -22,6 +22,7 @@ from headstart.ranking import _halving, _prepare, _rank, _verdict, rank
 from headstart.ranking._rows import Pairing, ties_in_words
 from headstart.result import Ranking, Row
 from headstart.sources import load_source
+from headstart.sources.base import called
 from networks import Dense, image_source, picture_data, pictures, separable, vector_source, vectors
 
 
@@ -639,3 +640,16 @@ def test_the_seed_that_was_drawn_is_recorded(given):
 def test_a_budget_that_is_no_time(budget):
     with pytest.raises(OptionError, match="seconds > 0"):
         rank(dense(), good_data(30), budget=budget)
+
+
+def test_namesakes_are_told_apart():
+    """Checkpoints in folders of one name, networks of one class: their rows must not look like one source's."""
+    pictured = Dataset.from_arrays(pictures(20, side=16), ["a", "b"] * 10)
+    found = rank(["fake:image", "identity:image"], pictured, store=False)
+    assert {row.source for row in found.rows} == {"fake:image", "identity:image"}
+    assert {one["source"] for one in found.shared["cka"]["labels"]} == {"fake:image", "identity:image"}
+    twins = [vector_source(Dense, seed=seed, name="dense") for seed in range(3)]
+    assert called([*twins, dense(7)]) == ["dense#1", "dense#2", "dense#3", "dense7"]
+    numbered = rank(twins, good_data(), store=False)
+    assert {row.source for row in numbered.rows} == {"dense#1", "dense#2", "dense#3"}
+    assert {source for source, _ in numbered.fused.parts} <= {row.source for row in numbered.rows}

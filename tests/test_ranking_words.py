@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -134,10 +135,16 @@ def chosen(trials, candidates=("a",), metric="accuracy", task="classification") 
     return SimpleNamespace(trials=trials, candidates=candidates, metric=metric, task=task)
 
 
-NAMES = {
-    "a": (SimpleNamespace(name="net", fingerprint="f1"), "l1"),
-    "b": (SimpleNamespace(name="other", fingerprint="f2"), "l7"),
-}
+@dataclass(frozen=True)
+class Named:
+    """As much of a source as a fusion looks at."""
+
+    name: str
+    fingerprint: str
+    address: str = ""
+
+
+NAMES = {"a": (Named("net", "f1"), "l1"), "b": (Named("other", "f2"), "l7")}
 
 
 def test_fusion_is_told_against_the_best_single_row():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +143,14 @@ def items_of(given: Any, modality: str | None) -> tuple[tuple[Any, ...], Modalit
     if isinstance(given, np.ndarray) and given.dtype.kind not in "OUS":
         single = given.ndim == 1 or (given.ndim in (2, 3) and _one_picture(given, modality))
         return items_from(given[None] if single else given, modality)
-    values = list(given)
+    values = list(given) if isinstance(given, Iterable) else [given]
     if not values:
         raise DataError("There is nothing to predict: the list of items is empty.")
     if all(hasattr(v, "__array__") and not isinstance(v, np.str_) for v in values):
         return items_from(values, modality)
-    if strange := sorted({type(v).__name__ for v in values if not isinstance(v, (str, bytes, Path))}):
-        raise DataError(f"An item is a path, a text, a file's content or an array; got {', '.join(strange)}.")
+    if any(not isinstance(v, (str, bytes, Path)) for v in values):
+        kinds = " and ".join(sorted({type(v).__name__ for v in values}))
+        raise DataError(f"Items are paths, texts and files' contents, or they are arrays; got {kinds}.")
     kind = _checked(modality) if modality is not None else _guess(values)
     if kind == "vector":
         raise DataError(f"Vectors are given as arrays, not as {type(values[0]).__name__}.")

@@ -17,7 +17,7 @@ from headstart.bank import FeatureBank
 from headstart.dataset import Dataset
 from headstart.errors import HeadstartError
 from headstart.heads.auto import choose
-from headstart.sources.base import Source
+from headstart.sources.base import Source, called
 
 _FEWEST = 60
 
@@ -29,6 +29,7 @@ def halved(
     """The sources that are worth a full pass; all of them without a budget, or when it suffices."""
     if budget is None or len(sources) < 3:
         return sources
+    titles = dict(zip(sources, called(sources), strict=True))
     size = max(_FEWEST, len(data) // 2 ** int(np.ceil(np.log2(len(sources)))))
     while len(sources) > 1 and size < len(data):
         sample = data.sample(n=size, random_state=seed)
@@ -48,7 +49,7 @@ def halved(
         dropped = sources[(len(sources) + 1) // 2 :]
         sources = sources[: (len(sources) + 1) // 2]
         if dropped:
-            names = ", ".join(source.name for source in dropped)
+            names = ", ".join(titles[source] for source in dropped)
             notes.append(f"Dropped after {size} examples to stay within {budget:.0f} s: {names}.")
             note(notes[-1])
         size *= 2

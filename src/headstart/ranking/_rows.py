@@ -16,9 +16,15 @@ from headstart.heads.auto import Choice, Trial, finished
 from headstart.heads.base import HEADS
 from headstart.ranking._columns import columns_of, source_columns
 from headstart.result import Fusion, Row
-from headstart.sources.base import Source
+from headstart.sources.base import Source, called
 
 Names = Mapping[str, tuple[Source, str]]
+
+
+def titles_of(names: Names) -> dict[Source, str]:
+    """What every source is called in rows."""
+    sources = list(dict.fromkeys(source for source, _ in names.values()))
+    return dict(zip(sources, called(sources), strict=True))
 
 
 def rows_of(
@@ -35,14 +41,14 @@ def rows_of(
     own: dict[Source, dict[str, Any]] = {
         source: source_columns(source, bank, data, T=T, task=choice.task) for source, bank in banks.items()
     }
-    prints = {source: source.fingerprint for source in banks}
+    prints, titles = {source: source.fingerprint for source in banks}, titles_of(names)
     trials = {name: best_of(choice.trials, (name,)) for name in names}
     found = {}
     for name, (source, layer) in names.items():
         place = source.layer(layer)
         columns: dict[str, Any] = columns_of(rows[name], T, task=choice.task, bank=banks[source], layer=place)
         where: dict[str, Any] = {"depth": place.depth, "macs": place.macs / 1e6}
-        found[name] = Row(source.name, prints[source], layer, **where, **columns, **own[source])
+        found[name] = Row(titles[source], prints[source], layer, **where, **columns, **own[source])
     ordered = sorted(names, key=lambda name: -_score(trials[name]))
     return _grouped([(found[name], trials[name]) for name in ordered], pairing)
 
@@ -118,13 +124,13 @@ def fusion(
     best = best_of(together, together[0].candidates)
     assert best is not None
     mean, low, high = pairing.difference(best, single)
-    parts = [names[name] for name in best.candidates]
+    parts, titles = [names[name] for name in best.candidates], titles_of(names)
     kept = None
     if HEADS[best.head].selects:
         taken = replace(choice, candidates=best.candidates, name=best.head, fields=best.fields)
         kept = taken.kept(taken.fit(rows, T), rows)
     return Fusion(
-        tuple((source.name, layer) for source, layer in parts),
+        tuple((titles[source], layer) for source, layer in parts),
         accuracy=best.score,
         low=best.low,
         high=best.high,
@@ -154,11 +160,11 @@ def ties_in_words(found: Sequence[Row], items: int) -> str:
     if len(first) < 2:
         return f"The best row is clearly better than all others on {items:,} examples." if len(found) > 1 else ""
     several = len({row.fingerprint for row in first}) > 1
-    called = [f"{row.source}/{row.layer}" if several else row.layer for row in first]
-    shown = ", ".join(called[:4]) + (f" and {len(called) - 4} more" if len(called) > 4 else "")
+    words = [f"{row.source}/{row.layer}" if several else row.layer for row in first]
+    shown = ", ".join(words[:4]) + (f" and {len(words) - 4} more" if len(words) > 4 else "")
     text = f"These {len(first)} rows cannot be told apart on {items:,} examples: {shown}."
     cheapest = min(range(len(first)), key=lambda i: (first[i].macs or 0.0, i))
     if cheapest and (first[cheapest].macs or 0) < 0.8 * (first[0].macs or 0):
         share = (first[cheapest].macs or 0) / (first[0].macs or 1)
-        text += f" The cheapest of them is {called[cheapest]}, at {share:.0%} of the first one's multiply-adds."
+        text += f" The cheapest of them is {words[cheapest]}, at {share:.0%} of the first one's multiply-adds."
     return text

@@ -29,12 +29,12 @@ from headstart.distances import distance
 from headstart.errors import HeadstartError
 from headstart.moments import Moments
 from headstart.ranking._prepare import few
+from headstart.ranking._rows import Names, titles_of
 from headstart.ranking._words import in_words
 from headstart.result import Row
 from headstart.sources._statistics import Statistics, statistics_of
 from headstart.sources.base import Source
 
-Names = Mapping[str, tuple[Source, str]]
 _ROWS = 400
 _LAYERS = 80
 _ENERGY = 0.5  # the source's main directions hold this share of its weights
@@ -54,18 +54,18 @@ def sharing(
     index = few(T, task, 0, _ROWS)
     T = T[index]
     some = {name: np.asarray(X[index], dtype=np.float64) for name, X in rows.items()}
-    known = {source: statistics_of(source) for source in banks}
+    known, titles = {source: statistics_of(source) for source in banks}, titles_of(names)
     spaces, far = [], []
     for source, bank in banks.items():
         layers = {layer: some[name] for name, (owner, layer) in names.items() if owner is source}
-        spaces += _directions(source, layers, T, known[source], best=best)
-        far += _distances(source, bank, layers, known[source])
+        spaces += _directions(source, layers, T, known[source], best=best, title=titles[source])
+        far += _distances(bank, layers, known[source], title=titles[source])
     found: dict[str, Any] = {"subspace": spaces, "distance": far, "cka": _likeness(names, some), "items": len(T)}
     return {**found, "words": in_words(found, best)}
 
 
 def _directions(
-    source: Source, layers: Mapping[str, np.ndarray], T: np.ndarray, known: Statistics | None, *, best: Row
+    source: Source, layers: Mapping[str, np.ndarray], T: np.ndarray, known: Statistics | None, *, best: Row, title: str
 ) -> list[dict[str, Any]]:
     found = []
     weights = _classifier(source)
@@ -73,12 +73,12 @@ def _directions(
     if weights is not None and feeding:
         depth = {layer: source.layer(layer).depth for layer in feeding}
         layer = max(feeding, key=lambda name: depth[name])
-        found.append(_overlap((source.name, layer), layers[layer], T, weights.T, against="classifier"))
+        found.append(_overlap((title, layer), layers[layer], T, weights.T, against="classifier"))
     layer = best.layer if source.fingerprint == best.fingerprint else next(iter(layers))
     if known is not None and layer in known.layers:
         moments = known.moments(layer)
         if moments.targets and moments.features == layers[layer].shape[1] and moments.count > 1:
-            found.append(_overlap((source.name, layer), layers[layer], T, moments.cross, against="classes"))
+            found.append(_overlap((title, layer), layers[layer], T, moments.cross, against="classes"))
     return [one for one in found if one]
 
 
@@ -156,7 +156,7 @@ def _classifier(source: Source) -> np.ndarray | None:
 
 
 def _distances(
-    source: Source, bank: FeatureBank, layers: Mapping[str, np.ndarray], known: Statistics | None
+    bank: FeatureBank, layers: Mapping[str, np.ndarray], known: Statistics | None, *, title: str
 ) -> list[dict[str, Any]]:
     """From the source's data to the target's, per layer that the statistics hold, in the order of depth."""
     found = []
@@ -173,7 +173,7 @@ def _distances(
             continue
         relative = math.sqrt(values["frechet"] / own) if own > 0 else None
         counts = {"source_items": theirs.count, "items": ours.count}
-        found.append({"source": source.name, "layer": layer, **values, "relative": relative, **counts})
+        found.append({"source": title, "layer": layer, **values, "relative": relative, **counts})
     return found
 
 
@@ -191,7 +191,8 @@ def _likeness(names: Names, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     products = flat @ flat.T
     sizes = np.sqrt(products.diagonal().clip(0))
     alike = products / np.maximum(np.outer(sizes, sizes), 1e-30)
-    labels = [{"source": names[name][0].name, "layer": names[name][1]} for name in order]
+    titles = titles_of(names)
+    labels = [{"source": titles[names[name][0]], "layer": names[name][1]} for name in order]
     return {"labels": labels, "values": np.round(alike.clip(0, 1), 4).tolist()}
 
 

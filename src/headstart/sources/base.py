@@ -283,3 +283,13 @@ def load_source(address: str | Source, **options: Any) -> Source:
     need_parameters(f"options of {family}: sources", options, load)
     source: Source = load(name, **options)
     return source
+
+
+def called(sources: Sequence[Source]) -> list[str]:
+    """What tables call each: its name; namesakes by their addresses, or numbered where those are alike, too."""
+    names = [source.name for source in sources]
+    addresses = [source.address for source in sources]
+    return [
+        name if names.count(name) == 1 else address if addresses.count(address) == 1 else f"{name}#{place}"
+        for place, (name, address) in enumerate(zip(names, addresses, strict=True), 1)
+    ]

@@ -15,7 +15,7 @@ from headstart.errors import DataError
 from headstart.heads.auto import Choice, choose, finished
 from headstart.heads.base import Head
 from headstart.predictor import ANSWERS, Answer, Part, Place
-from headstart.sources.base import Source
+from headstart.sources.base import Source, called
 
 _FIRST = 256  # rows that usually tell already that features vary
 
@@ -60,12 +60,10 @@ class Candidates:
         return sorted(self.rows, key=lambda place: (place[0], order.get(place, 0)))
 
     def label(self, place: Place) -> str:
-        """How a candidate is called in tables: the layer, with its source (numbered among namesakes) when several."""
-        names = [source.name for source in self.sources]
-        name = names[place[0]]
-        if names.count(name) > 1:
-            name = f"{name}#{place[0] + 1}"
-        return place[1] if len(names) == 1 else f"{name}/{place[1]}"
+        """How a candidate is called in tables: the layer, with its source when several."""
+        if len(self.sources) == 1:
+            return place[1]
+        return f"{called(self.sources)[place[0]]}/{place[1]}"
 
 
 def select(
