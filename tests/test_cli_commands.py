@@ -143,6 +143,28 @@ def test_export_leaves_one_file(run, predictor, tmp_path):
     assert sorted(told["targets"][0]["classes"]) == ["dark", "light"]
 
 
+def test_forget_takes_items_out(run, photos, tmp_path):
+    old, new, some = tmp_path / "old.headstart", tmp_path / "new.headstart", shutil.copytree(photos, tmp_path / "some")
+    run("fit", photos, "--source", SOURCE, "-o", old, "--exact", "--head", "lda", "--layers", "5")
+    words = ("forget", old, some / "dark" / "0.png", some / "light" / "3.png", "-o", new)
+    told = json.loads(run(*words, "--json").stdout)
+    assert (told["items"], told["left"], told["output"]) == (2, 22, str(new))
+    assert "temperature" in run(*words).stdout
+    assert json.loads(run("forget", new, some / "dark" / "1.png", "-o", new, "--json").stdout)["left"] == 21
+    assert "forgotten already" in run("forget", new, some / "dark" / "1.png", "-o", new, code=1).stderr
+    (some / "dark" / "2.png").write_bytes(b"")
+    assert "none that this predictor" in run("forget", new, some / "dark" / "2.png", "-o", new, code=1).stderr
+    gone = ("forget", new, some / "dark" / "3.png", some / "no.png", "-o", new)
+    assert "before deleting" in run(*gone, code=1).stderr
+    assert "No item of 'dark'" in run("forget", old, photos / "dark", "-o", new, code=1).stderr
+    assert "no saved predictor" in run("forget", old, some / "dark" / "0.png", "-o", photos, code=1).stderr
+
+
+def test_a_predictor_that_kept_nothing_says_so(run, photos, predictor, tmp_path):
+    words = ("forget", predictor, photos / "dark" / "0.png", "-o", tmp_path / "new")
+    assert "exact=True" in run(*words, code=1).stderr
+
+
 def test_pretrain_leaves_a_source(run, photos, tmp_path):
     run("pretrain", "cnn", photos, "-o", tmp_path / "source", "--epochs", "1", "--json")
     assert isinstance(json.loads(run("layers", f"saved:{tmp_path / 'source'}", "--json").stdout), dict)

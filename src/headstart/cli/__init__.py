@@ -10,6 +10,7 @@ from headstart.cli import _doctor as _doctor
 from headstart.cli import _export as _export
 from headstart.cli import _extract as _extract
 from headstart.cli import _fit as _fit
+from headstart.cli import _forget as _forget
 from headstart.cli import _predict as _predict
 from headstart.cli import _pretrain as _pretrain
 from headstart.cli import _prove as _prove

@@ -71,6 +71,7 @@ _ORDER = (
     "evaluate",
     "predict",
     "export",
+    "forget",
     "prove",
     "report",
     "pretrain",

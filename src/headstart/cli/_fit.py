@@ -100,6 +100,10 @@ def fit(
         str | None, typer.Option(metavar="DATA", show_default=False, help="Measure on this data afterwards.",
                                  rich_help_panel="Proof")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", metavar="", help="Keep what the head was solved from: headstart forget needs it.",
+                           rich_help_panel=LEARN)
+    ] = False,
     columns: Columns,
     store: Store = None,
     engine: Engine = "auto",
@@ -113,14 +117,14 @@ def fit(
     seed: Seed = 0,
 ) -> Page:  # fmt: skip
     """Fit a predictor: find the best layers and head on your data, fine-tune when asked, and save it."""
-    _check_output(output)
+    check_output(output)
     train, held = _parts(data, columns, test_size=test_size, test=test, seed=seed)
     sources = [load_source(address, file, options) for address, file in sources_of(source, weights)]
     begun = time.perf_counter()
     predictor = LIBRARY["fit"](
         sources, train, layers=layers or "auto", head=named("head", head), policy=named("policy", policy),
-        balance=balance, budget=budget, pooling=pooling, guard=guard, length=length, store=store, engine=engine,
-        precision=precision, on_error=on_error, random_state=seed, device=device, checkpoint=checkpoint,
+        balance=balance, budget=budget, pooling=pooling, guard=guard, length=length, exact=exact, store=store,
+        engine=engine, precision=precision, on_error=on_error, random_state=seed, device=device, checkpoint=checkpoint,
     )  # fmt: skip
     spent = time.perf_counter() - begun
     saved = predictor.save(output)
@@ -128,7 +132,7 @@ def fit(
     return _page(predictor, saved, train, result, spent=spent)
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
     """Said before the work is done, not after it."""
     place = output.expanduser()
     if place.exists() and not (place / "predictor.json").is_file():

@@ -55,7 +55,7 @@ def predict(
 ) -> Page:
     """Predict for files, folders, a table or texts."""
     loaded = load_predictor(predictor)
-    data = _items(items, input, loaded.source.modality)
+    data = named_items(items, input, loaded.source.modality)
     rows = _rows(loaded, data, *_answers(loaded, data))
     bad = [(_called(row["item"]), row["error"]) for row in rows if "error" in row]
     if len(bad) == len(rows):
@@ -89,7 +89,7 @@ def _answers(loaded: Any, data: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return labels, chances
 
 
-def _items(words: Sequence[str], input: str | None, modality: str) -> Any:
+def named_items(words: Sequence[str], input: str | None, modality: str) -> Any:
     """What the words name: a table's rows, the files of folders, files, or the words themselves as texts."""
     kind = LIBRARY["Dataset"]
     if len(words) == 1 and (input is not None or is_table(words[0])):

@@ -125,6 +125,7 @@ def choose(
     sample_weight: Array | None = None,
     random_state: int = 0,
     time_budget: float | None = None,
+    from_moments: bool = False,
 ) -> Choice:
     """Choose features and a head by cross-validation.
 
@@ -141,7 +142,7 @@ def choose(
         Rows of one group stay in one fold, when folds are drawn.
     heads : str, Head, or a sequence of them, optional
         Names compete with their whole grid, heads with their own fields. None is every head that does
-        the task and competes.
+        the task and competes; with ``from_moments``, and is a function of moments.
     balance : {"auto", "none", "logit", "weights"}
         See :mod:`headstart.imbalance`; "none" chooses for accuracy, the others for balanced accuracy.
     fuse : bool
@@ -169,7 +170,7 @@ def choose(
     folds = _checked_folds(fold_ids, len(targets))
     if folds is None:
         folds = draw_folds(targets, task, groups=groups, random_state=random_state)
-    entries = _entries(heads, task, targets)
+    entries = _entries(heads, task, targets, from_moments)
     if folds is None:
         return _without_folds(list(features)[-1], entries, task, balanced=balanced, T=targets)
     contest = _contest(targets, folds, task, balanced=balanced, sample_weight=sample_weight)
@@ -200,10 +201,11 @@ def calibrate(fitted: Head, decisions: Array, T: Array) -> Head:
     return fitted
 
 
-def _entries(heads: str | Head | Sequence[str | Head] | None, task: str, T: Float) -> list[Entry]:
+def _entries(heads: str | Head | Sequence[str | Head] | None, task: str, T: Float, solved: bool) -> list[Entry]:
     """The heads that compete, the simplest first."""
     if heads is None or (isinstance(heads, str) and heads == "auto"):
         able = [name for name in (*_SIMPLEST, *HEADS) if HEADS[name].competes and task in HEADS[name].tasks]
+        able = [name for name in able if HEADS[name].from_moments or not solved]
         if is_few(T, task):
             able = [name for name in able if task in HEADS[name].steady]
         return [Entry(name) for name in dict.fromkeys(able)]

@@ -13,7 +13,7 @@ import numpy as np
 from headstart.dataset import Dataset
 from headstart.engines.base import Choice
 from headstart.errors import OptionError
-from headstart.predictor import _export, _saving
+from headstart.predictor import _export, _forgetting, _saving
 from headstart.predictor._answer import Answer
 from headstart.predictor._evaluation import evaluated
 from headstart.predictor._features import Rows, items_of, rows_of, runnable
@@ -142,6 +142,40 @@ class Predictor:
             Without targets, with none that the predictor knows, or when nothing can be read.
         """
         return evaluated(self, data, on_error)
+
+    def forget(self, x: Any, *, store: str | Path | None = None) -> Predictor:
+        """A predictor that has not learned from these items; this one stays as it is.
+
+        What they added to exact moments is subtracted, and the heads are solved again: coefficients, class counts and
+        logit adjustment are to the last bit those of a fit that never saw the items and made the same choices, in
+        whatever order they are forgotten, also after saving and loading.
+
+        **Unchanged** is what was chosen while the items were there: layers, head and its fields (strength, shrinkage,
+        scaling), balance, temperature, and the scores in ``chosen``. A field that is left to the head itself, as in
+        ``head("ridge")`` (strength) and ``head("lda")`` (shrinkage), is found again. ``provenance["forgotten"]`` says
+        how many items have gone, and what that changed and did not. Features in the store, files of older predictors
+        and exports still hold traces: delete them.
+
+        Parameters
+        ----------
+        x : Dataset, list of items, or one item
+            As for :meth:`predict`, known by content to the byte; no labels are needed. Every copy of an item goes.
+        store : path, optional
+            As it was given to ``fit``: their features are read from there. Nothing is written.
+
+        Raises
+        ------
+        OptionError
+            When the predictor was not fitted with ``exact=True``, its network was fine-tuned, or its head needs rows.
+        DataError
+            When it has not learned from some of the items, when their features are no longer those of the fit, or when
+            fewer than two items, or none of a class, would be left.
+
+        Notes
+        -----
+        Cost: O(m·d²) for m items and d features, and a decomposition of d × d, O(d³).
+        """
+        return _forgetting.forget(self, x, store)
 
     def save(self, path: str | Path) -> Path:
         """Save as a folder of safetensors + JSON, sources included; see :func:`headstart.load`.

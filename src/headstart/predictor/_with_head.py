@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,10 @@ import numpy as np
 from headstart.dataset import Target
 from headstart.errors import DataError
 from headstart.heads.base import HEADS, Head
+from headstart.imbalance import log_adjustment
 from headstart.predictor._answer import Answer, need
 from headstart.predictor._features import Part, Place, Rows
+from headstart.predictor._ledger import Ledger
 from headstart.result import Result
 
 _SHOWN = 5
@@ -41,6 +44,8 @@ class WithHead(Answer):
         The logit adjustment for uneven classes, where there is one; the head has taken it in already.
     counts : mapping, optional
         Training examples per class.
+    ledger : Ledger, optional
+        What the head was solved from, where items can be forgotten.
     """
 
     gives = MappingProxyType({"decision": _decision, "proba": _proba})
@@ -50,6 +55,7 @@ class WithHead(Answer):
     classes: tuple[Any, ...] | None = None
     log_ratio: np.ndarray | None = None
     counts: Mapping[Any, int] | None = None
+    ledger: Ledger | None = None
 
     @property
     def solver(self) -> Any:
@@ -60,6 +66,18 @@ class WithHead(Answer):
     def width(self) -> int:
         """One decision per class, label or output."""
         return len(self.head.intercept_)
+
+    def solved(self, ledger: Ledger) -> Self:
+        """The head solved from a ledger; its fields and temperature stay, class frequencies are the ledger's."""
+        head = type(self.head)(**self.head.fields()).fit(ledger.moments, task=self.task)
+        head.temperature_, log_ratio, counts = self.head.temperature_, self.log_ratio, self.counts
+        numbers = ledger.targets.sum(axis=0)
+        if log_ratio is not None:
+            log_ratio = log_adjustment(numbers)
+            head.adjust(log_ratio)
+        if counts is not None:
+            counts = dict(zip(counts, numbers.astype(int).tolist(), strict=True))
+        return dataclasses.replace(self, head=head, log_ratio=log_ratio, counts=counts, ledger=ledger)
 
     def features(self, rows: Mapping[Place, np.ndarray]) -> np.ndarray:
         """(n, d) float32: the parts side by side. ``rows`` has every (source, layer)."""
@@ -99,12 +117,13 @@ class WithHead(Answer):
             "classes": None if self.classes is None else list(self.classes),
             "counts": None if self.counts is None else [[label, int(n)] for label, n in self.counts.items()],
             "head": {"name": self.head.name, "fields": self.head.fields(), "arrays": sorted(self.head.state())},
+            "ledger": None if self.ledger is None else self.ledger.record(),
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The head's state, and the logit adjustment where there is one."""
+        """The head's state, and the logit adjustment and the ledger where there is one."""
         extra = {} if self.log_ratio is None else {"log_ratio": self.log_ratio}
-        return {**self.head.state(), **extra}
+        return {**self.head.state(), **extra, **({} if self.ledger is None else self.ledger.arrays())}
 
     @classmethod
     def rebuilt(
@@ -117,7 +136,9 @@ class WithHead(Answer):
         log_ratio = arrays.get("log_ratio")
         cls._check(head, classes, log_ratio)
         counts = None if record["counts"] is None else {label: int(n) for label, n in record["counts"]}
-        return cls(target, parts, head, None if classes is None else tuple(classes), log_ratio, counts)
+        shape = (head._features, len(head.intercept_))
+        ledger = Ledger.rebuilt(record.get("ledger"), arrays, task=cls.task, shape=shape)
+        return cls(target, parts, head, None if classes is None else tuple(classes), log_ratio, counts, ledger)
 
     @classmethod
     def _check(cls, head: Head, classes: Any, log_ratio: np.ndarray | None) -> None:

@@ -38,6 +38,7 @@ def fit(
     pooling: str = "auto",
     guard: bool = True,
     length: float | str | None = None,
+    exact: bool = False,
     store: str | Path | None = None,
     engine: str = "auto",
     precision: str = "auto",
@@ -73,6 +74,10 @@ def fit(
     length : float or str, optional
         Of summaries: sentences (``3``), a share of them (``0.3``, ``"30 %"``) or ``"100 words"``. None is as long as
         the reference summaries of the training data.
+    exact : bool
+        True solves the head (one that is a function of moments: ridge, LDA, nearest centroids) from exact moments and
+        keeps them, so that :meth:`Predictor.forget` can take items out again. They take 4·d² bytes for d features,
+        mostly two or three times over, in memory (twice that) and in the saved predictor.
     random_state : int, Generator or None
         Seeds folds, order and everything else; the seed is recorded in ``provenance``.
 
@@ -97,11 +102,13 @@ def fit(
         pooling=pooling, balance=balance, budget=budget, seed=seed_of(random_state), store=store,
         checkpoint=Path(checkpoint).expanduser() if checkpoint else None,
         how={"engine": engine, "precision": precision, "on_error": on_error, "device": device},
-        length=length,
+        length=length, exact=exact,
     )  # fmt: skip
     plan = _plan(job)
     tunable = any(fitter.tunes for fitter in plan) and all("torch" in source.engines for source in job.sources)
     frozen = wanted.name == "frozen" or (policy == "auto" and not tunable)
+    if exact:
+        _need_exact(plan, frozen=frozen)
     if not frozen:
         _need_tunable(plan, job.sources, wanted.name)
     fits = [fitter.fit(job, columns) for fitter, columns in plan.items()]
@@ -128,6 +135,19 @@ def _plan(job: Job) -> dict[Fitter, list[Target]]:
     for fitter, columns in plan.items():
         fitter.check(job, columns)
     return plan
+
+
+def _need_exact(plan: Mapping[Fitter, Sequence[Target]], *, frozen: bool) -> None:
+    others = [f"{c.name!r} ({c.task})" for fitter, columns in plan.items() if not fitter.tunes for c in columns]
+    if others or not frozen:
+        raise OptionError(
+            "exact=True is for heads that are solved from sums over frozen features"
+            + (
+                f", and {', '.join(others)} has none."
+                if others
+                else "; fine-tuning is none: leave out policy= and budget=."
+            )
+        )
 
 
 def _need_tunable(plan: Mapping[Fitter, Sequence[Target]], sources: Sequence[Source], policy: str) -> None:

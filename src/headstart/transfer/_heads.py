@@ -12,7 +12,7 @@ from headstart._progress import note
 from headstart._together import main_first
 from headstart.dataset import Target
 from headstart.engines.base import Choice
-from headstart.errors import DataError
+from headstart.errors import DataError, OptionError
 from headstart.extraction import extract
 from headstart.heads.base import HEADS
 from headstart.predictor import Answer, raw
@@ -21,8 +21,12 @@ from headstart.transfer._tasks import Fitted, Fitter, Job
 
 
 def _check(job: Job, columns: Sequence[Target]) -> None:
-    if isinstance(job.head, str) and job.head != "auto":
-        HEADS[job.head]
+    kind = HEADS[job.head] if isinstance(job.head, str) and job.head != "auto" else job.head  # or it is unknown
+    if job.exact and (job.balance == "weights" or not getattr(kind, "from_moments", True)):
+        able = ", ".join(name for name in HEADS if HEADS[name].from_moments)
+        raise OptionError(
+            f"exact=True solves the head from moments: the heads {able} allow it, and balance='logit' or 'none'."
+        )
     for column in columns:
         need_contrast(column.name, column)
 
@@ -37,7 +41,7 @@ def _fit(job: Job, columns: Sequence[Target]) -> Fitted:
     names = {column.name for column in columns}
     for column in (c for c in candidates.data.columns if c.name in names):
         answer, tables[column.name] = select(
-            candidates, column, head=job.head, balance=job.balance, fuse=fuse, random_state=job.seed
+            candidates, column, head=job.head, balance=job.balance, fuse=fuse, exact=job.exact, random_state=job.seed
         )
         answers.append(answer)
     seconds = {"extract": round(read - begun, 3), "heads": round(time.perf_counter() - read, 3)}

@@ -11,10 +11,10 @@ import numpy as np
 from headstart._progress import note
 from headstart.bank import Skipped
 from headstart.dataset import Dataset, Target
-from headstart.errors import DataError
+from headstart.errors import DataError, OptionError
 from headstart.heads.auto import Choice, choose, finished
 from headstart.heads.base import Head
-from headstart.predictor import ANSWERS, Answer, Part, Place
+from headstart.predictor import ANSWERS, Answer, Ledger, Part, Place, WithHead
 from headstart.sources.base import Source, called
 
 _FIRST = 256  # rows that usually tell already that features vary
@@ -74,6 +74,7 @@ def select(
     balance: str,
     fuse: bool,
     random_state: int,
+    exact: bool = False,
 ) -> tuple[Answer, dict[str, Any]]:
     """The best layers and head for one target column, fitted on all labelled items, and what it was chosen from."""
     labelled, T = candidates.labelled(column.name)
@@ -88,13 +89,25 @@ def select(
         heads=head,
         balance=balance,
         fuse=fuse,
+        from_moments=exact,
         random_state=random_state,
     )
     counts = None if column.classes is None else dict(zip(column.classes, T.sum(0).astype(int).tolist()))
     parts = tuple(labelled.part(names[name]) for name in choice.candidates)
-    fitted = choice.fit(rows, T)
-    answer = ANSWERS[column.task](column.name, parts, fitted, column.classes, choice.log_odds, counts)
-    return answer, {**_table(choice), **_kept(choice, fitted, rows)}
+    answer = ANSWERS[column.task](column.name, parts, choice.fit(rows, T), column.classes, choice.log_odds, counts)
+    if exact:
+        answer = _solved(answer, labelled, T)
+    return answer, {**_table(choice), **_kept(choice, answer.solver, rows)}
+
+
+def _solved(answer: WithHead, labelled: Candidates, T: np.ndarray) -> WithHead:
+    """The same head, solved from exact moments, which it keeps."""
+    keys = [key or b"" for key in labelled.data.keys()]
+    ledger = Ledger.of(answer.features(labelled.rows), T, keys, numbers=answer.task == "regression")
+    try:
+        return answer.solved(ledger)
+    except OptionError as error:
+        raise OptionError(f"exact=True solves the head from moments, which does not do here: {error}") from error
 
 
 def _kept(choice: Choice, fitted: Head, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Job:
     how : mapping
         ``engine``, ``precision``, ``on_error`` and ``device``, for :func:`headstart.extract`.
     length : of summaries, as it was written; None: as the references
+    exact : whether heads are solved from exact moments, which are kept
     """
 
     sources: tuple[Source, ...]
@@ -49,6 +50,7 @@ class Job:
     checkpoint: Path | None
     how: Mapping[str, Any]
     length: Any = None
+    exact: bool = False
 
 
 @dataclass(frozen=True)
