@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from headstart._reading import label
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, UnreadableItem
-from headstart.extraction import device_name, recipe, store_of
+from headstart.extraction import device_name, label, recipe, store_of
 from headstart.heads.base import HEADS
 from headstart.predictor._features import raw
 from headstart.predictor._ledger import SHORT, Ledger
