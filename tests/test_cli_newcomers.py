@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from commands import in_process
-from headstart import _extras
+from headstart import _extras, fit, load, load_source, prove
 from headstart.cli import _fit
 from headstart.dataset import Dataset
-from headstart.errors import DataError, MissingPackage
+from headstart.errors import DataError, MissingPackage, OptionError, SourceError
 from headstart.transfer import _select
 from test_cli_parts import drawn
 
@@ -250,3 +250,35 @@ class TestTypingErrors:
         assert "'kind' is not one of the columns of other.csv" in message and "sort" in message
         told = call("evaluate", tmp_path / "p", tmp_path / "other.csv", "--target", "sort", "--json").stdout
         assert json.loads(told)["cost"]["items"] == 16
+
+
+class TestInPython:
+    @pytest.mark.parametrize("budget", [-3, 0, "5 minutes", float("nan"), True])
+    def test_a_budget_is_seconds(self, photos, budget):
+        """One below 0 was taken, and words ended in a TypeError."""
+        data = Dataset.from_folder(photos)
+        for call in (lambda: fit("fake:image", data, budget=budget), lambda: prove("fake:image", data, budget=budget)):
+            with pytest.raises(OptionError, match="budget must be seconds > 0, or None"):
+                call()
+
+    @pytest.mark.parametrize("item", [None, 3, 0.5])
+    def test_nothing_to_predict_for(self, predictor, item):
+        with pytest.raises(DataError, match=f"Items are paths.*got {type(item).__name__}"):
+            load(predictor).predict(item)
+
+    def test_a_folder_without_its_family(self, tmp_path):
+        with pytest.raises(OptionError, match=re.escape(f"'timm:{tmp_path}', 'hf:{tmp_path}' or 'saved:{tmp_path}'")):
+            load_source(str(tmp_path))
+        with pytest.raises(OptionError) as refused:
+            load_source("mobilenetv2_100")
+        assert "folder" not in str(refused.value)
+
+    def test_the_folder_next_to_it_is_named(self, tmp_path):
+        pytest.importorskip("timm")
+        (tmp_path / "mobilenet").mkdir()
+        with pytest.raises(SourceError, match=re.escape(f"Did you mean {tmp_path / 'mobilenet'}?")):
+            load_source(f"timm:{tmp_path / 'mobilnet'}")
+
+    def test_the_source_of_a_predictor_has_its_name(self, predictor):
+        """It was called 0, after its folder inside."""
+        assert load(predictor).source.name == "light.headstart"

@@ -161,3 +161,13 @@ def invalid_values(kind: type) -> Iterator[tuple[str, Any]]:
             for value in constraint.invalid():
                 if not any(c.allows(value) for c in declared):
                     yield name, value
+
+
+def wrong_budget(budget: Any) -> str:
+    """The sentence for a budget that is no time, or "".
+
+    >>> wrong_budget(60), wrong_budget(None), wrong_budget("1 min")
+    ('', '', "budget must be seconds > 0, or None; got '1 min'.")
+    """
+    fits = budget is None or Interval(0, None, closed="neither").allows(budget)
+    return "" if fits else f"budget must be seconds > 0, or None; got {budget!r}."

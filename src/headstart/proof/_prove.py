@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart import _extras
+from headstart._constraints import wrong_budget
 from headstart._files import cache_folder
 from headstart._hashing import fingerprint
 from headstart._processes import only_alone
@@ -141,8 +142,8 @@ def _check(shots: Sequence[int], repeats: int, *, budget: float | None, steps: i
         wrong.append(f"shots must be whole numbers ≥ 1, labels per class to compare at; got {shots!r}.")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < _FEWEST:
         wrong.append(f"repeats must be at least {_FEWEST}, to see the luck of the draw; got {repeats!r}.")
-    if budget is not None and not budget > 0:
-        wrong.append(f"budget must be seconds > 0, or None; got {budget!r}.")
+    if problem := wrong_budget(budget):
+        wrong.append(problem)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         wrong.append(f"steps must be a whole number ≥ 1; got {steps!r}.")
     if wrong:

@@ -124,8 +124,10 @@ class Source:
 
     @property
     def name(self) -> str:
-        """A short name for tables: the last part of the address."""
-        last = self.address.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        """A short name for tables: the last part of the address; a predictor's own source has the predictor's name."""
+        *before, last = self.address.replace("\\", "/").rstrip("/").split("/")
+        if last.isdigit() and len(before) > 1 and before[-1].startswith("sources"):
+            last = before[-2]
         return last.partition(":")[2] or last
 
     @property
@@ -278,7 +280,9 @@ def load_source(address: str | Source, **options: Any) -> Source:
         return address
     family, colon, name = str(address).partition(":")
     if not colon or not name:
-        raise OptionError(f"A source address is FAMILY:NAME, e.g. 'timm:mobilenetv2_100'; got {str(address)!r}.")
+        reads = f" Say what reads the folder: 'timm:{address}', 'hf:{address}' or 'saved:{address}'."
+        near = reads if Path(str(address)).expanduser().is_dir() else ""
+        raise OptionError(f"A source address is FAMILY:NAME, e.g. 'timm:mobilenetv2_100'; got {str(address)!r}.{near}")
     load = SOURCES[family]
     need_parameters(f"options of {family}: sources", options, load)
     source: Source = load(name, **options)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from headstart import _extras
-from headstart._files import read_json
+from headstart._files import did_you_mean, read_json
 from headstart._hashing import canonical_json
 from headstart._registry import need_known, unknown
 from headstart.errors import OfflineError, OptionError, SourceError, UnknownName, WeightsError
@@ -183,7 +183,7 @@ def _folder_config(name: str, folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         if "/" in name or "\\" in name:
             known = "Give a folder with config.json and weights, or a timm model name."
-            raise SourceError(f"There is no folder {name}. {known}")
+            raise SourceError(f"There is no folder {name}.{did_you_mean(folder)} {known}")
         return {}
     config = read_json(folder / "config.json", "timm model folder (config.json)")
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):

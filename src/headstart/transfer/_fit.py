@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart import _extras
+from headstart._constraints import wrong_budget
 from headstart._registry import unknown
 from headstart._together import begin
 from headstart.dataset import Dataset, Target, need_targets
@@ -191,6 +192,8 @@ def _check(data: Any, balance: str) -> None:
 
 
 def _policy(policy: str | Policy, budget: float | None) -> str | Policy:
+    if problem := wrong_budget(budget):
+        raise OptionError(problem)
     if policy != "auto":
         return policy
     return "frozen" if budget is None else "last_layers"
