@@ -639,6 +639,9 @@ def test_labels_are_saved_against_the_headline_and_against_scratch():
     raw = dataclasses.replace(saved, rival="raw", what="raw pixels", equals=16.0)
     shown = dataclasses.replace(proof, labels_saved=raw, labels=[saved, raw]).shown
     assert shown == [raw, saved]
+    no_more = dataclasses.replace(raw, shots=64, most=64, equals=None, high=None, reached=False)  # nothing follows
+    assert dataclasses.replace(proof, labels_saved=raw, labels=[no_more, raw]).shown == [raw]
+    assert dataclasses.replace(proof, labels_saved=no_more, labels=[no_more]).shown == [no_more], "what there is"
     assert dataclasses.replace(proof, labels_saved=None).shown == []
 
 

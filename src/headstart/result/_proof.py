@@ -277,12 +277,12 @@ class Proof(Record):
 
     @property
     def shown(self) -> list[LabelsSaved]:
-        """Against the rival of the headline at every number of labels, and against training from scratch."""
-        head = self.labels_saved
-        if head is None:
+        """Against the rival of the headline and against training from scratch, where a factor follows."""
+        if (head := self.labels_saved) is None:
             return []
-        rivals = [head.rival, *(["scratch"] if head.rival != "scratch" else [])]
-        return [one for rival in rivals for one in self.labels if one.rival == rival] or [head]
+        telling = [one for one in self.labels if one.reached or one.most > one.shots]
+        rivals = dict.fromkeys((head.rival, "scratch"))
+        return [one for rival in rivals for one in telling if one.rival == rival] or [head]
 
 
 def _sealed(plain: Mapping[str, Any]) -> dict[str, Any]:
