@@ -5,7 +5,7 @@
   ranking of the same items with new labels is timed, too.
 * ``choice``: the row that the ranking puts first is within a point of the best of all rows, fitted and measured on held
   out items; so is its order (weighted τ). The twins are the scores that need no cross-validation, and the static list.
-  Four sources (three trained, one with initial weights) × all layers × photos, hand signs, written digits.
+  Five sources (four trained, one with initial weights) × all layers × photos, hand signs, written digits.
 * ``fusion``: sources together against the best single row, on items that nothing was chosen on.
 * ``sounds``: spoken digits of unseen speakers with YAMNet: which layer wins, and what fusing gives against the last.
 * ``noise``: how often noise is said to transfer, at the level of one in a hundred; and digits as few as 30.
@@ -31,7 +31,7 @@ from headstart.dataset import Dataset
 from headstart.extraction import extract
 from headstart.heads.auto import choose
 from headstart.ranking import rank
-from headstart.sources import load_source
+from headstart.sources import Source, load_source
 from headstart.transfer import fit
 
 CLASSES = 10
@@ -74,7 +74,7 @@ def measure(sources: list, data: Dataset, repeats: int) -> tuple[list[float], li
 
 def cost(args: argparse.Namespace) -> dict:
     """Times of ranking and of its passes."""
-    sources = [load_source(address) for address in args.sources] if args.sources else trained()[:3]
+    sources = [load_source(address) for address in args.sources] if args.sources else trained()
     data = pictures(args.pictures, args.side)
     alone, ranked = measure(sources, data, args.repeats)
     ratios = [b / a for a, b in zip(alone, ranked, strict=True)]
@@ -111,14 +111,25 @@ def images() -> dict[str, Dataset]:
 
 
 def trained() -> list:
-    """The three trained sources, and one with initial weights."""
-    found = [load_source(f"timm:{DATA / 'weights' / name}") for name in TRAINED]
-    return [*found, load_source("timm:mobilenetv2_100", pretrained=False, options={"pad_type": "same"})]
+    """The MobileNetV2 with ImageNet weights (two trainings) and with iNaturalist weights."""
+    return [load_source(f"timm:{DATA / 'weights' / name}") for name in TRAINED]
+
+
+def candidates() -> list:
+    """All sources to choose from: the trained ones, SqueezeNet as a torch module, and one with initial weights."""
+    import torch
+    import torchvision
+
+    network = torchvision.models.squeezenet1_1()
+    weights = torch.load(DATA / "weights" / "squeezenet1_1_features_in1k.pth", weights_only=True)
+    network.load_state_dict(weights, strict=False)  # the file has no classifier
+    squeeze = Source.from_module(network.features, name="squeezenet1_1.imagenet")
+    return [*trained(), squeeze, load_source("timm:mobilenetv2_100", pretrained=False, options={"pad_type": "same"})]
 
 
 def choice(_: argparse.Namespace) -> dict:
     """Regret and weighted τ of every score against held-out items, two draws of each target."""
-    sources = trained()
+    sources = candidates()
     found = {}
     for name, data in images().items():
         for seed in (0, 1):
@@ -157,7 +168,7 @@ def tested(sources: list, row: object, train: Dataset, test: Dataset) -> float:
 
 def fusion(_: argparse.Namespace) -> dict:
     """fit() with ImageNet and iNaturalist sources together, against the best single row of either."""
-    sources = [one for one in trained() if "tf2" not in one.name and "." in one.name]
+    sources = [one for one in trained() if "tf2" not in one.name]
     found = {}
     for name, data in images().items():
         for seed in (0, 1):
