@@ -75,6 +75,13 @@ def test_folds_are_drawn_three_times_and_of_few_rows_more_often(n, repeats):
     assert len(draw_folds(T, "classification", repeats=2)) == 2
 
 
+def test_draws_that_part_the_rows_alike_count_once():
+    T = one_hot(np.arange(300) % 4)
+    assert len(draw_folds(T, "classification", groups=np.arange(300) // 100)) == 1  # three speakers: each once
+    assert len(draw_folds(T, "classification", groups=np.arange(300) // 5)) == 3
+    assert len(draw_folds(one_hot(np.arange(2) % 1), "classification")) == 1
+
+
 def test_the_seed_decides():
     T = one_hot(np.arange(40) % 2)
     a, b, c = (draw_folds(T, "classification", random_state=s) for s in (0, 0, 1))

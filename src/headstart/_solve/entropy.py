@@ -18,7 +18,7 @@ from headstart._solve.lbfgs import Minima, minimise
 from headstart._typing import Float, Ints
 
 _LEAST_CURVATURE = 1e-6
-_SHARP = 1e-6
+_SHARP = 1e-5
 _ROUNDS = 8
 
 

@@ -68,7 +68,8 @@ def draw_folds(
 ) -> Ints | None:
     """Fold numbers (R, n): stratified by class, groups kept whole; None where no two folds can be had.
 
-    Five folds; fewer where no class, or no grouping, has five members. Drawn three times, of few rows up to ten.
+    Five folds; fewer where no class, or no grouping, has five members. Drawn three times, of few rows up to ten;
+    draws that part the rows alike (three groups can be parted in one way only) count once.
     """
     rng = np.random.default_rng(random_state)
     labels = T.argmax(axis=1) if task == "classification" else np.zeros(len(T), dtype=np.int64)
@@ -77,10 +78,19 @@ def draw_folds(
         repeats = min(max(round(_ROWS_WANTED / len(T)), _DRAWS[0]), _DRAWS[1])
     if groups is None:
         folds = min(FOLDS, int(counts.max()))
-        return None if folds < 2 else np.stack([_stratified(labels, folds, rng) for _ in range(repeats)])
+        return None if folds < 2 else _distinct([_stratified(labels, folds, rng) for _ in range(repeats)])
     numbers = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
     folds = min(FOLDS, int(numbers.max()) + 1, int(counts.max()))
-    return None if folds < 2 else np.stack([_grouped(labels, numbers, folds, rng) for _ in range(repeats)])
+    return None if folds < 2 else _distinct([_grouped(labels, numbers, folds, rng) for _ in range(repeats)])
+
+
+def _distinct(draws: list[Ints]) -> Ints:
+    """The draws (R, n) that differ by more than the names of their folds."""
+    kept = {}
+    for ids in draws:
+        first, names = np.unique(ids, return_index=True, return_inverse=True)[1:]
+        kept.setdefault(np.argsort(np.argsort(first))[names].tobytes(), ids)
+    return np.stack(list(kept.values()))
 
 
 def _stratified(labels: Ints, folds: int, rng: np.random.Generator) -> Ints:

@@ -26,7 +26,9 @@ from headstart._typing import Float, Ints
 from headstart.errors import NumericsError
 from headstart.heads.base import SCALES, LinearHead, Problem, flops, members
 
-_CV_TOLERANCE = 1e-5  # error of the mean loss: far below what a held-out row can show
+_CV_TOLERANCE = (
+    1e-6  # error of the mean loss; at 1e-5 separable classes of new speakers scored 10 points above the true fit
+)
 _DECADES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
