@@ -86,7 +86,7 @@ def draw_folds(
 
 def _distinct(draws: list[Ints]) -> Ints:
     """The draws (R, n) that differ by more than the names of their folds."""
-    kept = {}
+    kept: dict[bytes, Ints] = {}
     for ids in draws:
         first, names = np.unique(ids, return_index=True, return_inverse=True)[1:]
         kept.setdefault(np.argsort(np.argsort(first))[names].tobytes(), ids)
