@@ -7,9 +7,12 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 from subprocess import CompletedProcess
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from headstart.cli import run
 
@@ -45,3 +48,14 @@ def checked(done, code):
     """What was printed, if the exit code is right."""
     assert done.returncode == code, f"{done.args} → {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done
+
+
+def dark_and_light(folder: Path, each: int, side: int = 16) -> Path:
+    """Two class folders of tiny pictures that differ in brightness."""
+    rng = np.random.default_rng(0)
+    for label, low in (("dark", 0), ("light", 150)):
+        (folder / label).mkdir(parents=True)
+        for number in range(each):
+            pixels = rng.integers(low, low + 80, (side, side, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder

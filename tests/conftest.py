@@ -78,3 +78,11 @@ def shared() -> Path:
     if not data.is_dir():
         pytest.skip(f"real data is not here: {data} (set HEADSTART_SHARED to the folder that holds data/)")
     return data
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """A cache for one file of tests: precisions are chosen by measuring, once per cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands import in_process, on_its_own
+from commands import dark_and_light, in_process, on_its_own
 from headstart._typing import TASKS
 from headstart.cli._app import _ORDER
 from headstart.ctc import CTC
@@ -29,14 +29,7 @@ SOURCE = "fake:image"
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Two classes of tiny pictures that differ in brightness, in a folder with a blank and an umlaut in its name."""
-    folder = tmp_path_factory.mktemp("cli") / "meine Fötos"
-    rng = np.random.default_rng(0)
-    for label, low in (("dark", 0), ("light", 150)):
-        (folder / label).mkdir(parents=True)
-        for number in range(12):
-            pixels = rng.integers(low, low + 80, (24, 24, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / label / f"{number}.png")
-    return folder
+    return dark_and_light(tmp_path_factory.mktemp("cli") / "meine Fötos", 12, side=24)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,9 @@ import json
 import re
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from commands import in_process
+from commands import dark_and_light, in_process
 from headstart import _extras, fit, load, load_source, prove
 from headstart.cli import _fit
 from headstart.dataset import Dataset
@@ -28,14 +26,7 @@ def call(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for label, low in (("dark", 0), ("light", 150)):
-        (folder / label).mkdir()
-        for number in range(8):
-            pixels = rng.integers(low, low + 80, (16, 16, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / label / f"{number}.png")
-    return folder
+    return dark_and_light(tmp_path_factory.mktemp("photos"), 8)
 
 
 @pytest.fixture(scope="module")

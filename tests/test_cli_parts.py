@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from rich.console import Console
 from safetensors.numpy import save_file
 
+from commands import dark_and_light
 from headstart.cli import _doctor, _finding, _fit, _machine, _predict, _sources, run
 from headstart.cli._library import LIBRARY
 from headstart.cli._listener import ConsoleListener
@@ -32,14 +32,7 @@ PLAIN = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(all
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
     """Two classes of twelve tiny pictures, one dark, one light."""
-    folder = tmp_path_factory.mktemp("фото 写真")
-    rng = np.random.default_rng(0)
-    for label, low in (("dark", 0), ("light", 150)):
-        (folder / label).mkdir()
-        for number in range(12):
-            pixels = rng.integers(low, low + 80, (16, 16, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / label / f"{number}.png")
-    return folder
+    return dark_and_light(tmp_path_factory.mktemp("фото 写真"), 12)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ from headstart.predictor import Ledger, load
 from headstart.transfer import fit
 from test_predictor_file import reseal
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 RNG = np.random.default_rng(0)
 Y = np.repeat([0, 1, 2], [30, 20, 6])  # uneven enough for logit adjustment
 X = (RNG.normal(size=(56, 8)) + 2 * np.eye(8)[Y]).astype(np.float32)
@@ -56,13 +58,6 @@ def same(one, other) -> bool:
         if not all((p is None and q is None) or np.array_equal(p, q) for p, q in arrays):
             return False
     return one.trained_on == other.trained_on
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,8 @@ from headstart.result import Proof
 from headstart.sources import Source, load_source
 from networks import image_source, picture_data, separable, state_bytes, vector_source
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 QUICK = {"shots": (4,), "repeats": 3, "steps": 6, "policy": "frozen"}
 
 
@@ -81,14 +83,6 @@ def timeless(proof: Proof) -> dict:
     kept = proof.to_dict()
     kept["rows"] = [{k: v for k, v in row.items() if k != "seconds"} for row in kept["rows"]]
     return {name: value for name, value in kept.items() if name not in ("cost", "time_saved")}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_cache(tmp_path_factory):
-    """One for the file: precisions are chosen by measuring, once per cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

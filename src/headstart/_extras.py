@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -79,6 +78,8 @@ def extras() -> dict[str, list[str]]:
 
 def _declared(pyproject: Path) -> dict[str, list[str]] | None:
     """The extras of headstart's own pyproject.toml; None where there is none (an ordinary install)."""
+    import tomllib  # 3 ms of every start, for a line that few ever see
+
     try:
         project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     except (OSError, ValueError, KeyError):
