@@ -20,7 +20,6 @@ from scipy import sparse
 from headstart._typing import Float
 from headstart.metrics.base import Measure, Rows, mean, sums, with_proba
 
-CLASSIFICATION = frozenset({"classification"})
 BINS = 15
 _EPS = float(np.finfo(np.float64).eps)
 

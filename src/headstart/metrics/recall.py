@@ -21,7 +21,6 @@ from headstart._intervals import mover_mean, wilson
 from headstart._typing import Float
 from headstart.metrics.base import Measure, Rows, sums
 
-CLASSIFICATION = frozenset({"classification"})
 MANY, FEW = 100, 20
 
 

@@ -37,7 +37,7 @@ def curves(found: Proof) -> str:
     for place, name in enumerate(names):
         # one number of labels has all intervals on one spot: they stand side by side
         beside = 0.0 if len(shots) > 1 else _APART * (place - (len(names) - 1) / 2)
-        lines.append(_line([row for row in rows if row.name == name], beside))
+        lines.append(_curve([row for row in rows if row.name == name], beside))
     metric = found.metric.replace("_", " ")
     return chart(
         lines, x="labels per class", y=metric, title="What the same labels are worth, with and without transfer",
@@ -46,7 +46,7 @@ def curves(found: Proof) -> str:
     )  # fmt: skip
 
 
-def _line(rows: list[ProofRow], beside: float) -> Line:
+def _curve(rows: list[ProofRow], beside: float) -> Line:
     rows = sorted(rows, key=lambda row: row.shots)
     what = rows[0].what or rows[0].name
     return Line(

@@ -34,7 +34,7 @@ def _depth(ranking: Ranking) -> str:
     if not scored:
         return ""
     sources = list(dict.fromkeys((row.source, row.fingerprint) for row in scored))
-    lines = [_line([row for row in scored if (row.source, row.fingerprint) == one]) for one in sources]
+    lines = [_ranking_line([row for row in scored if (row.source, row.fingerprint) == one]) for one in sources]
     best = scored[0]
     words = best.layer if len(sources) == 1 else f"{best.layer} of {best.source[-_LONGEST:]}"
     metric = ranking.metric.replace("_", " ")
@@ -45,7 +45,7 @@ def _depth(ranking: Ranking) -> str:
     )  # fmt: skip
 
 
-def _line(rows: list[Row]) -> Line:
+def _ranking_line(rows: list[Row]) -> Line:
     rows = sorted(rows, key=lambda row: row.depth or 0.0)
     points = [(row.depth or 0.0, row.accuracy or 0.0) for row in rows]
     hints = [f"{row.layer}: {row.accuracy:.3f}" for row in rows]

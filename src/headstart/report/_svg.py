@@ -74,7 +74,7 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 1
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" {extra}>{shown(words)}</text>'
 
 
-def picture(width: float, height: float, parts: Sequence[str], title: str) -> str:
+def svg_document(width: float, height: float, parts: Sequence[str], title: str) -> str:
     """A whole SVG, readable by screen readers, in the reader's own font."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
@@ -116,7 +116,7 @@ def chart(
     for place, line in enumerate(lines):
         row, column = divmod(place, 2)
         parts += _key(_LEFT + column * _ACROSS / 2, below + 20 * row, line.name, COLOURS[place % len(COLOURS)])
-    return picture(_WIDTH, below + 20 * ((len(lines) + 1) // 2), parts, title)
+    return svg_document(_WIDTH, below + 20 * ((len(lines) + 1) // 2), parts, title)
 
 
 def _axes(plane: _Plane, x: str, y: str, at: Sequence[tuple[float, str]]) -> list[str]:
@@ -209,7 +209,7 @@ def heat(
         fill = shade(1 - i / 49)
         parts.append(f'<rect x="{scale:.1f}" y="{top + i * 3:.1f}" width="14" height="3.4" fill="{fill}"/>')
     parts += [text(scale + 20, top + 9, "1 the same", size=11), text(scale + 20, top + 150, "0 unlike", size=11)]
-    return picture(scale + 100, top + n * cell + 14, parts, title)
+    return svg_document(scale + 100, top + n * cell + 14, parts, title)
 
 
 def _runs(groups: Sequence[str]) -> list[tuple[str, int, int]]:

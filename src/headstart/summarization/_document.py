@@ -14,7 +14,7 @@ from headstart._words import UNSPACED, words
 from headstart.summarization._sentences import sentences
 
 _LONG = 4  # letters: most words without a meaning of their own are shorter
-_DAMPING, _ROUNDS, _NEAR = 0.85, 100, 1e-9
+_DAMPING, _ROUNDS, _TOLERANCE = 0.85, 100, 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class Document:
             vote = rank * share
             idle = rank[share == 0].sum() / n  # a sentence without links votes for all
             new = (1 - _DAMPING) + _DAMPING * (A @ (A.T @ vote) - own * vote + idle)
-            if np.abs(new - rank).max() < _NEAR:
+            if np.abs(new - rank).max() < _TOLERANCE:
                 return np.asarray(new)
             rank = new
         return np.asarray(rank)

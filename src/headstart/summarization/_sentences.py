@@ -17,7 +17,7 @@ _ENDS = re.compile(
     f"[{_FULL}]+[{_CLOSERS}]*|(?<![{_MARKS}])(?:……+[{_CLOSERS}]*|[{_MARKS}]++[{_CLOSERS}]*+(?=\\s))"
     f"|(?<=[{UNSPACED.pattern[1:-1]}])[!?]+[{_CLOSERS}]*"
 )
-_NEAR = 40  # letters that are looked at before and after a mark: without a bound a text of marks takes n² time
+_CONTEXT = 40  # letters that are looked at before and after a mark: without a bound a text of marks takes n² time
 _BEFORE = re.compile(r"[^\s(\[\"'“‘]+$")
 _NEXT = re.compile(r"\s*[-–—•*]?\s*")
 _NEXT_WORD = re.compile(r"[^\W\d_]+")
@@ -105,14 +105,14 @@ def _is_end(line: str, begin: int, end: re.Match[str]) -> bool:
         quoted = end[0][-1] in "」』" and following in "とっな"  # 「…。」と言った
         return following not in "，、；,;:：" and not quoted
     start = after.end() if after else end.end()
-    word = _NEXT_WORD.search(line, start, start + _NEAR)
+    word = _NEXT_WORD.search(line, start, start + _CONTEXT)
     next_word = word[0] if word else ""
     opened = following in _OPENERS
     if (next_word[:1] if opened else following).islower():
         return False
     if end[0].rstrip(_CLOSERS.replace("\\", "")) != ".":
         return True
-    before = _BEFORE.search(line, max(begin, end.start() - _NEAR), end.start())
+    before = _BEFORE.search(line, max(begin, end.start() - _CONTEXT), end.start())
     return _stop_ends(before[0] if before else "", next_word, following)
 
 
