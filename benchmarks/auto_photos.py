@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from headstart.heads.auto import choose
+from headstart.heads.auto import select_head
 
 
 def split(y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +37,7 @@ def ours(layers: dict[str, np.ndarray], y: np.ndarray, rows: tuple[np.ndarray, n
     T = np.eye(y.max() + 1)[y[train]]
     X = {name: values[train] for name, values in layers.items()}
     start = time.perf_counter()
-    choice = choose(X, T, fuse=fuse)
+    choice = select_head(X, T, fuse=fuse)
     fitted = choice.fit(X, T)
     seconds = time.perf_counter() - start
     fresh = np.concatenate([layers[name][test] for name in choice.candidates], axis=1)

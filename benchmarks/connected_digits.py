@@ -42,7 +42,7 @@ from headstart.pooling import reducer
 from headstart.predictor import Predictor
 from headstart.readers import reader
 from headstart.sources import load_source
-from headstart.training import Group, Schedule, train
+from headstart.training import ParameterGroup, TrainingConfig, train
 from headstart.transfer import fit
 
 RATE, LAYERS = 8000, ("blocks.2.1", "blocks.3.0", "blocks.3.2")
@@ -136,7 +136,7 @@ class Twin:
         sum(one.sum() for one in front(samples[:2])).backward()  # what lies behind the layer gets no gradient
         moving = {f"front.{name}": p for name, p in front.named_parameters() if p.grad is not None}
         head_end = {f"head.{name}": p for name, p in self.recogniser.network.named_parameters()}
-        self.groups = [Group(moving), Group(head_end)]
+        self.groups = [ParameterGroup(moving), ParameterGroup(head_end)]
 
     @property
     def parameters(self) -> int:
@@ -158,7 +158,7 @@ class Twin:
                 scores.transpose(0, 1), torch.cat(wanted), lengths, sizes, zero_infinity=True
             )  # fmt: skip
 
-        how = Schedule(epochs=epochs, batch_size=BATCH, lr=lr, weight_decay=1e-2, clip=5.0, warmup=0.1)
+        how = TrainingConfig(epochs=epochs, batch_size=BATCH, lr=lr, weight_decay=1e-2, clip=5.0, warmup=0.1)
         history = train(self.groups, loss, len(self.texts), schedule=how, buffers=dict(self.front.named_buffers()))
         return history.loss
 

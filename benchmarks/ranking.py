@@ -29,7 +29,7 @@ from scipy.stats import weightedtau
 
 from headstart.dataset import Dataset
 from headstart.extraction import extract
-from headstart.heads.auto import choose
+from headstart.heads.auto import select_head
 from headstart.ranking import rank
 from headstart.sources import Source, load_source
 from headstart.transfer import fit
@@ -161,7 +161,7 @@ def tested(sources: list, row: object, train: Dataset, test: Dataset) -> float:
     source = next(s for s in sources if s.fingerprint == row.fingerprint)
     X, Z = (extract(source, part, layers=[row.layer]).rows(row.layer, part) for part in (train, test))
     T, U = train.columns[0].matrix(), test.columns[0].matrix()
-    made = choose({"x": X}, T, balance="auto", random_state=0).fit({"x": X}, T)
+    made = select_head({"x": X}, T, balance="auto", random_state=0).fit({"x": X}, T)
     return float((made.decision(Z).argmax(1) == U.argmax(1)).mean())
 
 

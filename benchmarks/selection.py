@@ -23,7 +23,7 @@ from ranking import images, trained
 from headstart.dataset import Dataset
 from headstart.extraction import extract
 from headstart.heads import head
-from headstart.heads.auto import choose
+from headstart.heads.auto import select_head
 
 HEADS = ("ridge", "group_lasso", "auto")
 
@@ -65,7 +65,7 @@ def layers(sources: list, data: Dataset) -> tuple[dict[str, np.ndarray], np.ndar
 
 def spaces(rows: dict[str, np.ndarray], T: np.ndarray) -> dict[str, list[str]]:
     """The layers that forward selection puts side by side, and all of them."""
-    trials = choose(rows, T, heads="ridge", fuse=True).trials
+    trials = select_head(rows, T, heads="ridge", fuse=True).trials
     fused = next(trial.candidates for trial in trials if len(trial.candidates) > 1)
     return {"chosen layers": list(fused), "all layers": list(rows)}
 
@@ -76,7 +76,7 @@ def fitted(kind: str, train: tuple, test: tuple) -> dict[str, float]:
     mean, spread = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
     X, Z = ((part - mean) / np.where(spread > 1e-6, spread, np.inf) for part in (X, Z))
     begun = time.perf_counter()
-    choice = choose({"x": X}, T, heads=kind, random_state=0)
+    choice = select_head({"x": X}, T, heads=kind, random_state=0)
     made = choice.fit({"x": X}, T)
     spent = time.perf_counter() - begun
     right = made.decision(Z).argmax(axis=1) == truth.argmax(axis=1)

@@ -16,11 +16,11 @@ import headstart as hs
 import networks
 import test_transcription as speech
 from headstart import _together
-from headstart._processes import is_main, mine, place
+from headstart._processes import is_main, local_shard, rank_and_world_size
 from headstart.errors import HeadstartError
 from headstart.sources import load_source
 from headstart.sources._patch_input import PatchInput
-from headstart.training import Group, Schedule, train
+from headstart.training import ParameterGroup, TrainingConfig, train
 from headstart.training import _train as training
 
 X, Y = (torch.from_numpy(part) for part in networks.separable(61))
@@ -42,7 +42,7 @@ def begun(count=61):
     net = networks.seeded(Net)
 
     def loss(indices, _):
-        where = torch.from_numpy(mine(indices)) % count
+        where = torch.from_numpy(local_shard(indices)) % count
         return nn.functional.cross_entropy(net(X[where]), Y[where])
 
     def score():
@@ -63,23 +63,23 @@ def loop(_folder):
     net, loss, score = begun()
     named = dict(net.named_parameters())
     late = {name: named.pop(name) for name in list(named) if name.startswith("a.")}
-    schedule = Schedule(epochs=6, batch_size=16, lr=0.02, ema=0.5, weight_decay=0.1)
-    groups = [Group(late, factor=0.5, from_epoch=2), Group(named)]
+    schedule = TrainingConfig(epochs=6, batch_size=16, lr=0.02, ema=0.5, weight_decay=0.1)
+    groups = [ParameterGroup(late, factor=0.5, from_epoch=2), ParameterGroup(named)]
     return ran(net, train(groups, loss, 61, schedule=schedule, validate_with=score))
 
 
 def fewer_items_than_processes(_folder):
     net, loss, _ = begun(3)
-    schedule = Schedule(epochs=4, batch_size=1, lr=0.02)
-    return ran(net, train([Group(dict(net.named_parameters()))], loss, 3, schedule=schedule))
+    schedule = TrainingConfig(epochs=4, batch_size=1, lr=0.02)
+    return ran(net, train([ParameterGroup(dict(net.named_parameters()))], loss, 3, schedule=schedule))
 
 
 def early_stop(_folder):
     """What the first process scores decides, whatever another one's clock, card or library makes of it."""
     net, loss, _ = begun()
     scripted = iter([1, 2, 1, 1, 1, 1] if is_main() else [1, 2, 3, 4, 5, 6])
-    schedule = Schedule(epochs=6, batch_size=16, patience=2)
-    groups = [Group(dict(net.named_parameters()))]
+    schedule = TrainingConfig(epochs=6, batch_size=16, patience=2)
+    groups = [ParameterGroup(dict(net.named_parameters()))]
     return ran(net, train(groups, loss, 61, schedule=schedule, validate_with=lambda: float(next(scripted))))
 
 
@@ -94,8 +94,8 @@ def budget(_folder):
 
     training.time.perf_counter = lambda: now[0]
     try:
-        schedule = Schedule(epochs=50, batch_size=16, budget=30.0)
-        history = train([Group(dict(net.named_parameters()))], timed, 61, schedule=schedule)
+        schedule = TrainingConfig(epochs=50, batch_size=16, budget=30.0)
+        history = train([ParameterGroup(dict(net.named_parameters()))], timed, 61, schedule=schedule)
     finally:
         training.time.perf_counter = real
     return {**ran(net, history), "seconds": np.array(history.epoch_seconds)}
@@ -118,8 +118,8 @@ def resumed(folder):
         try:
             path = None if not found else folder / "checkpoint"
             how = {"validate_with": watched, "checkpoint": path}
-            groups = [Group(dict(net.named_parameters()))]
-            found.append(ran(net, train(groups, loss, 61, schedule=Schedule(epochs=4, batch_size=16), **how)))
+            groups = [ParameterGroup(dict(net.named_parameters()))]
+            found.append(ran(net, train(groups, loss, 61, schedule=TrainingConfig(epochs=4, batch_size=16), **how)))
         except KeyboardInterrupt:
             found.append({})
     whole, killed, again = found
@@ -171,7 +171,7 @@ def guarded(folder):
     how = {"source": source, "data": hs.Dataset.from_arrays(X, y), "layers": "c", "guard": True}
     predictor, out = fitted(folder, policy, checkpoint=folder / "run", **how)
     path = predictor.save(folder / "saved.headstart")
-    _together.together(lambda: None)
+    _together.run_on_all(lambda: None)
     loaded = hs.load(path, sources=[predictor.sources[0]])
     return {**out, "kept": np.array(predictor.history["kept"] == "tuned"), "proba": loaded.predict_proba(X)}
 
@@ -241,7 +241,7 @@ def refused(work):
 def failures(folder):
     """name → what is tried; the processes must agree that it fails, and go on together afterwards."""
     net, loss, score = begun()
-    groups = [Group(dict(net.named_parameters()))]
+    groups = [ParameterGroup(dict(net.named_parameters()))]
     calls = []
 
     def broken(value):
@@ -257,7 +257,7 @@ def failures(folder):
     def trained(loss=loss, seed=0, **how):
         def work():
             calls.clear()
-            return train(groups, loss, 61, schedule=Schedule(epochs=2, batch_size=16, seed=seed), **how)
+            return train(groups, loss, 61, schedule=TrainingConfig(epochs=2, batch_size=16, seed=seed), **how)
 
         return work
 
@@ -265,7 +265,7 @@ def failures(folder):
         "an error in a step": trained(broken(lambda: 1 / 0)),
         "a loss that is no number": trained(broken(lambda: float("nan"))),
         "an error in validation": trained(validate_with=bad_score),
-        "other settings": trained(seed=place()[0]),
+        "other settings": trained(seed=rank_and_world_size()[0]),
         "a checkpoint that cannot be written": trained(checkpoint=folder if is_main() else folder / "x"),
         "prove": lambda: hs.prove("fake:vector", hs.Dataset.from_arrays(X.numpy(), Y.numpy())),
     }
@@ -287,6 +287,6 @@ if __name__ == "__main__":
     saves = []
     real = training.save
     training.save = lambda *a: (saves.append(1), real(*a))
-    np.savez(folder / f"of-{place()[0]}.npz", **results(folder, {**SAME, **OWN}), saves=len(saves))
+    np.savez(folder / f"of-{rank_and_world_size()[0]}.npz", **results(folder, {**SAME, **OWN}), saves=len(saves))
     said = [f"{name}: {refused(work)}" for name, work in failures(folder).items()]
-    (folder / f"said-{place()[0]}.txt").write_text("\n".join(said))
+    (folder / f"said-{rank_and_world_size()[0]}.txt").write_text("\n".join(said))

@@ -16,12 +16,12 @@ import tiny_models
 from headstart._progress import listening
 from headstart._samples import Samples, Views
 from headstart.bank import MemoryStore, Store
-from headstart.engines.base import Choice
+from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError, UnknownName
-from headstart.finetuning import Feature, Keep, Start, Tuned, tune
-from headstart.finetuning._cache import Rows, view_key
+from headstart.finetuning import ActivationStore, FineTuneModel, HeadInit, LayerSpec, finetune
+from headstart.finetuning._cache import ActivationCache, view_key
 from headstart.finetuning._cotuning import relation
-from headstart.finetuning._feeding import Feeding
+from headstart.finetuning._feeding import BatchProvider
 from headstart.finetuning._mixing import Mix
 from headstart.finetuning._rates import range_test
 from headstart.log_mel import LogMel
@@ -29,7 +29,7 @@ from headstart.policies import policy
 from headstart.readers.audio import Clip
 from headstart.sources import Source, load_source
 from headstart.sources._patch_input import PatchInput
-from headstart.training import Group, Schedule
+from headstart.training import ParameterGroup, TrainingConfig
 from networks import image_source, state_bytes, vector_source
 
 
@@ -149,8 +149,10 @@ def problem(source, samples):
     layer = source.select("last")[0]
     found = source.layer(layer)
     width = found.shape[0] if found.axes in ("chw", "ct") else found.shape[-1]
-    start = Start(np.random.default_rng(1).normal(size=(width, 3)) * 0.1, np.zeros(3), np.zeros(width), np.ones(width))
-    return [Feature(layer, "avg")], start, np.eye(3)[np.arange(len(samples)) % 3]
+    start = HeadInit(
+        np.random.default_rng(1).normal(size=(width, 3)) * 0.1, np.zeros(3), np.zeros(width), np.ones(width)
+    )
+    return [LayerSpec(layer, "avg")], start, np.eye(3)[np.arange(len(samples)) % 3]
 
 
 def run(source, samples, *, cache, layers=1, name="last_layers", notes=None, keep=None, **how):
@@ -164,7 +166,7 @@ def run(source, samples, *, cache, layers=1, name="last_layers", notes=None, kee
         start = advance = finish = staticmethod(lambda *_: None)
 
     with listening(Listening()):
-        return tune(source, features, start, samples=samples, targets=T, task="classification", keep=keep,
+        return finetune(source, features, start, samples=samples, targets=T, task="classification", keep=keep,
                     policy=policy(name, cache=cache, **fields))  # fmt: skip
 
 
@@ -245,13 +247,15 @@ def test_layers_below_the_boundary_are_cached_pooled():
     """The head may read layers that are frozen; they come from the bank, too."""
     source = image_source(networks.Normed, classifier="classifier")
     samples = samples_of(source, pictures(22))
-    features = [Feature("blocks.0", "avg+std"), Feature("blocks.2", "avg"), Feature("pool", "avg")]
+    features = [LayerSpec("blocks.0", "avg+std"), LayerSpec("blocks.2", "avg"), LayerSpec("pool", "avg")]
     width = 16 + 12 + 16
-    start = Start(np.random.default_rng(1).normal(size=(width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width))
+    start = HeadInit(
+        np.random.default_rng(1).normal(size=(width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width)
+    )
     how = {"samples": samples, "targets": np.eye(2)[np.arange(22) % 2], "task": "classification"}
     fields = {"layers": 1, "epochs": 2, "batch_size": 5, "lr": 0.01}
     outcomes = [
-        tune(source, features, start, policy=policy("last_layers", cache=cache, **fields), **how)
+        finetune(source, features, start, policy=policy("last_layers", cache=cache, **fields), **how)
         for cache in (True, False)
     ]
     assert np.allclose(outcomes[0].history.loss, outcomes[1].history.loss, rtol=1e-4)
@@ -262,11 +266,11 @@ def test_rows_are_kept_and_a_second_run_computes_nothing(tmp_path, monkeypatch):
     source = image_source(networks.Normed, classifier="classifier")
     samples = samples_of(source, pictures(22))
     computed = []
-    real = Rows.fill
-    monkeypatch.setattr(Rows, "fill", lambda *a: computed.append(real(*a)) or computed[-1])
+    real = ActivationCache.fill
+    monkeypatch.setattr(ActivationCache, "fill", lambda *a: computed.append(real(*a)) or computed[-1])
 
     def keep():
-        return Keep(Store(tmp_path), lambda layer, pooling, choice: {"layer": layer, "pooling": pooling})
+        return ActivationStore(Store(tmp_path), lambda layer, pooling, choice: {"layer": layer, "pooling": pooling})
 
     one = run(source, samples, cache=True, layers=2, keep=keep())
     other = run(source, samples_of(source, pictures(22)), cache=True, layers=2, keep=keep())
@@ -280,12 +284,12 @@ def test_rows_are_kept_and_a_second_run_computes_nothing(tmp_path, monkeypatch):
 def test_killed_while_it_is_filled_it_goes_on(tmp_path):
     source = image_source(networks.Normed, classifier="classifier")
     samples = samples_of(source, pictures(22))
-    keep = Keep(Store(tmp_path), lambda layer, pooling, choice: {"layer": layer, "pooling": pooling},
-                Choice("torch", "fp32", batch_size=4))  # fmt: skip
-    rows = Rows(source, "blocks.1", [], keep)
+    keep = ActivationStore(Store(tmp_path), lambda layer, pooling, choice: {"layer": layer, "pooling": pooling},
+                RuntimeConfig("torch", "fp32", batch_size=4))  # fmt: skip
+    rows = ActivationCache(source, "blocks.1", [], keep)
     first = samples_of(source, pictures(22)[:9])
     assert rows.fill(first, range(1)) == 9
-    assert Rows(source, "blocks.1", [], keep).fill(samples, range(1)) == 13
+    assert ActivationCache(source, "blocks.1", [], keep).fill(samples, range(1)) == 13
     held = rows.held(samples, range(1), torch.device("cpu"), SimpleNamespace(listed=False, synthetic=True))
     batch, fed = held.batch(np.arange(22))
     assert fed.value.shape == (22, 12, 8, 8) and len(batch.inputs) == 0
@@ -293,7 +297,7 @@ def test_killed_while_it_is_filled_it_goes_on(tmp_path):
 
 def test_half_precision_is_near(case):
     source, items, layers = case
-    keep = Keep(MemoryStore(), choice=Choice("torch", "bf16", batch_size=8))
+    keep = ActivationStore(MemoryStore(), choice=RuntimeConfig("torch", "bf16", batch_size=8))
     samples = samples_of(source, items)
     full = run(source, samples, cache=False, layers=layers, epochs=1)
     half = run(source, samples, cache=True, layers=layers, epochs=1, keep=keep)
@@ -384,8 +388,8 @@ def test_cotuning_reads_the_relation_off_the_source():
     X = np.eye(8, dtype=np.float32)[np.arange(12) % 3]
     samples = samples_of(source, X)
     width = source.layer("0").shape[0]
-    start = Start(np.zeros((width, 3)), np.zeros(3), np.zeros(width), np.ones(width))
-    feed = Feeding(Tuned(source, [Feature("0", "avg")], start), samples)
+    start = HeadInit(np.zeros((width, 3)), np.zeros(3), np.zeros(width), np.ones(width))
+    feed = BatchProvider(FineTuneModel(source, [LayerSpec("0", "avg")], start), samples)
     wanted = torch.from_numpy(np.eye(3, dtype=np.float32)[np.arange(12) % 3])
     assert torch.allclose(relation(feed, wanted, "classification"), torch.eye(3), atol=1e-6)
     with pytest.raises(OptionError, match="needs classes"):
@@ -399,7 +403,7 @@ def test_the_range_test_leaves_nothing_behind_and_fears_steep_losses():
     def rate(steepness):
         p = nn.Parameter(torch.ones(4))
         loss = lambda indices, generator: 1 + steepness * (p - 0.9999).square().sum()  # noqa: E731
-        found = range_test([Group({"p": p})], loss, 16, schedule=Schedule(batch_size=4))
+        found = range_test([ParameterGroup({"p": p})], loss, 16, schedule=TrainingConfig(batch_size=4))
         assert torch.equal(p.detach(), torch.ones(4)) and p.grad is None
         return found
 

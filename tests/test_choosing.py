@@ -16,10 +16,10 @@ from torch import nn
 import networks
 from headstart._progress import listening
 from headstart.dataset import Dataset
-from headstart.engines import ENGINES, Choice
+from headstart.engines import ENGINES, RuntimeConfig
 from headstart.errors import MissingPackage, NumericsError, SourceError, StoreError, UnknownName
 from headstart.extraction import _choosing, extract
-from headstart.extraction._choosing import choose, device_name, least_cosine, probes
+from headstart.extraction._choosing import choose_runtime, device_name, least_cosine, probes
 from headstart.sources import load_source
 from listeners import Notes
 from networks import image_source, picture_data, pictures, vector_source, vectors
@@ -89,17 +89,17 @@ def fake(monkeypatch):
 
 
 def test_a_choice_is_measured_once_and_remembered(source, cache):
-    first = choose(source, drawn(source), **AUTO)
+    first = choose_runtime(source, drawn(source), **AUTO)
     assert first.engine == "torch"
     assert first.speed > 0
     assert first.batch_size in (8, 16, 32)
     assert len(remembered(cache)) == 1
-    assert choose(source, never, **AUTO) == first
-    assert choose(load_source("fake:image"), never, **AUTO) == first
+    assert choose_runtime(source, never, **AUTO) == first
+    assert choose_runtime(load_source("fake:image"), never, **AUTO) == first
 
 
 def test_another_process_makes_the_same_choice(source, cache):
-    first = choose(source, drawn(source), **AUTO)
+    first = choose_runtime(source, drawn(source), **AUTO)
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "from headstart.extraction import _choosing\n"
@@ -117,10 +117,10 @@ def test_another_process_makes_the_same_choice(source, cache):
 
 
 def test_noise_in_a_later_timing_changes_nothing(source, fake):
-    first = choose(source, drawn(source), **AUTO)
+    first = choose_runtime(source, drawn(source), **AUTO)
     assert first.precision == "bf16"
     fake.seconds = {"fp32": 0.001, "bf16": 0.1}
-    assert choose(source, never, **AUTO) == first
+    assert choose_runtime(source, never, **AUTO) == first
 
 
 @pytest.mark.parametrize(
@@ -132,23 +132,23 @@ def test_noise_in_a_later_timing_changes_nothing(source, fake):
      '{"engine": "torch", "precision": "fp32", "speed": "fast"}'],
 )  # fmt: skip
 def test_a_damaged_choice_is_measured_again(source, cache, content):
-    first = choose(source, drawn(source), **AUTO)
+    first = choose_runtime(source, drawn(source), **AUTO)
     (place,) = remembered(cache)
     place.write_text(content)
     with listening(notes := Notes()):
-        again = choose(source, drawn(source), **AUTO)
+        again = choose_runtime(source, drawn(source), **AUTO)
     assert again.engine == first.engine
     assert again.speed > 0
-    assert Choice(**json.loads(place.read_text())) == again
+    assert RuntimeConfig(**json.loads(place.read_text())) == again
     assert any("measured again" in text for text in notes)
 
 
 def test_other_weights_questions_and_devices_are_chosen_apart(source, cache, fake):
-    choose(source, drawn(source), **AUTO)
+    choose_runtime(source, drawn(source), **AUTO)
     for kind in ({"engine": "torch"}, {"precision": "fp32"}, {"device": "cuda"}):
-        choose(source, drawn(source), **{**AUTO, **kind})
+        choose_runtime(source, drawn(source), **{**AUTO, **kind})
     other = load_source("fake:image", seed=3)
-    choose(other, drawn(other), **AUTO)
+    choose_runtime(other, drawn(other), **AUTO)
     assert len(remembered(cache)) == 5
 
 
@@ -157,17 +157,17 @@ def test_the_first_of_two_processes_decides(source, cache, fake):
 
     def meanwhile():
         place = _choosing._remembered(source, ["torch"], AUTO)
-        _choosing.write_json(place, Choice("torch", "fp32", "cpu", 8, 1.0, 77.0).to_dict())
+        _choosing.write_json(place, RuntimeConfig("torch", "fp32", "cpu", 8, 1.0, 77.0).to_dict())
         return drawn(source)()
 
-    assert choose(source, meanwhile, **AUTO) == Choice("torch", "fp32", "cpu", 8, 1.0, 77.0)
+    assert choose_runtime(source, meanwhile, **AUTO) == RuntimeConfig("torch", "fp32", "cpu", 8, 1.0, 77.0)
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(source, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file"))
     with listening(notes := Notes()):
-        assert choose(source, drawn(source), **AUTO).speed > 0
+        assert choose_runtime(source, drawn(source), **AUTO).speed > 0
     assert any("cannot be remembered" in text for text in notes)
     data = picture_data(3)
     assert extract(source, data, layers="7", store=tmp_path / "store").computed == 3
@@ -175,16 +175,16 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(source, tmp_path, m
 
 def test_the_choice_is_said_once(source):
     with listening(notes := Notes()):
-        choose(source, drawn(source), **AUTO)
-        choose(source, drawn(source), **AUTO)
+        choose_runtime(source, drawn(source), **AUTO)
+        choose_runtime(source, drawn(source), **AUTO)
     assert len(notes) == 1
     assert "remembered" in notes[0]
     assert "items/s" in notes[0]
 
 
 def test_without_samples_nothing_is_remembered(source, cache):
-    assert choose(source, list, **AUTO) == Choice("torch", "fp32", "cpu", 16)
-    assert choose(source, list, **{**AUTO, "precision": "bf16"}).precision == "bf16"
+    assert choose_runtime(source, list, **AUTO) == RuntimeConfig("torch", "fp32", "cpu", 16)
+    assert choose_runtime(source, list, **{**AUTO, "precision": "bf16"}).precision == "bf16"
     assert remembered(cache) == []
 
 
@@ -192,17 +192,17 @@ def test_without_samples_nothing_is_remembered(source, cache):
 
 
 def test_the_faster_precision_wins_when_it_is_faithful(source, fake):
-    assert choose(source, drawn(source), **AUTO).precision == "bf16"
+    assert choose_runtime(source, drawn(source), **AUTO).precision == "bf16"
 
 
 def test_a_little_faster_is_not_worth_the_rounding(source, fake):
     fake.seconds["bf16"] = 0.0038
-    assert choose(source, drawn(source), **AUTO).precision == "fp32"
+    assert choose_runtime(source, drawn(source), **AUTO).precision == "fp32"
 
 
 def test_an_unfaithful_precision_is_not_taken(source, fake):
     fake.noise["bf16"] = 30.0
-    chosen = choose(source, drawn(source), **AUTO)
+    chosen = choose_runtime(source, drawn(source), **AUTO)
     assert chosen.precision == "fp32"
     assert chosen.cosine == 1.0
 
@@ -211,9 +211,9 @@ def test_the_sources_own_limit_decides(source, fake):
     import dataclasses
 
     fake.noise["bf16"] = 0.05
-    assert choose(source, drawn(source), **AUTO).precision == "bf16"
+    assert choose_runtime(source, drawn(source), **AUTO).precision == "bf16"
     strict = dataclasses.replace(load_source("fake:image", seed=9), minimum_cosine=0.99999)
-    assert choose(strict, drawn(strict), **AUTO).precision == "fp32"
+    assert choose_runtime(strict, drawn(strict), **AUTO).precision == "fp32"
 
 
 def test_what_overflows_is_not_taken_unless_it_was_asked_for(source, fake, monkeypatch):
@@ -225,31 +225,33 @@ def test_what_overflows_is_not_taken_unless_it_was_asked_for(source, fake, monke
         return real(self, batch)
 
     monkeypatch.setattr(fake, "__call__", overflows)
-    assert choose(source, drawn(source), **AUTO).precision == "fp32"
+    assert choose_runtime(source, drawn(source), **AUTO).precision == "fp32"
     with pytest.raises(NumericsError):
-        choose(source, drawn(source), **{**AUTO, "precision": "bf16"})
+        choose_runtime(source, drawn(source), **{**AUTO, "precision": "bf16"})
 
 
 def test_a_precision_that_was_asked_for_is_taken_and_its_price_said(source, fake):
     fake.noise["bf16"] = 30.0
     with listening(notes := Notes()):
-        chosen = choose(source, drawn(source), **{**AUTO, "precision": "bf16"})
+        chosen = choose_runtime(source, drawn(source), **{**AUTO, "precision": "bf16"})
     assert chosen.precision == "bf16"
     assert chosen.cosine < 0.99
     assert any("in bf16, as asked, are only" in text for text in notes)
 
 
 def test_the_batch_size_with_the_most_items_per_second(source, fake):
-    assert choose(source, drawn(source), **AUTO).batch_size == 32  # the fake's calls cost nearly the same at any size
+    assert (
+        choose_runtime(source, drawn(source), **AUTO).batch_size == 32
+    )  # the fake's calls cost nearly the same at any size
 
 
 def test_everything_given_means_nothing_is_timed(source, fake, cache):
     how = {"engine": "torch", "precision": "bf16", "device": "cpu", "batch_size": 4}
-    chosen = choose(source, drawn(source), **how)
-    assert chosen == Choice("torch", "bf16", "cpu", 4)
+    chosen = choose_runtime(source, drawn(source), **how)
+    assert chosen == RuntimeConfig("torch", "bf16", "cpu", 4)
     assert fake.made == ["torch bf16"]  # only to check the source
-    assert choose(source, never, **{**how, "batch_size": 7}) == chosen
-    measured = choose(source, drawn(source), **{**how, "batch_size": None})
+    assert choose_runtime(source, never, **{**how, "batch_size": 7}) == chosen
+    measured = choose_runtime(source, drawn(source), **{**how, "batch_size": None})
     assert measured.speed > 0
 
 
@@ -263,7 +265,7 @@ def test_the_fastest_engine_of_several(source, fake, monkeypatch):
     for engines in (("torch", "slow"), ("slow", "torch")):
         for precision in ("auto", "bf16", "fp32"):
             both = dataclasses.replace(source, engines=engines)
-            chosen = choose(both, drawn(source), **{**AUTO, "precision": precision})
+            chosen = choose_runtime(both, drawn(source), **{**AUTO, "precision": precision})
             assert chosen.engine == "torch", (engines, precision)
 
 
@@ -278,9 +280,9 @@ def test_engines_that_are_not_installed_are_passed_over(source, fake, monkeypatc
     import dataclasses
 
     both = dataclasses.replace(source, engines=("absent", "torch"))
-    assert choose(both, drawn(source), **AUTO).engine == "torch"
+    assert choose_runtime(both, drawn(source), **AUTO).engine == "torch"
     with pytest.raises(MissingPackage, match="pip install openvino"):
-        choose(dataclasses.replace(source, engines=("absent",)), drawn(source), **AUTO)
+        choose_runtime(dataclasses.replace(source, engines=("absent",)), drawn(source), **AUTO)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +291,7 @@ def test_engines_that_are_not_installed_are_passed_over(source, fake, monkeypatc
 )
 def test_names_that_are_not_known(source, how, said):
     with pytest.raises(UnknownName, match=said):
-        choose(source, drawn(source), **{**AUTO, **how})
+        choose_runtime(source, drawn(source), **{**AUTO, **how})
 
 
 # ---- sources that cannot be relied on -------------------------------------------------------------------------------
@@ -302,7 +304,7 @@ def test_batch_mates_and_chance_are_found_out(make, fixed, count, cache):
     source = image_source(make)
     how = {"engine": "torch", "precision": "fp32", "device": "cpu", "batch_size": 4} if fixed else AUTO
     with pytest.raises(SourceError, match="batch statistics or random numbers"):
-        choose(source, drawn(source, count), **how)
+        choose_runtime(source, drawn(source, count), **how)
     assert remembered(cache) == []
 
 
@@ -317,7 +319,7 @@ def test_rare_chance_after_the_last_candidate_is_found_out():
 
     source = vector_source(Late, classifier="head")
     with pytest.raises(SourceError, match=r"at layer (head|output)"):
-        choose(source, lambda: list(vectors(6)), **AUTO)
+        choose_runtime(source, lambda: list(vectors(6)), **AUTO)
 
 
 def test_numbers_that_are_not_finite_are_said():
@@ -325,12 +327,12 @@ def test_numbers_that_are_not_finite_are_said():
     with torch.no_grad():
         source.network.b.bias[0] = float("inf")
     with pytest.raises(NumericsError, match="NaN or infinity at layer"):
-        choose(source, lambda: list(vectors(6)), **AUTO)
+        choose_runtime(source, lambda: list(vectors(6)), **AUTO)
 
 
 def test_an_honest_network_passes_with_one_item():
     source = image_source(networks.Normed)
-    assert choose(source, drawn(source, 1), **AUTO).speed > 0
+    assert choose_runtime(source, drawn(source, 1), **AUTO).speed > 0
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------
@@ -385,7 +387,7 @@ def test_large_batches_are_tried_where_a_processors_cache_is_no_limit(source, de
     seen = []
     monkeypatch.setattr(_choosing, "_speed", lambda engine, batch: float(len(batch)))
     best = _choosing._sized(
-        Choice("torch", "fp32", device), lambda batch: seen.append(len(batch)), source, drawn(source)()
+        RuntimeConfig("torch", "fp32", device), lambda batch: seen.append(len(batch)), source, drawn(source)()
     )
     assert (best.batch_size, best.speed) == (most, most)
     assert max(seen) == most

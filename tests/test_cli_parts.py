@@ -217,7 +217,7 @@ def test_packages_that_carry_a_model_are_found(monkeypatch, tmp_path):
     packages = [package(record, Name="with-model", License="MIT"), package(None, Name="bare")]
     packages.append(package("p/config.json,,\n", Name="other"))
     monkeypatch.setattr(_finding, "distributions", lambda: packages)
-    found = _finding.Found("hf:with-model", "an installed package", 9000, "text", "512 tokens", "MIT")
+    found = _finding.FoundSource("hf:with-model", "an installed package", 9000, "text", "512 tokens", "MIT")
     assert _finding.in_packages() == [found]
 
 

@@ -16,7 +16,7 @@ from scipy.stats import ttest_1samp
 import headstart as hs
 from headstart.demo import demo
 from headstart.demo._digits import tasks
-from headstart.demo._records import Demo, Row
+from headstart.demo._records import Demo, DemoRow
 from headstart.errors import OptionError, StoreError
 
 NAMES = ["scratch", "frozen", "fine-tuned"]
@@ -81,10 +81,10 @@ def test_threads_and_cache_are_left_as_they_were(tmp_path, monkeypatch):
 
 def test_an_interval_is_students():
     values = [0.91, 0.95, 0.93, 0.99, 0.90]
-    row = Row.of("frozen", values, [1.0, 2.0, 3.0, 4.0, 5.0])
+    row = DemoRow.of("frozen", values, [1.0, 2.0, 3.0, 4.0, 5.0])
     low, high = ttest_1samp(values, 0).confidence_interval(0.95)
     assert (row.low, row.high, row.seconds) == pytest.approx((low, high, 3.0))
-    assert Row.of("frozen", [1.0, 0.9, 1.0], [1.0] * 3).high == 1.0
+    assert DemoRow.of("frozen", [1.0, 0.9, 1.0], [1.0] * 3).high == 1.0
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_an_interval_is_students():
     ids=["helps", "hurts"],
 )
 def test_the_verdict_follows_the_figures(small, scratch, tuned, helped):
-    rows = tuple(Row.of(name, values, [1.0] * 3) for name, values in zip(NAMES, (scratch, tuned, tuned)))
+    rows = tuple(DemoRow.of(name, values, [1.0] * 3) for name, values in zip(NAMES, (scratch, tuned, tuned)))
     told = dataclasses.replace(small, rows=rows)
     assert told.helped is helped
     assert (float(told.gain) > 0) is helped

@@ -13,7 +13,7 @@ pytest.importorskip("openvino")
 
 import networks
 from headstart import _extras
-from headstart.engines import ENGINES, Choice
+from headstart.engines import ENGINES, RuntimeConfig
 from headstart.errors import MissingPackage, OptionError, SourceError, UnknownName
 from headstart.extraction import extract
 from headstart.pooling import reducer
@@ -64,16 +64,16 @@ def test_what_it_cannot_run_is_refused():
     words = load_source("lstm:small", vocabulary=("a", "cat"), embedding=3, hidden=3)
     assert not ENGINES["openvino"].runs(words)
     with pytest.raises(OptionError, match=r"cannot be run by OpenVINO"):
-        ENGINES["openvino"](words, {}, Choice("openvino", "fp32"))
+        ENGINES["openvino"](words, {}, RuntimeConfig("openvino", "fp32"))
     with pytest.raises(UnknownName, match=r"engines of lstm:small"):
         extract(words, networks.Dataset.from_items(["a cat"], "text"), engine="openvino", store=False)
     with pytest.raises(OptionError, match=r"precision must be one of fp32, bf16"):
-        ENGINES["openvino"](load_source("fake:image"), {"7": reducer("avg", "c")}, Choice("openvino", "fp16"))
+        ENGINES["openvino"](load_source("fake:image"), {"7": reducer("avg", "c")}, RuntimeConfig("openvino", "fp16"))
 
 
 def test_networks_that_fix_the_number_of_inputs_are_refused():
     source = networks.vector_source(networks.Recurrent)  # it asks len(x)
-    engine = ENGINES["openvino"](source, {"head": reducer("avg", "c")}, Choice("openvino", "fp32"))
+    engine = ENGINES["openvino"](source, {"head": reducer("avg", "c")}, RuntimeConfig("openvino", "fp32"))
     with pytest.raises(SourceError, match=r"fixes the number of inputs|cannot convert"):
         engine(source.input.example(4))
 

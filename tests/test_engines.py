@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import networks
-from headstart.engines import ENGINES, Choice
+from headstart.engines import ENGINES, RuntimeConfig
 from headstart.engines._rows import checked
 from headstart.engines.torch import TorchEngine, _whole_fp32
 from headstart.errors import NumericsError, OptionError, SourceError, UnknownName
@@ -21,7 +21,7 @@ from networks import image_source, picture_data, state_bytes, vector_source, vec
 
 def engine(source, layers, choice=None, pooling="avg"):
     reduce = {name: reducer(pooling, source.layer(name).axes) for name in layers}
-    return TorchEngine(source, reduce, choice or Choice("torch", "fp32"))
+    return TorchEngine(source, reduce, choice or RuntimeConfig("torch", "fp32"))
 
 
 def batch_of(source, n=3):
@@ -48,7 +48,7 @@ def test_rows_are_the_networks(normed):
 def test_other_precisions_run_on_a_copy(normed, precision):
     before = state_bytes(normed.network)
     plain = engine(normed, ["pool"])(batch_of(normed))["pool"]
-    found = engine(normed, ["pool"], Choice("torch", precision))(batch_of(normed))["pool"]
+    found = engine(normed, ["pool"], RuntimeConfig("torch", precision))(batch_of(normed))["pool"]
     assert found.dtype == np.float32
     assert not np.array_equal(found, plain)
     assert np.allclose(found, plain, atol=0.05 * np.abs(plain).max())
@@ -75,7 +75,7 @@ def test_a_network_that_cannot_be_copied_is_run_as_it_is():
     source = image_source(Normalised)
     assert engine(source, ["conv"])._network is source.network
     with pytest.raises(SourceError, match=r"cannot be copied to cpu in torch\.bfloat16"):
-        engine(source, ["conv"], Choice("torch", "bf16"))
+        engine(source, ["conv"], RuntimeConfig("torch", "bf16"))
 
 
 def test_networks_in_other_precisions_are_converted():
@@ -119,7 +119,7 @@ def test_overflow_in_half_precision_offers_fp32():
     source = vector_source(Large)
     engine(source, ["a"])(batch_of(source))
     with pytest.raises(NumericsError, match=r"in fp16; precision='fp32' may help"):
-        engine(source, ["output"], Choice("torch", "fp16"))(batch_of(source))
+        engine(source, ["output"], RuntimeConfig("torch", "fp16"))(batch_of(source))
 
 
 def test_lists_of_items_are_checked_too(normed):
@@ -167,12 +167,12 @@ def test_a_layer_that_is_not_reached_is_said():
 @pytest.mark.parametrize("device", ["nowhere", "cuda:99", "gpu"])
 def test_devices_that_are_not_there(normed, device):
     with pytest.raises(OptionError, match=rf"device='{device}' cannot be used here: .*\. Say auto, cpu, cuda"):
-        engine(normed, ["pool"], Choice("torch", "fp32", device))
+        engine(normed, ["pool"], RuntimeConfig("torch", "fp32", device))
 
 
 def test_precisions_that_are_not_known(normed):
     with pytest.raises(OptionError, match="precision must be one of fp32, bf16, fp16; got 'int8'"):
-        engine(normed, ["pool"], Choice("torch", "int8"))
+        engine(normed, ["pool"], RuntimeConfig("torch", "int8"))
 
 
 def test_fp32_comes_first(normed):
@@ -211,8 +211,8 @@ def test_inference_leaves_nothing_to_differentiate(normed):
 
 
 def test_choices_are_plain_data():
-    choice = Choice("torch", "bf16", "cuda:1", 8, 0.999, 12.0)
-    assert Choice(**choice.to_dict()) == choice
+    choice = RuntimeConfig("torch", "bf16", "cuda:1", 8, 0.999, 12.0)
+    assert RuntimeConfig(**choice.to_dict()) == choice
     assert choice.recipe() == {"engine": "torch", "precision": "bf16", "device": "cuda"}
     assert str(choice) == "torch bf16 on cuda:1, 8 at a time"
     assert dataclasses.replace(choice, batch_size=9).recipe() == choice.recipe()  # sizes do not change numbers
@@ -266,7 +266,7 @@ def test_fp32_on_a_gpu_is_not_rounded_and_the_switch_goes_back(before, monkeypat
 def test_a_gpu_gives_the_cpus_rows(normed, precision):
     batch = batch_of(normed, 7)
     plain = engine(normed, ["blocks.1", "pool"])(batch)
-    there = engine(normed, ["blocks.1", "pool"], Choice("torch", precision, "cuda"))(batch)
+    there = engine(normed, ["blocks.1", "pool"], RuntimeConfig("torch", precision, "cuda"))(batch)
     for name, rows in plain.items():
         assert np.allclose(there[name], rows, rtol=1e-4, atol=1e-5) == (precision == "fp32"), name
         cosine = (there[name] * rows).sum(1) / np.linalg.norm(there[name], axis=1) / np.linalg.norm(rows, axis=1)

@@ -16,9 +16,9 @@ from headstart._samples import Samples
 from headstart.dataset import Dataset
 from headstart.errors import OptionError, StoreError, UnknownName
 from headstart.extraction import extract, reading
-from headstart.finetuning import Feature, Start, Tuned, tune
+from headstart.finetuning import FineTuneModel, HeadInit, LayerSpec, finetune
 from headstart.finetuning import _tune as module
-from headstart.finetuning._places import lowest_moving, place
+from headstart.finetuning._places import locate_parameters, lowest_moving
 from headstart.finetuning._tune import decisions, schedule_for
 from headstart.heads import head
 from headstart.policies import policy
@@ -40,7 +40,7 @@ def problem(n=60, *, classes=3, held=30, d=8, teach=None):
     solved = head("ridge", alpha=1.0).fit(rows[:n], T[:n], task="classification")
     samples = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, n)
     kept = Samples(lambda i: source.input.prepare(X[n + i]), source.input.collate, held)
-    start = Start.of(solved.coef_, solved.intercept_, rows[:n])
+    start = HeadInit.of(solved.coef_, solved.intercept_, rows[:n])
     return {"source": source, "rows": rows, "T": T, "y": y, "n": n, "head": solved, "samples": samples, "held": kept,
             "start": start}  # fmt: skip
 
@@ -50,8 +50,8 @@ def accuracy(p):
 
 
 def run(p, chosen, **how):
-    return tune(
-        p["source"], [Feature("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]],
+    return finetune(
+        p["source"], [LayerSpec("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]],
         task="classification", policy=chosen, **how,
     )  # fmt: skip
 
@@ -65,7 +65,7 @@ def p():
 
 
 def test_the_first_decisions_are_the_heads(p):
-    model = Tuned(p["source"], [Feature("b", "avg")], p["start"])
+    model = FineTuneModel(p["source"], [LayerSpec("b", "avg")], p["start"])
     found = decisions(model, p["samples"])
     wanted = p["head"].decision(p["rows"][: p["n"]])
     assert np.abs(found - wanted).max() < 1e-4
@@ -82,8 +82,8 @@ def test_several_layers_start_from_their_head(tmp_path):
     rows = np.concatenate([bank.rows("blocks.1", data), bank.rows("pool", data)], 1)
     T = np.eye(2)[np.arange(20) % 2]
     solved = head("ridge", alpha=0.1).fit(rows, T, task="classification")
-    features = [Feature("blocks.1", "avg+std"), Feature("pool", "avg")]
-    model = Tuned(source, features, Start.of(solved.coef_, solved.intercept_, rows))
+    features = [LayerSpec("blocks.1", "avg+std"), LayerSpec("pool", "avg")]
+    model = FineTuneModel(source, features, HeadInit.of(solved.coef_, solved.intercept_, rows))
     samples = Samples(reading(source, data), source.input.collate, 20)
     assert np.abs(decisions(model, samples) - solved.decision(rows)).max() < 1e-4
 
@@ -91,14 +91,16 @@ def test_several_layers_start_from_their_head(tmp_path):
 def test_features_that_never_vary_do_not_divide_by_zero():
     rows = np.ones((10, 3))
     rows[:, 0] = np.arange(10)
-    start = Start.of(np.ones((3, 2)), np.zeros(2), rows)
+    start = HeadInit.of(np.ones((3, 2)), np.zeros(2), rows)
     assert start.spread[1] == start.spread[2] == 1.0
     assert start.centre.tolist() == [4.5, 1, 1]
 
 
 def test_dropout_and_statistics_are_still_at_the_start():
     source = image_source(networks.Normed, classifier="classifier")
-    model = Tuned(source, [Feature("pool", "avg")], Start(np.ones((16, 2)), np.zeros(2), np.zeros(16), np.ones(16)))
+    model = FineTuneModel(
+        source, [LayerSpec("pool", "avg")], HeadInit(np.ones((16, 2)), np.zeros(2), np.zeros(16), np.ones(16))
+    )
     assert not any(m.training for m in model.network.modules())
     assert not any(p.requires_grad for p in model.network.parameters())
     assert model.network is not source.network
@@ -108,7 +110,7 @@ def test_dropout_and_statistics_are_still_at_the_start():
 
 
 def test_rates_decay_towards_the_input(p):
-    places = place(p["source"], ["b"])
+    places = locate_parameters(p["source"], ["b"])
     assert places.ends == ("a", "b")
     moves = policy("full", layer_decay=0.5).moves(places.parameters, 2)
     assert {m.name: m.factor for m in moves} == {"a.weight": 0.5, "a.bias": 0.5, "b.weight": 1.0, "b.bias": 1.0}
@@ -140,7 +142,7 @@ def test_rates_reach_the_optimiser(p, monkeypatch):
 
 def test_last_layers_counts_from_the_top():
     source = image_source(networks.Normed, classifier="classifier")
-    places = place(source, ["pool"])
+    places = locate_parameters(source, ["pool"])
     assert places.ends == ("blocks.0", "blocks.1", "blocks.2", "blocks.3", "pool")
     named = {m.name.rpartition(".")[0] for m in policy("last_layers", layers=2).moves(places.parameters, 5)}
     assert named == {"blocks.2.0", "blocks.2.1", "blocks.3.0", "blocks.3.1"}  # the pooling has no parameters
@@ -152,7 +154,7 @@ def test_last_layers_counts_from_the_top():
 
 def test_nothing_above_the_deepest_layer_used_moves():
     source = image_source(networks.Normed, classifier="classifier")
-    places = place(source, ["blocks.1"])
+    places = locate_parameters(source, ["blocks.1"])
     assert places.ends == ("blocks.0", "blocks.1")
     assert {p.name.rpartition(".")[0][:8] for p in places.parameters} == {"stem.0", "stem.1", "blocks.0", "blocks.1"}
 
@@ -164,8 +166,10 @@ def test_a_policy_that_moves_nothing_says_so(p):
 
 def test_training_mode_is_for_what_moves_and_keeps_no_statistics():
     source = image_source(networks.Normed, classifier="classifier")
-    model = Tuned(source, [Feature("pool", "avg")], Start(np.ones((16, 2)), np.zeros(2), np.zeros(16), np.ones(16)))
-    places = place(source, ["pool"])
+    model = FineTuneModel(
+        source, [LayerSpec("pool", "avg")], HeadInit(np.ones((16, 2)), np.zeros(2), np.zeros(16), np.ones(16))
+    )
+    places = locate_parameters(source, ["pool"])
     model.training_from(2, places.modules)
     training = {name for name, m in model.network.named_modules() if m.training}
     assert {"blocks.2.3", "blocks.3.3"} <= training  # dropout
@@ -205,8 +209,8 @@ def test_whatever_keeps_statistics_stays_as_it_is():
     X = np.random.default_rng(0).normal(size=(8, 3, 16, 16)).astype(np.float32)
     samples = Samples(lambda i: X[i], source.input.collate, 8)
     width = source.layer(layer).shape[0]
-    start = Start(np.ones((width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width))
-    outcome = tune(source, [Feature(layer, "avg")], start, samples=samples, targets=np.eye(2)[np.arange(8) % 2],
+    start = HeadInit(np.ones((width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width))
+    outcome = finetune(source, [LayerSpec(layer, "avg")], start, samples=samples, targets=np.eye(2)[np.arange(8) % 2],
                    task="classification", policy=policy("full", epochs=2, lr=0.01))  # fmt: skip
     after = state_bytes(outcome.source.network)
     buffers = {name for name, _ in source.network.named_buffers()}
@@ -252,8 +256,8 @@ def test_the_winner_on_validation_is_what_is_returned(p, winner, monkeypatch):
     outcome = run(p, policy("full", epochs=1, lr=0.05), score=score, held=p["held"])
     assert outcome.kept == winner
     wanted = seen[{"start": 0, "average": 2, "tuned": 3}[winner]]
-    model = Tuned(outcome.source, [Feature("b", "avg")],
-                  Start(outcome.coef, outcome.intercept, p["start"].centre, p["start"].spread))  # fmt: skip
+    model = FineTuneModel(outcome.source, [LayerSpec("b", "avg")],
+                  HeadInit(outcome.coef, outcome.intercept, p["start"].centre, p["start"].spread))  # fmt: skip
     assert np.allclose(decisions(model, p["held"]), wanted, atol=1e-4)
     same = state_bytes(outcome.source.network) == state_bytes(p["source"].network)
     assert same == (winner == "start")
@@ -296,12 +300,12 @@ def test_the_new_source_works_like_any_other(p, tmp_path):
     X, y = separable(12, seed=3)
     data = Dataset.from_arrays(X, [str(v) for v in y])
     rows = extract(outcome.source, data, layers="b", store=tmp_path, **PLAIN).rows("b", data)
-    model = Tuned(outcome.source, [Feature("b", "avg")],
-                  Start(outcome.coef, outcome.intercept, p["start"].centre, p["start"].spread))  # fmt: skip
+    model = FineTuneModel(outcome.source, [LayerSpec("b", "avg")],
+                  HeadInit(outcome.coef, outcome.intercept, p["start"].centre, p["start"].spread))  # fmt: skip
     samples = Samples(lambda i: X[i], outcome.source.input.collate, 12)
     assert np.allclose(decisions(model, samples), rows @ outcome.coef + outcome.intercept, atol=1e-4)
     assert "+tuned-" in outcome.source.address
-    twice = tune(outcome.source, [Feature("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]],
+    twice = finetune(outcome.source, [LayerSpec("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]],
                  task="classification", policy=policy("full", epochs=1))  # fmt: skip
     assert twice.source.address.count("+tuned-") == 1
     assert not any(q.requires_grad for q in outcome.source.network.parameters())
@@ -310,9 +314,9 @@ def test_the_new_source_works_like_any_other(p, tmp_path):
 def test_a_tuned_source_can_be_saved(tmp_path):
     source = load_source("fake:vector")
     X, y = separable(30)
-    start = Start(np.zeros((12, 3)), np.zeros(3), np.zeros(12), np.ones(12))
+    start = HeadInit(np.zeros((12, 3)), np.zeros(3), np.zeros(12), np.ones(12))
     samples = Samples(lambda i: X[i], source.input.collate, 30)
-    outcome = tune(source, [Feature("3", "avg")], start, samples=samples, targets=np.eye(3)[y], task="classification",
+    outcome = finetune(source, [LayerSpec("3", "avg")], start, samples=samples, targets=np.eye(3)[y], task="classification",
                    policy=policy("last_layers", layers=1, epochs=2))  # fmt: skip
     again = load_source(f"saved:{outcome.source.save(tmp_path / 's')}")
     assert again.fingerprint == outcome.source.fingerprint != source.fingerprint
@@ -328,8 +332,8 @@ def test_other_tasks_are_learnt(p, task):
     T = p["rows"][: p["n"]] @ rng.normal(size=(12, 2))
     if task == "multilabel":
         T = (T > 0).astype(float)
-    start = Start.of(np.zeros((12, 2)), np.zeros(2), p["rows"][: p["n"]])
-    outcome = tune(p["source"], [Feature("b", "avg")], start, samples=p["samples"], targets=T, task=task,
+    start = HeadInit.of(np.zeros((12, 2)), np.zeros(2), p["rows"][: p["n"]])
+    outcome = finetune(p["source"], [LayerSpec("b", "avg")], start, samples=p["samples"], targets=T, task=task,
                    policy=policy("full", epochs=12, lr=0.02))  # fmt: skip
     assert outcome.history.loss[-1] < 0.6 * outcome.history.loss[0]
 
@@ -337,7 +341,7 @@ def test_other_tasks_are_learnt(p, task):
 @pytest.mark.parametrize("task", ["transcription", "summarization", "nonsense"])
 def test_tasks_that_cannot_be_tuned(p, task):
     with pytest.raises(OptionError, match=f"this task is {task}"):
-        tune(p["source"], [Feature("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]], task=task,
+        finetune(p["source"], [LayerSpec("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]], task=task,
              policy=policy("full", epochs=1))  # fmt: skip
 
 
@@ -391,7 +395,7 @@ def test_a_checkpoint_of_other_targets_or_another_policy_is_refused(p, tmp_path)
     chosen, path = policy("full", epochs=1), tmp_path / "run"
     run(p, chosen, checkpoint=path)
     with pytest.raises(StoreError, match="another run"):
-        tune(p["source"], [Feature("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]][::-1],
+        finetune(p["source"], [LayerSpec("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]][::-1],
              task="classification", policy=chosen, checkpoint=path)  # fmt: skip
     with pytest.raises(StoreError, match="another run"):
         run(p, dataclasses.replace(chosen, l2sp=0.1), checkpoint=path)
@@ -419,7 +423,7 @@ def test_short_runs_take_smaller_steps():
 
 def test_places_follow_execution_not_registration():
     source = vector_source(networks.OutOfOrder)
-    places = place(source, ["third"])
+    places = locate_parameters(source, ["third"])
     units = {p.name: p.unit for p in places.parameters}
     assert places.ends == ("first", "second", "third")
     assert units == {"first.weight": 0, "first.bias": 0, "second.weight": 1, "second.bias": 1, "third.weight": 2,
@@ -429,7 +433,7 @@ def test_places_follow_execution_not_registration():
 
 def test_a_module_used_twice_counts_as_the_earliest():
     source = vector_source(networks.CalledTwice)
-    places = place(source, ["last"])
+    places = locate_parameters(source, ["last"])
     units = {p.name: p.unit for p in places.parameters}
     assert units["shared.weight"] == 0
     moves = policy("last_layers", layers=1).moves(places.parameters, len(places.ends))
@@ -447,7 +451,7 @@ def test_parameters_of_a_container_go_with_what_is_inside():
             return self.blocks(x.view(len(x), 4, 2) + self.position)
 
     source = vector_source(Tokens)
-    places = place(source, ["blocks.3"])
+    places = locate_parameters(source, ["blocks.3"])
     assert {p.name: p.unit for p in places.parameters}["position"] == 0
     assert lowest_moving([], places) is None
 

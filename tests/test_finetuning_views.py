@@ -12,15 +12,15 @@ import networks
 from headstart._progress import listening
 from headstart._samples import Samples, Views
 from headstart.dataset import Dataset
-from headstart.engines.base import Choice
+from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError
-from headstart.finetuning import Feature, Start, estimate, mirrored, picture_views
-from headstart.finetuning._feeding import Feeding
-from headstart.finetuning._network import Tuned
-from headstart.finetuning._plan import announce, room
+from headstart.finetuning import HeadInit, LayerSpec, estimate, image_views, mirrored
+from headstart.finetuning._feeding import BatchProvider
+from headstart.finetuning._network import FineTuneModel
+from headstart.finetuning._plan import log_plan, plan_budget
 from headstart.policies import policy
 from headstart.sources import load_source
-from headstart.training import Schedule
+from headstart.training import TrainingConfig
 from headstart.transfer import _preparing as preparing
 from headstart.transfer import fit
 from listeners import Notes
@@ -48,7 +48,7 @@ def data():
 
 
 def test_views_have_the_shape_the_source_takes_and_differ(source, data):
-    views = picture_views(source, data, mirror=False)
+    views = image_views(source, data, mirror=False)
     plain = source.input.prepare(data.items[0])
     drawn = [views.read(0, view) for view in range(1, 9)]
     assert all(one.shape == plain.shape and one.dtype == np.uint8 for one in drawn)
@@ -57,16 +57,16 @@ def test_views_have_the_shape_the_source_takes_and_differ(source, data):
 
 def test_a_view_depends_on_the_item_and_its_number_alone(source, data):
     """Not on where the item stands, nor on what was drawn before: that is why it can be kept."""
-    views = picture_views(source, data, mirror=True)
+    views = image_views(source, data, mirror=True)
     first = views.read(2, 3)
     views.read(0, 1)
-    moved = picture_views(source, data.take([4, 2]), mirror=True)
+    moved = image_views(source, data.take([4, 2]), mirror=True)
     assert np.array_equal(moved.read(1, 3), first)
     assert np.array_equal(views.read(2, 3), first)
 
 
 def test_the_recipe_says_what_changes_a_view(source, data):
-    one, other = (picture_views(source, data, mirror=mirror) for mirror in (True, False))
+    one, other = (image_views(source, data, mirror=mirror) for mirror in (True, False))
     assert one.recipe != other.recipe
     assert "crop" in one.recipe and "version" in one.recipe
 
@@ -77,7 +77,7 @@ def test_mirrored_views_are_mirrored_half_of_the_time(source):
     pixels[:, :, 20:] = 200
     data = Dataset.from_arrays(np.concatenate([pixels, pixels[:, :, ::-1]]), ["a", "b"])
     for mirror, low, high in ((False, 0, 0), (True, 25, 75)):
-        views = picture_views(source, data, mirror=mirror)
+        views = image_views(source, data, mirror=mirror)
         drawn = [views.read(0, view).astype(float).mean((0, 1)) for view in range(1, 101)]
         turned = sum(one[:4].mean() > one[-4:].mean() for one in drawn)
         assert low <= turned <= high
@@ -87,7 +87,7 @@ def test_a_view_keeps_most_of_the_picture_and_its_light(source):
     flat = np.full((2, 40, 40, 3), 128, np.uint8)
     flat[0, 0, 0] = 0
     data = Dataset.from_arrays(flat, ["a", "b"])
-    views = picture_views(source, data, mirror=False)
+    views = image_views(source, data, mirror=False)
     means = [views.read(1, view).mean() for view in range(1, 60)]
     assert 100 < min(means) < 125 and 131 < max(means) < 156
 
@@ -100,11 +100,11 @@ def test_the_mirror_image(source, data):
 
 def test_what_has_no_views(source):
     vectors = Dataset.from_arrays(networks.vectors(6), ["a", "b"] * 3)
-    assert picture_views(load_source("fake:vector"), vectors, mirror=False) is None
+    assert image_views(load_source("fake:vector"), vectors, mirror=False) is None
     floats = Dataset.from_arrays(
         np.random.default_rng(0).normal(size=(6, 3, 16, 16)).astype(np.float32), ["a", "b"] * 3
     )
-    assert picture_views(source, floats, mirror=False) is None
+    assert image_views(source, floats, mirror=False) is None
 
 
 # ---- the mirror is tried --------------------------------------------------------------------------------------------
@@ -147,29 +147,29 @@ def feed_of(*, count=100, nbytes=1000, cached=True, views=True):
 
 
 def test_views_without_a_budget_and_as_asked():
-    assert room(policy("full"), feed_of(), None, 50.0).views == 4
-    assert room(policy("full", views=7), feed_of(), None, 50.0).views == 7
-    assert room(policy("full"), feed_of(views=False), 10.0, 50.0) == room(
+    assert plan_budget(policy("full"), feed_of(), None, 50.0).views == 4
+    assert plan_budget(policy("full", views=7), feed_of(), None, 50.0).views == 7
+    assert plan_budget(policy("full"), feed_of(views=False), 10.0, 50.0) == plan_budget(
         policy("full", views=1), feed_of(cached=False), 10.0, 0
     )
 
 
 def test_views_fit_the_disk():
-    assert room(policy("full"), feed_of(nbytes=10_000_000), None, 50.0).views == 2
-    assert room(policy("full"), feed_of(nbytes=10**10), None, 50.0).views == 1
+    assert plan_budget(policy("full"), feed_of(nbytes=10_000_000), None, 50.0).views == 2
+    assert plan_budget(policy("full"), feed_of(nbytes=10**10), None, 50.0).views == 1
 
 
 @pytest.mark.parametrize(("budget", "views"), [(1000.0, 4), (20.0, 3), (1.0, 1)])
 def test_views_fit_the_budget(budget, views):
     """One pass over 100 items takes 2 s at 50 items a second; views may use 30 % of the budget."""
-    found = room(policy("full"), feed_of(), budget, 50.0)
+    found = plan_budget(policy("full"), feed_of(), budget, 50.0)
     assert found.views == views
     assert found.budget == pytest.approx(max(0.3 * budget, budget - 2.0 * views))
 
 
 def test_views_of_other_items_are_refused():
     with pytest.raises(OptionError, match="needs pictures"):
-        room(policy("full", views=2), feed_of(views=False), None, 50.0)
+        plan_budget(policy("full", views=2), feed_of(views=False), None, 50.0)
 
 
 def test_the_plan_is_said_and_changes_nothing():
@@ -184,8 +184,10 @@ def test_the_plan_is_said_and_changes_nothing():
     expected = torch.rand(1)
     torch.manual_seed(3)
     with listening(heard):
-        announce(feed_of(), loss, Schedule(epochs=9, batch_size=25), "source, policy full")
-        announce(feed_of(cached=False), loss, Schedule(epochs=9, batch_size=25, budget=1e-9), "source, policy full")
+        log_plan(feed_of(), loss, TrainingConfig(epochs=9, batch_size=25), "source, policy full")
+        log_plan(
+            feed_of(cached=False), loss, TrainingConfig(epochs=9, batch_size=25, budget=1e-9), "source, policy full"
+        )
     assert torch.equal(torch.rand(1), expected) and torch.equal(weight.detach(), torch.ones(2))
     assert set(calls) == {25} and len(calls) <= 6
     assert (
@@ -207,12 +209,14 @@ def test_an_epoch_is_estimated_from_what_lies_above_the_boundary():
 def test_why_it_is_not_worth_starting():
     source = image_source(networks.Normed, classifier="classifier")
     features = ["pool"]
-    how = {"count": 100, "choice": Choice("torch", "fp32", speed=50.0)}
+    how = {"count": 100, "choice": RuntimeConfig("torch", "fp32", speed=50.0)}
     full = policy("full")
-    assert "99.6%" in preparing.futile(source, features, full, budget=None, shown=0.996, **how)
-    assert "more than the budget of 20 s" in preparing.futile(source, features, full, budget=20.0, shown=0.9, **how)
-    assert preparing.futile(source, features, full, budget=60.0, shown=0.9, **how) is None
-    assert preparing.futile(source, features, full, budget=60.0, shown=None, **how) is None
+    assert "99.6%" in preparing.skip_reason(source, features, full, budget=None, shown=0.996, **how)
+    assert "more than the budget of 20 s" in preparing.skip_reason(
+        source, features, full, budget=20.0, shown=0.9, **how
+    )
+    assert preparing.skip_reason(source, features, full, budget=60.0, shown=0.9, **how) is None
+    assert preparing.skip_reason(source, features, full, budget=60.0, shown=None, **how) is None
 
 
 # ---- batches --------------------------------------------------------------------------------------------------------
@@ -223,8 +227,8 @@ def test_views_are_drawn_from_the_generator_and_all_come_up():
     X = networks.vectors(8)
     views = Views(lambda index, view: X[index] + 100 * view, "r")
     samples = Samples(lambda i: X[i], source.input.collate, 8, views=views)
-    start = Start(np.ones((12, 2)), np.zeros(2), np.zeros(12), np.ones(12))
-    feed = Feeding(Tuned(source, [Feature("3", "avg")], start), samples, views=3)
+    start = HeadInit(np.ones((12, 2)), np.zeros(2), np.zeros(12), np.ones(12))
+    feed = BatchProvider(FineTuneModel(source, [LayerSpec("3", "avg")], start), samples, views=3)
     rounds = []
     for seed in (0, 0, 1, 2):
         batch, fed = feed.batch(np.arange(8), torch.Generator().manual_seed(seed))

@@ -17,7 +17,7 @@ from headstart.heads import head
 from headstart.heads.base import HEADS
 from headstart.moments import Moments
 from headstart.policies.base import policy
-from headstart.predictor import Ledger, load
+from headstart.predictor import ExactSums, load
 from headstart.transfer import fit
 from test_predictor_file import reseal
 
@@ -149,7 +149,7 @@ class TestSolvedFromMoments:
 
     def test_numbers_are_held_whatever_their_size(self):
         values = np.array([[1e20, 1e-12], [-3.25, 0.0], [1e-20, 2.5e-12], [7.0, -1e-12]])
-        ledger = Ledger.of(X[:4], values, [bytes([i]) * 16 for i in range(4)], numbers=True)
+        ledger = ExactSums.of(X[:4], values, [bytes([i]) * 16 for i in range(4)], numbers=True)
         wanted = Moments.from_rows(X[:4], values)
         assert np.allclose(ledger.moments.target_mean, wanted.target_mean, rtol=1e-9, atol=0)
         assert np.allclose(ledger.moments.target_scatter, wanted.target_scatter, rtol=1e-9, atol=0)

@@ -11,10 +11,10 @@ from sklearn.metrics import balanced_accuracy_score
 
 from headstart.errors import DataError, NumericsError, OptionError, UnknownName
 from headstart.heads import HEADS, head
-from headstart.heads._contest import ANCHOR, Trial, decide, finished
-from headstart.heads._cross import CAUTIOUS, Aim, measure
+from headstart.heads._contest import BASELINE, CVResult, complete_results, select_one_se
+from headstart.heads._cross import CAUTIOUS, Scoring, score_out_of_fold
 from headstart.heads._race import is_few
-from headstart.heads.auto import MOST_ROWS, calibrate, choose
+from headstart.heads.auto import MOST_ROWS, calibrate, select_head
 from headstart.heads.base import Problem
 
 seeds = st.integers(0, 2**32 - 1)
@@ -42,7 +42,7 @@ def layers(seed=0, n=150, **more):
 @given(seed=seeds, n=st.sampled_from([24, 90, 300]))
 def test_the_useful_layer_wins(seed, n):
     X, T = layers(seed, n, gap=4.0)
-    choice = choose(X, T)
+    choice = select_head(X, T)
     assert choice.candidates == ("good",)
     assert choice.score > 0.7 and choice.low <= choice.score <= choice.high
     assert choice.metric == "accuracy" and choice.task == "classification"
@@ -50,7 +50,7 @@ def test_the_useful_layer_wins(seed, n):
 
 def test_the_choice_fits_and_carries_its_temperature():
     X, T = layers()
-    choice = choose(X, T)
+    choice = select_head(X, T)
     fitted = choice.fit(X, T)
     assert fitted.temperature_ == choice.temperature and fitted.name == choice.name
     assert fitted.fields() == choice.head.fields()
@@ -60,7 +60,7 @@ def test_the_choice_fits_and_carries_its_temperature():
 
 def test_everything_tried_is_on_the_table():
     X, T = layers(n=240)
-    choice = choose(X, T)
+    choice = select_head(X, T)
     seen = {(trial.candidates, trial.head, trial.fields["scale"]) for trial in choice.trials}
     assert {c for c, _, _ in seen} == {("noise",), ("good",), ("half",)}
     competing = {name for name in HEADS if HEADS[name].competes}
@@ -78,7 +78,7 @@ def test_everything_tried_is_on_the_table():
 def test_a_head_as_it_comes_can_be_asked_for(name):
     """Strengths of None are chosen by the head itself; the same head by name has them chosen by cross-validation."""
     X, T = layers(n=90)
-    made = choose({"good": X["good"]}, T, heads=head(name))
+    made = select_head({"good": X["good"]}, T, heads=head(name))
     assert made.name == name and made.fields == head(name).fields()
     assert made.score > 0.7 and made.fit(X, T).decision(X["good"]).shape == T.shape
 
@@ -88,7 +88,7 @@ def test_a_ridge_without_a_strength_is_judged_at_the_one_it_chooses(select):
     X, T = layers(n=90)
     own = head("ridge", select=select)
     found = own.fit(X["good"], T, task="classification").alpha_
-    one, two = (choose({"good": X["good"]}, T, heads=h, random_state=0) for h in (own, head("ridge", alpha=found)))
+    one, two = (select_head({"good": X["good"]}, T, heads=h, random_state=0) for h in (own, head("ridge", alpha=found)))
     assert np.allclose(one.trials[0].rows, two.trials[0].rows)
 
 
@@ -98,7 +98,7 @@ def test_layers_side_by_side_win_where_each_has_half_of_it():
     one = rng.normal(size=(400, 5)) + 2.5 * np.eye(2, 5)[y % 2]
     two = rng.normal(size=(400, 5)) + 2.5 * np.eye(2, 5)[y // 2]
     T = np.eye(4)[y]
-    alone, both = choose({"one": one, "two": two}, T), choose({"one": one, "two": two}, T, fuse=True)
+    alone, both = select_head({"one": one, "two": two}, T), select_head({"one": one, "two": two}, T, fuse=True)
     assert len(alone.candidates) == 1 and set(both.candidates) == {"one", "two"}
     assert both.score > alone.score + 0.2
     fitted = both.fit({"one": one, "two": two}, T)
@@ -109,7 +109,7 @@ def test_layers_side_by_side_win_where_each_has_half_of_it():
 
 def test_the_same_seed_gives_the_same_choice():
     X, T = layers(n=60)
-    a, b = choose(X, T, random_state=3), choose(X, T, random_state=3)
+    a, b = select_head(X, T, random_state=3), select_head(X, T, random_state=3)
     assert (a.candidates, a.name, a.fields, a.score, a.temperature) == (
         b.candidates,
         b.name,
@@ -124,7 +124,7 @@ def test_the_same_seed_gives_the_same_choice():
 def test_labels_that_mean_nothing_score_at_chance():
     X, T = layers(n=240)
     shuffled = T[np.random.default_rng(5).permutation(240)]
-    choice = choose(X, shuffled)
+    choice = select_head(X, shuffled)
     assert choice.low < 1 / 3 + 0.05
 
 
@@ -133,9 +133,9 @@ def test_above_200_rows_the_best_of_each_grid_is_held_out_by_every_draw(task):
     X, T = layers(n=240)
     if task != "classification":
         T = T[:, :2] if task == "multilabel" else T[:, :2] + X["half"][:, :2]
-    choice = choose(X, T, task=task, fuse=True)
+    choice = select_head(X, T, task=task, fuse=True)
     assert len(choice.folds) == 3 and {trial.draws for trial in choice.trials} == {1, 3}
-    grids: dict[tuple, list[Trial]] = {}
+    grids: dict[tuple, list[CVResult]] = {}
     for one in choice.trials:
         grids.setdefault((one.candidates, one.head, one.fields["scale"]), []).append(one)
     for (names, name, scale), trials in grids.items():
@@ -145,7 +145,7 @@ def test_above_200_rows_the_best_of_each_grid_is_held_out_by_every_draw(task):
         for one in whole:
             fields = {key: value for key, value in one.fields.items() if key != "scale"}
             (held,) = HEADS[name].out_of_fold(problem, choice.folds, [fields])
-            again = measure(held, T, choice.folds, Aim(task, choice.metric))
+            again = score_out_of_fold(held, T, choice.folds, Scoring(task, choice.metric))
             assert len(one.costs) == len(again.costs)
             assert np.allclose([one.score, one.low, one.high], [again.score, again.low, again.high], atol=0.01)
     assert choice.score in {one.score for one in choice.trials if one.draws == 3}
@@ -153,8 +153,8 @@ def test_above_200_rows_the_best_of_each_grid_is_held_out_by_every_draw(task):
 
 def test_only_trials_that_saw_every_draw_are_compared():
     lucky, whole, other = trial(np.full(300, 0.1)), trial(np.full(300, 0.3), draws=3), trial(np.full(300, 0.2), draws=3)
-    assert finished([lucky, whole, other]) == [whole, other]
-    assert decide([lucky, whole, other]) is other and decide([lucky]) is lucky
+    assert complete_results([lucky, whole, other]) == [whole, other]
+    assert select_one_se([lucky, whole, other]) is other and select_one_se([lucky]) is lucky
 
 
 # --- the rule ---------------------------------------------------------------------------------------------------------
@@ -162,21 +162,21 @@ def test_only_trials_that_saw_every_draw_are_compared():
 
 def trial(costs, name="lda", rows=300, draws=1, **fields):
     fields = {"scale": "none", **fields}
-    return Trial(("x",), name, fields, 0.5, 0.4, 0.6, np.zeros(rows), np.asarray(costs, dtype=float), 1.0, draws)
+    return CVResult(("x",), name, fields, 0.5, 0.4, 0.6, np.zeros(rows), np.asarray(costs, dtype=float), 1.0, draws)
 
 
 def test_the_anchor_stands_unless_another_is_better_by_a_standard_error():
     rng = np.random.default_rng(0)
     base = rng.normal(1.0, 0.1, 300)
-    anchor = trial(base, ANCHOR[0], **{k: v for k, v in ANCHOR[1].items() if k != "scale"})
+    anchor = trial(base, BASELINE[0], **{k: v for k, v in BASELINE[1].items() if k != "scale"})
     assert anchor.is_anchor and not trial(base).is_anchor
     noise = rng.normal(0, 1, 300)
     noise -= noise.mean()
     error = noise.std(ddof=1) / np.sqrt(300)
     slightly, clearly = trial(base + noise - 1.0 * error), trial(base + noise - 1.2 * error)
-    assert decide([slightly, anchor]) is anchor
-    assert decide([clearly, anchor]) is clearly
-    assert decide([anchor]) is anchor
+    assert select_one_se([slightly, anchor]) is anchor
+    assert select_one_se([clearly, anchor]) is clearly
+    assert select_one_se([anchor]) is anchor
 
 
 def test_on_few_rows_a_sure_gain_beats_a_larger_doubtful_one():
@@ -185,16 +185,16 @@ def test_on_few_rows_a_sure_gain_beats_a_larger_doubtful_one():
     doubtful, sure = trial(base + wide - 0.2, rows=100), trial(base - 0.3, rows=100)
     anchor = trial(base, "logistic", rows=100, C=1.0)
     assert (doubtful.cost, sure.cost) == pytest.approx((0.3, 0.7))
-    assert decide([anchor, doubtful, sure]) is doubtful  # mean 0.7 less 0.25 is still more than 0.3
+    assert select_one_se([anchor, doubtful, sure]) is doubtful  # mean 0.7 less 0.25 is still more than 0.3
     sure = trial(base - 0.6, rows=100)
-    assert decide([anchor, doubtful, sure]) is sure
+    assert select_one_se([anchor, doubtful, sure]) is sure
     many = [trial(np.tile(t.costs, 3), t.head, rows=3 * CAUTIOUS, **t.fields) for t in (anchor, doubtful, sure)]
-    assert decide(many).cost == pytest.approx(0.3)
+    assert select_one_se(many).cost == pytest.approx(0.3)
 
 
 def test_without_the_anchor_the_least_mean_wins_and_of_equals_the_first():
     a, b, c = trial(np.ones(9)), trial(np.ones(9)), trial(np.full(9, 2.0))
-    assert decide([c, a, b]) is a
+    assert select_one_se([c, a, b]) is a
 
 
 # --- thin data --------------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_without_the_anchor_the_least_mean_wins_and_of_equals_the_first():
 
 def test_one_row_per_class_gets_the_default():
     X, y = blobs(n=3)
-    choice = choose({"a": X, "b": X + 1}, np.eye(3)[y])
+    choice = select_head({"a": X, "b": X + 1}, np.eye(3)[y])
     assert choice.name == "nearest_centroid" and choice.candidates == ("b",)
     assert np.isnan(choice.score) and choice.trials == () and "nothing was compared" in choice.reason
     assert (choice.fit({"a": X, "b": X + 1}, np.eye(3)[y]).predict(X + 1) == y).all()
@@ -210,7 +210,7 @@ def test_one_row_per_class_gets_the_default():
 
 def test_one_row_per_class_with_a_head_asked_for():
     X, y = blobs(n=3)
-    choice = choose({"a": X}, np.eye(3)[y], heads=head("ridge", alpha=2.0))
+    choice = select_head({"a": X}, np.eye(3)[y], heads=head("ridge", alpha=2.0))
     assert choice.name == "ridge" and choice.fit({"a": X}, np.eye(3)[y]).alpha_ == 2.0
 
 
@@ -218,7 +218,7 @@ def test_one_row_per_class_with_a_head_asked_for():
 @given(seed=seeds, per_class=st.integers(2, 8), d=st.sampled_from([4, 400]))
 def test_few_rows_per_class_work_and_only_steady_heads_compete(seed, per_class, d):
     X, y = blobs(seed, n=3 * per_class, d=d)
-    choice = choose({"x": X}, np.eye(3)[y])
+    choice = select_head({"x": X}, np.eye(3)[y])
     assert {t.head for t in choice.trials} == {n for n in HEADS if "classification" in HEADS[n].steady}
     assert {t.fields["scale"] for t in choice.trials} == {"none"}
     assert np.isfinite(choice.fit({"x": X}, np.eye(3)[y]).proba(X)).all()
@@ -229,14 +229,14 @@ def test_a_class_of_one_among_many():
     X, y = blobs(n=60)
     y[y == 2] = 0
     y[0] = 2
-    choice = choose({"x": X}, np.eye(3)[y])
+    choice = select_head({"x": X}, np.eye(3)[y])
     assert np.isfinite(choice.score) and np.isfinite(choice.fit({"x": X}, np.eye(3)[y]).decision(X)).all()
 
 
 def test_a_class_that_nobody_has():
     X, y = blobs(n=60)
     T = np.eye(5)[y]
-    choice = choose({"x": X}, T)
+    choice = select_head({"x": X}, T)
     fitted = choice.fit({"x": X}, T)
     assert fitted.decision(X).shape == (60, 5) and set(fitted.predict(X)) <= {0, 1, 2}
 
@@ -249,7 +249,7 @@ def test_unit_rows_are_not_drowned_in_the_penalty(seed):
     X /= np.linalg.norm(X, axis=1, keepdims=True)
     train, test = slice(0, 120), slice(120, 600)
     theirs = LogisticRegression().fit(X[train], y[train]).score(X[test], y[test])
-    choice = choose({"x": X[train]}, np.eye(3)[y[train]])
+    choice = select_head({"x": X[train]}, np.eye(3)[y[train]])
     ours = (choice.fit({"x": X[train]}, np.eye(3)[y[train]]).predict(X[test]) == y[test]).mean()
     assert ours >= theirs - 0.03
 
@@ -261,7 +261,7 @@ def test_labels():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(240, 6))
     T = (X[:, :3] + 0.3 * rng.normal(size=(240, 3)) > 0.4).astype(float)
-    choice = choose({"noise": rng.normal(size=(240, 6)), "x": X}, T, task="multilabel")
+    choice = select_head({"noise": rng.normal(size=(240, 6)), "x": X}, T, task="multilabel")
     assert choice.candidates == ("x",) and choice.metric == "mean_average_precision" and choice.score > 0.9
     assert {t.head for t in choice.trials} == {"ridge", "logistic", "knn"}
     fitted = choice.fit({"x": X}, T)
@@ -273,7 +273,7 @@ def test_values():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 6))
     Y = X[:, :2] @ rng.normal(size=(2, 2)) + 0.1 * rng.normal(size=(200, 2))
-    choice = choose({"noise": rng.normal(size=(200, 6)), "x": X}, Y, task="regression")
+    choice = select_head({"noise": rng.normal(size=(200, 6)), "x": X}, Y, task="regression")
     assert (choice.candidates, choice.name, choice.metric) == (("x",), "ridge", "r2") and choice.score > 0.9
     assert choice.low < choice.score < choice.high <= 1
     assert choice.fit({"x": X}, Y).predict(X).shape == (200, 2)
@@ -285,7 +285,7 @@ def test_few_rows_of_other_tasks(task):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(14, 40))
     T = rng.normal(size=(14, 2)) if task == "regression" else np.eye(2)[np.arange(14) % 2]
-    choice = choose({"x": X}, T, task=task)
+    choice = select_head({"x": X}, T, task=task)
     assert np.isfinite(choice.score) and np.isfinite(choice.fit({"x": X}, T).decision(X)).all()
 
 
@@ -306,7 +306,7 @@ def test_balance_aims_at_balanced_accuracy_and_reaches_more_of_it(balance):
         X, y = uneven(seed)
         test, truth = uneven(seed + 100, n=2000)
         T = np.eye(2)[y]
-        plain, even = choose({"x": X}, T), choose({"x": X}, T, balance=balance)
+        plain, even = select_head({"x": X}, T), select_head({"x": X}, T, balance=balance)
         assert (plain.metric, even.metric) == ("accuracy", "balanced_accuracy")
         assert even.balance.kind == ("logit" if balance == "auto" else balance)
         assert (even.log_odds is None) == (balance == "weights")
@@ -319,18 +319,18 @@ def test_a_head_that_knows_no_frequencies_is_not_adjusted():
     X, y = uneven(0)
     T = np.eye(2)[y]
     plainly = head("nearest_centroid", scale="none")
-    choice = choose({"x": X}, T, balance="logit", heads=plainly)
+    choice = select_head({"x": X}, T, balance="logit", heads=plainly)
     assert choice.log_odds is None and choice.balance.kind == "logit"
-    assert choose({"x": X}, T, balance="logit", heads=["lda"]).log_odds is not None
-    plain = choose({"x": X}, T, heads=plainly)
+    assert select_head({"x": X}, T, balance="logit", heads=["lda"]).log_odds is not None
+    plain = select_head({"x": X}, T, heads=plainly)
     assert np.array_equal(choice.fit({"x": X}, T).predict(X), plain.fit({"x": X}, T).predict(X))
 
 
 def test_auto_leaves_an_even_set_alone():
     X, T = layers()
-    assert choose(X, T, balance="auto").balance.kind == "none"
+    assert select_head(X, T, balance="auto").balance.kind == "none"
     with pytest.raises(OptionError):
-        choose(X, T, balance="always")
+        select_head(X, T, balance="always")
 
 
 # --- what may be asked ------------------------------------------------------------------------------------------------
@@ -338,14 +338,14 @@ def test_auto_leaves_an_even_set_alone():
 
 def test_heads_may_be_named_given_or_mixed():
     X, T = layers()
-    assert {t.head for t in choose(X, T, heads="ridge").trials} == {"ridge"}
-    assert {t.head for t in choose(X, T, heads=["lda", "knn"]).trials} == {"lda", "knn"}
-    choice = choose(X, T, heads=head("lda", shrinkage=0.25, scale="standard", correction=False))
+    assert {t.head for t in select_head(X, T, heads="ridge").trials} == {"ridge"}
+    assert {t.head for t in select_head(X, T, heads=["lda", "knn"]).trials} == {"lda", "knn"}
+    choice = select_head(X, T, heads=head("lda", shrinkage=0.25, scale="standard", correction=False))
     assert choice.fields == {"shrinkage": 0.25, "scale": "standard", "correction": False}
     assert {t.fields["shrinkage"] for t in choice.trials} == {0.25}
-    mixed = choose(X, T, heads=["nearest_centroid", head("logistic", C=3.0)])
+    mixed = select_head(X, T, heads=["nearest_centroid", head("logistic", C=3.0)])
     assert {t.head for t in mixed.trials} == {"nearest_centroid", "logistic"}
-    assert choose(X, T, heads="auto").name == choose(X, T).name
+    assert select_head(X, T, heads="auto").name == select_head(X, T).name
 
 
 def test_a_head_of_fixed_fields_keeps_them_all():
@@ -355,16 +355,16 @@ def test_a_head_of_fixed_fields_keeps_them_all():
         head("knn", n_neighbors=3, metric="euclidean", weights="uniform"),
         head("lda"),
     ):
-        choice = choose({"good": X["good"]}, T, heads=asked)
+        choice = select_head({"good": X["good"]}, T, heads=asked)
         assert choice.head.fields() == asked.fields()
 
 
 def test_folds_may_be_given():
     X, T = layers()
     ids = np.arange(150) % 3
-    choice = choose(X, T, fold_ids=ids)
+    choice = select_head(X, T, fold_ids=ids)
     assert np.array_equal(choice.folds, ids[None])
-    twice = choose(X, T, fold_ids=np.stack([ids, (ids + np.arange(150) // 50) % 3]))
+    twice = select_head(X, T, fold_ids=np.stack([ids, (ids + np.arange(150) // 50) % 3]))
     assert len(twice.folds) == 2
 
 
@@ -375,15 +375,15 @@ def test_groups_are_kept_whole_and_change_what_is_measured():
     y = groups % 2
     X = rng.normal(size=(200, 60)) * 0.1 + rng.normal(size=(50, 60))[groups] * 2
     T = np.eye(2)[y]
-    loose, strict = choose({"x": X}, T), choose({"x": X}, T, groups=groups)
+    loose, strict = select_head({"x": X}, T), select_head({"x": X}, T, groups=groups)
     assert loose.score > 0.95 and strict.score < 0.75
 
 
 def test_a_small_budget_leaves_out_what_costs_most():
     X, T = layers(n=240)
-    short = choose(X, T, time_budget=1e-9)
+    short = select_head(X, T, time_budget=1e-9)
     assert {t.head for t in short.trials} == {"ridge", "lda", "nearest_centroid"}
-    assert len(short.trials) < len(choose(X, T).trials)
+    assert len(short.trials) < len(select_head(X, T).trials)
 
 
 def test_many_rows_are_thinned_for_choosing_only():
@@ -391,7 +391,7 @@ def test_many_rows_are_thinned_for_choosing_only():
     n = MOST_ROWS + 3000
     y = np.arange(n) % 2
     X = (rng.normal(size=(n, 3)) + y[:, None]).astype(np.float32)
-    choice = choose({"x": X}, np.eye(2)[y], heads=["ridge", "nearest_centroid"])
+    choice = select_head({"x": X}, np.eye(2)[y], heads=["ridge", "nearest_centroid"])
     assert {len(t.rows) for t in choice.trials} == {MOST_ROWS}
     assert f"{MOST_ROWS:,} rows" in choice.reason
     assert choice.fit({"x": X}, np.eye(2)[y]).coef_.shape == (3, 2)
@@ -402,7 +402,7 @@ def test_weights_of_rows_reach_every_fit():
     broken = y.copy()
     broken[:80] = (y[:80] + 1) % 3
     weights = np.where(np.arange(200) < 80, 1e-6, 1.0)
-    trusted = choose({"x": X}, np.eye(3)[broken], sample_weight=weights)
+    trusted = select_head({"x": X}, np.eye(3)[broken], sample_weight=weights)
     fitted = trusted.fit({"x": X}, np.eye(3)[broken], sample_weight=weights)
     assert (fitted.predict(X) == y).mean() > 0.85
 
@@ -428,23 +428,23 @@ def test_what_does_not_fit_is_refused(change, error):
     X, T = layers()
     asked = {"X_by_candidate": X, "T": T, **change}
     with pytest.raises(error):
-        choose(asked.pop("X_by_candidate"), asked.pop("T"), **asked)
+        select_head(asked.pop("X_by_candidate"), asked.pop("T"), **asked)
 
 
 def test_a_single_class_is_refused():
     with pytest.raises(NumericsError, match="at least two classes"):
-        choose({"x": blobs()[0]}, np.eye(2)[np.zeros(150, int)])
+        select_head({"x": blobs()[0]}, np.eye(2)[np.zeros(150, int)])
 
 
 def test_features_that_are_all_constant_are_refused():
     _, T = layers()
     with pytest.raises(NumericsError, match="constant"):
-        choose({"x": np.ones((150, 4))}, T)
+        select_head({"x": np.ones((150, 4))}, T)
 
 
 def test_a_dead_layer_is_no_candidate():
     X, T = layers()
-    choice = choose({**X, "dead": np.full((150, 9), 2.0)}, T)
+    choice = select_head({**X, "dead": np.full((150, 9), 2.0)}, T)
     assert {t.candidates for t in choice.trials} == {("noise",), ("good",), ("half",)}
 
 
@@ -476,30 +476,30 @@ def test_calibration_refuses_decisions_of_other_rows():
 
 
 def _winner(candidates, costs):
-    from headstart.heads._contest import Trial
+    from headstart.heads._contest import CVResult
 
     costs = np.asarray(costs, dtype=float)
-    return Trial(tuple(candidates), "ridge", {}, 0.9, 0.8, 1.0, 1 - costs, costs, 1.0)
+    return CVResult(tuple(candidates), "ridge", {}, 0.9, 0.8, 1.0, 1 - costs, costs, 1.0)
 
 
 def test_on_many_rows_a_larger_set_has_to_win():
-    from headstart.heads._contest import safest
+    from headstart.heads._contest import prefer_larger_set
 
     luck = np.random.default_rng(0).normal(0.3, 0.2, 300)
     single, close, better = _winner("a", luck), _winner("ab", luck + 1e-3), _winner("ab", luck - 1e-3)
-    assert safest([single, close]) is single
-    assert safest([single, better]) is better
+    assert prefer_larger_set([single, close]) is single
+    assert prefer_larger_set([single, better]) is better
 
 
 def test_on_few_rows_a_larger_set_wins_unless_it_is_clearly_worse():
-    from headstart.heads._contest import safest
+    from headstart.heads._contest import prefer_larger_set
 
     rng = np.random.default_rng(0)
     luck = rng.normal(0.3, 0.2, 50)
     single, close = _winner("a", luck), _winner("ab", luck + rng.normal(0.01, 0.1, 50))
-    assert safest([single, close]) is close
+    assert prefer_larger_set([single, close]) is close
     clearly = _winner("ab", luck + rng.normal(0.2, 0.1, 50))
-    assert safest([single, clearly]) is single
+    assert prefer_larger_set([single, clearly]) is single
     better = _winner("ab", luck - 0.1)
-    assert safest([single, better]) is better
-    assert safest([single]) is single
+    assert prefer_larger_set([single, better]) is better
+    assert prefer_larger_set([single]) is single

@@ -11,12 +11,12 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2
 from headstart._intervals import wilson
 from headstart.heads._cross import (
     FOLDS,
-    Aim,
+    Scoring,
     draw_folds,
     losses,
     mean_average_precision,
-    measure,
     r_squared,
+    score_out_of_fold,
 )
 from headstart.heads._temperature import temperature_of
 
@@ -102,7 +102,7 @@ def test_accuracy_and_its_interval(seed, repeats):
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, 40)
     D = rng.normal(size=(repeats, 40, 3)) + np.eye(3)[y]
-    got = measure(D, one_hot(y, 3), np.zeros((repeats, 40), int), Aim("classification", "accuracy"))
+    got = score_out_of_fold(D, one_hot(y, 3), np.zeros((repeats, 40), int), Scoring("classification", "accuracy"))
     hits = D.argmax(axis=2) == y
     assert np.isclose(got.score, hits.mean()) and np.allclose(got.rows, hits.mean(axis=0))
     assert np.allclose((got.low, got.high), wilson(hits.mean() * 40, 40))
@@ -117,7 +117,9 @@ def test_balanced_accuracy_counts_classes_alike_and_moves_log_odds(seed):
     D = rng.normal(size=(1, 48, 2)) + 1.5 * np.eye(2)[y]
     shift = np.array([-1.0, 1.0])
     weights = np.where(y == 0, 48 / 80, 48 / 16)
-    got = measure(D, one_hot(y), np.zeros((1, 48), int), Aim("classification", "balanced_accuracy", shift, weights))
+    got = score_out_of_fold(
+        D, one_hot(y), np.zeros((1, 48), int), Scoring("classification", "balanced_accuracy", shift, weights)
+    )
     moved = (D[0] + got.temperature * shift).argmax(axis=1)
     assert np.isclose(got.score, balanced_accuracy_score(y, moved))
     assert got.low < got.score < got.high or got.score in (0, 1)
@@ -154,10 +156,10 @@ def test_pooled_scores_have_an_interval_from_the_folds(task):
     T = (rng.random((100, 3)) > 0.5).astype(float) if task == "multilabel" else rng.normal(size=(100, 3))
     D = np.stack([T + rng.normal(size=T.shape) for _ in range(2)])
     folds = np.stack([np.arange(100) % 5, np.arange(100) // 20])
-    got = measure(D, T, folds, Aim(task, "mean_average_precision" if task == "multilabel" else "r2"))
+    got = score_out_of_fold(D, T, folds, Scoring(task, "mean_average_precision" if task == "multilabel" else "r2"))
     assert got.low < got.score < got.high <= 1
     assert len(got.costs) == (10 if task == "multilabel" else 100)
-    better = measure(T + 0.1 * (D - T), T, folds, Aim(task, "x"))
+    better = score_out_of_fold(T + 0.1 * (D - T), T, folds, Scoring(task, "x"))
     assert better.score > got.score and better.costs.mean() < got.costs.mean()
     assert better.high - better.low < got.high - got.low
 
@@ -170,7 +172,7 @@ def test_further_draws_are_no_further_labelled_rows():
     folds = np.stack([rng.permutation(500) % 5 for _ in range(10)])
     errors = []
     for draws in (1, 10):
-        costs = measure(D[:draws], T, folds[:draws], Aim("multilabel", "mean_average_precision")).costs
+        costs = score_out_of_fold(D[:draws], T, folds[:draws], Scoring("multilabel", "mean_average_precision")).costs
         assert len(costs) == 5 * draws
         errors.append(costs.std(ddof=1) / np.sqrt(len(costs)))
     assert 0.5 < errors[1] / errors[0] < 2

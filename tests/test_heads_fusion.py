@@ -10,14 +10,14 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from headstart.heads import _fusion
-from headstart.heads._contest import Contest
-from headstart.heads._cross import Aim, draw_folds, measure
-from headstart.heads._fusion import forward
-from headstart.heads.auto import choose
+from headstart.heads._contest import CrossValidation
+from headstart.heads._cross import Scoring, draw_folds, score_out_of_fold
+from headstart.heads._fusion import forward_selection
+from headstart.heads.auto import select_head
 
 
-def contest_of(T, task="classification", metric="accuracy") -> Contest:
-    return Contest(T, draw_folds(T, task, repeats=1), Aim(task, metric))
+def contest_of(T, task="classification", metric="accuracy") -> CrossValidation:
+    return CrossValidation(T, draw_folds(T, task, repeats=1), Scoring(task, metric))
 
 
 def three_views(n: int = 240, seed: int = 0):
@@ -34,7 +34,7 @@ def three_views(n: int = 240, seed: int = 0):
 
 def test_views_that_add_something_come_before_copies():
     views, T = three_views()
-    chosen = forward(views, contest_of(T), ["a", "copy", "b", "c", "noise"])
+    chosen = forward_selection(views, contest_of(T), ["a", "copy", "b", "c", "noise"])
     assert chosen[0] == "a"
     assert set(chosen[1:3]) == {"b", "c"}
     assert "noise" not in chosen
@@ -43,7 +43,7 @@ def test_views_that_add_something_come_before_copies():
 def test_the_best_three_by_themselves_would_be_copies():
     """What forward selection is for: ranked by themselves the copy comes second and adds nothing."""
     views, T = three_views(seed=1)
-    won = choose(views, T, fuse=True)
+    won = select_head(views, T, fuse=True)
     assert {"b", "c"} <= set(won.candidates)
     assert won.score > 0.8
     assert max(t.score for t in won.trials if len(t.candidates) == 1) < 0.4
@@ -56,7 +56,7 @@ def test_costs_are_those_of_refitting_the_concatenation(shape):
     views = {name: rng.normal(size=shape) + y[:, None] * k for k, name in ((0.3, "a"), (0.2, "b"))}
     T = np.eye(3)[y]
     contest = contest_of(T)
-    search = _fusion._Search(contest, {n: _fusion.products(X, standard=True) for n, X in views.items()})
+    search = _fusion._KernelSearch(contest, {n: _fusion.products(X, standard=True) for n, X in views.items()})
     K = search.kernels["a"] + search.kernels["b"]
     both = StandardScaler().fit_transform(np.hstack(list(views.values())))
     penalty = 0.1 * np.trace(both @ both.T) / len(both)
@@ -64,20 +64,20 @@ def test_costs_are_those_of_refitting_the_concatenation(shape):
     for fold in range(5):
         out = contest.folds[0] == fold
         held[out] = Ridge(penalty).fit(both[~out], T[~out]).predict(both[out])
-    wanted = measure(held[None], T, contest.folds, contest.aim).costs.mean()
+    wanted = score_out_of_fold(held[None], T, contest.folds, contest.aim).costs.mean()
     assert search.cost(K, 0.1) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_every_step_lowers_the_cost():
     views, T = three_views(seed=2)
     contest = contest_of(T)
-    search = _fusion._Search(contest, {n: _fusion.products(X, standard=True) for n, X in views.items()})
+    search = _fusion._KernelSearch(contest, {n: _fusion.products(X, standard=True) for n, X in views.items()})
 
     def least(names):
         total = sum(search.kernels[name] for name in names)
         return min(search.cost(total, p) for p in _fusion._PENALTIES)
 
-    chosen = forward(views, contest, list(views))
+    chosen = forward_selection(views, contest, list(views))
     costs = [least(chosen[: k + 1]) for k in range(1, len(chosen))]
     assert all(a > b for a, b in pairwise(costs))
 
@@ -86,9 +86,9 @@ def test_two_are_always_tried_and_never_more_than_four():
     rng = np.random.default_rng(0)
     T = np.eye(2)[np.arange(60) % 2]
     noise = {f"n{i}": rng.normal(size=(60, 3)) for i in range(9)}
-    assert 2 <= len(forward(noise, contest_of(T), list(noise))) <= _fusion.MOST
-    assert forward({"one": noise["n0"]}, contest_of(T), ["one"]) == ("one",)
-    assert forward({}, contest_of(T), []) == ()
+    assert 2 <= len(forward_selection(noise, contest_of(T), list(noise))) <= _fusion.MOST
+    assert forward_selection({"one": noise["n0"]}, contest_of(T), ["one"]) == ("one",)
+    assert forward_selection({}, contest_of(T), []) == ()
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
@@ -98,7 +98,7 @@ def test_labels_and_values(task):
     T = np.stack([views["a"][:, 0], views["c"][:, 0]], axis=1)
     T = (T > 0).astype(float) if task == "multilabel" else T
     metric = "mean_average_precision" if task == "multilabel" else "r2"
-    chosen = forward(views, contest_of(T, task, metric), ["a", "b", "c", "d"])
+    chosen = forward_selection(views, contest_of(T, task, metric), ["a", "b", "c", "d"])
     assert chosen[:2] == ("a", "c")
 
 
@@ -108,11 +108,11 @@ def test_many_rows_are_thinned(monkeypatch):
     monkeypatch.setattr(_fusion, "_ROWS", 120)
     monkeypatch.setattr(_fusion, "_FIRST_ROWS", 60)
     monkeypatch.setattr(_fusion, "products", lambda X, standard: seen.append(len(X)) or X @ X.T)
-    forward(views, contest_of(T), list(views))
+    forward_selection(views, contest_of(T), list(views))
     assert seen == [60] * len(views) + [120] * len(views)
 
 
 def test_features_that_do_not_vary_are_never_first_choice():
     views, T = three_views()
     views["dead"] = np.ones((len(T), 4))
-    assert "dead" not in forward(views, contest_of(T), ["a", "dead", "b"])[:2]
+    assert "dead" not in forward_selection(views, contest_of(T), ["a", "dead", "b"])[:2]

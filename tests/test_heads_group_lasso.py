@@ -16,9 +16,9 @@ from sklearn.preprocessing import StandardScaler
 from headstart._solve.groups import largest
 from headstart.errors import NotFitted, NumericsError
 from headstart.heads import head
-from headstart.heads.auto import choose
+from headstart.heads.auto import select_head
 from headstart.heads.base import HEADS, Problem
-from headstart.heads.group_lasso import GroupLasso, _Fit
+from headstart.heads.group_lasso import GroupLasso, _PathFit
 from headstart.moments import Moments
 
 seeds = st.integers(0, 2**32 - 1)
@@ -45,7 +45,7 @@ def their_features(X, Y, alpha):
 
 
 def top(X, Y, scale="none"):
-    fit = _Fit.of(Problem("regression", scale, X=X, T=Y))
+    fit = _PathFit.of(Problem("regression", scale, X=X, T=Y))
     return largest(fit.products) / fit.count
 
 
@@ -99,7 +99,7 @@ def test_noise_put_beside_the_features_is_left_out(task, few):
     X, Y = data(1, (n, 8, 3), task)
     noise = np.random.default_rng(2).normal(size=(n, 60))
     both = np.column_stack([X, noise])
-    choice = choose({"both": both}, Y, task=task, heads="group_lasso")
+    choice = select_head({"both": both}, Y, task=task, heads="group_lasso")
     fitted = choice.fit({"both": both}, Y)
     assert len({0, 1, 2, 3} & set(fitted.kept_)) >= 3 or few
     assert (fitted.kept_ >= 8).sum() <= (10 if few else 4)
@@ -134,7 +134,7 @@ def test_moments_without_a_fold_are_those_of_the_other_rows(shape, scale):
     weights = np.random.default_rng(0).uniform(0.5, 2, len(X))
     problem = Problem("regression", scale, X=X, T=Y, weights=weights)
     fold = np.arange(0, len(X), 5)
-    left = _Fit.without(problem, fold)
+    left = _PathFit.without(problem, fold)
     others = np.delete(np.arange(len(X)), fold)
     spread = 1.0 if problem.spread is None else problem.spread
     mean, ymean = (np.average(V[others], axis=0, weights=weights[others]) for V in (X, Y))
@@ -181,14 +181,14 @@ def test_targets_that_never_change_are_predicted_without_features():
     Y = np.tile([2.0, -1.0], (30, 1))
     fitted = head("group_lasso").fit(X, Y, task="regression")
     assert len(fitted.kept_) == 0 and np.allclose(fitted.predict(X), Y)
-    choice = choose({"x": X}, Y, task="regression", heads="group_lasso")
+    choice = select_head({"x": X}, Y, task="regression", heads="group_lasso")
     assert np.allclose(choice.fit({"x": X}, Y).predict(X), Y)
 
 
 def test_auto_leaves_it_out_and_asking_takes_it():
     X, Y = data(6, (240, 12, 3), "classification")
-    assert "group_lasso" not in {trial.head for trial in choose({"x": X}, Y).trials}
-    assert {trial.head for trial in choose({"x": X}, Y, heads="group_lasso").trials} == {"group_lasso"}
+    assert "group_lasso" not in {trial.head for trial in select_head({"x": X}, Y).trials}
+    assert {trial.head for trial in select_head({"x": X}, Y, heads="group_lasso").trials} == {"group_lasso"}
     assert not HEADS["group_lasso"].competes and HEADS["ridge"].competes
 
 
@@ -200,12 +200,12 @@ def test_how_many_features_of_each_layer_are_kept():
         for i, name in enumerate(("a", "b"))
     }
     Y = np.eye(4)[bits @ [1, 2]]
-    choice = choose(views, Y, heads="group_lasso", fuse=True)
+    choice = select_head(views, Y, heads="group_lasso", fuse=True)
     assert set(choice.candidates) == {"a", "b"}
     fitted = choice.fit(views, Y)
     kept = choice.kept(fitted, views)
     ends = np.cumsum([0, *(views[name].shape[1] for name in choice.candidates)])
     assert kept == tuple(((fitted.kept_ >= a) & (fitted.kept_ < b)).sum() for a, b in pairwise(ends))
     assert min(kept) >= 1 and sum(kept) <= 6 and {0, ends[1]} <= set(fitted.kept_)
-    plain = choose(views, Y, heads="ridge", fuse=True)
+    plain = select_head(views, Y, heads="ridge", fuse=True)
     assert plain.kept(plain.fit(views, Y), views) is None

@@ -5,11 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headstart.transfer._judging import Evidence, clear, errors, gain, scorer, shares
+from headstart.transfer._judging import (
+    PairedPredictions,
+    improvement,
+    per_item_error,
+    sample_weights,
+    scorer,
+    significantly_better,
+)
 
 
 def verdict(frozen, tuned, T, task="classification", *, balanced=False, choices=2):
-    return clear([Evidence(frozen, tuned, T)], task, balanced=balanced, choices=choices)
+    return significantly_better([PairedPredictions(frozen, tuned, T)], task, balanced=balanced, choices=choices)
 
 
 def truth(n, classes=6, seed=0):
@@ -42,14 +49,14 @@ def test_items_of_several_folds_are_pooled_and_more_choices_ask_for_more():
     frozen[4:8] = 3 * np.roll(T[4:8], 1, axis=1)
     tuned = 3 * T
     tuned[2:6] = 3 * np.roll(T[2:6], 2, axis=1)
-    one = Evidence(frozen, tuned, T)
-    mean, error, n = gain([one], "classification", balanced=False)
+    one = PairedPredictions(frozen, tuned, T)
+    mean, error, n = improvement([one], "classification", balanced=False)
     assert n == 36 and mean == pytest.approx(4 / 36) and error > 0
-    twice = gain([one, one], "classification", balanced=False)
+    twice = improvement([one, one], "classification", balanced=False)
     assert twice[0] == pytest.approx(mean) and twice[2] == 72 and twice[1] < error / 1.39
-    assert clear([one], "classification", balanced=False, choices=2)
-    assert not clear([one], "classification", balanced=False, choices=40)
-    assert clear([one, one], "classification", balanced=False, choices=20)
+    assert significantly_better([one], "classification", balanced=False, choices=2)
+    assert not significantly_better([one], "classification", balanced=False, choices=40)
+    assert significantly_better([one, one], "classification", balanced=False, choices=20)
 
 
 def test_what_cannot_be_told_on_few_items_is_not_kept():
@@ -79,16 +86,16 @@ def test_weights_that_are_no_better_are_seldom_kept():
 def test_errors_are_counted_item_by_item():
     T, rng = truth(40), np.random.default_rng(2)
     decision = rng.normal(size=T.shape)
-    found = errors(decision, T, "classification")
+    found = per_item_error(decision, T, "classification")
     assert (
         np.array_equal(found, [float(a.argmax() != b.argmax()) for a, b in zip(decision, T)]) and 0 < found.mean() < 1
     )
     labels = (rng.random((40, 3)) > 0.5).astype(float)
     scores = rng.normal(size=labels.shape)
     wrong = [sum((a > 0) != (b > 0) for a, b in zip(*row)) / 3 for row in zip(scores, labels)]
-    assert np.allclose(errors(scores, labels, "multilabel"), wrong)
+    assert np.allclose(per_item_error(scores, labels, "multilabel"), wrong)
     values = rng.normal(size=(40, 2)) * [1.0, 1000.0]
-    assert np.allclose(errors(np.tile(values.mean(0), (40, 1)), values, "regression").mean(), 1.0)
+    assert np.allclose(per_item_error(np.tile(values.mean(0), (40, 1)), values, "regression").mean(), 1.0)
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
@@ -103,9 +110,9 @@ def test_other_tasks(task):
 
 def test_with_balance_every_class_counts_the_same():
     T = np.eye(2)[np.r_[np.zeros(90, int), np.ones(10, int)]]
-    share = shares(T, balanced=True)
+    share = sample_weights(T, balanced=True)
     assert np.isclose(share.sum(), 1) and np.allclose(T.T @ share, 0.5)
-    assert np.allclose(shares(T, balanced=False), 0.01)
+    assert np.allclose(sample_weights(T, balanced=False), 0.01)
     # better on the ten, worse on some of the ninety: worth it only where classes count alike
     frozen, held = 3 * np.tile([[1.0, 0.0]], (100, 1)), 3 * T
     held[:12] = 3 * T[::-1][:12][:, ::-1]

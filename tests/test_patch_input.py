@@ -178,7 +178,7 @@ def test_what_was_thinned_or_silent_is_counted(source, tmp_path):
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 8))
 def test_batches_end_before_they_hold_too_many_patches(counts, size):
-    works = [_pipeline.Work(i, b"", {"x": np.empty((n, 0))}) for i, n in enumerate(counts)]
+    works = [_pipeline.WorkItem(i, b"", {"x": np.empty((n, 0))}) for i, n in enumerate(counts)]
     batches = _pipeline._cut(works, size, HOW.pieces)
     assert [work.index for batch in batches for work in batch] == list(range(len(counts)))
     held = [sum(counts[work.index] for work in batch) for batch in batches]

@@ -15,7 +15,7 @@ from headstart._progress import Track
 from headstart.bank import Store
 from headstart.errors import StoreError, UnreadableItem
 from headstart.extraction import _pipeline
-from headstart.extraction._pipeline import Spent, Work, Writer, good, prepared, run, windows
+from headstart.extraction._pipeline import Spent, WorkItem, Writer, good, prepared, run, windows
 from headstart.sources import Batch
 
 
@@ -24,7 +24,7 @@ def key(i: int) -> bytes:
 
 
 def works(samples):
-    return iter([Work(i, key(i), sample) for i, sample in enumerate(samples)])
+    return iter([WorkItem(i, key(i), sample) for i, sample in enumerate(samples)])
 
 
 class Plain:
@@ -138,7 +138,7 @@ def test_remarks_are_counted():
 
 def test_problems_are_kept_or_raised():
     problem = UnreadableItem("item 1", "broken")
-    mixed = [Work(0, key(0), 5), Work(1, key(1), problem=problem), Work(2, key(2), 6)]
+    mixed = [WorkItem(0, key(0), 5), WorkItem(1, key(1), problem=problem), WorkItem(2, key(2), 6)]
     spent, steps = Spent(), []
     done = SimpleNamespace(__call__=None)
     assert [w.sample for w in good(iter(mixed), spent, steps.append, raising=False)] == [5, 6]

@@ -11,17 +11,17 @@ import networks
 import tiny_models
 from headstart._samples import Samples
 from headstart.errors import OptionError, UnknownName
-from headstart.finetuning import Feature, Start, tune
+from headstart.finetuning import HeadInit, LayerSpec, finetune
 from headstart.finetuning import _tune as module
-from headstart.finetuning._places import place
+from headstart.finetuning._places import locate_parameters
 from headstart.finetuning._prefix import _boundaries
 from headstart.finetuning._tune import schedule_for
-from headstart.policies import Placed, policy
+from headstart.policies import ParameterInfo, policy
 from headstart.sources import load_source
 from networks import image_source, state_bytes, vector_source
 
 PLACED = [
-    Placed(f"u{unit}.{name}", unit, kind, f"layer{unit}")
+    ParameterInfo(f"u{unit}.{name}", unit, kind, f"layer{unit}")
     for unit in range(5)
     for name, kind in (("conv.weight", "conv2d"), ("conv.bias", "conv2d"), ("norm.weight", "batchnorm2d"),
                        ("norm.bias", "batchnorm2d"), ("fc.weight", "linear"), ("lstm.bias_hh_l0", "lstm"))
@@ -38,8 +38,10 @@ def run(source, chosen, *, layer=None, shape=(8,), **how):
     samples = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, 12)
     found = source.layer(layer)
     width = found.shape[0] if found.axes == "chw" else found.shape[-1]
-    start = Start(np.random.default_rng(1).normal(size=(width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width))
-    return tune(source, [Feature(layer, "avg")], start, samples=samples, targets=np.eye(2)[np.arange(12) % 2],
+    start = HeadInit(
+        np.random.default_rng(1).normal(size=(width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width)
+    )
+    return finetune(source, [LayerSpec(layer, "avg")], start, samples=samples, targets=np.eye(2)[np.arange(12) % 2],
                 task="classification", policy=chosen, **how)  # fmt: skip
 
 
@@ -141,7 +143,7 @@ def test_boundaries_inside_a_block_fall_back_to_the_block_below():
 def test_keras_parameters_stand_where_their_layers_do(tmp_path):
     pytest.importorskip("keras")
     source = load_source(f"keras:{tiny_models.keras_file(tmp_path / 'small.keras')}")
-    places = place(source, ["dense"])
+    places = locate_parameters(source, ["dense"])
     units = {p.name.rpartition(".")[2]: places.ends[p.unit] for p in places.parameters}
     assert units == {"conv/kernel": "conv", "conv/bias": "conv", "dense/kernel": "dense", "dense/bias": "dense"}
     before = state_bytes(source.network)

@@ -22,10 +22,10 @@ from headstart.dataset import Dataset
 from headstart.errors import DataError, HeadstartError, OptionError, SourceError
 from headstart.pretraining import pretrain
 from headstart.proof import _cells, _plan, _raw, _scratch, prove
-from headstart.proof._draws import draws_of
+from headstart.proof._draws import few_shot_splits
 from headstart.proof._forgetting import SourceTask, forgotten
-from headstart.proof._fresh import fresh
-from headstart.proof._plan import Plan, Speeds, Work
+from headstart.proof._fresh import reinitialize
+from headstart.proof._plan import ProofPlan, Speeds, TrainingCost
 from headstart.readers.base import Clip
 from headstart.result import Proof
 from headstart.sources import Source, load_source
@@ -237,7 +237,9 @@ class TestResume:
 
 class TestDraws:
     def draws(self, data=None, **how):
-        return draws_of(data or signs(), None, **{"shots": (4, 8), "repeats": 3, "test_size": 0.3, "seed": 0, **how})
+        return few_shot_splits(
+            data or signs(), None, **{"shots": (4, 8), "repeats": 3, "test_size": 0.3, "seed": 0, **how}
+        )
 
     def test_smaller_draws_are_part_of_larger_ones_and_never_tested(self):
         draws = self.draws()
@@ -298,11 +300,11 @@ class TestPlan:
 
     def work(self, speeds=None):
         batch = {k: min(32, n // 4) for k, n in self.sizes.items()}
-        return Work(self.sizes, 180, speeds or Speeds(0.02, 0.05, 0.02, 1.0), batch)
+        return TrainingCost(self.sizes, 180, speeds or Speeds(0.02, 0.05, 0.02, 1.0), batch)
 
     def plan(self, shots=(4, 16), further=(64,), repeats=5, contenders=EVERYONE):
         long = (*shots, *further)
-        return Plan(shots, further, long, repeats, allowance=None, epochs={}, seconds=0.0, contenders=contenders)
+        return ProofPlan(shots, further, long, repeats, allowance=None, epochs={}, seconds=0.0, contenders=contenders)
 
     def test_what_is_planned_fits(self):
         for budget in (20, 40, 60, 100, 200, 400, 600, 1000, 3000):
@@ -360,7 +362,7 @@ class TestPlan:
     def test_steps_without_a_budget(self):
         made = _plan.by_steps(self.plan(), self.work(), 240)
         assert made.allowance is None and made.epochs == {4: 60, 16: 60, 64: 20}
-        assert Plan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+        assert ProofPlan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
 
     def test_both_sides_get_the_same(self, monkeypatch):
         """Fine-tuning is given the seconds from which the epochs from scratch follow."""
@@ -375,13 +377,13 @@ class TestPlan:
         assert any(note.startswith("Training from scratch and fine-tuning had") for note in proof.notes)
 
     def test_time_that_is_over_ends_it_after_a_whole_repeat(self, monkeypatch):
-        real = _cells.Cells.done
+        real = _cells.RunCache.done
         monkeypatch.setattr(_plan, "_MOST_STEPS", 10)
 
         def slow(self, name, work):
             return {**real(self, name, work), **({} if name in ("plan", "frozen-4-0") else {"wall": 3.0})}
 
-        monkeypatch.setattr(_cells.Cells, "done", slow)
+        monkeypatch.setattr(_cells.RunCache, "done", slow)
         proof = prove(knowing(), signs(), shots=(4,), repeats=5, budget=60, policy="frozen")
         assert proof.provenance["repeats"] == 3 and any("after 3 of 5 repeats" in note for note in proof.notes)
         assert all(len(row.scores) == 3 for row in proof.rows)
@@ -411,7 +413,7 @@ class TestFresh:
     def test_drawn_anew_by_the_seed_alone(self, make):
         source = image_source(networks.Normed) if make == "module" else load_source(make)
         before = state_bytes(source.module)
-        one, same, other = (fresh(source, seed) for seed in (1, 1, 2))
+        one, same, other = (reinitialize(source, seed) for seed in (1, 1, 2))
         assert one.fingerprint == same.fingerprint != other.fingerprint
         assert len({source.fingerprint, one.fingerprint, other.fingerprint}) == 3
         assert state_bytes(source.module) == before
@@ -419,7 +421,7 @@ class TestFresh:
 
     def test_nothing_of_the_source_is_left(self):
         source = image_source(networks.Normed)
-        begun = fresh(source, 0).module.state_dict()
+        begun = reinitialize(source, 0).module.state_dict()
         for name, tensor in source.module.state_dict().items():
             if "running" in name:
                 assert torch.equal(begun[name], torch.full_like(tensor, float("var" in name)))
@@ -435,7 +437,7 @@ class TestFresh:
             def forward(self, x):
                 return x @ self.table * self.scale
 
-        begun = fresh(vector_source(Own), 0).module
+        begun = reinitialize(vector_source(Own), 0).module
         assert begun.table.std() < 0.05 and begun.scale.tolist() == [1.0] * 4
 
     def test_keras(self, tmp_path):
@@ -443,12 +445,12 @@ class TestFresh:
         from tiny_models import keras_file
 
         source = load_source(f"keras:{keras_file(tmp_path / 'a.keras')}")
-        one, same = fresh(source, 1), fresh(source, 1)
+        one, same = reinitialize(source, 1), reinitialize(source, 1)
         assert one.fingerprint == same.fingerprint != source.fingerprint
 
     def test_what_has_learned_nothing(self):
         with pytest.raises(SourceError, match="has no weights"):
-            fresh(load_source("identity:vector"), 0)
+            reinitialize(load_source("identity:vector"), 0)
 
 
 class TestScratch:
@@ -457,7 +459,7 @@ class TestScratch:
         from headstart.extraction import reading
 
         samples = Samples(reading(source, data), source.input.collate, len(data))
-        return _scratch.Lesson(source, samples, data.columns[0].matrix(), False, "cpu")
+        return _scratch.ScratchTask(source, samples, data.columns[0].matrix(), False, "cpu")
 
     def test_learns(self):
         X, y = separable(120)

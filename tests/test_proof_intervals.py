@@ -7,14 +7,14 @@ import pytest
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
-from headstart.proof._intervals import Held, _monotone, interval, labels_at, resampled
-from headstart.proof._verdict import Curve, Findings, advice, gains_of, helps, labels_of, rows_of, sentence, time_of
+from headstart.proof._intervals import TestSet, _monotone, interval, labels_at, resampled
+from headstart.proof._verdict import Curve, Findings, advice, gains_of, helps, labels_of, rows_of, time_of, verdict_text
 
 NAMES = {name: name for name in ("raw", "random", "scratch", "frozen", "fine-tuned")}
 
 
-def held(n: int, classes: int = 4, **fields) -> Held:
-    return Held(np.arange(n) % classes, **fields)
+def held(n: int, classes: int = 4, **fields) -> TestSet:
+    return TestSet(np.arange(n) % classes, **fields)
 
 
 def answers(rng, *, draws: int, n: int, ability: float = 0.0, spread: float = 0.3, hard=None) -> np.ndarray:
@@ -40,9 +40,9 @@ class TestInterval:
     def test_weighted_mean_of_the_classes(self):
         codes = np.array([0] * 8 + [1] * 2)
         table = np.tile(np.array([1.0] * 8 + [0.0] * 2), (2, 1))
-        assert interval(table, Held(codes), ends=(0, 1))[0] == pytest.approx(0.8)
-        assert interval(table, Held(codes, balanced=True), ends=(0, 1))[0] == pytest.approx(0.5)
-        assert Held(codes).chance == 0.8 and Held(codes, balanced=True).chance == 0.5
+        assert interval(table, TestSet(codes), ends=(0, 1))[0] == pytest.approx(0.8)
+        assert interval(table, TestSet(codes, balanced=True), ends=(0, 1))[0] == pytest.approx(0.5)
+        assert TestSet(codes).chance == 0.8 and TestSet(codes, balanced=True).chance == 0.5
 
     def test_is_students_when_only_draws_differ(self):
         means = np.array([0.2, 0.5, 0.6, 0.4])
@@ -113,7 +113,7 @@ class TestClaims:
         found = contest(rng, gain=3.0)
         found.curves["raw", 4] = found.curves["raw", 16] = Curve(np.ones((3, 120)), (1.0,) * 3)
         assert helps(found) is False
-        said = sentence(found, gains_of(found), False)
+        said = verdict_text(found, gains_of(found), False)
         assert said.startswith("Transfer hurts here: frozen against the best rival, raw, -0.")
 
 
@@ -123,7 +123,7 @@ class TestSentence:
 
     def test_help(self):
         found = self.found(3.0)
-        said = sentence(found, gains_of(found), helps(found))
+        said = verdict_text(found, gains_of(found), helps(found))
         assert (
             said.startswith("Transfer helps: frozen against the best rival, ")
             and "(average of 4 and 16 labels per class)" in said
@@ -132,13 +132,13 @@ class TestSentence:
     def test_where_alone_it_cannot_be_told(self):
         found = self.found(3.0)
         found.curves["frozen", 4] = found.curves["raw", 4]
-        said = sentence(found, gains_of(found), True)
+        said = verdict_text(found, gains_of(found), True)
         assert said.endswith("; with 4 per class alone it cannot be told.")
 
     def test_neither(self):
         found = self.found(0.0)
         assert helps(found) is None
-        said = sentence(found, gains_of(found), None)
+        said = verdict_text(found, gains_of(found), None)
         assert said.startswith("It cannot be told whether transfer helps here: ") and "guessing" not in said
         assert "of too few" in advice(found)
 
@@ -148,7 +148,7 @@ class TestSentence:
             (name, 4): Curve((rng.random((3, 100)) < 0.25).astype(float), (1.0,) * 3) for name in ("raw", "frozen")
         }
         found = Findings(curves, (4,), held(100), NAMES)
-        assert "nobody is clearly better than guessing (0.250)" in sentence(found, gains_of(found), helps(found))
+        assert "nobody is clearly better than guessing (0.250)" in verdict_text(found, gains_of(found), helps(found))
 
     def test_what_is_lacking(self):
         rng = np.random.default_rng(0)

@@ -19,13 +19,13 @@ from headstart.dataset import Dataset
 from headstart.errors import NumericsError, OptionError, SourceError, StoreError
 from headstart.extraction import extract
 from headstart.proof import _contenders, _raw, _runs, prove
-from headstart.proof._cells import Cells
-from headstart.proof._contenders import Contest, able, attempted
-from headstart.proof._draws import draws_of
-from headstart.proof._intervals import Held, interval, labels_at, resampled
-from headstart.proof._plan import Plan, Speeds, Work, said
-from headstart.proof._runs import Done
-from headstart.result import Forgotten, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
+from headstart.proof._cells import RunCache
+from headstart.proof._contenders import Experiment, available_methods, run_or_record
+from headstart.proof._draws import few_shot_splits
+from headstart.proof._intervals import TestSet, interval, labels_at, resampled
+from headstart.proof._plan import ProofPlan, Speeds, TrainingCost, describe
+from headstart.proof._runs import ExperimentResults
+from headstart.result import Forgetting, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
 from headstart.sources import load_source
 from networks import image_source, picture_data, pictures, separable, vector_source
 
@@ -40,12 +40,12 @@ def data_of(n: int = 60, classes: int = 3) -> Dataset:
     return Dataset.from_arrays(X, [f"c{c}" for c in y])
 
 
-def contest_of(source=None, data=None, *, shots=(4,), repeats=2, **fields) -> Contest:
+def contest_of(source=None, data=None, *, shots=(4,), repeats=2, **fields) -> Experiment:
     source = source or vector_source(networks.Dense)
-    draws = draws_of(data or data_of(), None, shots=shots, repeats=repeats, test_size=0.3, seed=0)
+    draws = few_shot_splits(data or data_of(), None, shots=shots, repeats=repeats, test_size=0.3, seed=0)
     bank = extract(source, draws.data, layers="auto")
     how = {"layers": "auto", "pooling": "auto", "policy": None, "store": None, "device": "cpu", "seed": 0}
-    return Contest(source, draws, bank, **{**how, **fields})
+    return Experiment(source, draws, bank, **{**how, **fields})
 
 
 class TestContenders:
@@ -102,26 +102,29 @@ class TestContenders:
         monkeypatch.setattr(
             _contenders._scratch, "best_rate", lambda *_a, epochs, **_k: tried.append(epochs) or (1e-3, {})
         )
-        plan = Plan((4,), (), (4,), 2, allowance=None, epochs={4: 40}, seconds=0.0)
+        plan = ProofPlan((4,), (), (4,), 2, allowance=None, epochs={4: 40}, seconds=0.0)
         contest.rate(4, plan)
-        contest.rate(4, Plan(**{**vars(plan), "allowance": 5.0}))
+        contest.rate(4, ProofPlan(**{**vars(plan), "allowance": 5.0}))
         assert tried == [40, 10]
 
 
 class TestAble:
     def test_everybody(self):
-        assert able(contest_of(policy="last_layers")) == (["raw", "random", "scratch", "frozen", "fine-tuned"], [])
-        assert able(contest_of())[0] == ["raw", "random", "scratch", "frozen"]
+        assert available_methods(contest_of(policy="last_layers")) == (
+            ["raw", "random", "scratch", "frozen", "fine-tuned"],
+            [],
+        )
+        assert available_methods(contest_of())[0] == ["raw", "random", "scratch", "frozen"]
 
     def test_no_raw_features(self, monkeypatch):
         monkeypatch.setattr(_raw, "raw_rows", lambda *_: None)
-        names, notes = able(contest_of())
+        names, notes = available_methods(contest_of())
         assert "raw" not in names and "no raw features" in notes[0]
 
     def test_a_source_that_torch_does_not_run(self):
         contest = contest_of()
         object.__setattr__(contest.source, "engines", ("onnxruntime",))
-        names, notes = able(contest)
+        names, notes = available_methods(contest)
         assert names == ["raw", "frozen"] and "run by onnxruntime" in notes[0]
 
     def test_raw_features_that_cannot_be_had_are_none(self):
@@ -133,19 +136,19 @@ class TestAble:
         def failing():
             raise error
 
-        assert attempted("scratch", failing) == {"failed": f"scratch: {error}"}
+        assert run_or_record("scratch", failing) == {"failed": f"scratch: {error}"}
 
     def test_a_mistake_is_not(self):
         def failing():
             raise OptionError("wrong")
 
         with pytest.raises(OptionError):
-            attempted("fine-tuned", failing)
+            run_or_record("fine-tuned", failing)
 
 
 class TestCells:
     def test_work_is_done_once(self, tmp_path):
-        cells, calls = Cells(tmp_path / "a"), []
+        cells, calls = RunCache(tmp_path / "a"), []
         for _ in range(2):
             found = cells.done("raw-4-0", lambda: calls.append(1) or {"predicted": [1, 2]})
             assert found["predicted"] == [1, 2] and found["wall"] >= 0
@@ -154,31 +157,31 @@ class TestCells:
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", "3"])
     def test_what_is_no_finished_run_is_none(self, tmp_path, content):
         (tmp_path / "x.json").write_text(content)
-        assert Cells(tmp_path).known("x") is None
+        assert RunCache(tmp_path).known("x") is None
 
     def test_nothing_is_left_by_work_that_failed(self, tmp_path):
         def failing():
             raise NumericsError("nan")
 
         with pytest.raises(NumericsError):
-            Cells(tmp_path).done("x", failing)
+            RunCache(tmp_path).done("x", failing)
         assert not list(tmp_path.iterdir())
 
     def test_a_folder_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(StoreError):
-            Cells(tmp_path / "file").done("x", dict)
+            RunCache(tmp_path / "file").done("x", dict)
 
 
 class TestRuns:
-    def plan(self, **fields) -> Plan:
+    def plan(self, **fields) -> ProofPlan:
         how = {
             "allowance": None,
             "epochs": {4: 1, 16: 1, 32: 1},
             "seconds": 0.0,
             "contenders": ("raw", "random", "scratch", "frozen", "fine-tuned"),
         }
-        return Plan((4, 16), (32, 64), (4, 16, 32), 2, **{**how, **fields})
+        return ProofPlan((4, 16), (32, 64), (4, 16, 32), 2, **{**how, **fields})
 
     def test_who_runs_where(self):
         keys = list(_runs._keys(self.plan(), 1))
@@ -194,30 +197,30 @@ class TestRuns:
         assert [hurried.rate_at(k) for k in (4, 16, 32)] == [4, 16, 16] and hurried.rate_share == 0.25
 
     def test_a_run_that_failed_is_noted_and_its_time_counts(self, tmp_path):
-        cells = Cells(tmp_path)
+        cells = RunCache(tmp_path)
         cells.done("raw-4-0", lambda: {"failed": "raw: no words"})
-        done = Done(seconds=1.0)
+        done = ExperimentResults(seconds=1.0)
         _runs._one(SimpleNamespace(), cells, self.plan(), done, key=("raw", 4, 0))
         assert not done.runs and done.notes == ["With 4 labels per class, raw: no words"] and done.seconds >= 1.0
 
     def test_the_sentence_of_a_plan(self):
-        text = said(self.plan(allowance=3.0, seconds=75.0))
+        text = describe(self.plan(allowance=3.0, seconds=75.0))
         assert text.startswith("Plan: 2 repeats with 4, 16 labels per class; 3.0 s of training per run on either side")
         assert "4: 1, 16: 1, 32: 1" in text and text.endswith("about 1 min 15 s in all.")
-        assert "training" not in said(self.plan(allowance=3.0, contenders=("raw", "frozen")))
-        alone = said(self.plan(allowance=3.0, contenders=("raw", "scratch", "frozen")))
+        assert "training" not in describe(self.plan(allowance=3.0, contenders=("raw", "frozen")))
+        alone = describe(self.plan(allowance=3.0, contenders=("raw", "scratch", "frozen")))
         assert "3.0 s of training per run of scratch" in alone
 
     def test_more_work_takes_longer(self):
         sizes = {4: 24, 16: 96, 32: 192, 64: 384}
         everyone = self.plan().contenders
-        full = Work(sizes, 100, Speeds(0.02, 0.05, 0.01, 1.0), dict.fromkeys(sizes, 8))
+        full = TrainingCost(sizes, 100, Speeds(0.02, 0.05, 0.01, 1.0), dict.fromkeys(sizes, 8))
         given_time = dict.fromkeys(sizes, 10.0)
         whole = full.total(self.plan(), given_time)
         for name in ("raw", "random", "scratch", "fine-tuned"):
             fewer = self.plan(contenders=tuple(one for one in everyone if one != name))
             assert full.total(fewer, given_time) < whole
-        more = Plan(**{**vars(self.plan()), "repeats": 4})
+        more = ProofPlan(**{**vars(self.plan()), "repeats": 4})
         assert full.total(more, given_time) > whole
         assert full.total(self.plan(), dict.fromkeys(sizes, 20.0)) > whole
 
@@ -250,15 +253,15 @@ class TestModalities:
     def test_one_of_several_targets(self):
         X, y = separable(40, classes=2)
         columns = {"which": [f"c{c}" for c in y], "much": X[:, 0].tolist()}
-        draws = draws_of(Dataset.from_arrays(X, columns), "which", shots=(4,), repeats=2, test_size=0.3, seed=0)
+        draws = few_shot_splits(Dataset.from_arrays(X, columns), "which", shots=(4,), repeats=2, test_size=0.3, seed=0)
         assert draws.data.target_names == ("which",)
         with pytest.raises(OptionError, match="'which', 'much'"):
-            draws_of(Dataset.from_arrays(X, columns), None, shots=(4,), repeats=2, test_size=0.3, seed=0)
+            few_shot_splits(Dataset.from_arrays(X, columns), None, shots=(4,), repeats=2, test_size=0.3, seed=0)
 
     def test_many_test_items_are_sampled(self):
         X, y = separable(4000, classes=2)
         data = Dataset.from_arrays(X, [f"c{c}" for c in y])
-        draws = draws_of(data, None, shots=(4,), repeats=2, test_size=0.5, seed=0)
+        draws = few_shot_splits(data, None, shots=(4,), repeats=2, test_size=0.5, seed=0)
         assert len(draws.test) == 1000 and "1,000" in " ".join(draws.notes)
         assert len(draws.data) < 1200, "only what is drawn is kept"
 
@@ -272,20 +275,20 @@ class TestLaws:
 
     @given(tables)
     def test_an_interval_holds_its_mean_and_widens(self, table):
-        table, held = np.array(table, float), Held(np.arange(8) % 2)
+        table, held = np.array(table, float), TestSet(np.arange(8) % 2)
         mean, low, high = interval(table, held, ends=(0.0, 1.0))
         _, lower, higher = interval(table, held, ends=(0.0, 1.0), tail=0.001)
         assert 0 <= lower <= low <= mean <= high <= higher <= 1 and low < high
 
     @given(tables)
     def test_order_does_not_matter(self, table):
-        table, held = np.array(table, float), Held(np.zeros(8, int))
+        table, held = np.array(table, float), TestSet(np.zeros(8, int))
         turned = interval(table[::-1, ::-1], held, ends=(0.0, 1.0))
         assert turned == pytest.approx(interval(table, held, ends=(0.0, 1.0)))
 
     @given(tables)
     def test_wrong_is_the_mirror_of_right(self, table):
-        table, held = np.array(table, float), Held(np.arange(8) % 2, balanced=True)
+        table, held = np.array(table, float), TestSet(np.arange(8) % 2, balanced=True)
         mean, low, high = interval(table, held, ends=(0.0, 1.0))
         assert interval(1 - table, held, ends=(0.0, 1.0)) == pytest.approx((1 - mean, 1 - high, 1 - low))
 
@@ -297,21 +300,21 @@ class TestLaws:
 
     @given(tables, st.integers(0, 5))
     def test_drawing_again_repeats_by_its_seed(self, table, seed):
-        tables, held = {"a": np.array(table, float)}, Held(np.arange(8) % 2)
+        tables, held = {"a": np.array(table, float)}, TestSet(np.arange(8) % 2)
         one, two = (resampled(tables, held, seed=seed)["a"] for _ in range(2))
         assert np.array_equal(one, two) and one.shape == (1000,) and one.min() >= 0 and one.max() <= 1 + 1e-9
 
     def test_drawing_again_keeps_pairs(self):
         rng = np.random.default_rng(0)
         table = (rng.random((4, 60)) < 0.5).astype(float)
-        drawn = resampled({"a": table, "b": table}, Held(np.arange(60) % 3, balanced=True), seed=0)
+        drawn = resampled({"a": table, "b": table}, TestSet(np.arange(60) % 3, balanced=True), seed=0)
         assert np.array_equal(drawn["a"], drawn["b"])
 
     def test_groups_are_drawn_as_a_whole(self):
         groups = np.repeat(np.arange(6), 10)
         table = np.tile((groups % 2).astype(float), (3, 1))
         apart, together = (
-            resampled({"a": table}, Held(np.zeros(60, int), g), seed=0)["a"].std() for g in (None, groups)
+            resampled({"a": table}, TestSet(np.zeros(60, int), g), seed=0)["a"].std() for g in (None, groups)
         )
         assert together > 2 * apart
 
@@ -329,7 +332,7 @@ def proof_of(**fields) -> Proof:
         "time_saved": TimeSaved(
             4, "scratch", seconds=2.0, accuracy=0.7, rival_seconds=9.0, rival_accuracy=0.3, reached=False
         ),
-        "forgetting": Forgotten(0.9, 0.8, change=-0.1, low=-0.2, high=0.0, items=50),
+        "forgetting": Forgetting(0.9, 0.8, change=-0.1, low=-0.2, high=0.0, items=50),
     }  # fmt: skip
     return Proof(rows, **{**how, **fields})
 
@@ -383,7 +386,7 @@ class TestRecord:
         back = Proof.from_dict(json.loads(json.dumps(proof.to_dict(), allow_nan=False)))
         assert back == proof and str(back) == str(proof)
         assert isinstance(back.labels_saved, LabelsSaved) and isinstance(back.time_saved, TimeSaved)
-        assert isinstance(back.forgetting, Forgotten) and isinstance(back.gains[0], Gain)
+        assert isinstance(back.forgetting, Forgetting) and isinstance(back.gains[0], Gain)
 
     @pytest.mark.parametrize(
         ("fields", "said"),

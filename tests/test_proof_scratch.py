@@ -16,9 +16,9 @@ from headstart.errors import DataError, NumericsError, SourceError
 from headstart.extraction import reading
 from headstart.pretraining import pretrain
 from headstart.proof import _raw, _scratch
-from headstart.proof._draws import Draws, draws_of
-from headstart.proof._fresh import fresh
-from headstart.proof._scratch import Lesson
+from headstart.proof._draws import FewShotSplits, few_shot_splits
+from headstart.proof._fresh import reinitialize
+from headstart.proof._scratch import ScratchTask
 from headstart.sources import load_source
 from networks import hooks_of, image_source, picture_data, separable, state_bytes, vector_source
 
@@ -32,13 +32,13 @@ def sized(sizes, groups=None) -> Dataset:
     return Dataset.from_arrays(X, labels, groups=None if groups is None else [i % groups for i in range(len(labels))])
 
 
-def drawn(data: Dataset, **how) -> Draws:
-    return draws_of(data, None, **{"shots": (1, 2), "repeats": 2, "test_size": 0.3, "seed": 0, **how})
+def drawn(data: Dataset, **how) -> FewShotSplits:
+    return few_shot_splits(data, None, **{"shots": (1, 2), "repeats": 2, "test_size": 0.3, "seed": 0, **how})
 
 
-def lesson_of(source, data: Dataset, *, balanced: bool = False) -> Lesson:
+def lesson_of(source, data: Dataset, *, balanced: bool = False) -> ScratchTask:
     samples = Samples(reading(source, data), source.input.collate, len(data))
-    return Lesson(source, samples, data.columns[0].matrix(), balanced, "cpu")
+    return ScratchTask(source, samples, data.columns[0].matrix(), balanced, "cpu")
 
 
 class TestDraws:
@@ -103,7 +103,7 @@ class TestFresh:
         from tiny_models import bert_folder
 
         source = load_source(f"hf:{bert_folder(tmp_path / 'bert')}")
-        one, same, other = (fresh(source, seed) for seed in (0, 0, 1))
+        one, same, other = (reinitialize(source, seed) for seed in (0, 0, 1))
         assert one.fingerprint == same.fingerprint != other.fingerprint != source.fingerprint
         assert one.input.describe() == source.input.describe()
 
@@ -111,26 +111,26 @@ class TestFresh:
         timm = pytest.importorskip("timm")
         assert timm
         source = load_source("timm:test_efficientnet", pretrained=False)
-        one, same = fresh(source, 0), fresh(source, 0)
+        one, same = reinitialize(source, 0), reinitialize(source, 0)
         assert one.fingerprint == same.fingerprint != source.fingerprint
         assert one.select("last") == source.select("last") and not one.module.training
 
     def test_what_headstart_trained_and_saved(self, tmp_path):
         source = pretrain("cnn", picture_data(16, side=12), epochs=1, image_size=12)
         saved = load_source(f"saved:{source.save(tmp_path / 'cnn')}")
-        assert fresh(saved, 3).fingerprint == fresh(source, 3).fingerprint
+        assert reinitialize(saved, 3).fingerprint == reinitialize(source, 3).fingerprint
 
     def test_a_source_drawn_by_the_same_seed_is_another(self):
         for seed in range(3):
             source = load_source("cnn:cnn", seed=seed)
-            assert fresh(source, seed).fingerprint != source.fingerprint
+            assert reinitialize(source, seed).fingerprint != source.fingerprint
 
     def test_the_global_generator_is_left_alone(self):
         torch.manual_seed(5)
         wanted = torch.rand(3)
         torch.manual_seed(5)
-        fresh(load_source("cnn:cnn"), 0)
-        fresh(vector_source(networks.Dense), 0)
+        reinitialize(load_source("cnn:cnn"), 0)
+        reinitialize(vector_source(networks.Dense), 0)
         assert torch.equal(torch.rand(3), wanted)
 
     def test_weights_that_stay_are_refused(self):
@@ -141,7 +141,7 @@ class TestFresh:
                     self.bias.zero_()
 
         with pytest.raises(SourceError, match="keep their weights"):
-            fresh(vector_source(lambda: nn.Sequential(Stubborn(8, 4), nn.ReLU())), 0)
+            reinitialize(vector_source(lambda: nn.Sequential(Stubborn(8, 4), nn.ReLU())), 0)
 
 
 class TestTraining:
@@ -158,7 +158,7 @@ class TestTraining:
 
     def test_everything_moves(self):
         lesson = lesson_of(vector_source(networks.Dense), sized_vectors())
-        begun = fresh(lesson.source, 0).module.state_dict()
+        begun = reinitialize(lesson.source, 0).module.state_dict()
         model = _scratch.trained(lesson, np.arange(30), epochs=2, lr=1e-3, seed=0)
         used = [name for name in begun if not name.startswith("c.")]  # above the last candidate nothing is reached
         assert used and all(not torch.equal(model.network.state_dict()[name], begun[name]) for name in used)

@@ -18,9 +18,9 @@ from headstart.dataset import Dataset
 from headstart.errors import DataError
 from headstart.proof import _plan, _report
 from headstart.proof._forgetting import _places
-from headstart.proof._intervals import FEWEST_GROUPS, Held, interval, labels_at
-from headstart.proof._plan import Plan, Speeds, Work
-from headstart.proof._runs import Done
+from headstart.proof._intervals import FEWEST_GROUPS, TestSet, interval, labels_at
+from headstart.proof._plan import ProofPlan, Speeds, TrainingCost
+from headstart.proof._runs import ExperimentResults
 from headstart.proof._verdict import (
     Curve,
     Findings,
@@ -30,8 +30,8 @@ from headstart.proof._verdict import (
     helps,
     labels_of,
     rows_of,
-    sentence,
     time_of,
+    verdict_text,
 )
 from headstart.result import Proof, read_record
 
@@ -45,8 +45,8 @@ NAMES = {
 ITEMS = 200
 
 
-def held(n: int = ITEMS, classes: int = 4, **fields) -> Held:
-    return Held(np.arange(n) % classes, **fields)
+def held(n: int = ITEMS, classes: int = 4, **fields) -> TestSet:
+    return TestSet(np.arange(n) % classes, **fields)
 
 
 def share(*shares: float, n: int = ITEMS, turn: int = 0) -> Curve:
@@ -92,7 +92,7 @@ class TestAgainstReferences:
         table = (rng.random((draws, n)) < 0.6).astype(float)
         codes = np.arange(n) % 3
         codes[:2] = 0
-        ours = interval(table, Held(codes, balanced=balanced), ends=ends)
+        ours = interval(table, TestSet(codes, balanced=balanced), ends=ends)
         assert ours == pytest.approx(naive_interval(table, codes, balanced=balanced, ends=ends))
 
     def test_a_tail_of_half_is_no_interval(self):
@@ -148,8 +148,8 @@ class TestAgainstReferences:
     def test_weights_add_up(self):
         codes = np.array([0] * 50 + [1] * 5 + [2] * 20)
         for balanced in (False, True):
-            assert Held(codes, balanced=balanced).weights.sum() == pytest.approx(1.0)
-        by_class = Held(codes, balanced=True).weights
+            assert TestSet(codes, balanced=balanced).weights.sum() == pytest.approx(1.0)
+        by_class = TestSet(codes, balanced=True).weights
         assert [by_class[codes == c].sum() for c in range(3)] == pytest.approx([1 / 3] * 3)
 
     @pytest.mark.slow
@@ -177,32 +177,32 @@ class TestWords:
         found = found_of({("raw", 4): share(0.3, 0.3, 0.3), ("frozen", 4): share(0.8, 0.8, 0.8)})
         gains = gains_of(found)
         low, high = gains[0].low, gains[0].high
-        assert sentence(found, gains, helps(found)) == (
+        assert verdict_text(found, gains, helps(found)) == (
             f"Transfer helps: frozen features against raw pixels +0.500 [{low:+.3f}, {high:+.3f}] accuracy "
             "(4 labels per class)."
         )
 
     def test_harm(self):
         found = found_of({("raw", 1): share(0.8, 0.8, 0.8), ("frozen", 1): share(0.3, 0.3, 0.3)}, shots=(1,))
-        said = sentence(found, gains_of(found), helps(found))
+        said = verdict_text(found, gains_of(found), helps(found))
         assert said.startswith("Transfer hurts here: frozen features against raw pixels -0.500 [")
         assert said.endswith("accuracy (1 label per class); you do better without this source.")
 
     def test_not_told(self):
         found = found_of({("raw", 4): share(0.5, 0.6, 0.7), ("frozen", 4): share(0.6, 0.6, 0.65, turn=50)})
-        said = sentence(found, gains_of(found), helps(found))
+        said = verdict_text(found, gains_of(found), helps(found))
         assert said.startswith("It cannot be told whether transfer helps here: frozen features against raw pixels +0.0")
 
     def test_three_numbers_of_labels(self):
         curves = {("raw", k): share(0.3, 0.3, 0.3) for k in (1, 4, 16)}
         curves |= {("frozen", k): share(0.8, 0.8, 0.8) for k in (1, 4, 16)}
-        said = sentence(found_of(curves, shots=(1, 4, 16)), gains_of(found_of(curves, shots=(1, 4, 16))), True)
+        said = verdict_text(found_of(curves, shots=(1, 4, 16)), gains_of(found_of(curves, shots=(1, 4, 16))), True)
         assert "(average of 1, 4 and 16 labels per class)." in said
 
     def test_balanced_accuracy_is_called_so(self):
         curves = {("raw", 4): share(0.3, 0.3), ("frozen", 4): share(0.9, 0.9)}
         found = found_of(curves, test=held(balanced=True))
-        assert " balanced accuracy " in sentence(found, gains_of(found), True)
+        assert " balanced accuracy " in verdict_text(found, gains_of(found), True)
 
     def test_the_strongest_rival_is_named(self):
         curves = {
@@ -212,7 +212,7 @@ class TestWords:
             ("frozen", 4): share(0.9, 0.9, 0.9),
         }
         found = found_of(curves)
-        assert "against the best rival, random-weight features, +0.450 [" in sentence(found, gains_of(found), True)
+        assert "against the best rival, random-weight features, +0.450 [" in verdict_text(found, gains_of(found), True)
 
     def test_guessing_is_mentioned_only_where_everybody_guesses(self):
         rng = np.random.default_rng(0)
@@ -222,8 +222,8 @@ class TestWords:
 
         guessing = found_of({("raw", 4): lucky(0.25), ("frozen", 4): lucky(0.25)})
         knowing = found_of({("raw", 4): lucky(0.6), ("frozen", 4): lucky(0.6)})
-        assert "guessing (0.250)" in sentence(guessing, gains_of(guessing), None)
-        assert "guessing" not in sentence(knowing, gains_of(knowing), None)
+        assert "guessing (0.250)" in verdict_text(guessing, gains_of(guessing), None)
+        assert "guessing" not in verdict_text(knowing, gains_of(knowing), None)
 
     @pytest.mark.parametrize(
         ("first", "second", "lacking"),
@@ -273,7 +273,7 @@ class TestGains:
         assert [(g.rival, g.shots) for g in gains] == [("raw", None), ("raw", 4), ("raw", 16), ("scratch", None),
                                                        ("scratch", 4)]  # fmt: skip
         assert gains[3].value == gains[4].value and helps(found) is True
-        verdict = sentence(found, gains, True)
+        verdict = verdict_text(found, gains, True)
         assert "raw pixels" in verdict and "average of 4 and 16 labels per class" in verdict
         assert "; training from scratch competed with 4 labels per class only" in verdict
         assert {(one.rival, one.shots) for one in labels_of(found)} == {("raw", 4), ("raw", 16), ("scratch", 4)}
@@ -284,8 +284,8 @@ class TestGains:
         del curves["scratch", 16]
         found = found_of(curves, shots=(4, 16))
         assert helps(found) is False
-        assert "training from scratch, -0.2" in sentence(found, gains_of(found), False)
-        assert "(4 labels per class)" in sentence(found, gains_of(found), False)
+        assert "training from scratch, -0.2" in verdict_text(found, gains_of(found), False)
+        assert "(4 labels per class)" in verdict_text(found, gains_of(found), False)
 
     def test_transfer_has_to_be_everywhere(self):
         curves = self.curves()
@@ -368,24 +368,26 @@ class TestReport:
         }  # fmt: skip
         return SimpleNamespace(**{**how, **fields})
 
-    def done(self, shares: dict[str, float], **fields) -> Done:
+    def done(self, shares: dict[str, float], **fields) -> ExperimentResults:
         truth = np.arange(ITEMS) % 4
         runs = {}
         for (name, right), repeat in itertools.product(shares.items(), range(3)):
             said = np.where(np.arange(ITEMS) < ITEMS * right, truth, (truth + 1) % 4)
             runs[name, 4, repeat] = {"predicted": said.tolist(), "seconds": 1.0, "epochs": 2, "moved": repeat == 0}
-        return Done(runs=runs, repeats=3, rates={4: 1e-3}, seconds=12.0, **fields)
+        return ExperimentResults(runs=runs, repeats=3, rates={4: 1e-3}, seconds=12.0, **fields)
 
-    def plan(self, **fields) -> Plan:
+    def plan(self, **fields) -> ProofPlan:
         how = {"allowance": 2.5, "epochs": {4: 2}, "seconds": 9.0}
         everyone = ("raw", "random", "scratch", "frozen", "fine-tuned")
-        return Plan((4,), (), (4,), 3, **{**how, "contenders": everyone, **fields})
+        return ProofPlan((4,), (), (4,), 3, **{**how, "contenders": everyone, **fields})
 
     def proof(self, shares, *, notes=(), plan=None, **fields) -> Proof:
         plan = plan or self.plan()
         data = SimpleNamespace(fingerprint="d")
         asked = ["auto", "auto", 3, 60.0]
-        return _report.assembled(self.contest(), plan, self.done(shares, **fields), notes=notes, data=data, asked=asked)
+        return _report.build_proof(
+            self.contest(), plan, self.done(shares, **fields), notes=notes, data=data, asked=asked
+        )
 
     def test_the_record(self):
         proof = self.proof({"raw": 0.3, "scratch": 0.2, "frozen": 0.8, "fine-tuned": 0.7}, notes=["first"])
@@ -431,9 +433,9 @@ class TestReport:
         done = self.done({"raw": 0.3, "fine-tuned": 0.8}, source_task=[1.0] * 20)
         for repeat in range(3):
             done.runs["fine-tuned", 4, repeat]["source_task"] = [1.0] * 15 + [0.0] * 5
-        plan = Plan((4,), (), (4,), 3, allowance=None, epochs={4: 2}, seconds=9.0)
+        plan = ProofPlan((4,), (), (4,), 3, allowance=None, epochs={4: 2}, seconds=9.0)
         data = SimpleNamespace(fingerprint="d")
-        proof = _report.assembled(self.contest(), plan, done, notes=(), data=data, asked=["auto", "auto", 3, None])
+        proof = _report.build_proof(self.contest(), plan, done, notes=(), data=data, asked=["auto", "auto", 3, None])
         assert (proof.forgetting.before, proof.forgetting.after) == (1.0, 0.75)
         assert proof.forgetting.items == 20 and proof.forgetting.kept == 1
 
@@ -451,15 +453,15 @@ class TestPlanLaws:
     sizes = {4: 24, 16: 96, 64: 384}
     speeds = st.builds(Speeds, *[st.floats(1e-4, 0.2) for _ in range(3)], st.floats(0.01, 3.0))
 
-    def plan_of(self, budget: float, speeds: Speeds, repeats: int = 5) -> tuple[Plan, Work]:
+    def plan_of(self, budget: float, speeds: Speeds, repeats: int = 5) -> tuple[ProofPlan, TrainingCost]:
         batch = {k: min(32, n // 4) for k, n in self.sizes.items()}
-        work = Work(self.sizes, 100, speeds, batch)
+        work = TrainingCost(self.sizes, 100, speeds, batch)
         return _plan.by_budget(self.whole(repeats), work, budget), work
 
-    def whole(self, repeats: int = 5) -> Plan:
+    def whole(self, repeats: int = 5) -> ProofPlan:
         everyone = ("raw", "random", "scratch", "frozen", "fine-tuned")
         how = {"allowance": None, "epochs": {}, "seconds": 0.0, "contenders": everyone}
-        return Plan((4, 16), (64,), (4, 16, 64), repeats, **how)
+        return ProofPlan((4, 16), (64,), (4, 16, 64), repeats, **how)
 
     @given(speeds, st.floats(1, 5000))
     def test_fits_or_says_so(self, speeds, budget):
@@ -492,7 +494,7 @@ class TestPlanLaws:
     @given(speeds, st.floats(1, 5000))
     def test_comes_back_from_the_disk(self, speeds, budget):
         plan, _ = self.plan_of(budget, speeds)
-        assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+        assert ProofPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
     @given(st.integers(1, 5000))
     def test_steps_are_at_least_what_was_asked(self, steps):

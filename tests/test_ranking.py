@@ -16,13 +16,13 @@ from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError
 from headstart.extraction import extract
 from headstart.heads import auto
-from headstart.heads.auto import choose
+from headstart.heads.auto import select_head
 from headstart.heads.base import HEADS
 from headstart.ranking import _halving, _prepare, _rank, _verdict, rank
 from headstart.ranking._rows import Pairing, ties_in_words
 from headstart.result import Ranking, Row
 from headstart.sources import load_source
-from headstart.sources.base import called
+from headstart.sources.base import display_names
 from networks import Dense, image_source, picture_data, pictures, separable, vector_source, vectors
 
 
@@ -107,7 +107,7 @@ def test_record_says_what_was_ranked(ranking):
 
 def test_accuracy_is_the_cross_validated_score_of_the_setting_reported(ranking, monkeypatch):
     made = []
-    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(choose(*a, **k)) or made[-1])
+    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
     found = rank(ranking.sources[0], ranking.data, store=False)
     bank = extract(ranking.sources[0], ranking.data, store=False)
     T = ranking.data.columns[0].matrix()
@@ -137,7 +137,7 @@ def test_a_ranking_by_a_head_that_selects_says_how_many_features_it_keeps(rankin
 
 def test_the_head_that_is_asked_for_is_the_one_that_is_ranked(ranking, monkeypatch):
     made = []
-    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(choose(*a, **k)) or made[-1])
+    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
     rank(ranking.sources[0], ranking.data, head="knn", store=False)
     assert {trial.head for trial in made[0].trials} == {"knn"}
 
@@ -486,7 +486,7 @@ def test_groups_stay_in_one_fold(monkeypatch):
     X = (vectors(30)[groups] + rng.normal(size=(120, 8)) * 1e-3).astype(np.float32)
     y = names_of(rng.permutation(30)[groups] % 2)
     made = []
-    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(choose(*a, **k)) or made[-1])
+    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
     together = rank(dense(), Dataset.from_arrays(X, y, groups=groups.tolist()))
     for folds in made[0].folds:
         assert all(len(set(folds[groups == g])) == 1 for g in range(30))
@@ -649,7 +649,7 @@ def test_namesakes_are_told_apart():
     assert {row.source for row in found.rows} == {"fake:image", "identity:image"}
     assert {one["source"] for one in found.shared["cka"]["labels"]} == {"fake:image", "identity:image"}
     twins = [vector_source(Dense, seed=seed, name="dense") for seed in range(3)]
-    assert called([*twins, dense(7)]) == ["dense#1", "dense#2", "dense#3", "dense7"]
+    assert display_names([*twins, dense(7)]) == ["dense#1", "dense#2", "dense#3", "dense7"]
     numbered = rank(twins, good_data(), store=False)
     assert {row.source for row in numbered.rows} == {"dense#1", "dense#2", "dense#3"}
     assert {source for source, _ in numbered.fused.parts} <= {row.source for row in numbered.rows}

@@ -13,7 +13,7 @@ import pytest
 import headstart as hs
 from headstart.errors import DataError
 from headstart.report._proof import curves
-from headstart.result import Forgotten, Gain, LabelsSaved, Proof, ProofRow, TimeSaved, read_record
+from headstart.result import Forgetting, Gain, LabelsSaved, Proof, ProofRow, TimeSaved, read_record
 from test_report import EVIL, read
 
 SCORES = {
@@ -54,7 +54,7 @@ def made(shots=SHOTS, **fields) -> Proof:
         "time_saved": TimeSaved(
             16, "scratch", seconds=2.0, accuracy=0.66, rival_seconds=30.0, rival_accuracy=0.26, reached=False
         ),
-        "forgetting": Forgotten(0.9, 0.8, change=-0.1, low=-0.15, high=-0.05, items=200),
+        "forgetting": Forgetting(0.9, 0.8, change=-0.1, low=-0.15, high=-0.05, items=200),
         "chance": 0.25,
         "notes": ["The largest number of labels was left out."],
         "cost": {"seconds": 12.0},

@@ -23,17 +23,17 @@ from headstart.errors import DataError, OptionError
 from headstart.result import (
     ClassRow,
     Confusion,
-    Forgotten,
+    Forgetting,
     Fusion,
     Gain,
     LabelsSaved,
-    LeftOut,
     Metric,
     Proof,
     ProofRow,
     Ranking,
     Result,
     Row,
+    SkippedItem,
     TimeSaved,
     plain,
     read_record,
@@ -252,7 +252,7 @@ def test_plain_is_json():
         "array": np.array([[1.5, np.nan]]),
         "numpy": (np.int64(3), np.bool_(True), np.float32(0.5), np.str_("x")),
         "metric": Metric(0.5, 0.25, 0.75),
-        "record": LeftOut("a", "b"),
+        "record": SkippedItem("a", "b"),
         5: None,
         "inf": math.inf,
     }
@@ -331,7 +331,7 @@ proof = Proof(
     labels_saved=saved,
     labels=[saved],
     time_saved=TimeSaved(4, "scratch", seconds=2.0, accuracy=0.7, rival_seconds=9.0, rival_accuracy=0.3, reached=False),
-    forgetting=Forgotten(0.9, 0.8, change=-0.1, low=-0.2, high=0.0, items=50, kept=2),
+    forgetting=Forgetting(0.9, 0.8, change=-0.1, low=-0.2, high=0.0, items=50, kept=2),
     chance=0.25,
 )
 
@@ -502,7 +502,7 @@ def test_any_result_fits_a_terminal(names):
     share = Metric(0.5, 0.25, 0.75)
     rows = [ClassRow(name, 5, share, share, share, 3, column=name) for name in names]
     costs = dict.fromkeys(names, "x" * 200)
-    skipped = [LeftOut(name * 9, name) for name in names]
+    skipped = [SkippedItem(name * 9, name) for name in names]
     text = str(Result(dict.fromkeys(names, share), per_class=rows, notes=names, cost=costs, skipped=skipped))
     assert all(width(line) <= WIDTH for line in text.splitlines())
     assert "\x1b" not in text

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart._solve.folds import FoldRidge, LeftOut, _Normal, discriminants
-from headstart._solve.principal import of_rows, of_scatter, spread_of
+from headstart._solve.folds import FoldPrediction, FoldRidge, _Normal, discriminants
+from headstart._solve.principal import feature_scale, of_rows, of_scatter
 from headstart.errors import NumericsError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -74,8 +74,8 @@ def test_directions_that_are_only_rounding_are_left_out():
 
 def test_the_divisor_of_a_constant_feature_is_one():
     X = np.column_stack([np.full(9, 0.1, np.float32), np.arange(9.0), np.zeros(9)]).astype(np.float64)
-    assert spread_of(X.var(axis=0), X.mean(axis=0), "none") is None
-    spread = spread_of(X.var(axis=0), X.mean(axis=0), "standard")
+    assert feature_scale(X.var(axis=0), X.mean(axis=0), "none") is None
+    spread = feature_scale(X.var(axis=0), X.mean(axis=0), "standard")
     assert spread[0] == 1 and spread[2] == 1 and np.isclose(spread[1], X[:, 1].std())
 
 
@@ -138,6 +138,6 @@ def test_discriminants_follow_from_ridge(seed, shape, alpha):
 
 
 def test_classes_without_any_spread_and_shrinkage_are_refused():
-    left = LeftOut(np.arange(2), np.zeros((2, 2)), np.diag([3.0, 3.0]))
+    left = FoldPrediction(np.arange(2), np.zeros((2, 2)), np.diag([3.0, 3.0]))
     with pytest.raises(NumericsError, match="Raise shrinkage"):
         discriminants([left], np.full((1, 2), 0.5), np.full((1, 2), 3.0))

@@ -24,7 +24,7 @@ from headstart.dataset import Dataset  # noqa: E402
 from headstart.errors import UnsafeFile, WeightsError  # noqa: E402
 from headstart.extraction import extract  # noqa: E402
 from headstart.sources import load_source  # noqa: E402
-from headstart.sources._keras2 import config, translated  # noqa: E402
+from headstart.sources._keras2 import config, convert_keras2_config  # noqa: E402
 
 HOME = Path(__file__).parent / "keras2"
 FILES = ["picture.keras", "picture.h5", "sequence.keras", "sequence.h5"]
@@ -62,7 +62,7 @@ def test_files_of_keras_3_are_left_alone(tmp_path):
     made = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     for suffix in ("keras", "h5"):
         made.save(tmp_path / f"new.{suffix}")
-        assert translated((tmp_path / f"new.{suffix}").read_bytes()) is None
+        assert convert_keras2_config((tmp_path / f"new.{suffix}").read_bytes()) is None
 
 
 def rewritten(name: str, folder: Path, old: str, new: str) -> Path:

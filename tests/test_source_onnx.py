@@ -20,7 +20,7 @@ import networks  # noqa: E402
 from headstart import _extras  # noqa: E402
 from headstart._progress import listening  # noqa: E402
 from headstart.dataset import Dataset  # noqa: E402
-from headstart.engines import ENGINES, Choice  # noqa: E402
+from headstart.engines import ENGINES, RuntimeConfig  # noqa: E402
 from headstart.errors import (  # noqa: E402
     MissingPackage,
     NumericsError,
@@ -452,7 +452,7 @@ def test_numbers_that_are_not_finite_name_the_layer(tmp_path):
         tmp_path / "n.onnx", [helper.make_node("Log", ["x"], ["y"])], [("x", FLOAT, ["n", 8])], [("y", FLOAT, None)]
     )
     source = load_source(f"onnx:{path}")
-    engine = ENGINES["onnxruntime"](source, {"y": reducer("avg", "c")}, Choice("onnxruntime", "fp32"))
+    engine = ENGINES["onnxruntime"](source, {"y": reducer("avg", "c")}, RuntimeConfig("onnxruntime", "fp32"))
     with pytest.raises(NumericsError, match=r"at layer y in fp32"):
         engine(source.input.collate(list(vectors(3))))
 
@@ -500,7 +500,7 @@ def test_other_precisions_and_devices_are_refused(source):
     with pytest.raises(UnknownName, match=r"engines of"):
         extract(source, data, engine="torch", store=False)
     with pytest.raises(OptionError, match=r"cannot be used"):
-        ENGINES["onnxruntime"](source, {"vector": reducer("avg", "c")}, Choice("onnxruntime", "fp32", "mps"))
+        ENGINES["onnxruntime"](source, {"vector": reducer("avg", "c")}, RuntimeConfig("onnxruntime", "fp32", "mps"))
 
 
 def test_layers_that_are_not_there_are_named(source):

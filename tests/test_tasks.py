@@ -10,7 +10,7 @@ from PIL import Image
 
 from headstart.dataset import Dataset
 from headstart.errors import UnreadableItem
-from headstart.predictor import ANSWERS, Answer, Division, Part, WithHead, rows_of
+from headstart.predictor import TARGET_MODELS, FeatureSpec, HeadModel, Segments, TargetModel, extract_features
 from headstart.predictor._predictor import _together
 from headstart.transfer import fit
 from headstart.transfer._tasks import FITTERS
@@ -35,7 +35,7 @@ def photos():
 def rows(predictor, data, divide, on_error="skip"):
     poolings = [{p.layer: p.pooling for p in predictor.answers[0].parts}]
     how = {"divide": divide, "on_error": on_error, "store": False}
-    return rows_of(predictor.sources, predictor.running, poolings, data, **how)
+    return extract_features(predictor.sources, predictor.running, poolings, data, **how)
 
 
 def copies(counts, broken=()):
@@ -46,15 +46,15 @@ def copies(counts, broken=()):
         for i in broken:
             pieces[i] = b"no picture"
         owner = np.repeat(np.arange(len(counts)), counts)
-        return Division(Dataset(pieces, modality="image"), owner, {1: "torn"})
+        return Segments(Dataset(pieces, modality="image"), owner, {1: "torn"})
 
     return divide
 
 
 def test_every_task_that_can_be_fitted_can_be_answered():
-    assert list(FITTERS) == list(ANSWERS)
-    for task, kind in ANSWERS.items():
-        assert issubclass(kind, Answer) and kind.task == task and set(kind.gives) <= {"decision", "proba"}
+    assert list(FITTERS) == list(TARGET_MODELS)
+    for task, kind in TARGET_MODELS.items():
+        assert issubclass(kind, TargetModel) and kind.task == task and set(kind.gives) <= {"decision", "proba"}
 
 
 def test_pieces_belong_to_their_items(photos):
@@ -86,7 +86,7 @@ def test_answers_share_a_pass_where_pooling_and_pieces_allow():
     base = fitted().answers[0]
 
     def answer(*parts, kind=None):
-        return (kind or type(base))("t", tuple(Part(0, *p) for p in parts), base.head, base.classes)
+        return (kind or type(base))("t", tuple(FeatureSpec(0, *p) for p in parts), base.head, base.classes)
 
     class Divided(type(base)):
         divide = staticmethod(copies([1]))
@@ -100,9 +100,9 @@ def test_only_heads_are_fine_tuned():
     X, y = separable(36)
     data = Dataset.from_arrays(X, y, task="classification")
     predictor = fit("fake:vector", data, head="ridge", store=False)
-    assert isinstance(predictor.answers[0], WithHead)
+    assert isinstance(predictor.answers[0], HeadModel)
     assert {task for task, one in FITTERS.items() if one.tunes} == {"classification", "multilabel", "regression"}
-    assert set(FITTERS) == set(ANSWERS)
+    assert set(FITTERS) == set(TARGET_MODELS)
 
 
 def test_classes_keep_their_order_in_every_answer():

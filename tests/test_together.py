@@ -24,16 +24,16 @@ ALONE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 def test_alone_without_a_launcher(monkeypatch):
     for name in ALONE:
         monkeypatch.delenv(name, raising=False)
-    assert _processes.place() == (0, 1) and _processes.is_main()
-    assert _processes.mine(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    assert _processes.rank_and_world_size() == (0, 1) and _processes.is_main()
+    assert _processes.local_shard(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
     monkeypatch.setattr(_together, "_accelerator", lambda: pytest.fail("it asked for others"))
     done = []
-    _together.begin()
-    _together.together(lambda: done.append(1))
-    assert _together.main_first(lambda: 7) == 7 and _together.agreed(lambda: 0.1) == 0.1 and done == [1]
-    _together.alike({"a": 1}, "settings")
+    _together.init_distributed()
+    _together.run_on_all(lambda: done.append(1))
+    assert _together.main_first(lambda: 7) == 7 and _together.broadcast_scalar(lambda: 0.1) == 0.1 and done == [1]
+    _together.assert_same_on_all_ranks({"a": 1}, "settings")
     tensor = torch.ones(2)
-    _together.level({"t": tensor})
+    _together.average_tensors({"t": tensor})
     assert tensor.tolist() == [1, 1]
 
 
@@ -44,8 +44,8 @@ def test_every_item_belongs_to_one_process(monkeypatch, count, many):
     monkeypatch.setenv("WORLD_SIZE", str(many))
     for number in range(many):
         monkeypatch.setenv("RANK", str(number))
-        assert _processes.place() == (number, many)
-        parts.append(_processes.mine(np.arange(count)).tolist())
+        assert _processes.rank_and_world_size() == (number, many)
+        parts.append(_processes.local_shard(np.arange(count)).tolist())
     assert [item for part in parts for item in part] == list(range(count))
     assert len(parts[0]) == max(map(len, parts))
 
@@ -55,7 +55,7 @@ def test_a_launcher_that_talks_nonsense(monkeypatch, number, many):
     monkeypatch.setenv("RANK", number)
     monkeypatch.setenv("WORLD_SIZE", many)
     with pytest.raises(OptionError, match="do not say which process this is"):
-        _processes.place()
+        _processes.rank_and_world_size()
 
 
 def test_without_accelerate(monkeypatch):

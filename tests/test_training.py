@@ -23,7 +23,7 @@ from torch import nn
 from headstart._constraints import invalid_values
 from headstart._progress import listening
 from headstart.errors import DataError, HeadstartError, NumericsError, OptionError, StoreError
-from headstart.training import Group, Schedule, steps_of, train
+from headstart.training import ParameterGroup, TrainingConfig, steps_of, train
 from headstart.training import _train as training
 from networks import seeded, separable
 
@@ -64,7 +64,7 @@ def setup(seed=0):
 
 
 def group(net, **how):
-    return Group(dict(net.named_parameters()), **how)
+    return ParameterGroup(dict(net.named_parameters()), **how)
 
 
 def buffers(net):
@@ -89,7 +89,7 @@ def plain(history):
 
 def test_it_learns():
     net, loss, score = setup()
-    history = fit(net, loss, Schedule(epochs=12, batch_size=16, lr=0.02), score)
+    history = fit(net, loss, TrainingConfig(epochs=12, batch_size=16, lr=0.02), score)
     assert history.loss[-1] < 0.5 * history.loss[0]
     assert max(history.score) > 0.9
     assert history.stopped == "all epochs done"
@@ -103,27 +103,27 @@ def test_runs_repeat_to_the_bit():
         np.random.seed(noise)  # noqa: NPY002
         random.seed(noise)
         net, loss, score = setup()
-        found.append((plain(fit(net, loss, Schedule(epochs=3, batch_size=16, ema=0.9), score)), state(net)))
+        found.append((plain(fit(net, loss, TrainingConfig(epochs=3, batch_size=16, ema=0.9), score)), state(net)))
     assert found[0] == found[1]
     net, loss, score = setup()
-    assert plain(fit(net, loss, Schedule(epochs=3, batch_size=16, ema=0.9, seed=1), score)) != found[0][0]
+    assert plain(fit(net, loss, TrainingConfig(epochs=3, batch_size=16, ema=0.9, seed=1), score)) != found[0][0]
 
 
 def test_global_generators_are_left_alone():
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
     net, loss, score = setup()
-    fit(net, loss, Schedule(epochs=2), score)
+    fit(net, loss, TrainingConfig(epochs=2), score)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
     assert random.getstate() == before[2]
     with pytest.raises(ZeroDivisionError):
-        fit(net, lambda *_: 1 / 0, Schedule(epochs=2))
+        fit(net, lambda *_: 1 / 0, TrainingConfig(epochs=2))
     assert torch.equal(torch.get_rng_state(), before[0])
 
 
 @given(count=st.integers(1, 300), size=st.integers(1, 64), seed=st.integers(0, 5), epoch=st.integers(0, 5))
 def test_every_item_once_per_epoch_in_parts_of_nearly_one_size(count, size, seed, epoch):
-    schedule = Schedule(batch_size=size, seed=seed)
+    schedule = TrainingConfig(batch_size=size, seed=seed)
     parts = steps_of(count, schedule, epoch)
     assert sorted(np.concatenate(parts).tolist()) == list(range(count))
     lengths = [len(part) for part in parts]
@@ -138,7 +138,7 @@ def test_every_item_once_per_epoch_in_parts_of_nearly_one_size(count, size, seed
 def test_adam_is_torchs():
     """One group, no clipping, no decay: the same numbers as torch's own loop."""
     net, twin = seeded(lambda: nn.Linear(8, 3)), seeded(lambda: nn.Linear(8, 3))
-    schedule = Schedule(epochs=2, batch_size=20, lr=0.01, warmup=0, decay="constant", clip=None, weight_decay=0.1)
+    schedule = TrainingConfig(epochs=2, batch_size=20, lr=0.01, warmup=0, decay="constant", clip=None, weight_decay=0.1)
 
     def loss(model):
         return lambda indices, _: nn.functional.cross_entropy(model(XT[indices]), YT[indices])
@@ -161,7 +161,7 @@ def test_the_rate_warms_up_and_decays(decay, warmup, monkeypatch):
     real = training._set_rates
     monkeypatch.setattr(training, "_set_rates", lambda *a: seen.append(real(*a)) or seen[-1])
     net, loss, _ = setup()
-    fit(net, loss, Schedule(epochs=8, batch_size=15, lr=0.4, warmup=warmup, decay=decay))
+    fit(net, loss, TrainingConfig(epochs=8, batch_size=15, lr=0.4, warmup=warmup, decay=decay))
     assert len(seen) == 32
     warm = int(32 * warmup)
     if warm:
@@ -184,20 +184,20 @@ def test_factors_and_starts_of_groups():
         moved.append(not torch.equal(net.a.weight, before["a.weight"]))
         return 0.0
 
-    groups = [Group(first, factor=0.1, from_epoch=2), Group(rest, factor=2.0)]
-    train(groups, loss, len(X), schedule=Schedule(epochs=4), validate_with=score, buffers=buffers(net))
+    groups = [ParameterGroup(first, factor=0.1, from_epoch=2), ParameterGroup(rest, factor=2.0)]
+    train(groups, loss, len(X), schedule=TrainingConfig(epochs=4), validate_with=score, buffers=buffers(net))
     assert moved == [False, False, True, True]
     assert not torch.equal(net.b.weight, before["b.weight"])
 
 
 def test_weight_decay_only_where_it_is_wanted():
     decayed, spared = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    groups = [Group({"d": decayed}), Group({"s": spared}, weight_decay=False)]
+    groups = [ParameterGroup({"d": decayed}), ParameterGroup({"s": spared}, weight_decay=False)]
 
     def loss(indices, _):
         return (decayed + spared).sum() * 0.0
 
-    train(groups, loss, 4, schedule=Schedule(epochs=3, lr=0.1, weight_decay=0.5))
+    train(groups, loss, 4, schedule=TrainingConfig(epochs=3, lr=0.1, weight_decay=0.5))
     assert torch.equal(spared, torch.ones(3))
     assert (decayed < 1).all()
 
@@ -206,14 +206,14 @@ def test_what_is_in_no_group_does_not_move():
     net, loss, _ = setup()
     net.eval()  # no statistics move either
     before = state(net)
-    train([Group({"b.weight": net.b.weight})], loss, len(X), schedule=Schedule(epochs=2))
+    train([ParameterGroup({"b.weight": net.b.weight})], loss, len(X), schedule=TrainingConfig(epochs=2))
     after = state(net)
     assert {k for k in before if before[k] != after[k]} == {"b.weight"}
 
 
 def test_gradients_are_cleared_at_the_end():
     net, loss, _ = setup()
-    fit(net, loss, Schedule(epochs=1))
+    fit(net, loss, TrainingConfig(epochs=1))
     assert all(p.grad is None for p in net.parameters())
 
 
@@ -234,7 +234,7 @@ def test_clipping_bounds_the_step():
 
     torch.optim.AdamW.step = step
     try:
-        train([Group({"w": weight})], loss, 4, schedule=Schedule(epochs=2, clip=0.5))
+        train([ParameterGroup({"w": weight})], loss, 4, schedule=TrainingConfig(epochs=2, clip=0.5))
     finally:
         torch.optim.AdamW.step = real
         hook.remove()
@@ -259,7 +259,7 @@ def test_the_best_epoch_is_left_behind():
         saved.append(state(net))
         return [0.1, 0.9, 0.3, 0.2][len(saved) - 1]
 
-    history = fit(net, loss, Schedule(epochs=4), score)
+    history = fit(net, loss, TrainingConfig(epochs=4), score)
     assert history.best == 1
     assert state(net) == saved[1]
     assert saved[1] != saved[3]
@@ -267,19 +267,19 @@ def test_the_best_epoch_is_left_behind():
 
 def test_without_a_score_the_last_epoch_is_left_behind():
     net, loss, _ = setup()
-    history = fit(net, loss, Schedule(epochs=3))
+    history = fit(net, loss, TrainingConfig(epochs=3))
     assert history.best == 2
     assert history.score == []
 
 
 def test_of_equals_the_first_is_kept():
     net, loss, _ = setup()
-    assert fit(net, loss, Schedule(epochs=3), scripted([0.5, 0.5, 0.5])).best == 0
+    assert fit(net, loss, TrainingConfig(epochs=3), scripted([0.5, 0.5, 0.5])).best == 0
 
 
 def test_early_stopping():
     net, loss, _ = setup()
-    history = fit(net, loss, Schedule(epochs=9, patience=2), scripted([0.1, 0.5, 0.4, 0.5, 0.9, 0.9, 0.9]))
+    history = fit(net, loss, TrainingConfig(epochs=9, patience=2), scripted([0.1, 0.5, 0.4, 0.5, 0.9, 0.9, 0.9]))
     assert len(history.score) == 4
     assert history.best == 1
     assert history.stopped == "no better for 2 epochs"
@@ -288,7 +288,7 @@ def test_early_stopping():
 @pytest.mark.parametrize("values", [[math.nan, 0.3, 0.2], [0.1, math.nan, 0.3], [math.nan] * 3])
 def test_a_score_that_is_no_number_is_the_worst(values):
     net, loss, _ = setup()
-    history = fit(net, loss, Schedule(epochs=3), scripted(values))
+    history = fit(net, loss, TrainingConfig(epochs=3), scripted(values))
     good = [-math.inf if math.isnan(v) else v for v in values]
     assert history.best == good.index(max(good))
     assert history.score == good
@@ -309,7 +309,13 @@ def test_the_average_is_what_is_validated_and_kept():
         seen.append(float(weight.detach()))
         return float(weight.detach())
 
-    train([Group({"w": weight})], loss, 4, schedule=Schedule(epochs=6, lr=0.5, ema=0.5, warmup=0), validate_with=score)
+    train(
+        [ParameterGroup({"w": weight})],
+        loss,
+        4,
+        schedule=TrainingConfig(epochs=6, lr=0.5, ema=0.5, warmup=0),
+        validate_with=score,
+    )
     after = [*steps[1:], None]
     average, expected = None, []
     for step, value in enumerate(after[:-1], 1):
@@ -326,7 +332,7 @@ def test_the_average_is_left_behind_without_a_score_too():
     found = []
     for ema in (0.0, 0.9):
         net, loss, _ = setup()
-        fit(net, loss, Schedule(epochs=3, ema=ema))
+        fit(net, loss, TrainingConfig(epochs=3, ema=ema))
         found.append(state(net))
     assert found[0]["a.weight"] != found[1]["a.weight"]
 
@@ -352,8 +358,8 @@ class Clock:
 @pytest.mark.parametrize(("budget", "epochs"), [(100.0, 10), (1000.0, 50), (1.0, 1), (10.0, 1), (20.0, 2)])
 def test_the_budget_cuts_epochs(monkeypatch, budget, epochs):
     clock, weight = Clock(monkeypatch), nn.Parameter(torch.ones(2))
-    schedule = Schedule(epochs=50, batch_size=2, budget=budget)
-    history = train([Group({"w": weight})], clock.loss(weight, 1.0), 20, schedule=schedule)
+    schedule = TrainingConfig(epochs=50, batch_size=2, budget=budget)
+    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 1.0), 20, schedule=schedule)
     assert len(history.loss) == epochs
     assert history.lr[-1] < 0.2 * schedule.lr or epochs < 5  # the schedule still ends
 
@@ -365,8 +371,10 @@ def test_validation_counts_towards_the_budget(monkeypatch):
         clock.now += 40.0
         return 0.0
 
-    schedule = Schedule(epochs=50, batch_size=2, budget=200.0)
-    history = train([Group({"w": weight})], clock.loss(weight, 1.0), 20, schedule=schedule, validate_with=score)
+    schedule = TrainingConfig(epochs=50, batch_size=2, budget=200.0)
+    history = train(
+        [ParameterGroup({"w": weight})], clock.loss(weight, 1.0), 20, schedule=schedule, validate_with=score
+    )
     assert len(history.loss) == 4
     assert clock.now <= 200
 
@@ -381,7 +389,10 @@ def test_the_cut_is_said(monkeypatch):
     clock, weight = Clock(monkeypatch), nn.Parameter(torch.ones(2))
     with listening(Notes()):
         train(
-            [Group({"w": weight})], clock.loss(weight, 1.0), 20, schedule=Schedule(epochs=9, batch_size=2, budget=30.0)
+            [ParameterGroup({"w": weight})],
+            clock.loss(weight, 1.0),
+            20,
+            schedule=TrainingConfig(epochs=9, batch_size=2, budget=30.0),
         )
     assert said == ["3 of 9 epochs fit into 30 s (10.0 s each)."]
 
@@ -399,7 +410,7 @@ def test_a_loss_that_is_no_number(value):
         return loss(indices, generator) * (value if len(calls) == 3 else 1.0)
 
     with pytest.raises(NumericsError, match=r"The loss is (nan|inf) at step 3 \(epoch 2\).*smaller lr than 0.001"):
-        fit(net, bad, Schedule(epochs=4, batch_size=30))
+        fit(net, bad, TrainingConfig(epochs=4, batch_size=30))
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
@@ -411,24 +422,24 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights(clip):
         return torch.sqrt(weight).sum()  # 0 with an infinite slope
 
     with pytest.raises(NumericsError, match="gradient is not finite"):
-        train([Group({"w": weight})], loss, 2, schedule=Schedule(epochs=1, clip=clip))
+        train([ParameterGroup({"w": weight})], loss, 2, schedule=TrainingConfig(epochs=1, clip=clip))
     assert float(weight.detach()) == 0
 
 
 def test_nothing_to_train_or_to_train_on():
     net, loss, _ = setup()
-    for groups in ([], [Group({})]):
+    for groups in ([], [ParameterGroup({})]):
         with pytest.raises(OptionError, match="no group holds a parameter"):
-            train(groups, loss, 10, schedule=Schedule())
+            train(groups, loss, 10, schedule=TrainingConfig())
     with pytest.raises(DataError, match="number of items is 0"):
-        train([group(net)], loss, 0, schedule=Schedule())
+        train([group(net)], loss, 0, schedule=TrainingConfig())
 
 
-@pytest.mark.parametrize(("field", "value"), list(invalid_values(Schedule)), ids=str)
+@pytest.mark.parametrize(("field", "value"), list(invalid_values(TrainingConfig)), ids=str)
 def test_settings_that_are_not_allowed(field, value):
     net, loss, _ = setup()
     with pytest.raises(OptionError, match=rf"Schedule\({field}=…\)"):
-        fit(net, loss, Schedule(**{field: value}))
+        fit(net, loss, TrainingConfig(**{field: value}))
 
 
 # ---- resume ---------------------------------------------------------------------------------------------------------
@@ -454,7 +465,7 @@ def killed_after(epochs, score):
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("epochs", [1, 3, 5])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, epochs, ema):
-    schedule = Schedule(epochs=6, batch_size=16, lr=0.02, ema=ema, weight_decay=0.1)
+    schedule = TrainingConfig(epochs=6, batch_size=16, lr=0.02, ema=ema, weight_decay=0.1)
     net, loss, score = setup()
     whole = plain(fit(net, loss, schedule, score))
     wanted = state(net)
@@ -470,7 +481,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, epochs, ema):
 
 
 def test_killed_without_a_score(tmp_path):
-    schedule = Schedule(epochs=5, batch_size=16)
+    schedule = TrainingConfig(epochs=5, batch_size=16)
     net, loss, _ = setup()
     whole = plain(fit(net, loss, schedule))
     wanted = state(net)
@@ -494,7 +505,7 @@ def test_killed_without_a_score(tmp_path):
 @given(kills=st.lists(st.integers(1, 3), min_size=1, max_size=3), ema=st.sampled_from([0.0, 0.5]))
 @settings(max_examples=5)
 def test_killed_again_and_again(tmp_path_factory, kills, ema):
-    schedule = Schedule(epochs=8, batch_size=30, ema=ema)
+    schedule = TrainingConfig(epochs=8, batch_size=30, ema=ema)
     path = tmp_path_factory.mktemp("runs") / "run"
     net, loss, score = setup()
     whole, wanted = plain(fit(net, loss, schedule, score)), None
@@ -509,7 +520,7 @@ def test_killed_again_and_again(tmp_path_factory, kills, ema):
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
-    schedule, path = Schedule(epochs=3), tmp_path / "run"
+    schedule, path = TrainingConfig(epochs=3), tmp_path / "run"
     net, loss, score = setup()
     whole = plain(fit(net, loss, schedule, score, checkpoint=path))
     wanted = state(net)
@@ -520,7 +531,7 @@ def test_a_finished_run_is_not_run_again(tmp_path):
 
 
 def test_a_run_that_stopped_early_stays_stopped(tmp_path):
-    schedule, path = Schedule(epochs=9, patience=2), tmp_path / "run"
+    schedule, path = TrainingConfig(epochs=9, patience=2), tmp_path / "run"
     net, loss, _ = setup()
     first = fit(net, loss, schedule, scripted([0.5, 0.1, 0.1]), checkpoint=path)
     wanted = state(net)
@@ -534,7 +545,7 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path):
 def test_a_budget_that_was_cut_stays_cut(tmp_path, monkeypatch):
     clock, path = Clock(monkeypatch), tmp_path / "run"
     weight = nn.Parameter(torch.ones(2))
-    schedule = Schedule(epochs=50, batch_size=2, budget=50.0)
+    schedule = TrainingConfig(epochs=50, batch_size=2, budget=50.0)
     calls = []
 
     def dying(indices, generator):
@@ -544,21 +555,21 @@ def test_a_budget_that_was_cut_stays_cut(tmp_path, monkeypatch):
         return clock.loss(weight, 1.0)(indices, generator)
 
     with pytest.raises(Killed):
-        train([Group({"w": weight})], dying, 20, schedule=schedule, checkpoint=path)
-    history = train([Group({"w": weight})], clock.loss(weight, 0.001), 20, schedule=schedule, checkpoint=path)
+        train([ParameterGroup({"w": weight})], dying, 20, schedule=schedule, checkpoint=path)
+    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 0.001), 20, schedule=schedule, checkpoint=path)
     assert len(history.loss) == 5
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
     net, loss, score = setup()
-    fit(net, loss, Schedule(epochs=2), score, checkpoint=tmp_path / "run", identity="mine")
+    fit(net, loss, TrainingConfig(epochs=2), score, checkpoint=tmp_path / "run", identity="mine")
     return tmp_path / "run"
 
 
 def resume(checkpoint, schedule=None, net=None, **how):
     made, loss, score = setup()
-    schedule = schedule or Schedule(epochs=2)
+    schedule = schedule or TrainingConfig(epochs=2)
     return fit(net or made, loss, schedule, score, checkpoint=checkpoint, **{"identity": "mine", **how})
 
 
@@ -583,18 +594,18 @@ def test_a_damaged_checkpoint(checkpoint, damage):
 def test_a_flipped_bit_is_an_error_or_harmless(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("flip") / "run"
     net, loss, score = setup()
-    fit(net, loss, Schedule(epochs=1), score, checkpoint=path)
+    fit(net, loss, TrainingConfig(epochs=1), score, checkpoint=path)
     blob = bytearray(path.read_bytes())
     blob[data.draw(st.integers(0, 1500))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(blob)
     with contextlib.suppress(HeadstartError):
-        resume(path, Schedule(epochs=1), identity="")
+        resume(path, TrainingConfig(epochs=1), identity="")
 
 
 @pytest.mark.parametrize("change", ["schedule", "identity", "count", "names", "shapes"])
 def test_a_checkpoint_of_another_run(checkpoint, change):
     net, loss, score = setup()
-    how = {"schedule": Schedule(epochs=2), "checkpoint": checkpoint, "identity": "mine", "buffers": buffers(net)}
+    how = {"schedule": TrainingConfig(epochs=2), "checkpoint": checkpoint, "identity": "mine", "buffers": buffers(net)}
     groups, count = [group(net)], len(X)
     if change == "schedule":
         how["schedule"] = dataclasses.replace(how["schedule"], lr=0.5)
@@ -603,7 +614,7 @@ def test_a_checkpoint_of_another_run(checkpoint, change):
     elif change == "count":
         count = 59
     elif change == "names":
-        groups = [Group({f"x.{k}": v for k, v in net.named_parameters()})]
+        groups = [ParameterGroup({f"x.{k}": v for k, v in net.named_parameters()})]
     else:
         net.b = nn.Linear(16, 4)
         groups = [group(net)]
@@ -615,7 +626,7 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     net, loss, _ = setup()
     with pytest.raises(StoreError, match="Cannot write"):
-        fit(net, loss, Schedule(epochs=1), checkpoint=tmp_path / "file" / "run")
+        fit(net, loss, TrainingConfig(epochs=1), checkpoint=tmp_path / "file" / "run")
 
 
 def test_a_checkpoint_holds_no_code(checkpoint):

@@ -9,11 +9,11 @@ import pytest
 
 import networks
 from headstart import Dataset, fit, policy
-from headstart.finetuning import Outcome
+from headstart.finetuning import FineTuneResult
 from headstart.training import History
 from headstart.transfer import _preparing as preparing
-from headstart.transfer._attempts import Attempt
-from headstart.transfer._judging import Evidence
+from headstart.transfer._attempts import FineTuneRun
+from headstart.transfer._judging import PairedPredictions
 from headstart.transfer._tuned import _folds, _searched
 
 FOLDS = [(np.arange(10, 50), np.arange(10)), (np.r_[0:10, 20:50], np.arange(10, 20))]
@@ -34,10 +34,12 @@ class Scripted:
         self.runs.append((ground, int(held[0]), name))
         kept = "tuned" if self.scores[ground] > 0 else "start"
         scores = {"start": 0.0, "tuned": self.scores[ground]}
-        return Attempt(ground, held, Outcome(None, None, None, History(), kept, scores, (), np.zeros((10, 2))))
+        return FineTuneRun(
+            ground, held, FineTuneResult(None, None, None, History(), kept, scores, (), np.zeros((10, 2)))
+        )
 
     def evidence(self, one):
-        return Evidence(np.zeros((10, 2)), one.outcome.held, np.zeros((10, 2)))
+        return PairedPredictions(np.zeros((10, 2)), one.outcome.held, np.zeros((10, 2)))
 
     def clear(self, one, seen, choices):
         self.choices.append((len(seen), choices))
@@ -125,7 +127,7 @@ def test_a_single_group_cannot_be_held_out():
 
 def test_the_second_ground_adds_the_deepest_layer_to_those_of_the_frozen_predictor(monkeypatch):
     seen = {}
-    real = preparing.grounds
+    real = preparing.starting_points
 
     def watched(answer, labelled, T, **how):
         seen["own"], seen["all"] = answer.parts, list(real(answer, labelled, T, **how))

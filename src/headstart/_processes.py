@@ -12,7 +12,7 @@ import numpy as np
 from headstart.errors import OptionError
 
 
-def place() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """(number of this process, how many there are); (0, 1) for one that nobody launched.
 
     Raises
@@ -33,18 +33,18 @@ def place() -> tuple[int, int]:
 
 def is_main() -> bool:
     """Whether this process writes and prints for all."""
-    return place()[0] == 0
+    return rank_and_world_size()[0] == 0
 
 
-def mine(items: np.ndarray) -> np.ndarray:
+def local_shard(items: np.ndarray) -> np.ndarray:
     """The part of a batch that this process computes: everything, where it is alone. It may be empty."""
-    number, many = place()
+    number, many = rank_and_world_size()
     return np.array_split(items, many)[number]
 
 
-def only_alone(what: str) -> None:
+def require_single_process(what: str) -> None:
     """OptionError where there are several processes."""
-    number, many = place()
+    number, many = rank_and_world_size()
     if many > 1:
         raise OptionError(
             f"{what} runs in one process; this is number {number + 1} of {many}. Start it without accelerate launch or "

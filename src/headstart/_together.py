@@ -18,7 +18,7 @@ import torch
 
 from headstart._extras import need
 from headstart._hashing import fingerprint
-from headstart._processes import is_main, mine, place
+from headstart._processes import is_main, local_shard, rank_and_world_size
 from headstart.errors import HeadstartError, OptionError
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ Loss = Callable[[np.ndarray, torch.Generator], torch.Tensor]
 _WAIT = timedelta(days=1)  # for the first process to extract; the launcher ends those that wait for one that is gone
 
 
-def begin() -> None:
+def init_distributed() -> None:
     """Join the other processes, where there are any; on GPUs each takes its own.
 
     Raises
@@ -35,13 +35,13 @@ def begin() -> None:
     MissingPackage, OptionError
         Without accelerate, or when it sees another number of processes than the launcher says.
     """
-    if place()[1] > 1:
+    if rank_and_world_size()[1] > 1:
         _accelerator()
 
 
 @cache
 def _accelerator() -> Any:
-    number, many = place()
+    number, many = rank_and_world_size()
     accelerate = need("accelerate", f"to train in {many} processes together (this is number {number + 1})")
     wait = accelerate.utils.InitProcessGroupKwargs(timeout=_WAIT)
     found = accelerate.Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[wait])
@@ -53,7 +53,7 @@ def _accelerator() -> Any:
     return found
 
 
-def summed(make: Callable[[], torch.Tensor], size: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+def all_reduce_sum(make: Callable[[], torch.Tensor], size: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """The sum over all processes of what each makes, a vector of ``size`` numbers; what one fails at, all do.
 
     Raises
@@ -61,7 +61,7 @@ def summed(make: Callable[[], torch.Tensor], size: int, dtype: torch.dtype = tor
     HeadstartError
         When another process has failed, or cannot be reached any more.
     """
-    if place()[1] == 1:
+    if rank_and_world_size()[1] == 1:
         return make()
     failed, vector = None, torch.zeros(size, dtype=dtype)
     try:
@@ -81,19 +81,19 @@ def summed(make: Callable[[], torch.Tensor], size: int, dtype: torch.dtype = tor
     return total[:-1]
 
 
-def together(work: Callable[[], object]) -> None:
+def run_on_all(work: Callable[[], object]) -> None:
     """Everyone does its work; nobody goes on before all have done theirs."""
 
     def done() -> torch.Tensor:
         work()
         return torch.zeros(0, dtype=torch.float64)
 
-    summed(done, 0)
+    all_reduce_sum(done, 0)
 
 
 def main_first(work: Callable[[], T]) -> T:
     """The first process does it, then the others, who find in the store what it has left there."""
-    if place()[1] == 1:
+    if rank_and_world_size()[1] == 1:
         return work()
     kept: list[T] = []
 
@@ -101,38 +101,38 @@ def main_first(work: Callable[[], T]) -> T:
         if is_main() is of_main:
             kept.append(work())
 
-    together(lambda: turn(True))
-    together(lambda: turn(False))
+    run_on_all(lambda: turn(True))
+    run_on_all(lambda: turn(False))
     return kept[0]
 
 
-def agreed(number: Callable[[], float]) -> float:
+def broadcast_scalar(number: Callable[[], float]) -> float:
     """What the first process gets: for clocks and scores, which shall decide alike everywhere."""
 
     def own() -> torch.Tensor:
         found = number()
         return torch.tensor([found if is_main() else 0.0], dtype=torch.float64)
 
-    return float(summed(own, 1))
+    return float(all_reduce_sum(own, 1))
 
 
-def alike(what: Any, name: str) -> None:
+def assert_same_on_all_ranks(what: Any, name: str) -> None:
     """OptionError unless all processes have the same plain data."""
-    many = place()[1]
+    many = rank_and_world_size()[1]
     number = 0 if many == 1 else int(fingerprint(what)[:12], 16)
-    if float(summed(lambda: torch.tensor([number], dtype=torch.float64), 1)) != number * many:
+    if float(all_reduce_sum(lambda: torch.tensor([number], dtype=torch.float64), 1)) != number * many:
         raise OptionError(
             f"The {many} processes do not have the same {name}. All must run the same script with the same data and "
             "settings, and see the same files (checkpoint and HEADSTART_CACHE)."
         )
 
 
-def level(tensors: Mapping[str, torch.Tensor]) -> None:
+def average_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
     """Set tensors to their mean over all processes; what is the same in all of them stays as it is, to the bit."""
-    if place()[1] == 1 or not tensors:
+    if rank_and_world_size()[1] == 1 or not tensors:
         return
     flat = torch.cat([t.detach().flatten().double() for t in tensors.values()])
-    mean = summed(lambda: flat, len(flat)) / place()[1]
+    mean = all_reduce_sum(lambda: flat, len(flat)) / rank_and_world_size()[1]
     with torch.no_grad():
         for tensor, part in zip(tensors.values(), mean.split([t.numel() for t in tensors.values()])):
             tensor.copy_(part.view(tensor.shape))
@@ -143,13 +143,13 @@ def gradients(
 ) -> float:
     """The loss of a batch, with its gradients left in the parameters; none where it is not finite.
 
-    ``loss`` is a mean over the items of :func:`headstart._processes.mine`, of which each process has its own: weighed
+    ``loss`` is a mean over the items of :func:`headstart._processes.local_shard`, of which each process has its own: weighed
     by their numbers, all items count once, however the batch divides.
     """
-    if place()[1] == 1:
+    if rank_and_world_size()[1] == 1:
         return _backward(loss(indices, generator))
     moving = [p for p in parameters if p.requires_grad]
-    share = len(mine(indices)) / len(indices)
+    share = len(local_shard(indices)) / len(indices)
 
     def part() -> torch.Tensor:
         found = _backward(share * loss(indices, generator)) if share else 0.0
@@ -159,7 +159,7 @@ def gradients(
 
     sizes = [p.numel() for p in moving]
     kind = torch.promote_types(torch.float32, moving[0].dtype)
-    total = summed(part, sum(sizes) + len(moving) + 1, kind)
+    total = all_reduce_sum(part, sum(sizes) + len(moving) + 1, kind)
     *parts, reached, found = total.split([*sizes, len(moving), 1])
     for parameter, values, there in zip(moving, parts, reached.tolist()):
         parameter.grad = torch.empty_like(parameter).copy_(values.view(parameter.shape)) if there else None

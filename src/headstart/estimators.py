@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from headstart.dataset import Dataset
 from headstart.extraction import extract
-from headstart.predictor import raw
+from headstart.predictor import is_passthrough
 from headstart.sources.base import Source, load_source
 from headstart.transfer import fit
 
@@ -183,7 +183,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
         if _vectors(self.source):
             X = _checked(self, X, reset=False)
         data = _dataset(self.source_, X)
-        store = False if raw(self.source_) else None
+        store = False if is_passthrough(self.source_) else None
         bank = extract(self.source_, data, layers=self.layers_, pooling=self.pooling, store=store, on_error="raise")
         return np.concatenate([bank.rows(layer, data) for layer in bank.layers], axis=1)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import networks
-from headstart.engines import ENGINES, Choice
+from headstart.engines import ENGINES, RuntimeConfig
 from headstart.engines.base import PRECISIONS
 from headstart.errors import MissingPackage, OptionError
 from headstart.extraction import extract, reading
@@ -51,7 +51,7 @@ def source(request, name, tmp_path_factory):
 def made(name, source, precision="fp32", layers=None):
     chosen = layers or [layer.name for layer in source.layers]
     reduce = {one: reducer("avg", source.layer(one).axes) for one in chosen}
-    return ENGINES[name](source, reduce, Choice(name, precision))
+    return ENGINES[name](source, reduce, RuntimeConfig(name, precision))
 
 
 def cosine(a, b):

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 import networks
 from headstart._constraints import invalid_values, validate
 from headstart.errors import OptionError, UnknownName
-from headstart.finetuning import Feature, Samples, Start, tune
-from headstart.finetuning._places import lowest_moving, place
-from headstart.policies import POLICIES, Move, Placed, policy
+from headstart.finetuning import HeadInit, LayerSpec, Samples, finetune
+from headstart.finetuning._places import locate_parameters, lowest_moving
+from headstart.policies import POLICIES, ParameterInfo, TrainableParameter, policy
 from headstart.sources import load_source
 from networks import image_source, state_bytes, vector_source
 
@@ -68,7 +68,7 @@ def placed(draw):
     """Parameters in units, in any order."""
     units = draw(st.integers(1, 12))
     many = [draw(st.integers(1, 3)) for _ in range(units)]
-    found = [Placed(f"u{u}.p{i}", u, draw(st.sampled_from(["linear", "conv2d", "batchnorm2d"])))
+    found = [ParameterInfo(f"u{u}.p{i}", u, draw(st.sampled_from(["linear", "conv2d", "batchnorm2d"])))
              for u, n in enumerate(many) for i in range(n)]  # fmt: skip
     return draw(st.permutations(found)), units
 
@@ -89,9 +89,11 @@ def trained(source, chosen, *, seed=0, epochs=1, layer=None, **how):
     samples = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, len(X))
     axes, sides = source.layer(layer).axes, source.layer(layer).shape
     width = sides[0] if axes == "chw" else sides[-1]
-    start = Start(np.random.default_rng(1).normal(size=(width, 3)) * 0.1, np.zeros(3), np.zeros(width), np.ones(width))
-    return tune(
-        source, [Feature(layer, "avg")], start, samples=samples, targets=np.eye(3)[np.arange(10) % 3],
+    start = HeadInit(
+        np.random.default_rng(1).normal(size=(width, 3)) * 0.1, np.zeros(3), np.zeros(width), np.ones(width)
+    )
+    return finetune(
+        source, [LayerSpec(layer, "avg")], start, samples=samples, targets=np.eye(3)[np.arange(10) % 3],
         task="classification", policy=chosen, seed=seed, held=samples if "score" in how else None, **how,
     )  # fmt: skip
 
@@ -106,7 +108,7 @@ def test_moves_are_parameters_that_exist(name, data):
     found, units = data
     moves = policy(name).moves(found, units)
     names = [p.name for p in found]
-    assert all(isinstance(move, Move) and move.name in names for move in moves)
+    assert all(isinstance(move, TrainableParameter) and move.name in names for move in moves)
     assert len({move.name for move in moves}) == len(moves)
     assert all(move.factor > 0 and move.from_epoch >= 0 for move in moves)
 
@@ -145,7 +147,7 @@ def test_what_is_frozen_for_good_lies_below_what_moves(name, data):
 
 def test_exactly_the_declared_parameters_move(name, source):
     chosen = moving(name)
-    places = place(source, [source.select("last")[0]])
+    places = locate_parameters(source, [source.select("last")[0]])
     declared = {m.name for m in chosen.moves(places.parameters, len(places.ends)) if m.from_epoch == 0}
     before = state_bytes(source.network)
     if not declared:
@@ -179,7 +181,7 @@ def test_every_buffer_and_the_source_given_are_bit_identical(name, source):
 
 def test_the_frozen_prefix_gives_the_same_features(name, source):
     chosen = moving(name)
-    places = place(source, [source.select("last")[0]])
+    places = locate_parameters(source, [source.select("last")[0]])
     lowest = lowest_moving(chosen.moves(places.parameters, len(places.ends)), places)
     if not lowest:
         pytest.skip("nothing moves, or everything does")
@@ -234,7 +236,7 @@ def test_killed_and_resumed_equals_uninterrupted(name, source, tmp_path):
 
 
 def places_move(name, source):
-    places = place(source, [source.select("last")[0]])
+    places = locate_parameters(source, [source.select("last")[0]])
     return policy(name).moves(places.parameters, len(places.ends))
 
 

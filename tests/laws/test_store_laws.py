@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from headstart import _files
 from headstart.bank import Store, from_bf16, to_bf16
 from headstart.bank._key_index import KEY, MAX_ROWS, MISSING, KeyIndex, as_keys
-from headstart.bank._shard_format import Damaged, Form, Layout, parse, sums
+from headstart.bank._shard_format import Damaged, Form, ShardLayout, parse, sums
 from headstart.bank._shards import open_shard
 from headstart.errors import DataError, StoreError
 
@@ -403,7 +403,7 @@ def test_anything_else_is_no_key(keys):
 
 @given(st.integers(0, 50), st.integers(0, 50), st.lists(st.integers(0, 5), max_size=3), st.booleans())
 def test_a_layout_reads_its_own_header(count, total, inner, is_ragged):
-    layout = Layout(Form("F32", tuple(inner), is_ragged), count, total if is_ragged else count)
+    layout = ShardLayout(Form("F32", tuple(inner), is_ragged), count, total if is_ragged else count)
     head = layout.header("recipe", "d" * 32)
     room = layout.tensors()["rows"][2][1]
     assert parse(head[8:], room) == (layout, "d" * 32)

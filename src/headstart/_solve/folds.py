@@ -29,7 +29,7 @@ from headstart.errors import NumericsError
 
 
 @dataclass(frozen=True, eq=False)
-class LeftOut:
+class FoldPrediction:
     """One fold left out, at one penalty.
 
     Attributes
@@ -67,7 +67,7 @@ class FoldRidge:
     targets: Float
     weights: Float
 
-    def left_out(self, members: list[Ints], penalties: Float) -> Iterator[list[LeftOut]]:
+    def left_out(self, members: list[Ints], penalties: Float) -> Iterator[list[FoldPrediction]]:
         """For each penalty, every fold of ``members`` left out in turn.
 
         Cost: n·r·t + n·r·m + n·m² per penalty for folds of m ≤ 0.8 r rows, else n·r·t, and r³ per penalty and fold.
@@ -85,21 +85,21 @@ class FoldRidge:
                 fit.hat(fold) if equations is None else equations.at(float(penalty))
                 for fold, equations in zip(folds, normal, strict=True)
             ]
-            yield [LeftOut(fold, *left) for fold, left in zip(members, found, strict=True)]
+            yield [FoldPrediction(fold, *left) for fold, left in zip(members, found, strict=True)]
 
     @cached_property
-    def whole(self) -> _Whole:
+    def whole(self) -> _FullFit:
         """What all penalties and folds share. Cost: n·r·t; memory: n·r."""
         root = np.sqrt(self.weights)
         mean = self.weights @ self.targets / self.weights.sum()
         away = root[:, None] * (self.targets - mean)
         left = self.rows * root[:, None]
         left /= np.sqrt(self.values)
-        return _Whole(self.values, mean, left.T @ away, root, away, left)
+        return _FullFit(self.values, mean, left.T @ away, root, away, left)
 
 
 @dataclass(frozen=True, eq=False)
-class _Whole:
+class _FullFit:
     """Everything that does not depend on the penalty."""
 
     values: Float  # (r,)
@@ -109,15 +109,15 @@ class _Whole:
     away: Float  # √w (T − mean) (n, t)
     left: Float  # U (n, r), orthonormal columns
 
-    def take(self, order: Ints) -> _Whole:
+    def take(self, order: Ints) -> _FullFit:
         """The same with its rows in another order."""
         return replace(self, root=self.root[order], away=self.away[order], left=self.left[order])
 
-    def at(self, penalty: float) -> _Fit:
+    def at(self, penalty: float) -> _FoldFit:
         shrink = self.values / (self.values + penalty)
         kept = shrink[:, None] * self.pulled
         residual = self.away - self.left @ kept
-        return _Fit(self, shrink, residual, self.pulled.T @ kept)
+        return _FoldFit(self, shrink, residual, self.pulled.T @ kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ class _Normal:
     mean: Float  # of the targets (t,)
 
     @classmethod
-    def of(cls, whole: _Whole, fold: slice) -> _Normal:
+    def of(cls, whole: _FullFit, fold: slice) -> _Normal:
         lengths = np.append(np.sqrt(whole.values), 1.0)
         weighted = np.column_stack([whole.left[fold], whole.root[fold]]) * lengths
         gram = np.diag(np.append(whole.values, whole.root @ whole.root)) - weighted.T @ weighted
@@ -149,10 +149,10 @@ class _Normal:
 
 
 @dataclass(frozen=True, eq=False)
-class _Fit:
+class _FoldFit:
     """The fit on all rows at one penalty."""
 
-    whole: _Whole
+    whole: _FullFit
     shrink: Float  # (r,)
     residual: Float  # √w-weighted (n, t)
     explained: Float  # (t, t)
@@ -189,7 +189,7 @@ def _symmetric(matrix: Float) -> Float:
     return (matrix + matrix.T) / 2
 
 
-def discriminants(left: Sequence[LeftOut], means: Float, counts: Float) -> list[tuple[Float, Float]]:
+def discriminants(left: Sequence[FoldPrediction], means: Float, counts: Float) -> list[tuple[Float, Float]]:
     """Scores of discriminant analysis with within-class scatter S_W + α, from those of ridge at the same α.
 
     Parameters

@@ -157,13 +157,13 @@ def _solved(products: Products, likely: Ints, start: Kept, penalty: float, *, to
     coef = np.zeros((len(likely), products.cross.shape[1]))
     coef[np.searchsorted(likely, start.features)] = start.coef
     if len(likely):
-        coef = _Search(products.block(likely), products.cross[likely], penalty).solve(coef, tolerance)
+        coef = _ActiveSet(products.block(likely), products.cross[likely], penalty).solve(coef, tolerance)
     on = coef.any(axis=1)
     return Kept(likely[on], coef[on])
 
 
 @dataclass(frozen=True, eq=False)
-class _Search:
+class _ActiveSet:
     """One problem at one penalty, on the features that are likely to be kept."""
 
     scatter: Float

@@ -62,7 +62,7 @@ def minimise(objective: Objective, start: Float, inverse: Float, *, tolerance: f
     """
     active = np.arange(start.shape[1])
     value, gradient = objective(start, active)
-    batch = _Batch(active, start, value, gradient, inverse)
+    batch = _LineSearchBatch(active, start, value, gradient, inverse)
     x, best = start.copy(), value.copy()
     steps, converged = np.full(len(active), max_steps), np.zeros(len(active), dtype=bool)
     for step in range(max_steps):
@@ -82,7 +82,7 @@ def minimise(objective: Objective, start: Float, inverse: Float, *, tolerance: f
 
 
 @dataclass
-class _Batch:
+class _LineSearchBatch:
     """The problems that are still moving."""
 
     active: Ints

@@ -43,7 +43,7 @@ class Principal:
         """Rows (n, d) in these coordinates (n, r). Cost: O(n·d·r)."""
         out = np.empty((len(X), len(self.values)))
         for part in blocks(len(X), X.shape[1]):
-            out[part] = centred(X[part], self.mean, self.spread) @ self.vectors
+            out[part] = centered(X[part], self.mean, self.spread) @ self.vectors
         return out
 
     def unfold(self, coef: Float, offset: Float) -> tuple[Float, Float]:
@@ -57,7 +57,7 @@ def blocks(rows: int, features: int) -> list[slice]:
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def centred(X: Array, mean: Float, spread: Float | None) -> Float:
+def centered(X: Array, mean: Float, spread: Float | None) -> Float:
     """A float64 copy of rows without their mean, divided by ``spread``."""
     out = np.subtract(X, mean, dtype=np.float64)
     if spread is not None:
@@ -72,7 +72,7 @@ def unscaled(coef: Float, offset: Float, mean: Float, spread: Float | None) -> t
     return coef, offset - mean @ coef
 
 
-def spread_of(variance: Float, mean: Float, scale: str) -> Float | None:
+def feature_scale(variance: Float, mean: Float, scale: str) -> Float | None:
     """The divisor of each feature: None, or its standard deviation (1 where the feature is constant).
 
     A feature that is constant in training has weight 0, whatever its divisor.

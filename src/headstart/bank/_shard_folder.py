@@ -29,7 +29,7 @@ _NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}\.safetensors")
 
 
 @dataclass(frozen=True)
-class State:
+class FolderState:
     """The shards that are trusted, in the order of their names, and where every key is. Replaced, never changed."""
 
     shards: tuple[Shard, ...] = ()
@@ -40,11 +40,11 @@ class State:
         """What the rows are; None while there are none."""
         return self.shards[0].layout.form if self.shards else None
 
-    def added(self, opened: Sequence[tuple[Shard, Array]]) -> State:
+    def added(self, opened: Sequence[tuple[Shard, Array]]) -> FolderState:
         """With some more shards and their keys, after the others."""
         first = len(self.shards)
         index = self.index.added([(first + i, keys) for i, (_, keys) in enumerate(opened)])
-        return State((*self.shards, *(shard for shard, _ in opened)), index)
+        return FolderState((*self.shards, *(shard for shard, _ in opened)), index)
 
 
 class ShardFolder:
@@ -56,7 +56,7 @@ class ShardFolder:
 
     def __init__(self, folder: Path, *, recipe: str, dtype: str | None) -> None:
         self.folder = folder
-        self.state = State()
+        self.state = FolderState()
         self.damaged: dict[str, str] = {}
         self._recipe = recipe
         self._dtype = dtype
@@ -79,7 +79,7 @@ class ShardFolder:
             new = names - known
             # Names give the order of precedence: one that belongs before the known ones means reading all again.
             if known - names or (new and known and min(new) < max(known)):
-                new, self.state = names, State()
+                new, self.state = names, FolderState()
             if new:
                 self.state = self.state.added(self._opened(sorted(new)))
 
@@ -124,7 +124,7 @@ class ShardFolder:
             with suppress(OSError):  # a read-only store keeps it under its name, and this process ignores it
                 os.replace(damage.path, damage.path.with_name(damage.path.name + ".damaged"))
             self._report(damage.path.name, damage.reason)
-            self.state = State()
+            self.state = FolderState()
             self.refresh()
 
     def _names(self) -> set[str]:

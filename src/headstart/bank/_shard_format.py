@@ -84,7 +84,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """Form, number of items and number of rows (for dense tables the same) of one shard."""
 
     form: Form
@@ -135,7 +135,7 @@ def form_of(rows: Array, *, ragged: bool, bfloat16: bool) -> Form | None:
     return Form(names[0], rows.shape[1:], ragged) if names else None
 
 
-def parse(text: bytes, room: int) -> tuple[Layout, str]:
+def parse(text: bytes, room: int) -> tuple[ShardLayout, str]:
     """Layout and digest as a header claims them, filling exactly the ``room`` bytes that the file has after it.
 
     Raises
@@ -147,7 +147,7 @@ def parse(text: bytes, room: int) -> tuple[Layout, str]:
         found = json.loads(text)
         digest, rows = found["__metadata__"]["digest"], found["rows"]
         form = Form(rows["dtype"], tuple(rows["shape"][1:]), "ends" in found)
-        layout = Layout(form, found["keys"]["shape"][0], rows["shape"][0])
+        layout = ShardLayout(form, found["keys"]["shape"][0], rows["shape"][0])
         numbers = [layout.count, layout.total, *form.inner]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise Damaged("its header cannot be read") from error

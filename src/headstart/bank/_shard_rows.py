@@ -12,7 +12,7 @@ import numpy as np
 from headstart._typing import Array, Ints
 from headstart.bank._bfloat16 import from_bf16
 from headstart.bank._key_index import MAX_ROWS
-from headstart.bank._shard_format import MAX_INNER, TYPES, Form, Layout, form_of, sums
+from headstart.bank._shard_format import MAX_INNER, TYPES, Form, ShardLayout, form_of, sums
 from headstart.bank._shards import BLOCK, Packed, Shard, raw
 from headstart.errors import DataError, StoreError
 
@@ -48,7 +48,7 @@ def pack(keys: Array, rows: Array | Sequence[Array], *, bfloat16: bool) -> Packe
         raise DataError(f"Rows of type {rows.dtype} and shape {rows.shape} cannot be stored; this table takes {wish}.")
     rows = np.ascontiguousarray(rows, dtype=form.numpy)
     checks = sums(keys.view(np.uint8).reshape(len(keys), -1), rows, lengths)
-    return Packed(Layout(form, len(keys), len(rows)), keys, checks, lengths, [rows])
+    return Packed(ShardLayout(form, len(keys), len(rows)), keys, checks, lengths, [rows])
 
 
 def check_form(form: Form, there: Form | None, dtype: str | None) -> None:
@@ -97,7 +97,7 @@ def merge_parts(parts: Parts) -> Packed:
     form = parts[0][0].layout.form
     steps = np.concatenate(lengths) if form.ragged else None
     count = sum(map(len, keys))
-    layout = Layout(form, count, count if steps is None else int(steps.sum()))
+    layout = ShardLayout(form, count, count if steps is None else int(steps.sum()))
     return Packed(layout, np.concatenate(keys), np.concatenate(checks), steps, _blocks(parts))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart._typing import Array, Ints
 from headstart.bank._key_index import KEY
-from headstart.bank._shard_format import MAX_HEADER, Damaged, Layout, Vanished, parse, sums
+from headstart.bank._shard_format import MAX_HEADER, Damaged, ShardLayout, Vanished, parse, sums
 
 Convert: TypeAlias = Callable[[Array], Array]
 
@@ -29,7 +29,7 @@ class Shard:
     """
 
     path: Path
-    layout: Layout
+    layout: ShardLayout
     start: int
     size: int
 
@@ -115,7 +115,7 @@ class Packed:
     """What a shard is written from: ``keys`` S16 (n,), ``sums`` (n,), ``lengths`` (n,) when ragged, and the rows in any
     number of blocks."""
 
-    layout: Layout
+    layout: ShardLayout
     keys: Array
     sums: Array
     lengths: Ints | None

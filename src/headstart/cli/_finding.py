@@ -23,7 +23,7 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pth")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSource:
     """A source that can be loaded without a network.
 
     Attributes
@@ -43,7 +43,7 @@ class Found:
     licence: str = ""
 
 
-def in_folder(root: Path) -> list[Found]:
+def in_folder(root: Path) -> list[FoundSource]:
     """Sources at a folder and up to two levels below it.
 
     Raises
@@ -53,10 +53,10 @@ def in_folder(root: Path) -> list[Found]:
     """
     root = root.expanduser()
     if root.is_file() and root.suffix.lower() in _FILES:
-        return [Found(f"{_FILES[root.suffix.lower()]}:{root}", root.suffix[1:], root.stat().st_size)]
+        return [FoundSource(f"{_FILES[root.suffix.lower()]}:{root}", root.suffix[1:], root.stat().st_size)]
     if not root.is_dir():
         raise DataError(f"There is no folder {root}.")
-    found: list[Found] = []
+    found: list[FoundSource] = []
     waiting = [(root, 0)]
     for _ in range(_MOST_FOLDERS):
         if not waiting:
@@ -70,7 +70,7 @@ def in_folder(root: Path) -> list[Found]:
     return found
 
 
-def in_hub_cache() -> list[Found]:
+def in_hub_cache() -> list[FoundSource]:
     """Networks that the hub's client has fetched before."""
     hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     root = Path(hub).expanduser()
@@ -81,11 +81,11 @@ def in_hub_cache() -> list[Found]:
             owner, _, name = folder.name.removeprefix("models--").partition("--")
             address = f"timm:{name}" if owner == "timm" else f"hf:{owner}/{name}" if name else f"hf:{owner}"
             config = _json(weights[0].parent / "config.json") or {}
-            found.append(Found(address, "fetched before", _size(weights[0]), **_facts(config, weights[0].parent)))
+            found.append(FoundSource(address, "fetched before", _size(weights[0]), **_facts(config, weights[0].parent)))
     return found
 
 
-def in_packages() -> list[Found]:
+def in_packages() -> list[FoundSource]:
     """Installed packages that carry a transformers model folder; their name is enough."""
     found = []
     for package in distributions():
@@ -95,22 +95,22 @@ def in_packages() -> list[Found]:
             folder = Path(str(package.locate_file(model[1])))
             facts = _facts(_json(folder / "config.json") or {}, folder)
             facts["licence"] = facts["licence"] or _licence_of(package.metadata)
-            found.append(Found(f"hf:{package.metadata['Name']}", "an installed package", int(model[2]), **facts))
+            found.append(FoundSource(f"hf:{package.metadata['Name']}", "an installed package", int(model[2]), **facts))
     return sorted(found, key=lambda one: one.address)
 
 
-def _here(folder: Path) -> Iterator[Found]:
+def _here(folder: Path) -> Iterator[FoundSource]:
     record = _json(folder / "source.json")
     if record is not None:
         rebuild = record.get("rebuild")
         built = rebuild if isinstance(rebuild, dict) else {}
-        yield Found(
+        yield FoundSource(
             f"saved:{folder}", f"saved by headstart ({built.get('name', '?')})", _size(folder / "weights.safetensors")
         )
         return
     predictor = _json(folder / "predictor.json")
     if predictor is not None:
-        yield from (Found(f"saved:{sub}", "source of a predictor", _size(sub / "weights.safetensors"))
+        yield from (FoundSource(f"saved:{sub}", "source of a predictor", _size(sub / "weights.safetensors"))
                     for sub in _folders(folder / "sources"))  # fmt: skip
         return
     config = _json(folder / "config.json")
@@ -118,10 +118,10 @@ def _here(folder: Path) -> Iterator[Found]:
     if config is not None and weights is not None:
         named = isinstance(config.get("architecture"), str)
         what = config["architecture"] if named else str(config.get("model_type", "transformers folder"))
-        yield Found(f"{'timm' if named else 'hf'}:{folder}", what, _size(weights), **_facts(config, folder))
+        yield FoundSource(f"{'timm' if named else 'hf'}:{folder}", what, _size(weights), **_facts(config, folder))
     for path in _files(folder):
         if path.suffix.lower() in _FILES:
-            yield Found(f"{_FILES[path.suffix.lower()]}:{path}", path.suffix[1:], _size(path))
+            yield FoundSource(f"{_FILES[path.suffix.lower()]}:{path}", path.suffix[1:], _size(path))
 
 
 def _facts(config: Mapping[str, Any], folder: Path) -> dict[str, str]:

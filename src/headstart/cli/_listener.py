@@ -16,7 +16,7 @@ _WORTH_A_LINE = 5.0  # seconds; without a terminal, only longer work is mentione
 
 
 @dataclass
-class _Work:
+class _TrackedTask:
     total: int
     begun: float
     done: int = 0
@@ -38,7 +38,7 @@ class ConsoleListener:
 
     def __init__(self, console: Console, *, quiet: bool = False, listed: bool = False) -> None:
         self._console, self._quiet, self._listed = console, quiet, listed
-        self._works: dict[str, _Work] = {}
+        self._works: dict[str, _TrackedTask] = {}
         self._bars: Any = None
 
     def note(self, text: str) -> None:
@@ -52,7 +52,7 @@ class ConsoleListener:
 
     def start(self, label: str, total: int) -> None:
         """A counted piece of work begins."""
-        work = self._works[label] = _Work(total, time.monotonic())
+        work = self._works[label] = _TrackedTask(total, time.monotonic())
         if self._console.is_terminal and not self._quiet:
             if self._bars is None:
                 self._bars = _bars(self._console)

@@ -65,11 +65,11 @@ def sources(
         shown = [[f"timm:{name}"] for name in names[:_MOST_NAMES]]
         more = f", the first {_MOST_NAMES}" if len(names) > _MOST_NAMES else ""
         blocks.append(under(f"{count(len(names), 'name')} like {search}{more}", table([""], shown)))
-    example = (found or cached or [_finding.Found("timm:mobilenetv2_100", "", 0)])[0].address
+    example = (found or cached or [_finding.FoundSource("timm:mobilenetv2_100", "", 0)])[0].address
     return Page(document, blocks, [shell_line("layers", example)])
 
 
-def _found_list(found: list[_finding.Found]) -> Any:
+def _found_list(found: list[_finding.FoundSource]) -> Any:
     """Each address on a line of its own, which it often fills, and below it what is known."""
     lines = Text()
     for one in found:

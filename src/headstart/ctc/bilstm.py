@@ -36,10 +36,10 @@ class BiLstm(CtcHead):
 
     def network(self, features: int, outputs: int) -> nn.Module:
         """See :class:`CtcHead`."""
-        return _Network(features, outputs, self)
+        return _BiLstmNetwork(features, outputs, self)
 
 
-class _Network(nn.Module):
+class _BiLstmNetwork(nn.Module):
     mean: torch.Tensor
     scale: torch.Tensor
 

@@ -18,10 +18,10 @@ class Linear(CtcHead):
 
     def network(self, features: int, outputs: int) -> nn.Module:
         """See :class:`CtcHead`."""
-        return _Network(features, outputs, self.dropout)
+        return _LinearNetwork(features, outputs, self.dropout)
 
 
-class _Network(nn.Module):
+class _LinearNetwork(nn.Module):
     mean: torch.Tensor
     scale: torch.Tensor
 

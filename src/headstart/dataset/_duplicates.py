@@ -25,7 +25,7 @@ _CHUNK = 64  # files per job: two threads that hash whole chunks gain 1.4 x here
 _SAMPLE = 4096
 
 
-class KeyTable(Protocol):
+class KeyCache(Protocol):
     """Remembers the keys of unchanged files, so that they need not be read again."""
 
     def lookup(self, path: Path) -> bytes | None:
@@ -35,7 +35,7 @@ class KeyTable(Protocol):
         """Remember the key of a file as it is now."""
 
 
-def keys_of(items: Sequence[Any], table: KeyTable | None = None) -> list[bytes | None]:
+def keys_of(items: Sequence[Any], table: KeyCache | None = None) -> list[bytes | None]:
     """The 16-byte content key of each item; None for a file that cannot be read.
 
     Cost: one pass over the bytes (1.5 GB/s from memory here); files that the table knows cost one ``stat``.

@@ -13,7 +13,7 @@ from headstart._hashing import fingerprint
 from headstart._registry import unknown
 from headstart._typing import MODALITIES, Array, Ints, Modality
 from headstart.dataset._describe import describe
-from headstart.dataset._duplicates import KeyTable, keys_of, same_content
+from headstart.dataset._duplicates import KeyCache, keys_of, same_content
 from headstart.dataset._partition import numbered
 from headstart.dataset._target import Target, columns_from, relabel
 from headstart.errors import DataError, OptionError, UnknownName
@@ -124,7 +124,7 @@ class Holding:
         self._known["reads"][0] += 1
         return self
 
-    def keys(self, table: KeyTable | None = None) -> list[bytes | None]:
+    def keys(self, table: KeyCache | None = None) -> list[bytes | None]:
         """The 16-byte content key of each item, None for a file that cannot be read.
 
         Found once and remembered; ``table`` may remember files between runs. Cost: one read of every unknown file.

@@ -9,7 +9,7 @@ from typing import Any
 from headstart._progress import note
 from headstart.dataset._labels import plain
 from headstart.dataset._media import locate, scan, tally
-from headstart.dataset._tables import Table, read_table
+from headstart.dataset._tables import TableFile, read_table
 from headstart.dataset._target import Target, make_target, parse_target, tasks_of
 from headstart.errors import DataError, OptionError
 
@@ -99,7 +99,7 @@ def _guess_input(path: Path, names: Sequence[str]) -> str:
     return likely[0]
 
 
-def _inputs(path: Path, table: Table, name: str) -> list[str]:
+def _inputs(path: Path, table: TableFile, name: str) -> list[str]:
     """The input column as strings; a row without input has nothing to look at and is refused."""
     values = table.columns[name]
     for value, line in zip(values, table.lines):
@@ -110,7 +110,7 @@ def _inputs(path: Path, table: Table, name: str) -> list[str]:
     return values
 
 
-def _target(path: Path, table: Table, name: str, task: str | None) -> Target:
+def _target(path: Path, table: TableFile, name: str, task: str | None) -> Target:
     values = table.columns[name]
 
     def where(i: int) -> str:

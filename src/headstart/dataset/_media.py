@@ -32,7 +32,7 @@ _LONGEST_PATH = 1024
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFile:
     """One file of a folder: its class (None outside class folders) and its part (None without parts)."""
 
     path: Path
@@ -44,7 +44,7 @@ class Found:
 class Scan:
     """What lies in a folder: usable files in path order, files left out, class folders without a usable file."""
 
-    files: list[Found]
+    files: list[FoundFile]
     modality: Modality
     ignored: list[Path]
     empty: list[str]
@@ -77,7 +77,7 @@ def scan(root: Path, modality: str | None = None) -> Scan:
         When the folder does not exist, holds nothing usable, or holds several modalities.
     """
     _check(root, modality)
-    files: list[Found] = []
+    files: list[FoundFile] = []
     ignored: list[Path] = []
     empty: list[str] = []
     parts = _parts(root)
@@ -86,8 +86,8 @@ def scan(root: Path, modality: str | None = None) -> Scan:
     for part, folder in parts:
         folders, beside = _listing(folder)
         seen = {os.path.realpath(f) for f in (root, folder)}
-        inside = {sub.name: [Found(path, sub.name, part) for path in _walk(sub, set(seen))] for sub in folders}
-        everything = [f for group in inside.values() for f in group] + [Found(path, None, part) for path in beside]
+        inside = {sub.name: [FoundFile(path, sub.name, part) for path in _walk(sub, set(seen))] for sub in folders}
+        everything = [f for group in inside.values() for f in group] + [FoundFile(path, None, part) for path in beside]
         usable = [f for f in everything if _usable(f.path, modality)]
         if any(f.label is not None for f in usable):  # class folders there are: what lies beside them has no class
             usable = [f for f in usable if f.label is not None]
@@ -154,7 +154,7 @@ def _usable(path: Path, modality: str | None) -> bool:
     return kind is not None and modality in (None, kind)
 
 
-def _single(files: Sequence[Found], root: Path, ignored: Sequence[Path], wanted: str | None) -> Modality:
+def _single(files: Sequence[FoundFile], root: Path, ignored: Sequence[Path], wanted: str | None) -> Modality:
     counts = Counter(kind for f in files if (kind := modality_of(f.path)) is not None)
     if not counts:
         suffixes = [suffix for suffix, kind in SUFFIXES.items() if wanted in (None, kind)]

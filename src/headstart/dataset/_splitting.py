@@ -18,7 +18,7 @@ _RESTARTS = 20
 _FEW_UNITS = 2000  # units × bins up to which several orders are tried: a tenth of a second
 
 
-class _Held(NamedTuple):
+class _Bins(NamedTuple):
     """What units hold: unit u has ``amounts[i]`` items of label ``columns[i]`` for i from starts[u] to starts[u+1]."""
 
     starts: Array
@@ -147,7 +147,7 @@ def balanced_bins(units: Ints, pairs: tuple[Ints, Ints], shares: Float, rng: np.
     starts = np.searchsorted(cells // labels, np.arange(count + 1))
     columns = cells % labels
     totals = np.bincount(columns, amounts, labels).clip(1)
-    held = _Held(starts, columns, amounts)
+    held = _Bins(starts, columns, amounts)
     scarcity = np.add.reduceat(amounts / totals[columns], starts[:-1])
     sizes = np.bincount(units, minlength=count)
     best: tuple[float, Ints] | None = None
@@ -162,7 +162,7 @@ def balanced_bins(units: Ints, pairs: tuple[Ints, Ints], shares: Float, rng: np.
     return _spread(bins, cells // labels, columns, len(shares))[units]
 
 
-def _fill(order: Array, held: _Held, expected: Float) -> tuple[Ints, float]:
+def _fill(order: Array, held: _Bins, expected: Float) -> tuple[Ints, float]:
     excess = -expected
     bins = np.zeros(len(order), np.int64)
     for unit in order:

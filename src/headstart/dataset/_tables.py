@@ -26,7 +26,7 @@ _SHOWN = 3  # problems listed in one message
 
 
 @dataclass(frozen=True)
-class Table:
+class TableFile:
     """Some columns of a table.
 
     Attributes
@@ -46,7 +46,7 @@ class Table:
     typed: bool
 
 
-def read_table(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> Table:
+def read_table(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> TableFile:
     """Read the columns that ``wanted`` picks from the names a file has.
 
     Raises
@@ -122,7 +122,7 @@ def _encoding_message(path: Path, error: UnicodeDecodeError) -> str:
 # ---------------------------------------------------------------------------------------------- csv and tsv
 
 
-def _read_delimited(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> Table:
+def _read_delimited(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> TableFile:
     # The limit is global in the csv module. It is raised and left so: setting it back could break another thread.
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
     delimiter, names = _header(path)
@@ -160,7 +160,7 @@ def _header(path: Path) -> tuple[str, list[str]]:
     return best[0], [name.strip() for name in best[1]]
 
 
-def _rows(path: Path, names: list[str], picked: Sequence[str], *, delimiter: str, quoting: int) -> Table:
+def _rows(path: Path, names: list[str], picked: Sequence[str], *, delimiter: str, quoting: int) -> TableFile:
     positions = [names.index(name) for name in picked]
     columns: dict[str, list[Any]] = {name: [] for name in picked}
     appends = [columns[name].append for name in picked]
@@ -186,13 +186,13 @@ def _rows(path: Path, names: list[str], picked: Sequence[str], *, delimiter: str
     if ragged:
         hint = "A cell that holds the delimiter must be quoted; is the delimiter right?"
         raise DataError("\n".join([*ragged, hint]))
-    return Table(tuple(names), columns, lines, typed=False)
+    return TableFile(tuple(names), columns, lines, typed=False)
 
 
 # ---------------------------------------------------------------------------------------------- json lines
 
 
-def _read_jsonl(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> Table:
+def _read_jsonl(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> TableFile:
     seen: dict[str, None] = {}
     picked: Sequence[str] | None = None
     columns: dict[str, list[Any]] = {}
@@ -212,7 +212,7 @@ def _read_jsonl(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) ->
     if picked is None:
         raise DataError(f"{path} is empty: each line of a jsonl file is one object.")
     check_columns(path, picked, list(seen))
-    return Table(tuple(seen), columns, lines, typed=True)
+    return TableFile(tuple(seen), columns, lines, typed=True)
 
 
 def _record(path: Path, number: int, line: str) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- parquet
 
 
-def _read_parquet(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> Table:
+def _read_parquet(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> TableFile:
     parquet = need("pyarrow.parquet", "to read parquet tables")
     arrow = need("pyarrow", "to read parquet tables")
     try:
@@ -248,7 +248,7 @@ def _read_parquet(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) 
     except (arrow.ArrowException, OSError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} cannot be read as parquet: {first}") from error
-    return Table(tuple(names), columns, list(range(1, count + 1)), typed=True)
+    return TableFile(tuple(names), columns, list(range(1, count + 1)), typed=True)
 
 
 def _json_like(value: Any) -> Any:

@@ -15,7 +15,7 @@ from headstart.result import plain
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoRow:
     """One way to learn the target task: mean accuracy over the repeats with its 95 % interval, seconds per repeat."""
 
     name: str
@@ -26,7 +26,7 @@ class Row:
     accuracies: tuple[float, ...]
 
     @classmethod
-    def of(cls, name: str, accuracies: Sequence[float], seconds: Sequence[float]) -> Row:
+    def of(cls, name: str, accuracies: Sequence[float], seconds: Sequence[float]) -> DemoRow:
         """From one accuracy and one duration per repeat; the interval is Student's, kept within 0 and 1."""
         values = np.asarray(accuracies, dtype=np.float64)
         mean = float(values.mean())
@@ -78,7 +78,7 @@ class Demo:
         For the source task, and for everything.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[DemoRow, ...]
     layers: tuple[Tried, ...]
     predictor: Path
     samples: tuple[Path, ...]
@@ -89,7 +89,7 @@ class Demo:
     seconds: float
 
     @property
-    def best(self) -> Row:
+    def best(self) -> DemoRow:
         """The better of the two ways to transfer."""
         return max(self.rows[1:], key=lambda row: row.accuracy)
 

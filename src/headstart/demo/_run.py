@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits  # comes with scikit-learn
 from headstart._progress import listening, note, track
 from headstart.dataset import Dataset
 from headstart.demo._digits import samples, tasks
-from headstart.demo._records import Demo, Row, Tried
+from headstart.demo._records import Demo, DemoRow, Tried
 from headstart.errors import OptionError, StoreError
 from headstart.extraction import extract
 from headstart.policies.base import Policy, policy
@@ -112,7 +112,7 @@ def demo(
             for number, few in enumerate(draws):
                 found.append(_repeat(source, few, test, lr=lr, epochs=epochs, seed=random_state + number))
                 done()
-        rows = tuple(Row.of(n, [r.accuracies[n] for r in found], [r.seconds[n] for r in found]) for n in _NAMES)
+        rows = tuple(DemoRow.of(n, [r.accuracies[n] for r in found], [r.seconds[n] for r in found]) for n in _NAMES)
         best = max(rows[1:], key=lambda row: row.accuracy)
         saved = found[0].predictors[best.name].save(folder / "digits.headstart")
     return Demo(

@@ -1,5 +1,5 @@
 """Engines: how a forward pass is run. One per file. Floor 3."""
 
-from headstart.engines.base import ENGINES, Choice, Engine
+from headstart.engines.base import ENGINES, Engine, RuntimeConfig
 
-__all__ = ["ENGINES", "Choice", "Engine"]
+__all__ = ["ENGINES", "RuntimeConfig", "Engine"]

@@ -11,7 +11,7 @@ import numpy as np
 from headstart.errors import NumericsError
 
 
-def of_batch(reduce: Mapping[str, Callable[[Any, Any], Any]], batch: Any) -> dict[str, Callable[[Any], Any]]:
+def rows_of_batch(reduce: Mapping[str, Callable[[Any, Any], Any]], batch: Any) -> dict[str, Callable[[Any], Any]]:
     """Poolings, which are functions of (output, batch), as functions of a layer's output in this batch."""
     return {name: partial(_swapped, function, batch) for name, function in reduce.items()}
 

@@ -23,7 +23,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
-class Choice:
+class RuntimeConfig:
     """How forward passes of one source are run on one machine: made once, remembered, and written into every recipe.
 
     Attributes
@@ -59,7 +59,7 @@ class Choice:
 class Engine(Protocol):
     """A callable made once per run; it owns whatever copy of the network it needs."""
 
-    def __init__(self, source: Any, reduce: Mapping[str, Callable[[Any, Any], Any]], choice: Choice) -> None: ...
+    def __init__(self, source: Any, reduce: Mapping[str, Callable[[Any, Any], Any]], choice: RuntimeConfig) -> None: ...
 
     def __call__(self, batch: Any) -> dict[str, np.ndarray]:
         """Layer → (items, width) float32, or (inputs, …) un-pooled, in the batch's order."""

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from headstart import _extras
-from headstart.engines._rows import checked, of_batch
-from headstart.engines.base import Choice
+from headstart.engines._rows import checked, rows_of_batch
+from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError
 
 
 class OnnxRuntimeEngine:
     """See :class:`headstart.engines.base.Engine`."""
 
-    def __init__(self, source: Any, reduce: Mapping[str, Callable[[Any, Any], Any]], choice: Choice) -> None:
+    def __init__(self, source: Any, reduce: Mapping[str, Callable[[Any, Any], Any]], choice: RuntimeConfig) -> None:
         if choice.precision != "fp32":
             raise OptionError(
                 f"precision={choice.precision!r} is not possible: onnxruntime runs a file in the precision that it was "
@@ -37,7 +37,7 @@ class OnnxRuntimeEngine:
         SourceError
             When the network cannot run this batch.
         """
-        reduce = of_batch(self._reduce, batch)
+        reduce = rows_of_batch(self._reduce, batch)
         tensors = self._source.input.tensors(batch, torch.device("cpu"), torch.float32)
         with torch.inference_mode():
             kept = self._source.network.run_tapped(self._source, tensors, reduce, self._device)

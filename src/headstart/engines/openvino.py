@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from headstart import _extras
-from headstart.engines._rows import checked, described, of_batch
-from headstart.engines.base import Choice
+from headstart.engines._rows import checked, described, rows_of_batch
+from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError, SourceError
 
 _SAME = 0.1  # bf16 rounds otherwise in batches of other sizes; what is mixed up differs by much more
@@ -27,7 +27,7 @@ _TELEMETRY = "openvino_telemetry"
 class OpenVinoEngine:
     """See :class:`headstart.engines.base.Engine`. The network is converted when it sees its first batch."""
 
-    def __init__(self, source: Any, reduce: Mapping[str, Callable[[Any, Any], Any]], choice: Choice) -> None:
+    def __init__(self, source: Any, reduce: Mapping[str, Callable[[Any, Any], Any]], choice: RuntimeConfig) -> None:
         if choice.precision not in _HINT:
             raise OptionError(f"precision must be one of {', '.join(_HINT)} for OpenVINO; got {choice.precision!r}.")
         if choice.device != "cpu":
@@ -112,7 +112,7 @@ class _Tapped(torch.nn.Module):
     def __init__(self, source: Any, names: list[str], reduce: Mapping[str, Any], batch: Any) -> None:
         super().__init__()
         self.network = source.network.eval()
-        self._taken = of_batch({name: reduce[name] for name in names}, batch)
+        self._taken = rows_of_batch({name: reduce[name] for name in names}, batch)
         self._source, self._names = source, names
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:

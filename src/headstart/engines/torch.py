@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from headstart.engines._rows import checked, described, of_batch
-from headstart.engines.base import Choice
+from headstart.engines._rows import checked, described, rows_of_batch
+from headstart.engines.base import RuntimeConfig
 from headstart.errors import NumericsError, OptionError, SourceError
 
 _DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,7 +22,7 @@ _DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchEngine:
     """See :class:`headstart.engines.base.Engine`."""
 
-    def __init__(self, source: Any, reduce: Mapping[str, Callable[[Any, Any], Any]], choice: Choice) -> None:
+    def __init__(self, source: Any, reduce: Mapping[str, Callable[[Any, Any], Any]], choice: RuntimeConfig) -> None:
         if choice.precision not in _DTYPE:
             raise OptionError(f"precision must be one of {', '.join(_DTYPE)}; got {choice.precision!r}.")
         self._source = source
@@ -43,7 +43,7 @@ class TorchEngine:
         SourceError
             When the network cannot run this batch.
         """
-        reduce = of_batch(self._reduce, batch)
+        reduce = rows_of_batch(self._reduce, batch)
         try:
             with torch.inference_mode(), _whole_fp32(self._device):
                 kept = self._source.run(self._network, self._tensors(batch), reduce)

@@ -22,7 +22,7 @@ from headstart._files import cache_folder, read_json, write_json
 from headstart._hashing import fingerprint
 from headstart._progress import note
 from headstart._registry import unknown
-from headstart.engines.base import ENGINES, PRECISIONS, Choice
+from headstart.engines.base import ENGINES, PRECISIONS, RuntimeConfig
 from headstart.errors import MissingPackage, NumericsError, SourceError, StoreError, UnknownName
 from headstart.pooling import reducer, resolve
 from headstart.sources.base import Batch
@@ -34,7 +34,7 @@ _ENOUGH = 1.1  # another precision must be this much faster to be worth its roun
 _TOLERANCES = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.02}  # batches of other sizes are rounded otherwise
 
 
-def choose(
+def choose_runtime(
     source: Any,
     draw: Callable[[], Sequence[Any]],
     *,
@@ -42,7 +42,7 @@ def choose(
     precision: str,
     device: str,
     batch_size: int | None = None,
-) -> Choice:
+) -> RuntimeConfig:
     """The remembered choice, or a new one measured on samples of the data at hand.
 
     Parameters
@@ -70,9 +70,11 @@ def choose(
         return known
     samples = draw()
     if not samples:
-        return Choice(names[0], "fp32" if precision == "auto" else precision, device, batch_size or _DEFAULT_BATCH)
+        return RuntimeConfig(
+            names[0], "fp32" if precision == "auto" else precision, device, batch_size or _DEFAULT_BATCH
+        )
     if fixed:  # nothing is left to choose, but the source may still be one that cannot be relied on
-        choice = Choice(names[0], precision, device, batch_size or _DEFAULT_BATCH)
+        choice = RuntimeConfig(names[0], precision, device, batch_size or _DEFAULT_BATCH)
         _check_alone(source, samples, choice)
     else:
         choice = _measure(source, samples, names, precision=precision, device=device)
@@ -135,11 +137,11 @@ def _remembered(source: Any, names: Sequence[str], asked: dict[str, Any]) -> Pat
     return cache_folder() / "choices" / f"{fingerprint(what)}.json"
 
 
-def _recall(place: Path, names: Sequence[str]) -> Choice | None:
+def _recall(place: Path, names: Sequence[str]) -> RuntimeConfig | None:
     if not place.is_file():
         return None
     try:
-        known = Choice(**read_json(place, "remembered choice"))
+        known = RuntimeConfig(**read_json(place, "remembered choice"))
     except (StoreError, TypeError) as error:
         note(f"{place} is damaged and is measured again ({error}).")
         return None
@@ -150,31 +152,33 @@ def _recall(place: Path, names: Sequence[str]) -> Choice | None:
     return None
 
 
-def _remember(place: Path, choice: Choice) -> None:
+def _remember(place: Path, choice: RuntimeConfig) -> None:
     try:
         write_json(place, choice.to_dict())
     except StoreError as error:
         note(f"The choice cannot be remembered, and is measured again next time: {error}")
 
 
-def _measure(source: Any, samples: Sequence[Any], names: Sequence[str], *, precision: str, device: str) -> Choice:
+def _measure(
+    source: Any, samples: Sequence[Any], names: Sequence[str], *, precision: str, device: str
+) -> RuntimeConfig:
     reduce = probes(source)
-    plain_choice = Choice(names[0], "fp32", device)
+    plain_choice = RuntimeConfig(names[0], "fp32", device)
     plain = ENGINES[names[0]](source, reduce, plain_choice)
     batch = source.input.collate([samples[i % len(samples)] for i in range(_DEFAULT_BATCH)])
     reference = plain(batch)
     _check_alone(source, samples, plain_choice)
-    best: tuple[Choice, Any] | None = None
+    best: tuple[RuntimeConfig, Any] | None = None
     for name in names:
         for kind in ENGINES[name].precisions(source, device) if precision == "auto" else (precision,):
             first = (name, kind) == (names[0], "fp32")
-            engine = plain if first else ENGINES[name](source, reduce, Choice(name, kind, device))
+            engine = plain if first else ENGINES[name](source, reduce, RuntimeConfig(name, kind, device))
             cosine = _fidelity(reference, engine, batch, forced=precision != "auto")
             if precision == "auto" and cosine < source.minimum_cosine and not first:
                 continue
             speed = round(_speed(engine, batch), 1)
             if best is None or speed > _ENOUGH * best[0].speed:
-                best = Choice(name, kind, device, _DEFAULT_BATCH, round(cosine, 6), speed), engine
+                best = RuntimeConfig(name, kind, device, _DEFAULT_BATCH, round(cosine, 6), speed), engine
     assert best is not None
     if best[0].cosine < source.minimum_cosine:
         note(f"{source.name}: features in {best[0].precision}, as asked, are only {best[0].cosine:.4f} like fp32's.")
@@ -191,7 +195,7 @@ def _fidelity(reference: dict[str, np.ndarray], engine: Any, batch: Any, *, forc
         return -1.0
 
 
-def _sized(best: Choice, engine: Any, source: Any, samples: Sequence[Any]) -> Choice:
+def _sized(best: RuntimeConfig, engine: Any, source: Any, samples: Sequence[Any]) -> RuntimeConfig:
     """The batch size with the most items per second: small batches stay in the processor's cache."""
     for size in _BATCHES if best.device == "cpu" else (*_BATCHES, *_MORE_BATCHES):
         batch = source.input.collate([samples[i % len(samples)] for i in range(size)])
@@ -235,7 +239,7 @@ def least_cosine(reference: dict[str, np.ndarray], rows: dict[str, np.ndarray]) 
     return least
 
 
-def _check_alone(source: Any, samples: Sequence[Any], choice: Choice) -> None:
+def _check_alone(source: Any, samples: Sequence[Any], choice: RuntimeConfig) -> None:
     """Features of an item may not depend on its batch-mates, and must come out the same twice: the whole network."""
     engine = ENGINES[choice.engine](source, probes(source, whole=True), choice)
     tolerance = _TOLERANCES[choice.precision]

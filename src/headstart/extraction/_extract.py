@@ -18,7 +18,7 @@ from headstart._progress import LEFT_OUT, note, track
 from headstart._registry import need_known
 from headstart.bank import FeatureBank, MemoryStore, Skipped, Store
 from headstart.dataset import Dataset
-from headstart.engines.base import ENGINES, Choice
+from headstart.engines.base import ENGINES, RuntimeConfig
 from headstart.errors import DataError, OptionError, StoreError, UnreadableItem
 from headstart.extraction import _choosing, _pipeline
 from headstart.extraction._reading import label, reader_for, reading, strict_by_default, why
@@ -102,7 +102,7 @@ def extract(
     unread = _unread(data, keys, read, raising=raising)
     pending = _first_of_each(keys)
     how = {"engine": engine, "precision": precision, "device": device}
-    choice = _choosing.choose(source, lambda: _samples(read, pending), batch_size=batch_size, **how)
+    choice = _choosing.choose_runtime(source, lambda: _samples(read, pending), batch_size=batch_size, **how)
     shared = _shared_recipe(source, choice, data)
     recipes = {name: {**shared, "layer": name, "pooling": pools[name]} for name in names}
     tables = {name: home.table(recipes[name]) for name in names}
@@ -130,12 +130,12 @@ def extract(
     return bank
 
 
-def recipe(source: Source, layer: str, pooling: str, choice: Choice, *, data: Dataset) -> dict[str, Any]:
+def recipe(source: Source, layer: str, pooling: str, choice: RuntimeConfig, *, data: Dataset) -> dict[str, Any]:
     """Everything that changes a row, as plain data: the folder of a bank is its hash."""
     return {**_shared_recipe(source, choice, data), "layer": layer, "pooling": pooling}
 
 
-def _shared_recipe(source: Source, choice: Choice, data: Dataset) -> dict[str, Any]:
+def _shared_recipe(source: Source, choice: RuntimeConfig, data: Dataset) -> dict[str, Any]:
     """What the recipes of all layers have in common."""
     built = str(source.rebuild["family"]) if source.rebuild else ""
     libraries = [name for name in _LIBRARIES if name == built or (name, built) == ("transformers", "hf")]
@@ -244,7 +244,7 @@ def _missing(tables: Mapping[str, Any], pending: Mapping[bytes, int]) -> tuple[d
     return lacking, [(pending[key], key) for key, known in zip(wanted, there) if not known]
 
 
-def _announce(source: Source, items: int, pools: Mapping[str, str], choice: Choice) -> None:
+def _announce(source: Source, items: int, pools: Mapping[str, str], choice: RuntimeConfig) -> None:
     """The plan of a long run: time and disk; memory is a few batches."""
     if not choice.speed or items / choice.speed <= _LONG_SECONDS:
         return

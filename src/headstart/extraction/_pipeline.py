@@ -31,7 +31,7 @@ _PIECES = 4  # of one batch, per item it may hold
 
 
 @dataclass
-class Work:
+class WorkItem:
     """One item on its way: its key, what was read, or why it could not be."""
 
     index: int
@@ -48,21 +48,21 @@ class Spent:
     forward: float = 0.0
     write: float = 0.0
     rows: int = 0
-    problems: list[Work] = field(default_factory=list)
+    problems: list[WorkItem] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
 
 
 def prepared(
     read: Callable[[int], Any], spent: Spent, remark: Callable[[Any], str | None] | None = None
-) -> Callable[[tuple[int, bytes]], Work]:
+) -> Callable[[tuple[int, bytes]], WorkItem]:
     """A function for the runner: (index, key) → Work. Only UnreadableItem is taken as the item's fault.
 
     ``remark`` says what is worth counting about a sample (a text that was cut).
     """
 
-    def one(place: tuple[int, bytes]) -> Work:
+    def one(place: tuple[int, bytes]) -> WorkItem:
         start = time.perf_counter()
-        work = Work(*place)
+        work = WorkItem(*place)
         try:
             work.sample = read(place[0])
         except UnreadableItem as problem:
@@ -75,7 +75,7 @@ def prepared(
     return one
 
 
-def good(works: Iterator[Work], spent: Spent, done: Track, *, raising: bool) -> Iterator[Work]:
+def good(works: Iterator[WorkItem], spent: Spent, done: Track, *, raising: bool) -> Iterator[WorkItem]:
     """The works that can be used; the others are kept in ``spent.problems`` or raised."""
     for work in works:
         if work.problem is None:
@@ -87,7 +87,7 @@ def good(works: Iterator[Work], spent: Spent, done: Track, *, raising: bool) -> 
         done(1)
 
 
-def windows(works: Iterator[Work], size: int, how: Any) -> Iterator[list[list[Work]]]:
+def windows(works: Iterator[WorkItem], size: int, how: Any) -> Iterator[list[list[WorkItem]]]:
     """Groups of batches to be written together.
 
     Where the source's input knows lengths, items are sorted by length inside a group; where one item gives several
@@ -101,8 +101,8 @@ def windows(works: Iterator[Work], size: int, how: Any) -> Iterator[list[list[Wo
         yield _cut(group, size, pieces)
 
 
-def _cut(group: list[Work], size: int, pieces: Callable[[Any], int] | None) -> list[list[Work]]:
-    batches: list[list[Work]] = []
+def _cut(group: list[WorkItem], size: int, pieces: Callable[[Any], int] | None) -> list[list[WorkItem]]:
+    batches: list[list[WorkItem]] = []
     held = 0
     for work in group:
         weight = 1 if pieces is None else pieces(work.sample)
@@ -205,7 +205,7 @@ def _one_blas_thread() -> Iterator[None]:
 
 
 def run(
-    works: Iterator[Work],
+    works: Iterator[WorkItem],
     engine: Callable[[Any], dict[str, Any]],
     writer: Writer,
     *,

@@ -5,23 +5,23 @@ batch-norm statistics included. The source given is never touched.
 """
 
 from headstart._samples import Samples, Views
-from headstart.finetuning._cache import Keep
-from headstart.finetuning._network import Feature, Start, Tuned
+from headstart.finetuning._cache import ActivationStore
+from headstart.finetuning._network import FineTuneModel, HeadInit, LayerSpec
 from headstart.finetuning._plan import estimate
-from headstart.finetuning._tune import Outcome, decisions, tune
-from headstart.finetuning._views import mirrored, picture_views
+from headstart.finetuning._tune import FineTuneResult, decisions, finetune
+from headstart.finetuning._views import image_views, mirrored
 
 __all__ = [
-    "Feature",
-    "Keep",
-    "Outcome",
+    "LayerSpec",
+    "ActivationStore",
+    "FineTuneResult",
     "Samples",
-    "Start",
-    "Tuned",
+    "HeadInit",
+    "FineTuneModel",
     "Views",
     "decisions",
     "estimate",
     "mirrored",
-    "picture_views",
-    "tune",
+    "image_views",
+    "finetune",
 ]

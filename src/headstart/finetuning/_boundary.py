@@ -20,12 +20,12 @@ from headstart.sources._taps import call, modules_of
 _CLOSE = 2e-3  # of the largest number: kernels are chosen by shapes and layouts, and round otherwise
 
 
-class Untrue(Exception):
+class CacheInvalid(Exception):
     """Feeding the boundary would not give what the full forward pass gives; the text says why."""
 
 
 @dataclass
-class _Call:
+class ModuleTrace:
     """One module as it ran: when it began and ended, how often, and what it returned last."""
 
     began: int
@@ -51,7 +51,7 @@ class _Shape:
 
 
 @dataclass
-class _Fed:
+class BoundaryBatch:
     """What the stubs give at the moment."""
 
     value: torch.Tensor | None = None
@@ -60,7 +60,7 @@ class _Fed:
 
 
 @dataclass
-class Shortcut:
+class TruncatedForward:
     """The stubs of one network at one boundary. Inside ``with shortcut.installed():`` it runs only what is above.
 
     Attributes
@@ -83,7 +83,7 @@ class Shortcut:
     inputs: Mapping[str, _Shape]
     synthetic: bool
     listed: bool
-    fed: _Fed = field(default_factory=_Fed)
+    fed: BoundaryBatch = field(default_factory=BoundaryBatch)
     poison: bool = False
 
     @contextmanager
@@ -129,7 +129,9 @@ class Shortcut:
         return forward
 
 
-def shortcut(source: Any, network: Any, layer: str, probes: Sequence[tuple[Batch, dict[str, Any]]]) -> Shortcut:
+def truncated_forward(
+    source: Any, network: Any, layer: str, probes: Sequence[tuple[Batch, dict[str, Any]]]
+) -> TruncatedForward:
     """Stubs for everything that ends before ``layer`` does.
 
     Parameters
@@ -147,9 +149,9 @@ def shortcut(source: Any, network: Any, layer: str, probes: Sequence[tuple[Batch
     sizes = [(_inputs_of(batch), 0 if batch.mask is None else batch.mask.shape[1]) for batch, _ in probes]
     end = {name: one.ended for name, one in runs[0].items()}
     if layer not in end or runs[0][layer].times != 1:
-        raise Untrue(f"layer {layer} does not run exactly once")
+        raise CacheInvalid(f"layer {layer} does not run exactly once")
     if any(runs[1].get(name, one).times != one.times for name, one in runs[0].items()):
-        raise Untrue("its modules do not run equally often in every forward pass")
+        raise CacheInvalid("its modules do not run equally often in every forward pass")
     below = [name for name, one in runs[0].items() if 0 <= one.ended <= end[layer] and one.times == 1]
     kept = _outermost(below, runs[0])
     templates = {name: _template(runs[0][name].output, runs[1][name].output, sizes) for name in kept}
@@ -158,18 +160,18 @@ def shortcut(source: Any, network: Any, layer: str, probes: Sequence[tuple[Batch
     first = probes[0][0]
     synthetic = not real and first.mask is None
     listed = first.counts is not None or (first.mask is not None and source.layer(layer).axes == "tc")
-    return Shortcut(network, layer, modules, templates, inputs, synthetic=synthetic, listed=listed)
+    return TruncatedForward(network, layer, modules, templates, inputs, synthetic=synthetic, listed=listed)
 
 
-def _recorded(source: Any, network: Any, modules: Mapping[str, Any], tensors: dict[str, Any]) -> dict[str, _Call]:
+def _recorded(source: Any, network: Any, modules: Mapping[str, Any], tensors: dict[str, Any]) -> dict[str, ModuleTrace]:
     """Every module's call in one forward pass without gradients."""
-    seen: dict[str, _Call] = {}
+    seen: dict[str, ModuleTrace] = {}
     clock = iter(range(1 << 62))
     handles = []
 
     def before(name: str) -> Callable[..., None]:
         def note(*_: Any) -> None:
-            seen.setdefault(name, _Call(next(clock)))
+            seen.setdefault(name, ModuleTrace(next(clock)))
 
         return note
 
@@ -192,7 +194,7 @@ def _recorded(source: Any, network: Any, modules: Mapping[str, Any], tensors: di
     return seen
 
 
-def _outermost(below: Sequence[str], run: Mapping[str, _Call]) -> list[str]:
+def _outermost(below: Sequence[str], run: Mapping[str, ModuleTrace]) -> list[str]:
     """Those that no other one contains: what runs while another runs need not be stubbed."""
     spans = sorted((run[name].began, -run[name].ended, name) for name in below)
     kept, until = [], -1
@@ -213,13 +215,13 @@ def _template(one: Any, other: Any, sizes: Sequence[tuple[int, int]]) -> Any:
         return _rebuilt(one, [_template(a, b, sizes) for a, b in zip(one, other)])
     if one is None or isinstance(one, (bool, int, float, str)):
         return one
-    raise Untrue(f"a module below the boundary returns a {type(one).__name__}")
+    raise CacheInvalid(f"a module below the boundary returns a {type(one).__name__}")
 
 
 def _shape(one: torch.Tensor, other: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> _Shape:
     first, second = tuple(one.shape), tuple(other.shape)
     if len(first) != len(second):
-        raise Untrue("a module below the boundary returns tensors of changing rank")
+        raise CacheInvalid("a module below the boundary returns tensors of changing rank")
     return _Shape(tuple(_axis(i, a, b, sizes) for i, (a, b) in enumerate(zip(first, second))), one.dtype)
 
 
@@ -232,7 +234,9 @@ def _axis(place: int, a: int, b: int, sizes: Sequence[tuple[int, int]]) -> tuple
     if a == b and (found is None or found[0]):
         return 0, 0, a
     if found is None:
-        raise Untrue("the size of an output below the boundary follows neither the number of inputs nor their length")
+        raise CacheInvalid(
+            "the size of an output below the boundary follows neither the number of inputs nor their length"
+        )
     return found
 
 
@@ -261,7 +265,7 @@ def boundary_of(source: Any, network: Any, layer: str, tensors: dict[str, Any]) 
     """The boundary's own output in a full forward pass."""
     kept = source.run(network, tensors, {layer: torch.clone})
     if layer not in kept:
-        raise Untrue(f"the forward pass does not reach layer {layer}")
+        raise CacheInvalid(f"the forward pass does not reach layer {layer}")
     out: torch.Tensor = kept[layer].detach()
     return out
 

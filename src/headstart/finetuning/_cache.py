@@ -16,15 +16,15 @@ import numpy as np
 import torch
 
 from headstart._hashing import KEY_BYTES
-from headstart._processes import place
+from headstart._processes import rank_and_world_size
 from headstart._progress import track
 from headstart._samples import Samples
-from headstart._together import together
+from headstart._together import run_on_all
 from headstart.bank import MemoryStore, to_bf16
-from headstart.engines.base import ENGINES, Choice
+from headstart.engines.base import ENGINES, RuntimeConfig
 from headstart.extraction import _pipeline
-from headstart.finetuning._boundary import Shortcut
-from headstart.finetuning._network import Feature, Fed
+from headstart.finetuning._boundary import TruncatedForward
+from headstart.finetuning._network import BoundaryActivations, LayerSpec
 from headstart.pooling import reducer
 from headstart.runners.base import RUNNERS
 from headstart.sources._records import Batch
@@ -33,7 +33,7 @@ _ON_DEVICE = 4 << 30
 
 
 @dataclass(frozen=True)
-class Keep:
+class ActivationStore:
     """Where boundary rows are kept and how they are computed.
 
     Attributes
@@ -46,8 +46,8 @@ class Keep:
     """
 
     home: Any = field(default_factory=MemoryStore)
-    recipe: Callable[[str, str, Choice], Mapping[str, Any]] | None = None
-    choice: Choice = field(default_factory=lambda: Choice("torch", "fp32"))
+    recipe: Callable[[str, str, RuntimeConfig], Mapping[str, Any]] | None = None
+    choice: RuntimeConfig = field(default_factory=lambda: RuntimeConfig("torch", "fp32"))
 
     def table(self, layer: str, pooling: str, dtype: str | None = None) -> Any:
         """The table of one layer."""
@@ -55,7 +55,7 @@ class Keep:
         return self.home.table({**made, "dtype": dtype} if dtype else made)
 
 
-class Rows:
+class ActivationCache:
     """What the frozen part gives for some samples: the boundary un-pooled, frozen features pooled, per view.
 
     Attributes
@@ -66,7 +66,7 @@ class Rows:
         Of the boundary's output for one item; of sequences, for one position.
     """
 
-    def __init__(self, source: Any, layer: str, below: Sequence[Feature], keep: Keep) -> None:
+    def __init__(self, source: Any, layer: str, below: Sequence[LayerSpec], keep: ActivationStore) -> None:
         self._source, self._keep, self.layer = source, keep, layer
         self.half = keep.choice.precision != "fp32"
         axes = {one.name: one.axes for one in source.layers}
@@ -82,8 +82,8 @@ class Rows:
 
         Several processes share the work where rows are kept on disk; then each looks what may still be missing.
         """
-        if place()[1] > 1 and self._keep.home.root is not None:
-            together(lambda: self._fill(samples, views, *place()))
+        if rank_and_world_size()[1] > 1 and self._keep.home.root is not None:
+            run_on_all(lambda: self._fill(samples, views, *rank_and_world_size()))
             for table in self._tables.values():
                 table.refresh()
         return self._fill(samples, views)
@@ -125,7 +125,9 @@ class Rows:
 
         return run
 
-    def held(self, samples: Samples, views: Sequence[int], device: torch.device, made: Shortcut) -> Held:
+    def held(
+        self, samples: Samples, views: Sequence[int], device: torch.device, made: TruncatedForward
+    ) -> CachedActivations:
         """The rows of all samples and views, to take batches from."""
         keys = _keys(samples, views)
         rows = {name: table.get(keys) for name, table in self._tables.items()}
@@ -133,7 +135,7 @@ class Rows:
         if made.listed and isinstance(main, np.ndarray):  # all of one size
             main = list(main)
         below = {name: torch.from_numpy(np.array(values, np.float32)).to(device) for name, values in rows.items()}
-        return Held(samples, main, below, half=self.half, device=device, synthetic=made.synthetic)
+        return CachedActivations(samples, main, below, half=self.half, device=device, synthetic=made.synthetic)
 
 
 def _whole(axes: str) -> Callable[[torch.Tensor, Any], Any]:
@@ -148,7 +150,7 @@ def _whole(axes: str) -> Callable[[torch.Tensor, Any], Any]:
     return reduce
 
 
-class Held:
+class CachedActivations:
     """Rows of the frozen part, ready for training: ``batch(indices, views)`` gives the batch and what it is fed."""
 
     def __init__(
@@ -167,14 +169,14 @@ class Held:
         if device.type == "cuda" and isinstance(main, np.ndarray) and main.nbytes <= _ON_DEVICE:
             self._there = self._tensor(np.array(main)).to(device)
 
-    def batch(self, indices: np.ndarray, views: np.ndarray | None = None) -> tuple[Batch, Fed]:
+    def batch(self, indices: np.ndarray, views: np.ndarray | None = None) -> tuple[Batch, BoundaryActivations]:
         """``views`` counts within the views that are held."""
         places = indices if views is None else indices + views * len(self._samples)
         where = torch.from_numpy(np.ascontiguousarray(places))
         below = {name: rows[where.to(rows.device)] for name, rows in self._below.items()}
         batch = Batch({}) if self._synthetic else self._samples.batch(indices)
         if self._there is not None:
-            return batch, Fed(self._there[where.to(self._device)].float(), below)
+            return batch, BoundaryActivations(self._there[where.to(self._device)].float(), below)
         if isinstance(self._main, list):
             parts = [self._main[i] for i in places]
             if self._synthetic or batch.counts is not None:
@@ -184,7 +186,7 @@ class Held:
                 joined = self._tensor(_padded(parts, batch.mask))
         else:
             joined = self._tensor(self._main[places])
-        return batch, Fed(joined.to(self._device).float(), below)
+        return batch, BoundaryActivations(joined.to(self._device).float(), below)
 
     def _tensor(self, rows: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(rows)

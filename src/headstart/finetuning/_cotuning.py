@@ -13,10 +13,10 @@ import torch
 from torch.nn import functional as F
 
 from headstart.errors import OptionError
-from headstart.finetuning._feeding import Feeding
+from headstart.finetuning._feeding import BatchProvider
 
 
-def relation(feed: Feeding, targets: torch.Tensor, task: str, size: int = 64) -> torch.Tensor:
+def relation(feed: BatchProvider, targets: torch.Tensor, task: str, size: int = 64) -> torch.Tensor:
     """(t, source classes): probabilities of source classes given a target class.
 
     Raises

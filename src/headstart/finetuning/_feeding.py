@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart._processes import mine, place
+from headstart._processes import local_shard, rank_and_world_size
 from headstart._progress import note
 from headstart._samples import Samples
-from headstart._together import summed
-from headstart.finetuning._boundary import Shortcut, Untrue
-from headstart.finetuning._cache import Held, Keep, Rows
-from headstart.finetuning._network import Fed, Tuned
-from headstart.finetuning._places import Places
+from headstart._together import all_reduce_sum
+from headstart.finetuning._boundary import CacheInvalid, TruncatedForward
+from headstart.finetuning._cache import ActivationCache, ActivationStore, CachedActivations
+from headstart.finetuning._network import BoundaryActivations, FineTuneModel
+from headstart.finetuning._places import ParameterMap
 from headstart.finetuning._prefix import below_boundary, prefix
 from headstart.policies.base import Policy
 
@@ -25,25 +25,27 @@ Give = Callable[[np.ndarray, "np.ndarray | None"], tuple[Any, "Fed | None"]]
 
 
 @dataclass
-class Feeding:
+class BatchProvider:
     """Batches for training and validation; ``views`` random variants of each training item are in turn."""
 
-    model: Tuned
+    model: FineTuneModel
     samples: Samples
     held: Samples | None = None
     views: int = 1
-    shortcut: Shortcut | None = None
-    rows: Rows | None = None
-    kept: Held | None = None
-    kept_held: Held | None = None
+    shortcut: TruncatedForward | None = None
+    rows: ActivationCache | None = None
+    kept: CachedActivations | None = None
+    kept_held: CachedActivations | None = None
 
-    def batch(self, indices: np.ndarray, generator: torch.Generator | None = None) -> tuple[Any, Fed | None]:
+    def batch(
+        self, indices: np.ndarray, generator: torch.Generator | None = None
+    ) -> tuple[Any, BoundaryActivations | None]:
         """A training batch, or this process's part of it; which view of each item is drawn from the generator."""
         views = None
         if generator is not None:
             if self.views > 1:  # drawn for the whole batch, whoever computes it
-                views = mine(torch.randint(self.views, (len(indices),), generator=generator).numpy())
-            indices = mine(indices)
+                views = local_shard(torch.randint(self.views, (len(indices),), generator=generator).numpy())
+            indices = local_shard(indices)
         if self.kept is not None:
             return self.kept.batch(indices, views)
         return self.samples.batch(indices, views), None
@@ -56,7 +58,7 @@ class Feeding:
         samples, kept = (self.held, self.kept_held) if held else (self.samples, self.kept)
         assert samples is not None
         count, width = len(samples), self.model.head.out_features
-        number, many = place()
+        number, many = rank_and_world_size()
         size = min(size, -(-count // many))
 
         def part() -> torch.Tensor:
@@ -68,7 +70,7 @@ class Feeding:
                     rows[some] = self.model(batch, fed).cpu().double()
             return rows.flatten()
 
-        return summed(part, count * width).reshape(count, width).numpy()
+        return all_reduce_sum(part, count * width).reshape(count, width).numpy()
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -93,28 +95,30 @@ class Feeding:
             self.kept_held = self.rows.held(self.held, range(1), device, made)
 
 
-def feeding(
-    model: Tuned,
-    places: Places,
+def make_provider(
+    model: FineTuneModel,
+    places: ParameterMap,
     lowest: int | None,
     moving: list[str],
     *,
     samples: Samples,
     held: Samples | None,
     policy: Policy,
-    keep: Keep | None,
-) -> Feeding:
+    keep: ActivationStore | None,
+) -> BatchProvider:
     """Cached below the boundary where the policy allows it and it is true; else every step is a full forward pass."""
-    plain = Feeding(model, samples, held)
+    plain = BatchProvider(model, samples, held)
     if policy.cache is False:
         return plain
     try:
         made = prefix(model, places, lowest, moving=moving, samples=samples)
-    except Untrue as reason:
+    except CacheInvalid as reason:
         if policy.cache:
             note(f"The frozen part is not cached: {reason}. Every epoch runs the full forward pass.")
         return plain
     model.boundary = made.layer
-    keep = keep or Keep()
+    keep = keep or ActivationStore()
     lower = below_boundary(model.source, model.features, made.layer)
-    return Feeding(model, samples, held, shortcut=made, rows=Rows(model.source, made.layer, lower, keep))
+    return BatchProvider(
+        model, samples, held, shortcut=made, rows=ActivationCache(model.source, made.layer, lower, keep)
+    )

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart.engines._rows import of_batch
+from headstart.engines._rows import rows_of_batch
 from headstart.finetuning._mixing import Mix, drawn, mixed_at
 from headstart.pooling import reducer
 
 
 @dataclass(frozen=True)
-class Feature:
+class LayerSpec:
     """One layer that the head reads and how it is pooled."""
 
     layer: str
@@ -25,7 +25,7 @@ class Feature:
 
 
 @dataclass(frozen=True)
-class Start:
+class HeadInit:
     """The solved head that training starts from, and the mean and standard deviation of each feature."""
 
     coef: np.ndarray
@@ -34,10 +34,10 @@ class Start:
     spread: np.ndarray
 
     @staticmethod
-    def of(coef: np.ndarray, intercept: np.ndarray, rows: np.ndarray) -> Start:
+    def of(coef: np.ndarray, intercept: np.ndarray, rows: np.ndarray) -> HeadInit:
         """From a head and the rows it was solved on; features that never vary keep a spread of 1."""
         spread = rows.std(0, dtype=np.float64)
-        return Start(
+        return HeadInit(
             np.asarray(coef, np.float64),
             np.asarray(intercept, np.float64),
             rows.mean(0, dtype=np.float64),
@@ -46,14 +46,14 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Fed:
+class BoundaryActivations:
     """What the frozen part gave for a batch: the boundary's output, and pooled features of layers below it."""
 
     value: torch.Tensor
     below: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
-class Tuned(torch.nn.Module):
+class FineTuneModel(torch.nn.Module):
     """``features(x) · W + b`` with a copy of the source's network inside; the source given is never touched.
 
     Whatever keeps statistics (batch normalisation and its kin) stays in evaluation mode: they are those that the
@@ -64,7 +64,7 @@ class Tuned(torch.nn.Module):
     centre: torch.Tensor
     spread: torch.Tensor
 
-    def __init__(self, source: Any, features: Sequence[Feature], start: Start, *, device: str = "cpu") -> None:
+    def __init__(self, source: Any, features: Sequence[LayerSpec], start: HeadInit, *, device: str = "cpu") -> None:
         super().__init__()
         self.source = source
         self.features = tuple(features)
@@ -90,11 +90,11 @@ class Tuned(torch.nn.Module):
         layers = {layer.name: layer for layer in source.layers}
         self._reduce = {f.layer: reducer(f.pooling, layers[f.layer].axes) for f in self.features}
 
-    def rows(self, batch: Any, fed: Fed | None = None) -> torch.Tensor:
+    def rows(self, batch: Any, fed: BoundaryActivations | None = None) -> torch.Tensor:
         """(items, width) features with their graph."""
         below = {} if fed is None else fed.below
         wanted = {name: function for name, function in self._reduce.items() if name not in below}
-        reduce = of_batch(wanted, batch)
+        reduce = rows_of_batch(wanted, batch)
         if self._also is not None:
             reduce[self._also] = lambda output: output
         tensors = self._tensors(batch, fed)
@@ -132,13 +132,13 @@ class Tuned(torch.nn.Module):
         end = order[self.boundary] if self.boundary is not None else len(order)
         return {f.layer for f in self.features if order[f.layer] < end}
 
-    def parts(self, batch: Any, features: Sequence[Feature]) -> dict[str, torch.Tensor]:
+    def parts(self, batch: Any, features: Sequence[LayerSpec]) -> dict[str, torch.Tensor]:
         """Pooled outputs of some of the layers, from a full forward pass."""
-        reduce = of_batch({f.layer: self._reduce[f.layer] for f in features}, batch)
+        reduce = rows_of_batch({f.layer: self._reduce[f.layer] for f in features}, batch)
         kept: dict[str, torch.Tensor] = self.source.run(self.network, self._tensors(batch, None), reduce)
         return kept
 
-    def _tensors(self, batch: Any, fed: Fed | None) -> dict[str, Any]:
+    def _tensors(self, batch: Any, fed: BoundaryActivations | None) -> dict[str, Any]:
         def make() -> dict[str, Any]:
             made: dict[str, Any] = self.source.input.tensors(batch, self.device, torch.float32)
             return {k: self._laid_out(v) for k, v in made.items()}
@@ -154,7 +154,7 @@ class Tuned(torch.nn.Module):
         last = self._channels_last and tensor.ndim == 4
         return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
 
-    def forward(self, batch: Any, fed: Fed | None = None) -> torch.Tensor:
+    def forward(self, batch: Any, fed: BoundaryActivations | None = None) -> torch.Tensor:
         """(items, outputs) decision values."""
         return self.decide(self.rows(batch, fed))
 

@@ -7,27 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from headstart.finetuning._network import Tuned
-from headstart.policies.base import Move, Policy
-from headstart.training import Group, put
+from headstart.finetuning._network import FineTuneModel
+from headstart.policies.base import Policy, TrainableParameter
+from headstart.training import ParameterGroup, put
 
 _HEAD_WIDTH = 64
 
 
-def groups_of(model: Tuned, moves: Sequence[Move], policy: Policy) -> list[Group]:
+def groups_of(model: FineTuneModel, moves: Sequence[TrainableParameter], policy: Policy) -> list[ParameterGroup]:
     """Parameters of one factor and start together; norms and biases without weight decay; the head last."""
     named = dict(model.network.named_parameters())
     groups: dict[tuple[float, int, bool], dict[str, torch.nn.Parameter]] = {}
     for move in moves:
         parameter = named[move.name]
         groups.setdefault((move.factor, move.from_epoch, parameter.ndim > 1), {})[f"network.{move.name}"] = parameter
-    made = [Group(members, factor, decay, epoch) for (factor, epoch, decay), members in groups.items()]
+    made = [ParameterGroup(members, factor, decay, epoch) for (factor, epoch, decay), members in groups.items()]
     head = {f"head.{name}": parameter for name, parameter in model.head.named_parameters()}
     width = min(1.0, _HEAD_WIDTH / model.head.in_features)  # one step of Adam moves a decision by rate times width
-    return [*made, Group(head, policy.head_factor * width, weight_decay=False)]
+    return [*made, ParameterGroup(head, policy.head_factor * width, weight_decay=False)]
 
 
-def copies(model: Tuned, moves: Sequence[Move]) -> dict[str, torch.Tensor]:
+def snapshot(model: FineTuneModel, moves: Sequence[TrainableParameter]) -> dict[str, torch.Tensor]:
     """Parameters of the network and the head as they are now."""
     named = dict(model.network.named_parameters())
     moving = {f"network.{move.name}": named[move.name] for move in moves}
@@ -35,21 +35,21 @@ def copies(model: Tuned, moves: Sequence[Move]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in {**moving, **head}.items()}
 
 
-def moved_in(model: Tuned, begin: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+def changed_parameters(model: FineTuneModel, begin: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
     """Parameters of the network that are not what they were; those that no forward pass reaches never move."""
     named = dict(model.named_parameters())
     changed = (name for name, value in begin.items() if not torch.equal(named[name], value))
     return tuple(sorted(name.removeprefix("network.") for name in changed if name.startswith("network.")))
 
 
-def pull(model: Tuned, begin: Mapping[str, torch.Tensor], strength: float) -> torch.Tensor:
+def l2sp_penalty(model: FineTuneModel, begin: Mapping[str, torch.Tensor], strength: float) -> torch.Tensor:
     named = dict(model.named_parameters())
     parts = [((named[name] - value) ** 2).sum() for name, value in begin.items() if name.startswith("network.")]
     return strength / 2 * torch.stack(parts).sum()
 
 
-def choose(
-    model: Tuned,
+def select_weights(
+    model: FineTuneModel,
     begin: Mapping[str, torch.Tensor],
     validation: Callable[[], float] | None,
     scores: dict[str, float],

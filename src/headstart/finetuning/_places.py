@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headstart.policies.base import Move, Placed
+from headstart.policies.base import ParameterInfo, TrainableParameter
 from headstart.sources._taps import modules_of
 
 
 @dataclass(frozen=True)
-class Places:
+class ParameterMap:
     """Units of a source below the deepest layer used: their end layers, and the unit of every parameter and module."""
 
     ends: tuple[str, ...]
-    parameters: tuple[Placed, ...]
+    parameters: tuple[ParameterInfo, ...]
     modules: Mapping[str, int]
 
 
-def place(source: Any, layers: Sequence[str]) -> Places:
+def locate_parameters(source: Any, layers: Sequence[str]) -> ParameterMap:
     """Where everything below the deepest layer used stands.
 
     Notes
@@ -34,7 +34,7 @@ def place(source: Any, layers: Sequence[str]) -> Places:
     )
     names = [layer.name for layer in source.layers]
     if source.submodules is not None:
-        return Places(tuple(names[end] for end in ends), tuple(_by_identity(source, order, ends)), {})
+        return ParameterMap(tuple(names[end] for end in ends), tuple(_by_identity(source, order, ends)), {})
     modules = dict(source.module.named_modules())
     units = {}
     for name in modules:
@@ -42,14 +42,14 @@ def place(source: Any, layers: Sequence[str]) -> Places:
         if when is not None and when <= deepest:
             units[name] = next(i for i, end in enumerate(ends) if when <= end)
     placed = [
-        Placed(name, units[owner], type(modules[owner]).__name__.lower(), names[ends[units[owner]]])
+        ParameterInfo(name, units[owner], type(modules[owner]).__name__.lower(), names[ends[units[owner]]])
         for name, _ in source.module.named_parameters()
         if (owner := name.rpartition(".")[0]) in units
     ]
-    return Places(tuple(names[end] for end in ends), tuple(placed), units)
+    return ParameterMap(tuple(names[end] for end in ends), tuple(placed), units)
 
 
-def _by_identity(source: Any, order: Mapping[str, int], ends: Sequence[int]) -> Iterator[Placed]:
+def _by_identity(source: Any, order: Mapping[str, int], ends: Sequence[int]) -> Iterator[ParameterInfo]:
     """Where layers are no torch modules of the network (Keras), a parameter belongs to the smallest layer that has it.
 
     What Keras keeps beside the weights (moving averages) are parameters there, too, and never move.
@@ -69,7 +69,7 @@ def _by_identity(source: Any, order: Mapping[str, int], ends: Sequence[int]) -> 
         if place is None or id(parameter) in still or order[place[1]] > ends[-1]:
             continue
         unit = next(i for i, end in enumerate(ends) if order[place[1]] <= end)
-        yield Placed(name, unit, type(layers[place[1]]).__name__.lower(), named[ends[unit]])
+        yield ParameterInfo(name, unit, type(layers[place[1]]).__name__.lower(), named[ends[unit]])
 
 
 def _when(owner: str, order: dict[str, int], modules: dict[str, Any]) -> int | None:
@@ -85,7 +85,7 @@ def _when(owner: str, order: dict[str, int], modules: dict[str, Any]) -> int | N
     return _when(owner.rpartition(".")[0], order, modules) if owner else None
 
 
-def lowest_moving(moves: Sequence[Move], places: Places) -> int | None:
+def lowest_moving(moves: Sequence[TrainableParameter], places: ParameterMap) -> int | None:
     """The lowest unit in which anything moves; None when nothing does."""
     units = {p.name: p.unit for p in places.parameters}
     return min((units[m.name] for m in moves), default=None)

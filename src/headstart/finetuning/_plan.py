@@ -17,10 +17,10 @@ import torch
 
 from headstart._progress import note
 from headstart.errors import OptionError
-from headstart.finetuning._feeding import Feeding
-from headstart.finetuning._places import lowest_moving, place
+from headstart.finetuning._feeding import BatchProvider
+from headstart.finetuning._places import locate_parameters, lowest_moving
 from headstart.policies.base import Policy
-from headstart.training import Schedule, steps_of
+from headstart.training import TrainingConfig, steps_of
 
 _VIEWS = 4  # unless the policy says how many
 _DISK = 2 << 30  # bytes, at most, for views that nobody asked for
@@ -30,14 +30,14 @@ _TIMED = 2  # steps, of which the quicker one counts
 
 
 @dataclass(frozen=True)
-class Room:
+class BudgetPlan:
     """What a run may use: views per training item, and seconds for its epochs (None is no limit)."""
 
     views: int
     budget: float | None
 
 
-def room(policy: Policy, feed: Feeding, budget: float | None, speed: float) -> Room:
+def plan_budget(policy: Policy, feed: BatchProvider, budget: float | None, speed: float) -> BudgetPlan:
     """How many views fit the disk and the budget, and what is left for training.
 
     Parameters
@@ -54,16 +54,16 @@ def room(policy: Policy, feed: Feeding, budget: float | None, speed: float) -> R
     if samples.views is None:
         if policy.views is not None and policy.views > 1:
             raise OptionError("views= above 1 needs pictures: other items have no random variants. Leave it out.")
-        return Room(1, budget)
+        return BudgetPlan(1, budget)
     cached = feed.rows is not None
     pass_seconds = len(samples) / speed if cached and speed else 0.0
     views = policy.views or _default(feed, budget, pass_seconds)
     if budget is not None and cached:
         budget = max(_LEFT * budget, budget - pass_seconds * views)
-    return Room(views, budget)
+    return BudgetPlan(views, budget)
 
 
-def _default(feed: Feeding, budget: float | None, pass_seconds: float) -> int:
+def _default(feed: BatchProvider, budget: float | None, pass_seconds: float) -> int:
     if feed.rows is None:
         return _VIEWS
     most = min(_VIEWS, _DISK // max(1, feed.rows.nbytes * len(feed.samples)))
@@ -72,12 +72,15 @@ def _default(feed: Feeding, budget: float | None, pass_seconds: float) -> int:
     return max(1, int(most))
 
 
-def announce(
-    feed: Feeding, loss: Callable[[np.ndarray, torch.Generator], torch.Tensor], schedule: Schedule, label: str
+def log_plan(
+    feed: BatchProvider,
+    loss: Callable[[np.ndarray, torch.Generator], torch.Tensor],
+    schedule: TrainingConfig,
+    label: str,
 ) -> None:
     """Say epochs × seconds, views and disk. Cost: three steps without an update."""
     count = len(feed.samples)
-    seconds = _pace(loss, schedule, count) * math.ceil(count / schedule.batch_size)
+    seconds = time_step(loss, schedule, count) * math.ceil(count / schedule.batch_size)
     epochs = schedule.epochs
     if schedule.budget is not None:
         epochs = max(1, min(epochs, int(schedule.budget / max(seconds, 1e-9))))
@@ -90,7 +93,7 @@ def announce(
     note(text + ".")
 
 
-def _pace(loss: Any, schedule: Schedule, count: int) -> float:
+def time_step(loss: Any, schedule: TrainingConfig, count: int) -> float:
     """Seconds of one step, the first left out; random numbers and gradients are as they were afterwards."""
     indices = next(iter(steps_of(count, schedule, 0)))
     times = []
@@ -110,7 +113,7 @@ def estimate(source: Any, layers: Sequence[str], policy: Policy, *, count: int, 
 
     A step costs three forward passes of what lies above the boundary.
     """
-    places = place(source, layers)
+    places = locate_parameters(source, layers)
     lowest = lowest_moving(policy.moves(places.parameters, len(places.ends)), places)
     if not speed or lowest is None:
         return None

@@ -10,16 +10,18 @@ import torch
 
 from headstart._samples import Samples
 from headstart.errors import HeadstartError
-from headstart.finetuning._boundary import Shortcut, Untrue, agree, boundary_of, shortcut
-from headstart.finetuning._network import Feature, Fed, Tuned
-from headstart.finetuning._places import Places
+from headstart.finetuning._boundary import CacheInvalid, TruncatedForward, agree, boundary_of, truncated_forward
+from headstart.finetuning._network import BoundaryActivations, FineTuneModel, LayerSpec
+from headstart.finetuning._places import ParameterMap
 from headstart.sources._records import Batch
 
 _TRIED = 6
 _FALLBACKS = 2
 
 
-def prefix(model: Tuned, places: Places, lowest: int | None, *, moving: Sequence[str], samples: Samples) -> Shortcut:
+def prefix(
+    model: FineTuneModel, places: ParameterMap, lowest: int | None, *, moving: Sequence[str], samples: Samples
+) -> TruncatedForward:
     """Stubs for the frozen part, once one batch has shown that they give what the full forward pass gives.
 
     Raises
@@ -28,24 +30,24 @@ def prefix(model: Tuned, places: Places, lowest: int | None, *, moving: Sequence
         When they do not, or there is no frozen part; the text says why.
     """
     if not lowest:
-        raise Untrue("everything from the first unit on moves")
+        raise CacheInvalid("everything from the first unit on moves")
     few = np.arange(min(_TRIED, len(samples)))
     if len(few) < 3:
-        raise Untrue("there are too few items to compare on")
+        raise CacheInvalid("there are too few items to compare on")
     probes = [_probe(model, samples.batch(few[:n])) for n in (2, 3)]
     reasons = []
     for layer in _boundaries(model.source, places.ends[lowest - 1]):
         try:
-            made = shortcut(model.source, model.network, layer, probes)
+            made = truncated_forward(model.source, model.network, layer, probes)
             _compare(model, made, samples, few=few, moving=moving)
             return made
-        except Untrue as reason:
+        except CacheInvalid as reason:
             reasons.append(reason)
         except HeadstartError:
             raise
         except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
             what = str(error).splitlines()[0] if str(error) else type(error).__name__
-            reasons.append(Untrue(f"the network cannot be run from layer {layer} on ({what})"))
+            reasons.append(CacheInvalid(f"the network cannot be run from layer {layer} on ({what})"))
     raise reasons[0]
 
 
@@ -61,17 +63,19 @@ def _boundaries(source: Any, layer: str) -> list[str]:
     return found
 
 
-def below_boundary(source: Any, features: Sequence[Feature], layer: str) -> list[Feature]:
+def below_boundary(source: Any, features: Sequence[LayerSpec], layer: str) -> list[LayerSpec]:
     """The features that the frozen part gives: those of layers that end before the boundary does."""
     order = {one.name: i for i, one in enumerate(source.layers)}
     return [f for f in features if order[f.layer] < order[layer]]
 
 
-def _probe(model: Tuned, batch: Batch) -> tuple[Batch, dict[str, Any]]:
+def _probe(model: FineTuneModel, batch: Batch) -> tuple[Batch, dict[str, Any]]:
     return batch, model.source.input.tensors(batch, model.device, torch.float32)
 
 
-def _compare(model: Tuned, made: Shortcut, samples: Samples, *, few: np.ndarray, moving: Sequence[str]) -> None:
+def _compare(
+    model: FineTuneModel, made: TruncatedForward, samples: Samples, *, few: np.ndarray, moving: Sequence[str]
+) -> None:
     """Features and their gradients, full and fed, in evaluation mode and fp32."""
     batch = samples.batch(few)
     named = dict(model.network.named_parameters())
@@ -84,8 +88,8 @@ def _compare(model: Tuned, made: Shortcut, samples: Samples, *, few: np.ndarray,
         full = _with_gradients(model, batch, None, watched)
         again = model.rows(samples.batch(few[:2]))
         if not agree([full[0][:2]], [again.detach()]):
-            raise Untrue("an item's features change with its batch-mates or from run to run")
-        fed = Fed(*_frozen(model, made.layer, batch))
+            raise CacheInvalid("an item's features change with its batch-mates or from run to run")
+        fed = BoundaryActivations(*_frozen(model, made.layer, batch))
         empty = Batch({} if made.synthetic else batch.inputs, counts=batch.counts, mask=batch.mask)
         model.shortcut = made
         made.poison = True
@@ -96,12 +100,12 @@ def _compare(model: Tuned, made: Shortcut, samples: Samples, *, few: np.ndarray,
         for parameter, was in zip(watched, state):
             parameter.requires_grad_(was)
     if not agree(full[:1], short[:1]):
-        raise Untrue("something below the boundary is used again above it")
+        raise CacheInvalid("something below the boundary is used again above it")
     if not agree(full[1:], short[1:]):
-        raise Untrue("a parameter that moves is used below the boundary, too")
+        raise CacheInvalid("a parameter that moves is used below the boundary, too")
 
 
-def _frozen(model: Tuned, layer: str, batch: Batch) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+def _frozen(model: FineTuneModel, layer: str, batch: Batch) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
     """The boundary's output and the features below it, from a full forward pass."""
     with torch.no_grad():
         value = boundary_of(model.source, model.network, layer, model._tensors(batch, None))
@@ -111,7 +115,7 @@ def _frozen(model: Tuned, layer: str, batch: Batch) -> tuple[torch.Tensor, Mappi
 
 
 def _with_gradients(
-    model: Tuned, batch: Batch, fed: Fed | None, watched: Sequence[torch.nn.Parameter]
+    model: FineTuneModel, batch: Batch, fed: BoundaryActivations | None, watched: Sequence[torch.nn.Parameter]
 ) -> list[torch.Tensor]:
     rows = model.rows(batch, fed)
     weights = torch.linspace(-1.0, 1.0, rows.shape[1], device=rows.device)

@@ -10,7 +10,7 @@ import torch
 
 from headstart._progress import note
 from headstart._together import gradients
-from headstart.training import Group, Schedule, put, steps_of
+from headstart.training import ParameterGroup, TrainingConfig, put, steps_of
 
 _LOW, _HIGH, _STEPS = 1e-6, 0.1, 36
 _SMOOTH = 0.6
@@ -20,11 +20,11 @@ _SAFETY = 3.0
 
 
 def range_test(
-    groups: Sequence[Group],
+    groups: Sequence[ParameterGroup],
     loss: Callable[[np.ndarray, torch.Generator], torch.Tensor],
     count: int,
     *,
-    schedule: Schedule,
+    schedule: TrainingConfig,
 ) -> float:
     """A third of the largest learning rate at which the smoothed loss has not grown yet.
 

@@ -14,20 +14,20 @@ import numpy as np
 import torch
 
 from headstart._hashing import fingerprint, fingerprint_tensors
-from headstart._processes import is_main, mine
+from headstart._processes import is_main, local_shard
 from headstart._samples import Samples
 from headstart.errors import OptionError
-from headstart.finetuning._cache import Keep
+from headstart.finetuning._cache import ActivationStore
 from headstart.finetuning._cotuning import cotuning, relation
-from headstart.finetuning._feeding import Feeding, feeding
+from headstart.finetuning._feeding import BatchProvider, make_provider
 from headstart.finetuning._mixing import Mix
-from headstart.finetuning._network import Feature, Start, Tuned
-from headstart.finetuning._parameters import choose, copies, groups_of, moved_in, pull
-from headstart.finetuning._places import lowest_moving, place
-from headstart.finetuning._plan import announce, room
+from headstart.finetuning._network import FineTuneModel, HeadInit, LayerSpec
+from headstart.finetuning._parameters import changed_parameters, groups_of, l2sp_penalty, select_weights, snapshot
+from headstart.finetuning._places import locate_parameters, lowest_moving
+from headstart.finetuning._plan import log_plan, plan_budget
 from headstart.finetuning._rates import range_test
 from headstart.policies.base import Policy
-from headstart.training import Group, History, Schedule, loss_for, train
+from headstart.training import History, ParameterGroup, TrainingConfig, loss_for, train
 
 _STEPS = 240  # without a number of epochs: about this many steps, whatever the size of the data
 _RATE = {"full": 3e-4, "last_layers": 1e-3, "gradual": 1e-3, "lora": 2e-3}
@@ -38,7 +38,7 @@ Goal = Callable[[torch.Tensor, np.ndarray, "Mix | None"], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FineTuneResult:
     """A tuned source with its head, and how it came about.
 
     Attributes
@@ -66,10 +66,10 @@ class Outcome:
     held: np.ndarray | None = None
 
 
-def tune(
+def finetune(
     source: Any,
-    features: Sequence[Feature],
-    start: Start,
+    features: Sequence[LayerSpec],
+    start: HeadInit,
     *,
     samples: Samples,
     targets: np.ndarray,
@@ -82,9 +82,9 @@ def tune(
     seed: int = 0,
     device: str = "cpu",
     checkpoint: Path | None = None,
-    keep: Keep | None = None,
+    keep: ActivationStore | None = None,
     average: bool = False,
-) -> Outcome:
+) -> FineTuneResult:
     """Train what the policy moves, starting from a solved head.
 
     Parameters
@@ -106,25 +106,25 @@ def tune(
     OptionError
         When the policy moves nothing, or the task cannot be fine-tuned.
     """
-    places = place(source, [f.layer for f in features])
+    places = locate_parameters(source, [f.layer for f in features])
     moves = policy.moves(places.parameters, len(places.ends))
     if not moves:
         raise OptionError(f"Policy {policy.name!r} moves no parameter of {source.address}.")
-    model = Tuned(source, features, start, device=device)
-    begin = copies(model, moves)
+    model = FineTuneModel(source, features, start, device=device)
+    begin = snapshot(model, moves)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         working = policy.adapt(model.network, moves)
     lowest = lowest_moving(moves, places)
     model.boundary = places.ends[lowest - 1] if lowest else None
     names = [move.name for move in working]
-    feed = feeding(model, places, lowest, names, samples=samples, held=held, policy=policy, keep=keep)
-    allowed = room(policy, feed, budget, keep.choice.speed if keep is not None else 0.0)
+    feed = make_provider(model, places, lowest, names, samples=samples, held=held, policy=policy, keep=keep)
+    allowed = plan_budget(policy, feed, budget, keep.choice.speed if keep is not None else 0.0)
     feed.fill(allowed.views)
     model.bf16 = _in_bf16(policy, keep, device)
     goal = _goal(feed, targets, task, policy=policy, offset=offset)
     training = partial(model.training_from, lowest, places.modules)
-    course = _Course(model, feed, goal, training, copies(model, working), policy)
+    course = TrainingTask(model, feed, goal, training, snapshot(model, working), policy)
     watched = partial(course.validation, score) if held is not None and score is not None else None
     after = max(move.from_epoch for move in moves)
     delicate = any("layernorm" in p.kind for p in places.parameters)
@@ -136,7 +136,7 @@ def tune(
             found = range_test(groups, course.loss, len(samples), schedule=schedule)
             schedule = dataclasses.replace(schedule, lr=found)
         if is_main():
-            announce(feed, course.loss, schedule, f"{source.name}, policy {policy.name}")
+            log_plan(feed, course.loss, schedule, f"{source.name}, policy {policy.name}")
         scores = {"start": watched()} if watched else {}
         history = train(
             groups,
@@ -150,14 +150,14 @@ def tune(
         )
         model.still()
         policy.merge(model.network)
-        moved = moved_in(model, begin)
-        kept = choose(model, begin, watched, scores, average=average)
+        moved = changed_parameters(model, begin)
+        kept = select_weights(model, begin, watched, scores, average=average)
         decided = feed.decisions() if watched else None
     coef, intercept = model.solved()
-    return Outcome(_as_source(source, model), coef, intercept, history, kept, scores, moved, decided)
+    return FineTuneResult(_as_source(source, model), coef, intercept, history, kept, scores, moved, decided)
 
 
-def _in_bf16(policy: Policy, keep: Keep | None, device: str) -> bool:
+def _in_bf16(policy: Policy, keep: ActivationStore | None, device: str) -> bool:
     """Autocast where it was asked for, or where the forward pass was measured to gain from it on this machine."""
     if policy.precision == "auto":
         return keep is not None and keep.choice.precision == "bf16" and device.partition(":")[0] != "mps"
@@ -165,11 +165,11 @@ def _in_bf16(policy: Policy, keep: Keep | None, device: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Course:
+class TrainingTask:
     """What is minimised, and how it is validated in between."""
 
-    model: Tuned
-    feed: Feeding
+    model: FineTuneModel
+    feed: BatchProvider
     goal: Goal
     training: Callable[[], None]
     origin: Mapping[str, torch.Tensor]
@@ -180,7 +180,7 @@ class _Course:
         """The source's own, where it is taught on."""
         return self.model.source.classifier if self.policy.cotuning else None
 
-    def begun(self, groups: Sequence[Group]) -> None:
+    def begun(self, groups: Sequence[ParameterGroup]) -> None:
         """Everything that will move does, in training mode."""
         self.training()
         for group in groups:
@@ -190,11 +190,11 @@ class _Course:
     def loss(self, indices: np.ndarray, generator: torch.Generator) -> torch.Tensor:
         """The policy's loss on some of the training items."""
         batch, fed = self.feed.batch(indices, generator)
-        indices = mine(indices)
+        indices = local_shard(indices)
         mixing = self.model.mixing(self.policy.mixup, batch, len(indices), generator)
         with self.model.also(self.classifier), mixing as mix:
             value = self.goal(self.model(batch, fed), indices, mix)
-        return value + pull(self.model, self.origin, self.policy.l2sp) if self.policy.l2sp else value
+        return value + l2sp_penalty(self.model, self.origin, self.policy.l2sp) if self.policy.l2sp else value
 
     def validation(self, score: Callable[[np.ndarray], float]) -> float:
         """The score of the held-out items as things are."""
@@ -204,7 +204,7 @@ class _Course:
         return value
 
 
-def _goal(feed: Feeding, targets: np.ndarray, task: str, *, policy: Policy, offset: np.ndarray | None) -> Goal:
+def _goal(feed: BatchProvider, targets: np.ndarray, task: str, *, policy: Policy, offset: np.ndarray | None) -> Goal:
     """The loss of decisions about some of the training items, whose targets are mixed as they were."""
     device = feed.model.device
     wanted = torch.from_numpy(np.asarray(targets, np.float32)).to(device)
@@ -226,7 +226,7 @@ def _goal(feed: Feeding, targets: np.ndarray, task: str, *, policy: Policy, offs
 
 def schedule_for(
     policy: Policy, count: int, *, budget: float | None, seed: int, after: int = 0, delicate: bool = False
-) -> Schedule:
+) -> TrainingConfig:
     """The schedule of a policy for so many items: what is not given follows from their number.
 
     ``after`` is the first epoch in which everything moves that ever does; a ``delicate`` network takes smaller steps,
@@ -236,7 +236,7 @@ def schedule_for(
     epochs = policy.epochs or after + int(np.clip(round(_STEPS * batch / max(count, 1)), 5, 40))
     steps = epochs * math.ceil(max(count, 1) / batch)
     own = _RATE.get(policy.name, 1e-3) * (_DELICATE if delicate else 1.0) * min(1.0, (steps / _STEPS) ** 0.5)
-    return Schedule(
+    return TrainingConfig(
         epochs=epochs,
         batch_size=batch,
         lr=own if policy.lr is None or isinstance(policy.lr, str) else float(policy.lr),
@@ -248,18 +248,18 @@ def schedule_for(
     )
 
 
-def decisions(model: Tuned, samples: Samples, size: int = 64) -> np.ndarray:
+def decisions(model: FineTuneModel, samples: Samples, size: int = 64) -> np.ndarray:
     """Decision values of all samples, (n, t) float64, from full forward passes."""
-    return Feeding(model, samples).decisions(held=False, size=size)
+    return BatchProvider(model, samples).decisions(held=False, size=size)
 
 
-def _identity(source: Any, policy: Policy, start: Start, targets: np.ndarray) -> str:
+def _identity(source: Any, policy: Policy, start: HeadInit, targets: np.ndarray) -> str:
     """What is trained on what: a checkpoint of anything else is not taken up."""
     arrays = {**vars(start), "targets": np.asarray(targets)}
     return fingerprint([source.fingerprint, policy.name, vars(policy), fingerprint_tensors(arrays)])
 
 
-def _as_source(source: Any, model: Tuned) -> Any:
+def _as_source(source: Any, model: FineTuneModel) -> Any:
     for parameter in model.network.parameters():
         parameter.requires_grad_(False)
     weights = fingerprint([float(p.double().sum()) for p in model.network.parameters()], 6)

@@ -23,7 +23,7 @@ _RATIO = (0.8, 1.25)
 _LIGHT = 0.2
 
 
-def picture_views(source: Any, data: Dataset, *, mirror: bool) -> Views | None:
+def image_views(source: Any, data: Dataset, *, mirror: bool) -> Views | None:
     """Views of a picture dataset for a source that takes pixels; None for anything else."""
     keys = data.keys()
     if not isinstance(source.input, ImageInput) or data.modality != "image" or data.meta.get("preprocessed"):

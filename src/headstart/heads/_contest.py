@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from headstart._typing import Array, Float, Ints
-from headstart.heads._cross import CAUTIOUS, Aim, measure
+from headstart.heads._cross import CAUTIOUS, Scoring, score_out_of_fold
 from headstart.heads.base import HEADS, Head, Problem
 
 SCREENERS = ("ridge", "lda")  # all their strengths come from one decomposition
 _SMALL_SAMPLE = 32.0
-ANCHOR = ("logistic", {"C": 1.0, "scale": "none"})  # the setting to beat
+BASELINE = ("logistic", {"C": 1.0, "scale": "none"})  # the setting to beat
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class CVResult:
     """One setting of one head on one set of features, cross-validated.
 
     Attributes
@@ -60,12 +60,12 @@ class Trial:
     @property
     def is_anchor(self) -> bool:
         """Whether this is the setting to beat."""
-        name, fields = ANCHOR
+        name, fields = BASELINE
         return self.head == name and all(self.fields.get(key) == value for key, value in fields.items())
 
 
 @dataclass(frozen=True)
-class Entry:
+class HeadCandidate:
     """A head that may compete: all of its grid, or one setting that was asked for."""
 
     name: str
@@ -85,12 +85,12 @@ class Entry:
 
 
 @dataclass(frozen=True, eq=False)
-class Contest:
+class CrossValidation:
     """The rows, folds and aim that all trials share."""
 
     T: Float
     folds: Ints
-    aim: Aim
+    aim: Scoring
     weights: Float | None = None
 
     def problem(self, X: Array, scale: str = "none") -> Problem:
@@ -102,7 +102,7 @@ class Contest:
         """The fold assignments by which whole grids are held out: all on few rows, else one."""
         return self.folds if len(self.T) <= CAUTIOUS else self.folds[:1]
 
-    def enter(self, candidates: tuple[str, ...], problem: Problem, entries: Sequence[Entry]) -> list[Trial]:
+    def enter(self, candidates: tuple[str, ...], problem: Problem, entries: Sequence[HeadCandidate]) -> list[CVResult]:
         """Cross-validate the settings of some heads; where whole grids see one draw, the best of each sees them all."""
         found = []
         for entry in entries:
@@ -123,16 +123,16 @@ class Contest:
         return found
 
     def _trial(
-        self, candidates: tuple[str, ...], entry: Entry, setting: dict[str, Any], held_out: Float, *, scale: str
-    ) -> Trial:
+        self, candidates: tuple[str, ...], entry: HeadCandidate, setting: dict[str, Any], held_out: Float, *, scale: str
+    ) -> CVResult:
         """A setting by its held-out decisions (R, n, t)."""
         aim = self.aim if entry.kind.learns_prior else replace(self.aim, shift=None)
-        got = measure(held_out, self.T, self.folds[: len(held_out)], aim)
+        got = score_out_of_fold(held_out, self.T, self.folds[: len(held_out)], aim)
         fields = {**(entry.fields or {}), **setting, "scale": scale}
         row = (got.score, got.low, got.high, got.rows, got.costs, got.temperature, len(held_out))
-        return Trial(candidates, entry.name, fields, *row)
+        return CVResult(candidates, entry.name, fields, *row)
 
-    def affordable(self, problem: Problem, entries: Sequence[Entry], budget: float) -> list[Entry]:
+    def affordable(self, problem: Problem, entries: Sequence[HeadCandidate], budget: float) -> list[HeadCandidate]:
         """The entries, cheapest first, whose operations fit the budget together; always one."""
         efforts = [(entry.kind.effort(problem, self.first), place) for place, entry in enumerate(entries)]
         kept: list[int] = []
@@ -143,14 +143,14 @@ class Contest:
                 kept.append(place)
         return [entries[place] for place in sorted(kept)]
 
-    def thinned(self, rows: Ints) -> Contest:
+    def thinned(self, rows: Ints) -> CrossValidation:
         """The same contest on some of the rows."""
         aim = self.aim if self.aim.weights is None else replace(self.aim, weights=self.aim.weights[rows])
         weights = None if self.weights is None else self.weights[rows]
-        return Contest(self.T[rows], self.folds[:, rows], aim, weights)
+        return CrossValidation(self.T[rows], self.folds[:, rows], aim, weights)
 
 
-def finished(trials: Sequence[Trial]) -> list[Trial]:
+def complete_results(trials: Sequence[CVResult]) -> list[CVResult]:
     """The trials that saw every draw of the folds: only they are compared with each other.
 
     Of many settings that saw one draw the best is also the luckiest: its cost is too low beside a mean over several.
@@ -159,7 +159,7 @@ def finished(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.draws == most]
 
 
-def decide(trials: Sequence[Trial]) -> Trial:
+def select_one_se(trials: Sequence[CVResult]) -> CVResult:
     """The winner of the finished trials of one set of features.
 
     The anchor stands unless another setting's mean cost is lower by more than 1 + 32 / n standard errors of the paired
@@ -168,7 +168,7 @@ def decide(trials: Sequence[Trial]) -> Trial:
     neighbourhood; on more the one with the lowest mean cost. Without an anchor the lowest mean does. Of equals the
     first, which is the simplest.
     """
-    trials = finished(trials)
+    trials = complete_results(trials)
     anchor = next((trial for trial in trials if trial.is_anchor), None)
     if anchor is None:
         return trials[int(np.argmin([trial.cost for trial in trials]))]
@@ -181,7 +181,7 @@ def decide(trials: Sequence[Trial]) -> Trial:
     return trials[max(passed, key=lambda place: gains[place][0] - caution * gains[place][1])]
 
 
-def safest(winners: Sequence[Trial]) -> Trial:
+def prefer_larger_set(winners: Sequence[CVResult]) -> CVResult:
     """Of the winners of several sets of features the one of least cost; on few rows a larger set that ties with it.
 
     A set that holds several candidates hedges against the luck of the draw: of 16 draws of 50 digits there was one in
@@ -195,7 +195,7 @@ def safest(winners: Sequence[Trial]) -> Trial:
     return min(larger, key=lambda winner: winner.cost, default=best)
 
 
-def _clearly_worse(trial: Trial, best: Trial) -> bool:
+def _clearly_worse(trial: CVResult, best: CVResult) -> bool:
     """Whether the mean paired difference of costs is more than 1.96 standard errors above 0."""
     difference = trial.costs - best.costs
     if len(difference) < 2:
@@ -203,7 +203,7 @@ def _clearly_worse(trial: Trial, best: Trial) -> bool:
     return bool(difference.mean() > 1.96 * difference.std(ddof=1) / np.sqrt(len(difference)))
 
 
-def _gain(anchor: Trial, trial: Trial) -> tuple[float, float]:
+def _gain(anchor: CVResult, trial: CVResult) -> tuple[float, float]:
     """How much cheaper than the anchor a trial is, and the standard error of that."""
     difference = anchor.costs - trial.costs
     if len(difference) < 2:

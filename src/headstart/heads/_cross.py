@@ -20,7 +20,7 @@ _DRAWS = 3, 10  # of the folds, on many and on very few rows
 
 
 @dataclass(frozen=True, eq=False)
-class Aim:
+class Scoring:
     """What choices aim at.
 
     Attributes
@@ -40,7 +40,7 @@ class Aim:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class OofScore:
     """A cross-validated score.
 
     Attributes
@@ -128,7 +128,7 @@ def losses(log_odds: Float, T: Float, task: str) -> Float:
     return -np.asarray((T * log_expit(log_odds) + (1 - T) * log_expit(-log_odds)).mean(axis=(0, -1)))
 
 
-def measure(decisions: Float, T: Float, folds: Ints, aim: Aim) -> Measured:
+def score_out_of_fold(decisions: Float, T: Float, folds: Ints, aim: Scoring) -> OofScore:
     """Score held-out decisions (R, n, t)."""
     if aim.task == "classification":
         return _measure_classes(decisions, T, aim)
@@ -136,11 +136,11 @@ def measure(decisions: Float, T: Float, folds: Ints, aim: Aim) -> Measured:
         temperature = temperature_of(decisions, T, aim.task)
         rows = -losses(decisions / temperature, T, aim.task)
         score, low, high = _jackknifed(mean_average_precision, decisions, T, folds)
-        return Measured(score, low, high, rows, _fold_costs(decisions, T, folds), temperature)
+        return OofScore(score, low, high, rows, _fold_costs(decisions, T, folds), temperature)
     around = np.maximum(T.var(axis=0), 1e-300)
     costs = (((decisions - T) ** 2) / around).mean(axis=(0, 2))
     score, low, high = _jackknifed(r_squared, decisions, T, folds)
-    return Measured(score, low, high, -costs, costs, 1.0)
+    return OofScore(score, low, high, -costs, costs, 1.0)
 
 
 def _fold_costs(decisions: Float, T: Float, folds: Ints) -> Float:
@@ -158,7 +158,7 @@ def _fold_costs(decisions: Float, T: Float, folds: Ints) -> Float:
     return np.asarray(costs.mean() + np.sqrt(len(folds)) * (costs - costs.mean()))
 
 
-def _measure_classes(decisions: Float, T: Float, aim: Aim) -> Measured:
+def _measure_classes(decisions: Float, T: Float, aim: Scoring) -> OofScore:
     temperature = temperature_of(decisions, T, aim.task, aim.weights if aim.shift is None else None)
     log_odds = decisions / temperature + (0.0 if aim.shift is None else aim.shift)
     rows = (log_odds.argmax(axis=-1) == T.argmax(axis=1)).mean(axis=0)
@@ -166,7 +166,7 @@ def _measure_classes(decisions: Float, T: Float, aim: Aim) -> Measured:
     if aim.weights is not None:
         costs = costs * aim.weights
     score, low, high = _share(rows, T, balanced=aim.metric == "balanced_accuracy")
-    return Measured(score, low, high, rows, costs, temperature)
+    return OofScore(score, low, high, rows, costs, temperature)
 
 
 def _share(rows: Float, T: Float, *, balanced: bool) -> tuple[float, float, float]:

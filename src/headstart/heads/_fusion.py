@@ -16,8 +16,8 @@ import numpy as np
 from headstart._solve.kernel import left_out, products
 from headstart._typing import Array, Float
 from headstart.errors import NumericsError
-from headstart.heads._contest import Contest
-from headstart.heads._cross import measure
+from headstart.heads._contest import CrossValidation
+from headstart.heads._cross import score_out_of_fold
 
 MOST = 4
 _ROWS = 600
@@ -26,7 +26,9 @@ _PENALTIES = (0.01, 0.1, 1.0)  # of the mean product of a row with itself
 _CONTENDERS = 8  # that are tried on more rows, and again at every step
 
 
-def forward(features: Mapping[str, Array], contest: Contest, ranked: Sequence[str]) -> tuple[str, ...]:
+def forward_selection(
+    features: Mapping[str, Array], contest: CrossValidation, ranked: Sequence[str]
+) -> tuple[str, ...]:
     """The names to put side by side, in the order in which they were added.
 
     Parameters
@@ -41,8 +43,8 @@ def forward(features: Mapping[str, Array], contest: Contest, ranked: Sequence[st
     if len(ranked) < 2:
         return tuple(ranked)
     chosen = [ranked[0]]
-    contenders = _promising(_Search.of(features, contest, ranked, _FIRST_ROWS), ranked)
-    search = _Search.of(features, contest, [*chosen, *contenders], _ROWS)
+    contenders = _promising(_KernelSearch.of(features, contest, ranked, _FIRST_ROWS), ranked)
+    search = _KernelSearch.of(features, contest, [*chosen, *contenders], _ROWS)
     total = search.kernels[ranked[0]]
     least, penalty = search.best(total)
     while contenders and len(chosen) < MOST:
@@ -66,15 +68,17 @@ def _promising(search: _Search, ranked: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Search:
+class _KernelSearch:
     """What every union is judged by."""
 
-    contest: Contest
+    contest: CrossValidation
     kernels: Mapping[str, Float]
     members: list[Array] = field(init=False)
 
     @classmethod
-    def of(cls, features: Mapping[str, Array], contest: Contest, names: Sequence[str], most: int) -> _Search:
+    def of(
+        cls, features: Mapping[str, Array], contest: CrossValidation, names: Sequence[str], most: int
+    ) -> _KernelSearch:
         """On at most so many rows, evenly spaced."""
         rows = np.linspace(0, len(contest.T) - 1, min(len(contest.T), most)).astype(np.int64)
         return cls(contest.thinned(rows), {name: products(features[name][rows], standard=True) for name in names})
@@ -99,4 +103,4 @@ class _Search:
             return np.inf
         if contest.aim.task == "multilabel":
             held = held - 0.5
-        return float(measure(held[None], contest.T, contest.folds[:1], contest.aim).costs.mean())
+        return float(score_out_of_fold(held[None], contest.T, contest.folds[:1], contest.aim).costs.mean())

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from headstart._solve.folds import FoldRidge
-from headstart._solve.principal import Principal, blocks, centred, of_rows, of_scatter, spread_of, unscaled
+from headstart._solve.principal import Principal, blocks, centered, feature_scale, of_rows, of_scatter, unscaled
 from headstart._typing import Array, Float
 from headstart.errors import DataError, OptionError
 from headstart.heads._checks import checked, checked_weights, need_two_classes
@@ -120,19 +120,19 @@ class Problem:
         """Divisor of each feature, or None."""
         if self.scale == "none":
             return None
-        return spread_of(self._variance, self.mean, self.scale)
+        return feature_scale(self._variance, self.mean, self.scale)
 
     @cached_property
     def _variance(self) -> Float:
         if not self.wide:
             return np.asarray(self.stats.scatter.diagonal() / self.count)
-        away = centred(self.rows, self.mean, None)
+        away = centered(self.rows, self.mean, None)
         return np.asarray(np.einsum("n,nd,nd->d", self.row_weights, away, away) / self.count)
 
     @cached_property
     def away(self) -> Float:
         """√w·(x−μ)/spread of a wide problem (n, d)."""
-        return np.sqrt(self.row_weights)[:, None] * centred(self.rows, self.mean, self.spread)
+        return np.sqrt(self.row_weights)[:, None] * centered(self.rows, self.mean, self.spread)
 
     @cached_property
     def target_away(self) -> Float:
@@ -224,7 +224,7 @@ def _summary(X: Array, T: Float, weights: Float, *, scatter: bool) -> Centred:
     cross = np.zeros((X.shape[1], T.shape[1]))
     root = np.sqrt(weights)[:, None]
     for part in blocks(*X.shape):
-        rows = root[part] * centred(X[part], mean, None)
+        rows = root[part] * centered(X[part], mean, None)
         if scatter:
             square += rows.T @ rows
         cross += rows.T @ (root[part] * away[part])

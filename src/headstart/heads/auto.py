@@ -33,9 +33,15 @@ from headstart._registry import unknown
 from headstart._typing import Array, Float, Ints
 from headstart.errors import DataError, NumericsError, OptionError
 from headstart.heads._checks import checked, need_two_classes
-from headstart.heads._contest import Contest, Entry, Trial, decide, finished, safest
-from headstart.heads._cross import Aim, draw_folds
-from headstart.heads._race import is_few, race, side_by_side
+from headstart.heads._contest import (
+    CrossValidation,
+    CVResult,
+    HeadCandidate,
+    prefer_larger_set,
+    select_one_se,
+)
+from headstart.heads._cross import Scoring, draw_folds
+from headstart.heads._race import concatenate, is_few, search
 from headstart.heads._temperature import temperature_of
 from headstart.heads.base import HEADS, Head, head
 from headstart.imbalance import Balance, log_adjustment, resolve, row_weights
@@ -52,7 +58,7 @@ _METRIC = {"classification": "accuracy", "multilabel": "mean_average_precision",
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class Selection:
     """What was chosen, and everything it was compared with.
 
     Attributes
@@ -85,7 +91,7 @@ class Choice:
     balance: Balance
     log_odds: Float | None
     reason: str
-    trials: tuple[Trial, ...] = field(default=(), repr=False)
+    trials: tuple[CVResult, ...] = field(default=(), repr=False)
     folds: Ints | None = field(default=None, repr=False)
 
     @property
@@ -95,7 +101,7 @@ class Choice:
 
     def fit(self, X_by_candidate: Mapping[str, Array], T: Array, *, sample_weight: Array | None = None) -> Head:
         """Fit the chosen head on all rows, with its temperature and its logit adjustment."""
-        X = side_by_side([X_by_candidate[name] for name in self.candidates])
+        X = concatenate([X_by_candidate[name] for name in self.candidates])
         T = np.asarray(T)
         weights = sample_weight
         if self.balance.kind == "weights":
@@ -112,7 +118,7 @@ class Choice:
         return tuple(np.diff(np.searchsorted(fitted.kept_, ends)).tolist())
 
 
-def choose(
+def select_head(
     X_by_candidate: Mapping[str, Array],
     T: Array,
     *,
@@ -126,7 +132,7 @@ def choose(
     random_state: int = 0,
     time_budget: float | None = None,
     from_moments: bool = False,
-) -> Choice:
+) -> Selection:
     """Choose features and a head by cross-validation.
 
     Parameters
@@ -177,9 +183,9 @@ def choose(
     if len(targets) > MOST_ROWS:
         kept = _thinned(contest.T, task, random_state)
         contest, features = contest.thinned(kept), {name: X[kept] for name, X in features.items()}
-    trials, finals = race(features, contest, entries, fuse=fuse, budget=(time_budget or _BUDGET) * _RATE)
-    winners = [decide([trial for trial in trials if trial.candidates == final]) for final in finals]
-    won = safest(winners)
+    trials, finals = search(features, contest, entries, fuse=fuse, budget=(time_budget or _BUDGET) * _RATE)
+    winners = [select_one_se([trial for trial in trials if trial.candidates == final]) for final in finals]
+    won = prefer_larger_set(winners)
     reason = f"best of {len(trials)} settings by cross-validation on {len(contest.T):,} rows"
     return _choice(won, contest.aim, balanced=balanced, T=targets, reason=reason, trials=tuple(trials), folds=folds)
 
@@ -201,16 +207,16 @@ def calibrate(fitted: Head, decisions: Array, T: Array) -> Head:
     return fitted
 
 
-def _entries(heads: str | Head | Sequence[str | Head] | None, task: str, T: Float, solved: bool) -> list[Entry]:
+def _entries(heads: str | Head | Sequence[str | Head] | None, task: str, T: Float, solved: bool) -> list[HeadCandidate]:
     """The heads that compete, the simplest first."""
     if heads is None or (isinstance(heads, str) and heads == "auto"):
         able = [name for name in (*_SIMPLEST, *HEADS) if HEADS[name].competes and task in HEADS[name].tasks]
         able = [name for name in able if HEADS[name].from_moments or not solved]
         if is_few(T, task):
             able = [name for name in able if task in HEADS[name].steady]
-        return [Entry(name) for name in dict.fromkeys(able)]
+        return [HeadCandidate(name) for name in dict.fromkeys(able)]
     asked = [heads] if isinstance(heads, (str, Head)) else list(heads)
-    entries = [Entry(one) if isinstance(one, str) else Entry(one.name, one.fields()) for one in asked]
+    entries = [HeadCandidate(one) if isinstance(one, str) else HeadCandidate(one.name, one.fields()) for one in asked]
     wrong = [entry.name for entry in entries if task not in entry.kind.tasks]
     if wrong or not entries:
         raise OptionError(
@@ -219,7 +225,7 @@ def _entries(heads: str | Head | Sequence[str | Head] | None, task: str, T: Floa
     return entries
 
 
-def _contest(T: Float, folds: Ints, task: str, *, balanced: Balance, sample_weight: Array | None) -> Contest:
+def _contest(T: Float, folds: Ints, task: str, *, balanced: Balance, sample_weight: Array | None) -> CrossValidation:
     seen = T.sum(axis=0) > 0 if task == "classification" else np.ones(T.shape[1], dtype=bool)
     T = T[:, seen]
     shift = log_adjustment(T.sum(axis=0)) if balanced.kind == "logit" else None
@@ -228,26 +234,26 @@ def _contest(T: Float, folds: Ints, task: str, *, balanced: Balance, sample_weig
     if balanced.kind == "weights" and even is not None:
         weights = even if weights is None else even * weights
     metric = balanced.metric if task == "classification" else _METRIC[task]
-    return Contest(T, folds, Aim(task, metric, shift, even), weights)
+    return CrossValidation(T, folds, Scoring(task, metric, shift, even), weights)
 
 
-def _choice(won: Trial, aim: Aim, *, balanced: Balance, T: Float, **record: Any) -> Choice:
+def _choice(won: CVResult, aim: Scoring, *, balanced: Balance, T: Float, **record: Any) -> Selection:
     due = balanced.kind == "logit" and HEADS[won.head].learns_prior
     log_odds = log_adjustment(T.sum(axis=0)) if due else None
     score = (aim.metric, won.score, won.low, won.high, won.temperature)
-    return Choice(won.candidates, won.head, won.fields, aim.task, *score, balanced, log_odds, **record)
+    return Selection(won.candidates, won.head, won.fields, aim.task, *score, balanced, log_odds, **record)
 
 
-def _without_folds(last: str, entries: list[Entry], task: str, *, balanced: Balance, T: Float) -> Choice:
+def _without_folds(last: str, entries: list[HeadCandidate], task: str, *, balanced: Balance, T: Float) -> Selection:
     """One row per class, or a single group: nothing can be held out, so the default it is, on the last candidate."""
     wanted = _DEFAULT[task]
     entry = next((entry for entry in entries if entry.name == wanted), entries[0])
     nothing = np.zeros(0)
     metric = balanced.metric if task == "classification" else _METRIC[task]
     fields = entry.fields or {}
-    won = Trial((last,), entry.name, fields, np.nan, np.nan, np.nan, nothing, nothing, 1.0)
+    won = CVResult((last,), entry.name, fields, np.nan, np.nan, np.nan, nothing, nothing, 1.0)
     reason = "no two folds can be had (one row per class, or one group), so nothing was compared"
-    return _choice(won, Aim(task, metric), balanced=balanced, T=T, reason=reason)
+    return _choice(won, Scoring(task, metric), balanced=balanced, T=T, reason=reason)
 
 
 def _need_rows(features: Mapping[str, Array], T: Float, task: str) -> None:

@@ -30,7 +30,7 @@ from scipy.special import betaln
 
 from headstart._constraints import Allow, Interval
 from headstart._solve.groups import Kept, OfRows, OfScatter, largest, path
-from headstart._solve.principal import centred, symmetric
+from headstart._solve.principal import centered, symmetric
 from headstart._typing import Float, Ints
 from headstart.errors import NumericsError
 from headstart.heads.base import SCALES, LinearHead, Problem, flops, members
@@ -83,7 +83,7 @@ class GroupLasso(LinearHead):
             problem = problem.reweighted(prior * problem.count / problem.counts)
         if not problem.trace > 0:
             raise NumericsError("All features are constant: there is nothing to learn from. Choose another layer.")
-        fit = _Fit.of(problem)
+        fit = _PathFit.of(problem)
         self.alpha_, kept = fit.kept([self.alpha])[0]
         self.refit_, some = fit.refitted(kept, [self.refit])[0]
         coef = np.zeros((problem.features, len(problem.target_mean)))
@@ -100,7 +100,7 @@ class GroupLasso(LinearHead):
     @classmethod
     def grid(cls, problem: Problem) -> list[dict[str, Any]]:
         """Strengths of both kinds from the strongest down."""
-        alphas = _Fit.of(problem).alphas()
+        alphas = _PathFit.of(problem).alphas()
         level = problem.trace / problem.features
         refits = [float(level * 10.0**decade) for decade in _DECADES]
         return [{"alpha": float(alpha), "refit": refit} for alpha in alphas for refit in refits]
@@ -112,8 +112,8 @@ class GroupLasso(LinearHead):
         alphas = list(dict.fromkeys(setting.get("alpha") for setting in grid))
         for repeat, parts in enumerate(members(folds)):
             for fold in parts:
-                fit = _Fit.without(problem, fold)
-                rows = centred(problem.rows[fold], problem.mean, problem.spread) - fit.shift
+                fit = _PathFit.without(problem, fold)
+                rows = centered(problem.rows[fold], problem.mean, problem.spread) - fit.shift
                 for alpha, (_, kept) in zip(alphas, fit.kept(alphas), strict=True):
                     places = [i for i, setting in enumerate(grid) if setting.get("alpha") == alpha]
                     found = fit.refitted(kept, [grid[i].get("refit") for i in places])
@@ -130,7 +130,7 @@ class GroupLasso(LinearHead):
 
 
 @dataclass(frozen=True, eq=False)
-class _Fit:
+class _PathFit:
     """What one fit sees of a problem, in the problem's scaled features.
 
     Attributes
@@ -150,7 +150,7 @@ class _Fit:
     target_shift: Float
 
     @classmethod
-    def of(cls, problem: Problem) -> _Fit:
+    def of(cls, problem: Problem) -> _PathFit:
         """All of a problem."""
         products: OfScatter | OfRows = (
             OfScatter(problem.scatter, problem.cross)
@@ -161,10 +161,10 @@ class _Fit:
         return cls(products, problem.count, float(problem.target_scatter.sum()), *still)
 
     @classmethod
-    def without(cls, problem: Problem, fold: Ints) -> _Fit:
+    def without(cls, problem: Problem, fold: Ints) -> _PathFit:
         """All rows but those of a fold: its moments are subtracted, or where rows are few it is left out of them."""
         root, away = np.sqrt(problem.row_weights), problem.target_away
-        inside = root[fold, None] * centred(problem.rows[fold], problem.mean, problem.spread)
+        inside = root[fold, None] * centered(problem.rows[fold], problem.mean, problem.spread)
         count = problem.count - float(root[fold] @ root[fold])
         shift, target_shift = -(root[fold] @ inside) / count, -(root[fold] @ away[fold]) / count
         if problem.wide:

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from headstart._constraints import Interval, Options
-from headstart._solve.folds import LeftOut, discriminants
+from headstart._solve.folds import FoldPrediction, discriminants
 from headstart._typing import Array, Float, Ints
 from headstart.errors import NumericsError
 from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem, flops, members
@@ -136,7 +136,7 @@ class _Others:
         return cls(seen, counts, np.maximum(traces, _DEGENERATE * square))
 
 
-def _left_out_scores(problem: Problem, left: Sequence[LeftOut], others: _Others, alpha: float) -> list[Float]:
+def _left_out_scores(problem: Problem, left: Sequence[FoldPrediction], others: _Others, alpha: float) -> list[Float]:
     """Decisions (m, t) of every fold."""
     counts = np.where(others.seen, others.counts, 0.0)
     n = counts.sum(axis=1, keepdims=True)

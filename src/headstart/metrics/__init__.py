@@ -6,6 +6,6 @@ True
 """
 
 from headstart.metrics._evaluate import assess, confusion, evaluate, per_class
-from headstart.metrics.base import HEADLINE, METRICS, Measure, Rows
+from headstart.metrics.base import HEADLINE, METRICS, Measure, MetricInputs
 
-__all__ = ["HEADLINE", "METRICS", "Measure", "Rows", "assess", "confusion", "evaluate", "per_class"]
+__all__ = ["HEADLINE", "METRICS", "Measure", "MetricInputs", "assess", "confusion", "evaluate", "per_class"]

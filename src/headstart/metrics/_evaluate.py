@@ -12,7 +12,7 @@ from headstart._intervals import Metric, wilson
 from headstart._typing import Array, Float, Task
 from headstart.errors import OptionError
 from headstart.metrics._rows import rows_of
-from headstart.metrics.base import HEADLINE, METRICS, Measure, Rows
+from headstart.metrics.base import HEADLINE, METRICS, Measure, MetricInputs
 from headstart.result import ClassRow, Confusion, Result
 
 MAX_CONFUSION = 1000  # classes: a bigger table helps nobody and fills the memory
@@ -77,7 +77,7 @@ def evaluate(
     return {m.name: m(rows, random_state) for m in _chosen(rows, only)}
 
 
-def _chosen(rows: Rows, only: Sequence[str] | None) -> list[Measure]:
+def _chosen(rows: MetricInputs, only: Sequence[str] | None) -> list[Measure]:
     fitting = [m for m in METRICS.values() if rows.task in m.tasks and m.applies(rows)]
     by_name = {m.name: m for m in fitting}
     if only is not None:
@@ -102,7 +102,7 @@ def per_class(
     return _class_rows(rows_of(task, truth, predicted, classes=classes), train_counts)
 
 
-def _class_rows(rows: Rows, train_counts: Mapping[Any, int] | None) -> tuple[ClassRow, ...]:
+def _class_rows(rows: MetricInputs, train_counts: Mapping[Any, int] | None) -> tuple[ClassRow, ...]:
     if rows.task == "multilabel":
         hit, true, said = ((rows.truth * rows.predicted).sum(0), rows.truth.sum(0), rows.predicted.sum(0))
     else:
@@ -132,7 +132,7 @@ def confusion(truth: Any, predicted: Any, classes: Sequence[Any] | None = None) 
     return Confusion(rows.classes, _table(rows))
 
 
-def _table(rows: Rows) -> Array:
+def _table(rows: MetricInputs) -> Array:
     t = len(rows.classes)
     return np.bincount(rows.truth * t + rows.predicted, minlength=t * t).reshape(t, t)
 

@@ -11,7 +11,7 @@ from headstart._registry import unknown
 from headstart._typing import TASKS, Array, Float, Task
 from headstart.dataset._labels import LARGEST
 from headstart.errors import DataError, UnknownName
-from headstart.metrics.base import Rows
+from headstart.metrics.base import MetricInputs
 
 
 def rows_of(
@@ -22,7 +22,7 @@ def rows_of(
     proba: Any = None,
     classes: Sequence[Any] | None = None,
     train_counts: Mapping[Any, int] | None = None,
-) -> Rows:
+) -> MetricInputs:
     """Rows without those whose truth is missing (None or NaN). See :func:`headstart.metrics.evaluate`."""
     if task not in TASKS:
         raise UnknownName(unknown("tasks", task, list(TASKS)))
@@ -42,16 +42,16 @@ def rows_of(
         return _labels(truth, predicted, scores, classes)
     if task == "regression":
         return _numbers(truth, predicted)
-    return Rows(task, tuple(map(str, truth)), tuple(map(str, predicted)))
+    return MetricInputs(task, tuple(map(str, truth)), tuple(map(str, predicted)))
 
 
-def _numbers(truth: Any, predicted: Any) -> Rows:
+def _numbers(truth: Any, predicted: Any) -> MetricInputs:
     true, said = _matrix(np.asarray(truth, float), "truth"), _matrix(np.asarray(predicted, float), "predictions")
     if true.shape != said.shape:
         raise DataError(f"Truth has shape {true.shape} and predictions {said.shape}; they must agree.")
     if max(np.abs(true).max(initial=0.0), np.abs(said).max(initial=0.0)) > LARGEST:
         raise DataError(f"Errors are squared: numbers beyond {LARGEST:g} need another unit.")
-    return Rows("regression", true, said)
+    return MetricInputs("regression", true, said)
 
 
 def _missing(value: Any) -> bool:
@@ -87,7 +87,7 @@ def _classes(
     *,
     classes: Sequence[Any] | None,
     train_counts: Mapping[Any, int] | None,
-) -> Rows:
+) -> MetricInputs:
     truth, predicted = ([v.item() if isinstance(v, np.generic) else v for v in values] for values in (truth, predicted))
     given = [c.item() if isinstance(c, np.generic) else c for c in classes or ()]
     # A class that only the test rows have stays an error that counts: it comes after those the predictor knows.
@@ -99,7 +99,7 @@ def _classes(
     if train_counts is not None:
         counts = np.array([float(train_counts.get(label, 0)) for label in known])
     true, said = (np.array([index[label] for label in values], np.int64) for values in (truth, predicted))
-    return Rows("classification", true, said, proba=proba, classes=tuple(known), train_counts=counts)
+    return MetricInputs("classification", true, said, proba=proba, classes=tuple(known), train_counts=counts)
 
 
 def _sorted(labels: set[Any]) -> list[Any]:
@@ -123,14 +123,14 @@ def _distribution(proba: Float, given: list[Any], known: list[Any]) -> Float:
     return np.hstack([np.clip(proba, 0, None) / total, padding])
 
 
-def _labels(truth: Any, predicted: Any, scores: Float | None, classes: Sequence[Any] | None) -> Rows:
+def _labels(truth: Any, predicted: Any, scores: Float | None, classes: Sequence[Any] | None) -> MetricInputs:
     known = list(classes) if classes is not None else _label_names(truth, predicted)
     true, said = _indicator(truth, known, "truth"), _indicator(predicted, known, "predictions")
     shapes = {true.shape, said.shape, *([] if scores is None else [scores.shape])}
     if shapes != {(len(true), len(known))}:
         shown = " and ".join(map(str, sorted(shapes)))
         raise DataError(f"Multilabel rows must have one column for each of the {len(known)} labels; got {shown}.")
-    return Rows("multilabel", true, said, proba=scores, classes=tuple(known))
+    return MetricInputs("multilabel", true, said, proba=scores, classes=tuple(known))
 
 
 def _label_names(truth: Any, predicted: Any) -> list[Any]:

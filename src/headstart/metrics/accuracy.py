@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from headstart._typing import Float
-from headstart.metrics.base import Measure, Rows, mean, wilson_share
+from headstart.metrics.base import Measure, MetricInputs, mean, wilson_share
 
 CLASSIFICATION = frozenset({"classification"})
 MANY_CLASSES = 5
 
 
-def _right(rows: Rows) -> Float:
+def _right(rows: MetricInputs) -> Float:
     return np.asarray(rows.truth == rows.predicted, float)
 
 
-def _in_first_five(rows: Rows) -> Float:
+def _in_first_five(rows: MetricInputs) -> Float:
     assert rows.proba is not None
     own = rows.proba[np.arange(len(rows)), rows.truth]
     # Classes of equal probability count against the row: a constant predictor earns nothing.
@@ -23,7 +23,7 @@ def _in_first_five(rows: Rows) -> Float:
     return np.asarray(ahead < MANY_CLASSES, float)
 
 
-def _more_than_five(rows: Rows) -> bool:
+def _more_than_five(rows: MetricInputs) -> bool:
     return rows.proba is not None and rows.proba.shape[1] > MANY_CLASSES
 
 

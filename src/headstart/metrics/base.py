@@ -58,7 +58,7 @@ HEADLINE: dict[Task, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Rows:
+class MetricInputs:
     """What a metric sees: aligned rows without missing truth.
 
     Attributes
@@ -91,12 +91,12 @@ class Rows:
 Interval: TypeAlias = Callable[["Measure", Any, int], tuple[float, float, float]]
 
 
-def always(rows: Rows) -> bool:
+def always(rows: MetricInputs) -> bool:
     """Every evaluation of the task has this metric."""
     return True
 
 
-def with_proba(rows: Rows) -> bool:
+def with_proba(rows: MetricInputs) -> bool:
     """Only evaluations with probabilities or scores have this metric."""
     return rows.proba is not None
 
@@ -140,14 +140,14 @@ class Measure:
 
     name: str
     tasks: frozenset[str]
-    parts: Callable[[Rows], Any]
+    parts: Callable[[MetricInputs], Any]
     value: Callable[[Any, Float], Float]
     better: Better = "higher"
     bounds: tuple[float, float] = (0.0, 1.0)
-    applies: Callable[[Rows], bool] = always
+    applies: Callable[[MetricInputs], bool] = always
     interval: Interval = bootstrapped
 
-    def __call__(self, rows: Rows, random_state: int = 0) -> Metric:
+    def __call__(self, rows: MetricInputs, random_state: int = 0) -> Metric:
         """The metric of these rows, with its interval."""
         return Metric(*self.interval(self, self.parts(rows), random_state), better=self.better)
 

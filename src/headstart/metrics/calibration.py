@@ -18,26 +18,26 @@ import numpy as np
 from scipy import sparse
 
 from headstart._typing import Float
-from headstart.metrics.base import Measure, Rows, mean, sums, with_proba
+from headstart.metrics.base import Measure, MetricInputs, mean, sums, with_proba
 
 BINS = 15
 _EPS = float(np.finfo(np.float64).eps)
 
 
-def _surprise(rows: Rows) -> Float:
+def _surprise(rows: MetricInputs) -> Float:
     assert rows.proba is not None
     own = rows.proba[np.arange(len(rows)), rows.truth]
     return np.asarray(-np.log(np.clip(own, _EPS, 1.0)))
 
 
-def _square(rows: Rows) -> Float:
+def _square(rows: MetricInputs) -> Float:
     assert rows.proba is not None
     own = rows.proba[np.arange(len(rows)), rows.truth]
     square = (rows.proba**2).sum(1) - 2 * own + 1
     return np.asarray(np.clip(square, 0, 2) / (2 if rows.proba.shape[1] == 2 else 1))
 
 
-def _gaps(rows: Rows) -> sparse.csr_array:
+def _gaps(rows: MetricInputs) -> sparse.csr_array:
     """Shapes: (n, bins): right or wrong minus the confidence, in the row's bin."""
     assert rows.proba is not None
     n, confidence = len(rows), rows.proba.max(1)

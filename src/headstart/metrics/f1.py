@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from headstart._typing import Float
-from headstart.metrics.base import Measure, Rows, sums
+from headstart.metrics.base import Measure, MetricInputs, sums
 
 BOTH = frozenset({"classification", "multilabel"})
 
@@ -23,7 +23,7 @@ def _indicator(values: Float, t: int) -> sparse.csr_array:
     return sparse.csr_array((np.ones(n), (np.arange(n), values)), shape=(n, t))
 
 
-def _hits(rows: Rows) -> sparse.csr_array:
+def _hits(rows: MetricInputs) -> sparse.csr_array:
     """Shapes: (n, 3 t): hit, true, predicted."""
     truth, predicted = (_indicator(values, len(rows.classes)) for values in (rows.truth, rows.predicted))
     return sparse.csr_array(sparse.hstack([truth * predicted, truth, predicted]))

@@ -11,10 +11,10 @@ import math
 import numpy as np
 
 from headstart._typing import Array, Float
-from headstart.metrics.base import Measure, Rows, with_proba
+from headstart.metrics.base import Measure, MetricInputs, with_proba
 
 
-def _scored(rows: Rows) -> Array:
+def _scored(rows: MetricInputs) -> Array:
     """Shapes: (n, t, 2): score, truth."""
     return np.stack([np.asarray(rows.proba, float), np.asarray(rows.truth, float)], axis=2)
 

@@ -19,12 +19,12 @@ from scipy import sparse
 
 from headstart._intervals import mover_mean, wilson
 from headstart._typing import Float
-from headstart.metrics.base import Measure, Rows, sums
+from headstart.metrics.base import Measure, MetricInputs, sums
 
 MANY, FEW = 100, 20
 
 
-def _class_table(rows: Rows, keep: Float | None = None) -> sparse.csr_array:
+def _class_table(rows: MetricInputs, keep: Float | None = None) -> sparse.csr_array:
     """Shapes: (n, 2 t): right in the class, of the class. Rows of classes not kept are empty."""
     n, t = len(rows), len(rows.classes)
     kept = np.ones(n, bool) if keep is None else keep[rows.truth] > 0
@@ -70,17 +70,19 @@ def _least_interval(measure: Measure, parts: sparse.csr_array, random_state: int
     return float(np.min(right / there)), float(np.min(low)), float(np.min(high))
 
 
-def _group(low: float, high: float) -> tuple[Callable[[Rows], sparse.csr_array], Callable[[Rows], bool]]:
+def _group(
+    low: float, high: float
+) -> tuple[Callable[[MetricInputs], sparse.csr_array], Callable[[MetricInputs], bool]]:
     """Parts and condition for the classes whose number of training rows is at least ``low`` and at most ``high``."""
 
-    def kept(rows: Rows) -> Float:
+    def kept(rows: MetricInputs) -> Float:
         counts = np.zeros(0) if rows.train_counts is None else rows.train_counts
         return np.asarray((counts >= low) & (counts <= high), float)
 
-    def parts(rows: Rows) -> sparse.csr_array:
+    def parts(rows: MetricInputs) -> sparse.csr_array:
         return _class_table(rows, kept(rows))
 
-    def applies(rows: Rows) -> bool:
+    def applies(rows: MetricInputs) -> bool:
         return rows.train_counts is not None and bool(kept(rows)[rows.truth].any())
 
     return parts, applies

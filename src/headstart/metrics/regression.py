@@ -12,17 +12,17 @@ import math
 import numpy as np
 
 from headstart._typing import Float
-from headstart.metrics.base import Measure, Rows, mean, sums
+from headstart.metrics.base import Measure, MetricInputs, mean, sums
 
 REGRESSION = frozenset({"regression"})
 _ANY = (0.0, math.inf)
 
 
-def _absolute(rows: Rows) -> Float:
+def _absolute(rows: MetricInputs) -> Float:
     return np.asarray(np.abs(rows.truth - rows.predicted).mean(1))
 
 
-def _squares(rows: Rows) -> Float:
+def _squares(rows: MetricInputs) -> Float:
     return np.asarray((rows.truth - rows.predicted) ** 2)
 
 
@@ -30,7 +30,7 @@ def _root(parts: Float, weights: Float) -> Float:
     return np.asarray(np.sqrt(sums(parts, weights) / weights.sum(1, keepdims=True)).mean(1))
 
 
-def _moments(rows: Rows) -> Float:
+def _moments(rows: MetricInputs) -> Float:
     """Shapes: (n, 3 t): truth around its mean, its square, squared error. The centre keeps big offsets exact."""
     centred = rows.truth - rows.truth.mean(0)
     return np.hstack([centred, centred**2, _squares(rows)])

@@ -18,7 +18,7 @@ import numpy as np
 from headstart._extras import need
 from headstart._typing import Float
 from headstart._words import words
-from headstart.metrics.base import Measure, Rows, mean
+from headstart.metrics.base import Measure, MetricInputs, mean
 
 SUMMARIES = frozenset({"summarization"})
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -37,7 +37,7 @@ def _tokenizer(texts: tuple[str, ...]) -> Any:
     return None if not letters or np.mean(letters) > 0.5 else UnicodeWords()
 
 
-def _all(rows: Rows) -> dict[str, Float]:
+def _all(rows: MetricInputs) -> dict[str, Float]:
     if "rouge" not in rows.memo:
         scorer = need("rouge_score.rouge_scorer", "for ROUGE").RougeScorer(
             list(KINDS), use_stemmer=True, tokenizer=_tokenizer(rows.truth)

@@ -12,12 +12,12 @@ import numpy as np
 
 from headstart._extras import need
 from headstart._typing import Float
-from headstart.metrics.base import Measure, Rows, ratio
+from headstart.metrics.base import Measure, MetricInputs, ratio
 
 TRANSCRIPTION = frozenset({"transcription"})
 
 
-def _edits(rows: Rows, unit: str) -> Float:
+def _edits(rows: MetricInputs, unit: str) -> Float:
     """Shapes: (n, 2): edits, length of the truth."""
     jiwer = need("jiwer", "for word and character error rates")
     count = jiwer.process_words if unit == "words" else jiwer.process_characters
@@ -32,11 +32,11 @@ def _edits(rows: Rows, unit: str) -> Float:
     return parts
 
 
-def _words(rows: Rows) -> Float:
+def _words(rows: MetricInputs) -> Float:
     return _edits(rows, "words")
 
 
-def _characters(rows: Rows) -> Float:
+def _characters(rows: MetricInputs) -> Float:
     return _edits(rows, "characters")
 
 

@@ -69,7 +69,7 @@ def _checksum(arrays: Mapping[str, Array], text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class MomentsLayout:
     """What a record says that its arrays must look like."""
 
     features: int
@@ -79,7 +79,7 @@ class Layout:
     quantiser: Quantiser | None
 
     @classmethod
-    def of(cls, record: Mapping[str, Any], names: list[str]) -> Layout:
+    def of(cls, record: Mapping[str, Any], names: list[str]) -> MomentsLayout:
         """Read a record; ValueError when it does not fit the names of the arrays."""
         d, t = _whole(record["features"]), _whole(record["targets"])
         classes = None if record["classes"] is None else _whole(record["classes"])

@@ -170,7 +170,7 @@ class Moments(Derived):
             When anything is missing, of another shape, not finite, or contradicts itself.
         """
         try:
-            layout = _file.Layout.of(record, list(arrays))
+            layout = _file.MomentsLayout.of(record, list(arrays))
             parts = [cls(*layout.state(arrays, f"class{c}.", 0)) for c in range(layout.classes or 0)]
             state, one_hot, binary = layout.state(arrays, "", layout.targets)
             whole = cls(state, one_hot, binary, None if layout.classes is None else tuple(parts))

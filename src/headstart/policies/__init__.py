@@ -1,5 +1,5 @@
 """Policies: which parameters move, and how fast. One per file. Floor 3."""
 
-from headstart.policies.base import POLICIES, Move, Placed, Policy, policy
+from headstart.policies.base import POLICIES, ParameterInfo, Policy, TrainableParameter, policy
 
-__all__ = ["POLICIES", "Move", "Placed", "Policy", "policy"]
+__all__ = ["POLICIES", "TrainableParameter", "ParameterInfo", "Policy", "policy"]

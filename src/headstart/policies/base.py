@@ -32,7 +32,7 @@ POLICIES = Family(
 
 
 @dataclass(frozen=True)
-class Placed:
+class ParameterInfo:
     """A parameter and where it is: its full name, its unit, the lower-case type of the module that owns it, and the
     layer that ends the unit."""
 
@@ -43,7 +43,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Move:
+class TrainableParameter:
     """A parameter that moves: at ``factor`` times the learning rate, from epoch ``from_epoch`` on."""
 
     name: str
@@ -101,10 +101,10 @@ class Policy(ABC):
     precision: Annotated[str, Options("auto", "fp32", "bf16")] = "auto"
 
     @abstractmethod
-    def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
+    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Which parameters move, and how fast. The frozen boundary follows from it."""
 
-    def adapt(self, network: Any, moves: Sequence[Move]) -> list[Move]:
+    def adapt(self, network: Any, moves: Sequence[TrainableParameter]) -> list[TrainableParameter]:
         """What moves in place of the parameters, once this has been put into the network; they themselves as a rule."""
         return list(moves)
 
@@ -117,7 +117,7 @@ class Policy(ABC):
         return self.layer_decay ** (units - 1 - unit)
 
 
-def topmost(placed: Sequence[Placed], layers: int | str) -> set[int]:
+def topmost(placed: Sequence[ParameterInfo], layers: int | str) -> set[int]:
     """The topmost units that have parameters: so many, a quarter of them (``"auto"``), ``"all"``, or from a layer on.
 
     Raises

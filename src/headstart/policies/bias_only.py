@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from headstart._constraints import Interval, Options
-from headstart.policies.base import Move, Placed, Policy, topmost
+from headstart.policies.base import ParameterInfo, Policy, TrainableParameter, topmost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class BiasOnly(Policy):
     partial: ClassVar[bool] = True
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all")] = "all"
 
-    def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
+    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Parameters whose own name says bias."""
         top = topmost(placed, self.layers)
         chosen = (p for p in placed if p.unit in top and "bias" in p.name.rpartition(".")[2])
-        return [Move(p.name, self.decayed(p.unit, units)) for p in chosen]
+        return [TrainableParameter(p.name, self.decayed(p.unit, units)) for p in chosen]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from headstart.policies.base import Move, Placed, Policy
+from headstart.policies.base import ParameterInfo, Policy, TrainableParameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,6 @@ class Frozen(Policy):
 
     name: ClassVar[str] = "frozen"
 
-    def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
+    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """None."""
         return []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from headstart._constraints import Interval, Name, Options
-from headstart.policies.base import Move, Placed, Policy, topmost
+from headstart.policies.base import ParameterInfo, Policy, TrainableParameter, topmost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class Gradual(Policy):
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all"), Name("a layer")] = "auto"
     every: Annotated[int, Interval(1, 1000, integer=True)] = 1
 
-    def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
+    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Parameters of the topmost units, each with the epoch from which it moves."""
         top = sorted(topmost(placed, self.layers), reverse=True)
         turn = {unit: number * self.every for number, unit in enumerate(top)}
-        return [Move(p.name, self.decayed(p.unit, units), turn[p.unit]) for p in placed if p.unit in turn]
+        return [TrainableParameter(p.name, self.decayed(p.unit, units), turn[p.unit]) for p in placed if p.unit in turn]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from headstart._constraints import Interval, Name, Options
-from headstart.policies.base import Move, Placed, Policy, topmost
+from headstart.policies.base import ParameterInfo, Policy, TrainableParameter, topmost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class LastLayers(Policy):
     name: ClassVar[str] = "last_layers"
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all"), Name("a layer")] = "auto"
 
-    def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
+    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Parameters of the topmost units that have any: pooling and its like do not count."""
         top = topmost(placed, self.layers)
-        return [Move(p.name, self.decayed(p.unit, units)) for p in placed if p.unit in top]
+        return [TrainableParameter(p.name, self.decayed(p.unit, units)) for p in placed if p.unit in top]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from headstart import _extras
 from headstart._constraints import Interval, Name, Options
-from headstart.policies.base import Move, Placed, Policy, topmost
+from headstart.policies.base import ParameterInfo, Policy, TrainableParameter, topmost
 
 _WEIGHT = ".weight"
 
@@ -30,13 +30,13 @@ class Lora(Policy):
     rank: Annotated[int, Interval(1, 4096, integer=True)] = 8
     alpha: Annotated[float, Interval(0, None, closed="neither")] = 16.0
 
-    def moves(self, placed: Sequence[Placed], units: int) -> list[Move]:
+    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Weights of linear layers: what changes in the end."""
         top = topmost(placed, self.layers)
         chosen = (p for p in placed if p.unit in top and p.kind == "linear" and f".{p.name}".endswith(_WEIGHT))
-        return [Move(p.name, self.decayed(p.unit, units)) for p in chosen]
+        return [TrainableParameter(p.name, self.decayed(p.unit, units)) for p in chosen]
 
-    def adapt(self, network: Any, moves: Sequence[Move]) -> list[Move]:
+    def adapt(self, network: Any, moves: Sequence[TrainableParameter]) -> list[TrainableParameter]:
         """Put the additions into the network; they move in place of the weights."""
         peft = _extras.need("peft", "for policy='lora'")
         names = [move.name.removesuffix(_WEIGHT) for move in moves]
@@ -45,7 +45,7 @@ class Lora(Policy):
         )
         peft.inject_adapter_in_model(config, network)
         return [
-            Move(f"{name}.lora_{part}.default{_WEIGHT}", move.factor, move.from_epoch)
+            TrainableParameter(f"{name}.lora_{part}.default{_WEIGHT}", move.factor, move.from_epoch)
             for name, move in zip(names, moves)
             for part in "AB"
         ]

@@ -18,10 +18,10 @@ import numpy as np
 from headstart._registry import Family
 from headstart._typing import Task
 from headstart.dataset import Target
-from headstart.predictor._features import Division, Part, Rows
+from headstart.predictor._features import FeatureSet, FeatureSpec, Segments
 from headstart.result import Result
 
-ANSWERS = Family(
+TARGET_MODELS = Family(
     "answers",
     {
         "classification": "headstart.predictor._classification:Classification",
@@ -34,7 +34,7 @@ ANSWERS = Family(
 
 
 @dataclass(frozen=True, eq=False)
-class Answer(ABC):
+class TargetModel(ABC):
     """A target column's features, and how they become what is predicted.
 
     Attributes
@@ -49,11 +49,11 @@ class Answer(ABC):
     """
 
     task: ClassVar[Task]
-    gives: ClassVar[Mapping[str, Callable[[Any, Rows], np.ndarray]]] = MappingProxyType({})
-    divide: ClassVar[Callable[[Any], Division] | None] = None
+    gives: ClassVar[Mapping[str, Callable[[Any, FeatureSet], np.ndarray]]] = MappingProxyType({})
+    divide: ClassVar[Callable[[Any], Segments] | None] = None
 
     target: str
-    parts: tuple[Part, ...]
+    parts: tuple[FeatureSpec, ...]
 
     @property
     @abstractmethod
@@ -71,7 +71,7 @@ class Answer(ABC):
         """Decision values per item; 0 where there are none."""
 
     @abstractmethod
-    def labels(self, rows: Rows) -> Sequence[Any]:
+    def labels(self, rows: FeatureSet) -> Sequence[Any]:
         """What is predicted, one per item that could be read."""
 
     @abstractmethod
@@ -85,7 +85,7 @@ class Answer(ABC):
         """
 
     @abstractmethod
-    def assessed(self, truth: list[Any], rows: Rows) -> Result:
+    def assessed(self, truth: list[Any], rows: FeatureSet) -> Result:
         """Predictions against the truth, with intervals. Items without a truth are left out."""
 
     @abstractmethod
@@ -99,13 +99,13 @@ class Answer(ABC):
     @classmethod
     @abstractmethod
     def rebuilt(
-        cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[Part, ...]
+        cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[FeatureSpec, ...]
     ) -> Self:
         """From what was saved. Whatever is not as it was written is a ValueError, KeyError or TypeError here, so that
         nothing fails only when it predicts."""
 
 
-def need(holds: bool, what: str) -> None:
+def check_saved(holds: bool, what: str) -> None:
     """Refuse saved data that was never written by us."""
     if not holds:
         raise ValueError(f"{what} cannot be right")

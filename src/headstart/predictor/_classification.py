@@ -9,12 +9,12 @@ import numpy as np
 
 from headstart.dataset import Target
 from headstart.metrics import assess
-from headstart.predictor._with_head import WithHead, known_labels, never_seen
+from headstart.predictor._with_head import HeadModel, known_labels, never_seen
 from headstart.result import Result
 
 
 @dataclass(frozen=True, eq=False)
-class Classification(WithHead):
+class Classification(HeadModel):
     """The class of the greatest decision."""
 
     task = "classification"

@@ -10,7 +10,7 @@ from typing import Any
 from headstart._hashing import fingerprint
 from headstart.dataset import Dataset, Target
 from headstart.errors import DataError
-from headstart.predictor._answer import Answer
+from headstart.predictor._answer import TargetModel
 from headstart.result import Result
 
 
@@ -46,7 +46,7 @@ def evaluated(predictor: Any, data: Dataset, on_error: str) -> Result:
     )
 
 
-def _columns(answers: Sequence[Answer], data: Dataset) -> dict[str, Target]:
+def _columns(answers: Sequence[TargetModel], data: Dataset) -> dict[str, Target]:
     """The target column of every answer; where there is one of each, their names need not agree."""
     if not isinstance(data, Dataset):
         raise DataError(f"evaluate() takes a Dataset with targets; got {type(data).__name__}.")

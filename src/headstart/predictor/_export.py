@@ -17,14 +17,14 @@ import numpy as np
 from headstart import _extras
 from headstart._files import write_atomic
 from headstart._progress import note
-from headstart.engines._rows import of_batch
-from headstart.engines.base import ENGINES, Choice
+from headstart.engines._rows import rows_of_batch
+from headstart.engines.base import ENGINES, RuntimeConfig
 from headstart.errors import OptionError, SourceError, StoreError
 from headstart.pooling import reducer
-from headstart.predictor._with_head import WithHead
+from headstart.predictor._with_head import HeadModel
 from headstart.result import plain
 from headstart.sources._onnx_file import METADATA
-from headstart.sources._taps import run_tapped
+from headstart.sources._taps import forward_features
 from headstart.sources.base import Batch
 
 FORMATS = ("onnx",)
@@ -76,7 +76,7 @@ def _single(predictor: Any) -> Any:
     if "torch" not in source.engines:
         problems.append(f"{source.address} is run by {source.engines[0]}; only torch networks are exported.")
     for answer in predictor.answers:
-        if not isinstance(answer, WithHead):
+        if not isinstance(answer, HeadModel):
             problems.append(f"{answer.target!r} is {answer.task}, whose answers are more than numbers per item.")
         elif not answer.head.linear:
             problems.append(
@@ -109,7 +109,7 @@ def _whole(predictor: Any, source: Any, inputs: Sequence[str]) -> Any:
         def forward(self, first: Any, second: Any = None, third: Any = None) -> Any:
             tensors = dict(zip(inputs, (first, second, third)))
             batch = Batch(tensors, mask=_mask(source, tensors))
-            kept = run_tapped(source, self.network, tensors, of_batch(reduce, batch), stop=False)
+            kept = forward_features(source, self.network, tensors, rows_of_batch(reduce, batch), stop=False)
             found = []
             for answer, head in zip(predictor.answers, self.heads):
                 decision = head(torch.cat([kept[part.layer].float().flatten(1) for part in answer.parts], 1))
@@ -210,7 +210,7 @@ def _compare(predictor: Any, source: Any, ort: Any, content: bytes) -> None:
     found = session.run(None, {one.name: value.numpy() for one, value in named})
     layers = {part.layer: part.pooling for answer in predictor.answers for part in answer.parts}
     reduce = {name: reducer(pooling, source.layer(name).axes) for name, pooling in layers.items()}
-    rows = ENGINES["torch"](source, reduce, Choice("torch", "fp32"))(batch)
+    rows = ENGINES["torch"](source, reduce, RuntimeConfig("torch", "fp32"))(batch)
     for answer, values in zip(predictor.answers, found):
         X = np.concatenate([rows[part.layer].reshape(len(batch), -1) for part in answer.parts], 1)
         wanted = answer.decision(X) if answer.task == "regression" else answer.proba(X)

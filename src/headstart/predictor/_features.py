@@ -13,7 +13,7 @@ import numpy as np
 from headstart._progress import note
 from headstart.bank import FeatureBank, Skipped
 from headstart.dataset import Dataset
-from headstart.engines.base import ENGINES, Choice
+from headstart.engines.base import ENGINES, RuntimeConfig
 from headstart.errors import DataError, MissingPackage, UnreadableItem
 from headstart.extraction import device_name, extract, label, unreadable
 from headstart.sources.base import Source
@@ -25,11 +25,11 @@ TOO_LONG = (
     "the source with a higher max_patches"
 )
 
-Place = tuple[int, str]
+LayerKey = tuple[int, str]
 
 
 @dataclass(frozen=True)
-class Part:
+class FeatureSpec:
     """One layer of one source, and how it is pooled."""
 
     source: int
@@ -38,7 +38,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Division:
+class Segments:
     """Items taken apart.
 
     Attributes
@@ -57,7 +57,7 @@ class Division:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class FeatureSet:
     """What the sources gave for the items that every source can read.
 
     Attributes
@@ -75,25 +75,25 @@ class Rows:
 
     data: Dataset
     keep: np.ndarray
-    at: Mapping[Place, Any]
+    at: Mapping[LayerKey, Any]
     skipped: tuple[Skipped, ...]
-    division: Division | None = None
+    division: Segments | None = None
 
 
-def rows_of(
+def extract_features(
     sources: Sequence[Source],
-    choices: Sequence[Choice],
+    choices: Sequence[RuntimeConfig],
     poolings: Sequence[Mapping[str, str]],
     data: Dataset,
     *,
-    divide: Callable[[Dataset], Division] | None = None,
+    divide: Callable[[Dataset], Segments] | None = None,
     on_error: str,
     store: str | Path | bool | None,
-) -> Rows:
+) -> FeatureSet:
     """``poolings`` has one mapping layer → pooling per source."""
     if divide is None:
         keep, at, lost = _rows(sources, choices, poolings, data, on_error=on_error, store=store)
-        return Rows(_taken(data, keep), keep, at, lost)
+        return FeatureSet(_taken(data, keep), keep, at, lost)
     whole = divide(data)
     empty = sorted(set(range(len(data))) - set(whole.owner.tolist()))
     if empty and on_error == "raise":
@@ -104,13 +104,13 @@ def rows_of(
 
 def _rows(
     sources: Sequence[Source],
-    choices: Sequence[Choice],
+    choices: Sequence[RuntimeConfig],
     poolings: Sequence[Mapping[str, str]],
     data: Dataset,
     *,
     on_error: str,
     store: str | Path | bool | None,
-) -> tuple[np.ndarray, dict[Place, Any], tuple[Skipped, ...]]:
+) -> tuple[np.ndarray, dict[LayerKey, Any], tuple[Skipped, ...]]:
     """Positions of what every source can read, the rows of that, and what was left out."""
     if not len(data):
         return np.arange(0), {}, ()
@@ -120,7 +120,7 @@ def _rows(
         if not pooling:
             continue
         how: dict[str, Any] = {"engine": choice.engine, "precision": choice.precision, "batch_size": choice.batch_size}
-        home = False if raw(source) else store
+        home = False if is_passthrough(source) else store
         try:
             bank = extract(source, data, layers=list(pooling), pooling=pooling, on_error=on_error, store=home, **how)
         except DataError:
@@ -134,16 +134,16 @@ def _rows(
     kept = _taken(data, keep)
     at = {(index, layer): read(bank, layer, kept) for index, bank in banks for layer in bank.layers}
     seen = {one.index: one for _, bank in banks for one in bank.skipped}
-    whole = with_frames(at, len(keep))
+    whole = has_frames(at, len(keep))
     for i in keep[~whole].tolist():
         if on_error == "raise":
             raise UnreadableItem(label(data, i), TOO_LONG)
         seen[i] = Skipped(label(data, i), TOO_LONG, i)
-    at = {place: chosen(X, np.flatnonzero(whole)) for place, X in at.items()}
+    at = {place: take_rows(X, np.flatnonzero(whole)) for place, X in at.items()}
     return keep[whole], at, tuple(seen[i] for i in sorted(seen))
 
 
-def with_frames(at: Mapping[Place, Any], n: int) -> np.ndarray:
+def has_frames(at: Mapping[LayerKey, Any], n: int) -> np.ndarray:
     """Which of n items have frames at every place: a clip that was cut has none."""
     whole = np.ones(n, dtype=bool)
     for X in at.values():
@@ -152,7 +152,7 @@ def with_frames(at: Mapping[Place, Any], n: int) -> np.ndarray:
     return whole
 
 
-def chosen(X: Any, which: np.ndarray) -> Any:
+def take_rows(X: Any, which: np.ndarray) -> Any:
     """Some rows, of an array or of a list."""
     return [X[i] for i in which.tolist()] if isinstance(X, list) else X if len(which) == len(X) else X[which]
 
@@ -168,8 +168,8 @@ def _taken(data: Dataset, keep: np.ndarray) -> Dataset:
 
 
 def _gathered(
-    data: Dataset, whole: Division, there: np.ndarray, *, at: Mapping[Place, Any], lost: Sequence[Skipped]
-) -> Rows:
+    data: Dataset, whole: Segments, there: np.ndarray, *, at: Mapping[LayerKey, Any], lost: Sequence[Skipped]
+) -> FeatureSet:
     """The items all of whose pieces were read, and their pieces; an item without pieces is left out."""
     readable = np.isin(np.arange(len(whole.owner)), there)
     wanted = np.bincount(whole.owner, minlength=len(data))
@@ -182,17 +182,17 @@ def _gathered(
     ]
     used = np.flatnonzero(np.isin(whole.owner, keep))
     places = np.searchsorted(there, used)
-    rows = {place: chosen(X, places) for place, X in at.items()}
+    rows = {place: take_rows(X, places) for place, X in at.items()}
     owner = np.searchsorted(keep, whole.owner[used])
-    return Rows(_taken(data, keep), keep, rows, tuple(skipped), Division(_taken(whole.pieces, used), owner))
+    return FeatureSet(_taken(data, keep), keep, rows, tuple(skipped), Segments(_taken(whole.pieces, used), owner))
 
 
-def raw(source: Source) -> bool:
+def is_passthrough(source: Source) -> bool:
     """Whether features are the items themselves: keeping them on the disk would only copy them."""
     return source.rebuild is not None and (source.rebuild["family"], source.modality) == ("identity", "vector")
 
 
-def runnable(source: Source, choice: Choice, *, fixed: bool) -> Choice:
+def resolve_runtime(source: Source, choice: RuntimeConfig, *, fixed: bool) -> RuntimeConfig:
     """The choice made in training, or the plain one (said in a note) where this machine cannot do the same.
 
     ``fixed``: the precision was asked for by name, so it is used even where it has no speed to offer.

@@ -11,8 +11,8 @@ from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, UnreadableItem
 from headstart.extraction import device_name, label, recipe, store_of
 from headstart.heads.base import HEADS
-from headstart.predictor._features import raw
-from headstart.predictor._ledger import SHORT, Ledger
+from headstart.predictor._features import is_passthrough
+from headstart.predictor._ledger import SHORT, ExactSums
 from headstart.predictor._with_head import some
 
 SOLVED_AGAIN = ("weights", "class counts", "logit adjustment")
@@ -81,14 +81,14 @@ def _home(predictor: Any, data: Dataset, store: Any) -> Any:
     for number, layer, pooling in places:
         source = predictor.sources[number]
         choice = dataclasses.replace(predictor.running[number], device=device_name("auto"))
-        if not raw(source):
+        if not is_passthrough(source):
             table = store_of(store).table(recipe(source, layer, pooling, choice, data=data))
             if not table.has(data.keys()).all():
                 return False
     return store
 
 
-def _need_left(answer: Any, left: Ledger) -> None:
+def _need_left(answer: Any, left: ExactSums) -> None:
     """Two items that differ, and of every class one."""
     if len(left.keys) < 2:
         raise DataError(

@@ -21,7 +21,7 @@ from headstart._hashing import key_of_bytes
 from headstart._solve.principal import blocks
 from headstart.errors import DataError, NumericsError
 from headstart.moments import Moments, Quantiser
-from headstart.predictor._answer import need
+from headstart.predictor._answer import check_saved
 
 SHORT = 8  # bytes of a content key
 _PIECE = Quantiser(8191.0)  # whole numbers of 13 bits and a sign stay what they are
@@ -31,7 +31,7 @@ _SMALLEST = 2.0**26 * _UNITS[-1]  # the largest of a column must keep 26 bits
 
 
 @dataclass(frozen=True, eq=False)
-class Ledger:
+class ExactSums:
     """Sums of whole numbers, and what of them is whose.
 
     Attributes
@@ -137,8 +137,10 @@ class Ledger:
         if numbers is not None:
             pieces = Moments.unpack(_under("ledger.pieces.", arrays), numbers)
         keys, marks, targets = (arrays[f"ledger.{name}"] for name in ("keys", "marks", "targets"))
-        need((pieces is not None) == (task == "regression") and len(sums) == len(record["grids"]) > 0, "its ledger")
-        need(targets.dtype == (np.uint8 if pieces is None else np.float64), "the targets of its ledger")
+        check_saved(
+            (pieces is not None) == (task == "regression") and len(sums) == len(record["grids"]) > 0, "its ledger"
+        )
+        check_saved(targets.dtype == (np.uint8 if pieces is None else np.float64), "the targets of its ledger")
         found = cls(sums, keys, marks, targets.astype(np.float64), pieces)
         found._check(task, shape)
         return found
@@ -146,19 +148,23 @@ class Ledger:
     def _check(self, task: str, shape: tuple[int, int]) -> None:
         """Whatever could only go wrong when something is forgotten."""
         n = len(self.targets)
-        need(self.targets.shape == (n, shape[1]) and np.isfinite(self.targets).all(), "the targets of its ledger")
-        need(all(one.shape == (n, SHORT) and one.dtype == np.uint8 for one in (self.keys, self.marks)), "its keys")
+        check_saved(
+            self.targets.shape == (n, shape[1]) and np.isfinite(self.targets).all(), "the targets of its ledger"
+        )
+        check_saved(
+            all(one.shape == (n, SHORT) and one.dtype == np.uint8 for one in (self.keys, self.marks)), "its keys"
+        )
         summed = self.targets if self.pieces is None else _cut(self.targets)
         grids = all(type(grid) is int and one.quantiser == _quantiser(grid) for grid, one in self.sums.items())
         fits = all((one.features, one.targets) == (shape[0], summed.shape[1]) for one in self.sums.values())
-        need(grids and fits and all(one.count for one in self.sums.values()), "the sums of its ledger")
-        need(sum(one.count for one in self.sums.values()) == n, "the sums of its ledger")
+        check_saved(grids and fits and all(one.count for one in self.sums.values()), "the sums of its ledger")
+        check_saved(sum(one.count for one in self.sums.values()) == n, "the sums of its ledger")
         total = np.sum([one.state.target_total for one in self.sums.values()], axis=0)  # type: ignore[union-attr]
-        need(np.array_equal(total, summed.sum(axis=0)), "the sums of its ledger")
+        check_saved(np.array_equal(total, summed.sum(axis=0)), "the sums of its ledger")
         kinds = {"classification": self.moments.is_one_hot, "multilabel": self.moments.is_binary}
-        need(kinds.get(task, True), "the targets of its ledger")
+        check_saved(kinds.get(task, True), "the targets of its ledger")
         if self.pieces is not None:
-            need(self.pieces == Moments.from_rows(summed, exact=_PIECE), "the pieces of its ledger")
+            check_saved(self.pieces == Moments.from_rows(summed, exact=_PIECE), "the pieces of its ledger")
 
 
 def _short(keys: Sequence[bytes]) -> np.ndarray:

@@ -21,10 +21,10 @@ import numpy as np
 
 from headstart._files import read_json
 from headstart._hashing import fingerprint, key_of_file
-from headstart.engines.base import ENGINES, PRECISIONS, Choice
+from headstart.engines.base import ENGINES, PRECISIONS, RuntimeConfig
 from headstart.errors import HeadstartError, MissingPackage, OptionError, SourceError, StoreError
-from headstart.predictor._answer import ANSWERS, Answer, need
-from headstart.predictor._features import Part
+from headstart.predictor._answer import TARGET_MODELS, TargetModel, check_saved
+from headstart.predictor._features import FeatureSpec
 from headstart.predictor._predictor import Predictor
 from headstart.predictor._saving import FORMAT, KEY_BYTES, RECORD, names_of
 from headstart.sources.base import Source, load_source
@@ -83,45 +83,45 @@ def _read(path: Path, record: dict[str, Any], given: list[Source]) -> Predictor:
     from safetensors.numpy import load_file
 
     number = record["number"]
-    need(type(number) is int and number > 0, "its number")
+    check_saved(type(number) is int and number > 0, "its number")
     file = path / names_of(number)[0]
     if not file.is_file() or key_of_file(file).hex() != record["arrays"]:
         raise StoreError(f"{file} is not the file that was saved: it is missing, damaged or was changed.")
     arrays = load_file(file)
     entries = record["sources"]
-    need(isinstance(entries, list) and len(entries) > 0, "its sources")
+    check_saved(isinstance(entries, list) and len(entries) > 0, "its sources")
     answers = tuple(_answer(i, entry, arrays, len(entries)) for i, entry in enumerate(record["answers"]))
-    need(len(answers) > 0 and len({a.target for a in answers}) == len(answers), "its answers")
+    check_saved(len(answers) > 0 and len({a.target for a in answers}) == len(answers), "its answers")
     keys = arrays["trained_on"]
-    need(keys.dtype == np.uint8 and keys.ndim == 2 and keys.shape[1] == KEY_BYTES, "its training items")
+    check_saved(keys.dtype == np.uint8 and keys.ndim == 2 and keys.shape[1] == KEY_BYTES, "its training items")
     facts = {name: record[name] for name in ("history", "chosen", "provenance")}
-    need(all(isinstance(value, dict) for value in facts.values()), "its history")
+    check_saved(all(isinstance(value, dict) for value in facts.values()), "its history")
     choices = tuple(_choice(entry["choice"]) for entry in entries)
     sources = tuple(_source(path, entry, given) for entry in entries)
     seen = frozenset(bytes(row) for row in keys)
     return Predictor(sources=sources, answers=answers, choices=choices, trained_on=seen, **facts)
 
 
-def _answer(number: int, entry: dict[str, Any], arrays: dict[str, np.ndarray], sources: int) -> Answer:
+def _answer(number: int, entry: dict[str, Any], arrays: dict[str, np.ndarray], sources: int) -> TargetModel:
     target, task = entry["target"], entry["task"]
-    need(isinstance(target, str) and task in ANSWERS, "a target")
-    parts = tuple(Part(**part) for part in entry["parts"])
-    need(all(_fits(part, sources) for part in parts), "a layer")
+    check_saved(isinstance(target, str) and task in TARGET_MODELS, "a target")
+    parts = tuple(FeatureSpec(**part) for part in entry["parts"])
+    check_saved(all(_fits(part, sources) for part in parts), "a layer")
     own = {name.removeprefix(f"{number}/"): array for name, array in arrays.items() if name.startswith(f"{number}/")}
-    return ANSWERS[task].rebuilt(entry, own, target=target, parts=parts)
+    return TARGET_MODELS[task].rebuilt(entry, own, target=target, parts=parts)
 
 
-def _fits(part: Part, sources: int) -> bool:
+def _fits(part: FeatureSpec, sources: int) -> bool:
     known = type(part.source) is int and 0 <= part.source < sources
     return known and isinstance(part.layer, str) and isinstance(part.pooling, str)
 
 
-def _choice(entry: dict[str, Any]) -> Choice:
-    choice = Choice(**entry)
+def _choice(entry: dict[str, Any]) -> RuntimeConfig:
+    choice = RuntimeConfig(**entry)
     names = choice.engine in list(ENGINES) and choice.precision in PRECISIONS and isinstance(choice.device, str)
     size = type(choice.batch_size) is int and choice.batch_size > 0
     numbers = all(type(n) in (int, float) and math.isfinite(n) for n in (choice.cosine, choice.speed))
-    need(names and size and numbers, "how a source is run")
+    check_saved(names and size and numbers, "how a source is run")
     return choice
 
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from headstart.dataset import Target
 from headstart.metrics import assess
-from headstart.predictor._with_head import WithHead, never_seen
+from headstart.predictor._with_head import HeadModel, never_seen
 from headstart.result import Result
 
 
 @dataclass(frozen=True, eq=False)
-class Multilabel(WithHead):
+class Multilabel(HeadModel):
     """The labels whose decision is above zero, as a tuple."""
 
     task = "multilabel"

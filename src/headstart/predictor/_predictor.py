@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from headstart.dataset import Dataset
-from headstart.engines.base import Choice
+from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError
 from headstart.predictor import _export, _forgetting, _saving
-from headstart.predictor._answer import Answer
+from headstart.predictor._answer import TargetModel
 from headstart.predictor._evaluation import evaluated
-from headstart.predictor._features import Rows, items_of, rows_of, runnable
+from headstart.predictor._features import FeatureSet, extract_features, items_of, resolve_runtime
 from headstart.result import Result
 from headstart.sources.base import Source
 
@@ -45,8 +45,8 @@ class Predictor:
     """
 
     sources: tuple[Source, ...]
-    answers: tuple[Answer, ...]
-    choices: tuple[Choice, ...]
+    answers: tuple[TargetModel, ...]
+    choices: tuple[RuntimeConfig, ...]
     history: Mapping[str, Any] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -75,10 +75,10 @@ class Predictor:
         return {answer.target: answer.classes for answer in self.answers}
 
     @cached_property
-    def running(self) -> tuple[Choice, ...]:
+    def running(self) -> tuple[RuntimeConfig, ...]:
         """How each source is run here: as in training, or in fp32 (with a note) where this machine cannot."""
         fixed = self.provenance.get("precision", "auto") != "auto"
-        return tuple(runnable(s, choice, fixed=fixed) for s, choice in zip(self.sources, self.choices))
+        return tuple(resolve_runtime(s, choice, fixed=fixed) for s, choice in zip(self.sources, self.choices))
 
     def predict(self, x: Any, *, on_error: str = "raise", store: str | Path | bool | None = None) -> Any:
         """Labels.
@@ -241,21 +241,23 @@ class Predictor:
     def _data(self, x: Any) -> tuple[Dataset, bool]:
         return items_of(x, self.source.modality)
 
-    def _read(self, data: Dataset, on_error: str, store: str | Path | bool | None = None) -> dict[str, Rows]:
+    def _read(self, data: Dataset, on_error: str, store: str | Path | bool | None = None) -> dict[str, FeatureSet]:
         """Target → its rows; answers that divide items alike, and pool layers alike, are read together."""
-        found: dict[str, Rows] = {}
+        found: dict[str, FeatureSet] = {}
         for answers in _together(self.answers):
             parts = [part for answer in answers for part in answer.parts]
             poolings = [{p.layer: p.pooling for p in parts if p.source == i} for i in range(len(self.sources))]
             divide = type(answers[0]).divide
-            rows = rows_of(self.sources, self.running, poolings, data, divide=divide, on_error=on_error, store=store)
+            rows = extract_features(
+                self.sources, self.running, poolings, data, divide=divide, on_error=on_error, store=store
+            )
             found |= {answer.target: rows for answer in answers}
         return found
 
 
-def _together(answers: Sequence[Answer]) -> list[list[Answer]]:
+def _together(answers: Sequence[TargetModel]) -> list[list[TargetModel]]:
     """Answers that one pass over the items can serve."""
-    groups: list[list[Answer]] = []
+    groups: list[list[TargetModel]] = []
     for answer in answers:
         wanted = {(p.source, p.layer): p.pooling for p in answer.parts}
         for group in groups:
@@ -273,7 +275,7 @@ def _kept(x: Any, store: str | Path | bool | None) -> str | Path | bool | None:
     return False if store is None and not isinstance(x, Dataset) else store
 
 
-def _spread(answer: Answer, rows: Rows, size: int) -> list[Any]:
+def _spread(answer: TargetModel, rows: FeatureSet, size: int) -> list[Any]:
     found: list[Any] = [None] * size
     labels: Sequence[Any] = answer.labels(rows) if len(rows.keep) else ()
     for index, label in zip(rows.keep.tolist(), labels):

@@ -10,16 +10,16 @@ import numpy as np
 
 from headstart.dataset import Target
 from headstart.metrics import assess
-from headstart.predictor._with_head import WithHead
+from headstart.predictor._with_head import HeadModel
 from headstart.result import Result
 
 
 @dataclass(frozen=True, eq=False)
-class Regression(WithHead):
+class Regression(HeadModel):
     """The head's values: a float, or a tuple of several outputs."""
 
     task = "regression"
-    gives = MappingProxyType({"decision": WithHead.gives["decision"]})
+    gives = MappingProxyType({"decision": HeadModel.gives["decision"]})
     allowed = (int, float, tuple)
 
     def _named(self, X: np.ndarray) -> list[Any]:

@@ -15,9 +15,9 @@ from headstart.dataset import Dataset
 from headstart.errors import UnreadableItem
 from headstart.heads.base import HEADS, Head
 from headstart.metrics import assess
-from headstart.predictor._answer import need
-from headstart.predictor._features import Division, Part, Place, Rows
-from headstart.predictor._with_text import WithText
+from headstart.predictor._answer import check_saved
+from headstart.predictor._features import FeatureSet, FeatureSpec, LayerKey, Segments
+from headstart.predictor._with_text import TextModel
 from headstart.readers.base import reader
 from headstart.result import Result
 from headstart.summarization import SETS, UNITS, Document, Length, best_first, features, written
@@ -25,7 +25,7 @@ from headstart.summarization import SETS, UNITS, Document, Length, best_first, f
 JOINTS = ("\n", " ")
 
 
-def in_sentences(data: Dataset) -> Division:
+def in_sentences(data: Dataset) -> Segments:
     """Every document as its sentences."""
     read = reader("text").read
     pieces: list[str] = []
@@ -39,15 +39,15 @@ def in_sentences(data: Dataset) -> Division:
             continue
         pieces += found
         owner += [index] * len(found)
-    return Division(Dataset(tuple(pieces), modality="text"), np.array(owner, dtype=np.int64), unreadable)
+    return Segments(Dataset(tuple(pieces), modality="text"), np.array(owner, dtype=np.int64), unreadable)
 
 
-def vectors_of(at: Mapping[Place, np.ndarray], parts: Sequence[Part]) -> np.ndarray | None:
+def vectors_of(at: Mapping[LayerKey, np.ndarray], parts: Sequence[FeatureSpec]) -> np.ndarray | None:
     """The sentences' vectors (m, d), parts side by side; None without parts."""
     return np.concatenate([at[part.source, part.layer] for part in parts], axis=1) if parts else None
 
 
-def documents_of(division: Division, count: int) -> list[tuple[Document, slice]]:
+def documents_of(division: Segments, count: int) -> list[tuple[Document, slice]]:
     """Each document with the place of its sentences among all."""
     ends = np.searchsorted(division.owner, np.arange(count + 1))
     items = division.pieces.items
@@ -55,7 +55,7 @@ def documents_of(division: Division, count: int) -> list[tuple[Document, slice]]
 
 
 @dataclass(frozen=True, eq=False)
-class Summarization(WithText):
+class Summarization(TextModel):
     """The sentences that the head scores highest, in the order of the document.
 
     Attributes
@@ -73,7 +73,7 @@ class Summarization(WithText):
 
     task = "summarization"
     wanted = "reference summaries, one text per document"
-    divide: ClassVar[Callable[[Any], Division] | None] = staticmethod(in_sentences)
+    divide: ClassVar[Callable[[Any], Segments] | None] = staticmethod(in_sentences)
 
     head: Head
     seen: str
@@ -86,11 +86,11 @@ class Summarization(WithText):
         """The head."""
         return self.head
 
-    def labels(self, rows: Rows) -> Sequence[str]:
+    def labels(self, rows: FeatureSet) -> Sequence[str]:
         """The summaries."""
         return [self._text(document, self._chosen(document, vectors)) for document, vectors in self._each(rows)]
 
-    def assessed(self, truth: list[Any], rows: Rows) -> Result:
+    def assessed(self, truth: list[Any], rows: FeatureSet) -> Result:
         """ROUGE, and that of the leading sentences and of TextRank, each as long as the summary in words."""
         texts: dict[str, list[str]] = {"": [], "lead.": [], "textrank.": []}
         for document, vectors in self._each(rows):
@@ -124,20 +124,20 @@ class Summarization(WithText):
 
     @classmethod
     def rebuilt(
-        cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[Part, ...]
+        cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[FeatureSpec, ...]
     ) -> Self:
         """From what was saved; the head is tried on one row."""
         saved, length = record["head"], Length(**record["length"])
         head = HEADS[saved["name"]].from_state(saved["fields"], arrays)
         amount = length.amount
-        need(length.unit in UNITS and type(amount) is float and 0 < amount < math.inf, "a length")
-        need(record["seen"] in SETS and (record["seen"] == SETS[0]) == (not parts), "what the head sees")
-        need(isinstance(record["blocking"], bool) and record["joint"] in JOINTS, "how summaries are written")
+        check_saved(length.unit in UNITS and type(amount) is float and 0 < amount < math.inf, "a length")
+        check_saved(record["seen"] in SETS and (record["seen"] == SETS[0]) == (not parts), "what the head sees")
+        check_saved(isinstance(record["blocking"], bool) and record["joint"] in JOINTS, "how summaries are written")
         found = head.decision(np.zeros((1, head._features), dtype=np.float32))
-        need(head.task_ == "classification" and found.shape == (1, 2) and not np.isnan(found).any(), "a head")
+        check_saved(head.task_ == "classification" and found.shape == (1, 2) and not np.isnan(found).any(), "a head")
         return cls(target, parts, head, record["seen"], length, record["blocking"], record["joint"])
 
-    def _each(self, rows: Rows) -> list[tuple[Document, np.ndarray | None]]:
+    def _each(self, rows: FeatureSet) -> list[tuple[Document, np.ndarray | None]]:
         assert rows.division is not None
         vectors = vectors_of(rows.at, self.parts)
         places = documents_of(rows.division, len(rows.data))

@@ -10,14 +10,14 @@ import numpy as np
 
 from headstart.ctc import Recogniser
 from headstart.metrics import assess
-from headstart.predictor._answer import need
-from headstart.predictor._features import Part, Rows
-from headstart.predictor._with_text import WithText
+from headstart.predictor._answer import check_saved
+from headstart.predictor._features import FeatureSet, FeatureSpec
+from headstart.predictor._with_text import TextModel
 from headstart.result import Result
 
 
 @dataclass(frozen=True, eq=False)
-class Transcription(WithText):
+class Transcription(TextModel):
     """A CTC head on the frames of one layer."""
 
     task = "transcription"
@@ -30,12 +30,12 @@ class Transcription(WithText):
         """The CTC head."""
         return self.recogniser.head
 
-    def labels(self, rows: Rows) -> Sequence[str]:
+    def labels(self, rows: FeatureSet) -> Sequence[str]:
         """One text per item."""
         (part,) = self.parts
         return self.recogniser.texts(rows.at[part.source, part.layer])
 
-    def assessed(self, truth: list[Any], rows: Rows) -> Result:
+    def assessed(self, truth: list[Any], rows: FeatureSet) -> Result:
         """Word and character error rate."""
         return assess("transcription", truth, self.labels(rows))
 
@@ -49,8 +49,8 @@ class Transcription(WithText):
 
     @classmethod
     def rebuilt(
-        cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[Part, ...]
+        cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[FeatureSpec, ...]
     ) -> Self:
         """From what was saved."""
-        need(len(parts) == 1 and parts[0].pooling == "frames", "a layer")
+        check_saved(len(parts) == 1 and parts[0].pooling == "frames", "a layer")
         return cls(target, parts, Recogniser.rebuilt(record, arrays))

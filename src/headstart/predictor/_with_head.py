@@ -16,24 +16,24 @@ from headstart.dataset import Target
 from headstart.errors import DataError
 from headstart.heads.base import HEADS, Head
 from headstart.imbalance import log_adjustment
-from headstart.predictor._answer import Answer, need
-from headstart.predictor._features import Part, Place, Rows
-from headstart.predictor._ledger import Ledger
+from headstart.predictor._answer import TargetModel, check_saved
+from headstart.predictor._features import FeatureSet, FeatureSpec, LayerKey
+from headstart.predictor._ledger import ExactSums
 from headstart.result import Result
 
 _SHOWN = 5
 
 
-def _decision(answer: WithHead, rows: Rows) -> np.ndarray:
+def _decision(answer: WithHead, rows: FeatureSet) -> np.ndarray:
     return answer.decision(answer.features(rows.at))
 
 
-def _proba(answer: WithHead, rows: Rows) -> np.ndarray:
+def _proba(answer: WithHead, rows: FeatureSet) -> np.ndarray:
     return answer.proba(answer.features(rows.at))
 
 
 @dataclass(frozen=True, eq=False)
-class WithHead(Answer):
+class HeadModel(TargetModel):
     """A head on features.
 
     Attributes
@@ -55,7 +55,7 @@ class WithHead(Answer):
     classes: tuple[Any, ...] | None = None
     log_ratio: np.ndarray | None = None
     counts: Mapping[Any, int] | None = None
-    ledger: Ledger | None = None
+    ledger: ExactSums | None = None
 
     @property
     def solver(self) -> Any:
@@ -67,7 +67,7 @@ class WithHead(Answer):
         """One decision per class, label or output."""
         return len(self.head.intercept_)
 
-    def solved(self, ledger: Ledger) -> Self:
+    def solved(self, ledger: ExactSums) -> Self:
         """The head solved from a ledger; its fields and temperature stay, class frequencies are the ledger's."""
         head = type(self.head)(**self.head.fields()).fit(ledger.moments, task=self.task)
         head.temperature_, log_ratio, counts = self.head.temperature_, self.log_ratio, self.counts
@@ -79,7 +79,7 @@ class WithHead(Answer):
             counts = dict(zip(counts, numbers.astype(int).tolist(), strict=True))
         return dataclasses.replace(self, head=head, log_ratio=log_ratio, counts=counts, ledger=ledger)
 
-    def features(self, rows: Mapping[Place, np.ndarray]) -> np.ndarray:
+    def features(self, rows: Mapping[LayerKey, np.ndarray]) -> np.ndarray:
         """(n, d) float32: the parts side by side. ``rows`` has every (source, layer)."""
         return joined(rows, self.parts)
 
@@ -91,7 +91,7 @@ class WithHead(Answer):
         """(n, t) probabilities."""
         return self.head.proba(X)
 
-    def labels(self, rows: Rows) -> Sequence[Any]:
+    def labels(self, rows: FeatureSet) -> Sequence[Any]:
         """One label per item."""
         return self._named(self.features(rows.at))
 
@@ -106,7 +106,7 @@ class WithHead(Answer):
             )
         return self._known(column)
 
-    def assessed(self, truth: list[Any], rows: Rows) -> Result:
+    def assessed(self, truth: list[Any], rows: FeatureSet) -> Result:
         """Metrics of the task."""
         X = self.features(rows.at)
         return self._compared(truth, self._named(X), X)
@@ -127,32 +127,32 @@ class WithHead(Answer):
 
     @classmethod
     def rebuilt(
-        cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[Part, ...]
+        cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[FeatureSpec, ...]
     ) -> Self:
         """From what was saved; the head is tried on one row."""
-        need(len(parts) > 0, "a layer")
+        check_saved(len(parts) > 0, "a layer")
         saved, classes = record["head"], record["classes"]
         head = HEADS[saved["name"]].from_state(saved["fields"], {name: arrays[name] for name in saved["arrays"]})
         log_ratio = arrays.get("log_ratio")
         cls._check(head, classes, log_ratio)
         counts = None if record["counts"] is None else {label: int(n) for label, n in record["counts"]}
         shape = (head._features, len(head.intercept_))
-        ledger = Ledger.rebuilt(record.get("ledger"), arrays, task=cls.task, shape=shape)
+        ledger = ExactSums.rebuilt(record.get("ledger"), arrays, task=cls.task, shape=shape)
         return cls(target, parts, head, None if classes is None else tuple(classes), log_ratio, counts, ledger)
 
     @classmethod
     def _check(cls, head: Head, classes: Any, log_ratio: np.ndarray | None) -> None:
         """The head gives one finite decision per class: what else is wrong would show only when it predicts."""
-        need(head.task_ == cls.task and head.intercept_.ndim == 1 and math.isfinite(head.temperature_), "a head")
+        check_saved(head.task_ == cls.task and head.intercept_.ndim == 1 and math.isfinite(head.temperature_), "a head")
         shape = (1, len(head.intercept_))
         found = head.decision(np.zeros((1, head._features), dtype=np.float32))
-        need(found.shape == shape and not np.isnan(found).any() and head.temperature_ > 0, "a head")
-        need(log_ratio is None or log_ratio.shape == shape[1:], "a logit adjustment")
+        check_saved(found.shape == shape and not np.isnan(found).any() and head.temperature_ > 0, "a head")
+        check_saved(log_ratio is None or log_ratio.shape == shape[1:], "a logit adjustment")
         if cls.task == "regression":
-            need(classes is None, "the classes")
+            check_saved(classes is None, "the classes")
             return
         plain = isinstance(classes, list) and all(isinstance(c, (str, int, float, bool)) for c in classes)
-        need(plain and len(classes) == shape[1], "the classes")
+        check_saved(plain and len(classes) == shape[1], "the classes")
 
     @abstractmethod
     def _named(self, X: np.ndarray) -> list[Any]:
@@ -167,7 +167,7 @@ class WithHead(Answer):
         """The metrics."""
 
 
-def joined(rows: Mapping[Place, np.ndarray], parts: Sequence[Part]) -> np.ndarray:
+def joined(rows: Mapping[LayerKey, np.ndarray], parts: Sequence[FeatureSpec]) -> np.ndarray:
     """Parts side by side, (n, d) float32."""
     if len(parts) == 1:
         return rows[parts[0].source, parts[0].layer]

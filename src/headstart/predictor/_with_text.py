@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from headstart.dataset import Target
 from headstart.errors import DataError
-from headstart.predictor._answer import Answer
+from headstart.predictor._answer import TargetModel
 
 
 @dataclass(frozen=True, eq=False)
-class WithText(Answer):
+class TextModel(TargetModel):
     """A text per item: no classes, no numbers.
 
     Attributes

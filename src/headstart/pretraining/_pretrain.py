@@ -11,13 +11,13 @@ from headstart._hashing import fingerprint
 from headstart._registry import need_parameters
 from headstart._samples import Samples
 from headstart._source_statistics import source_statistics
-from headstart._together import begin
+from headstart._together import init_distributed
 from headstart.dataset import Dataset
 from headstart.errors import DataError
 from headstart.extraction import readable, reading
 from headstart.pretraining.base import ARCHITECTURES, OBJECTIVES
 from headstart.sources.base import Source, load_source
-from headstart.training import Group, Schedule, train
+from headstart.training import ParameterGroup, TrainingConfig, train
 
 
 def pretrain(
@@ -73,7 +73,7 @@ def pretrain(
     -----
     Cost: ``epochs`` forward and backward passes over the data.
     """
-    begin()
+    init_distributed()
     prepare = OBJECTIVES[objective]
     source = _fresh(architecture, data, seed=random_state, image_size=image_size, options=options)
     data = readable(source, data)
@@ -82,11 +82,11 @@ def pretrain(
     plan = prepare(source, data, samples)
     history: dict[str, Any] = {}
     if plan.loss is not None:
-        schedule = Schedule(
+        schedule = TrainingConfig(
             epochs=epochs, batch_size=batch_size, lr=lr, budget=budget, seed=random_state, weight_decay=0.01
         )
         done = train(
-            [Group(plan.parameters)],
+            [ParameterGroup(plan.parameters)],
             plan.loss,
             plan.count,
             schedule=schedule,

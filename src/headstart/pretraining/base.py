@@ -29,7 +29,7 @@ ARCHITECTURES = Family(
 
 
 @dataclass(frozen=True)
-class Plan:
+class PretrainingPlan:
     """What the training loop needs: parameters that move, a loss, and facts for the record.
 
     ``loss`` None means that nothing is trained.
@@ -44,4 +44,4 @@ class Plan:
 class Objective(Protocol):
     """(source with initial weights, data, samples) → Plan."""
 
-    def __call__(self, source: Any, data: Any, samples: Any) -> Plan: ...
+    def __call__(self, source: Any, data: Any, samples: Any) -> PretrainingPlan: ...

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from headstart.pretraining.base import Plan
+from headstart.pretraining.base import PretrainingPlan
 
 
-def prepare(source: Any, data: Any, samples: Any) -> Plan:
+def prepare(source: Any, data: Any, samples: Any) -> PretrainingPlan:
     """Leave the weights as they were drawn."""
-    return Plan({}, None)
+    return PretrainingPlan({}, None)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart._processes import mine
+from headstart._processes import local_shard
 from headstart.errors import DataError
-from headstart.pretraining.base import Plan
+from headstart.pretraining.base import PretrainingPlan
 from headstart.training import loss_for
 
 
-def prepare(source: Any, data: Any, samples: Any) -> Plan:
+def prepare(source: Any, data: Any, samples: Any) -> PretrainingPlan:
     """The whole network moves, its own classifier included.
 
     Raises
@@ -33,7 +33,7 @@ def prepare(source: Any, data: Any, samples: Any) -> Plan:
     device = next(network.parameters()).device
 
     def loss(indices: np.ndarray, _generator: torch.Generator) -> torch.Tensor:
-        indices = mine(indices)
+        indices = local_shard(indices)
         tensors = source.input.tensors(samples.batch(indices), device, torch.float32)
         output = source.forward(network, tensors)
         if output.shape != (len(indices), wanted.shape[1]):
@@ -44,4 +44,6 @@ def prepare(source: Any, data: Any, samples: Any) -> Plan:
         return measure(output, wanted[torch.from_numpy(indices)].to(output.device))
 
     classes = [str(c) for c in column.classes or ()]
-    return Plan(dict(network.named_parameters()), loss, len(matrix), {"classes": classes, "task": column.task})
+    return PretrainingPlan(
+        dict(network.named_parameters()), loss, len(matrix), {"classes": classes, "task": column.task}
+    )

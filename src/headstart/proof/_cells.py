@@ -14,7 +14,7 @@ from headstart.errors import StoreError
 
 
 @dataclass(frozen=True)
-class Cells:
+class RunCache:
     """Finished pieces of work by name, in a folder that belongs to one proof: its name is a fingerprint of it."""
 
     folder: Path

@@ -16,13 +16,13 @@ from headstart.bank import FeatureBank
 from headstart.dataset import Dataset
 from headstart.errors import NumericsError, SourceError
 from headstart.extraction import device_name, extract, reading
-from headstart.heads.auto import choose
+from headstart.heads.auto import select_head
 from headstart.policies.base import Policy
 from headstart.proof import _raw, _scratch
-from headstart.proof._draws import Draws
+from headstart.proof._draws import FewShotSplits
 from headstart.proof._forgetting import SourceTask
-from headstart.proof._fresh import fresh
-from headstart.proof._plan import Plan
+from headstart.proof._fresh import reinitialize
+from headstart.proof._plan import ProofPlan
 from headstart.sources.base import Source
 from headstart.transfer import fit
 
@@ -30,7 +30,7 @@ Answer = dict[str, Any]
 
 
 @dataclass(eq=False)
-class Contest:
+class Experiment:
     """What all contenders share; features are computed once and kept.
 
     Attributes
@@ -42,7 +42,7 @@ class Contest:
     """
 
     source: Source
-    draws: Draws
+    draws: FewShotSplits
     bank: FeatureBank
     layers: Any
     pooling: str
@@ -63,11 +63,11 @@ class Contest:
         return _rows(self.bank, self.draws.data)
 
     @cached_property
-    def lesson(self) -> _scratch.Lesson:
+    def lesson(self) -> _scratch.ScratchTask:
         """For training from scratch: items are prepared once."""
         data = self.draws.data
         samples = Samples(reading(self.source, data), self.source.input.collate, len(data))
-        return _scratch.Lesson(self.source, samples, self.draws.T, self.draws.balanced, device_name(self.device))
+        return _scratch.ScratchTask(self.source, samples, self.draws.T, self.draws.balanced, device_name(self.device))
 
     def feature_seconds(self, items: np.ndarray) -> float:
         """What the features of so many items cost: they are there already, but somebody has to compute them."""
@@ -83,7 +83,7 @@ class Contest:
         if repeat not in kept:
             choice, data = self.bank.choice, self.draws.data
             how = {"engine": choice.engine, "precision": choice.precision, "batch_size": choice.batch_size}
-            source = fresh(self.source, self.seed + repeat)
+            source = reinitialize(self.source, self.seed + repeat)
             used = np.union1d(self.draws.draw(most, repeat), self.draws.test)
             bank = extract(source, data.take(used), layers=self.bank.layers, pooling=self.pooling, store=False,
                            device=self.device, **how)  # fmt: skip
@@ -102,7 +102,7 @@ class Contest:
         groups = None if self.draws.groups is None else self.draws.groups[items]
         seen = np.flatnonzero(self.draws.T[items].sum(0))
         T = self.draws.T[items][:, seen]
-        choice = choose(train_rows, T, groups=groups, balance="auto", fuse=True, random_state=self.seed + repeat)
+        choice = select_head(train_rows, T, groups=groups, balance="auto", fuse=True, random_state=self.seed + repeat)
         head = choice.fit(train_rows, T)
         spent = time.perf_counter() - begun + (0.0 if callable(rows) else self.feature_seconds(items))
         X = np.concatenate([test_rows[name] for name in choice.candidates], axis=1)
@@ -117,7 +117,7 @@ class Contest:
         answers = _scratch.decisions(model, self.lesson.samples, self.draws.test).argmax(1)
         return {"predicted": answers.tolist(), "seconds": spent, "epochs": epochs, "lr": lr}
 
-    def rate(self, count: int, plan: Plan) -> Answer:
+    def rate(self, count: int, plan: ProofPlan) -> Answer:
         """The learning rate for training from scratch, chosen on training items of the first draw."""
         epochs = max(1, round(plan.epochs[count] * plan.rate_share))
         items = self.draws.draw(count, 0)
@@ -155,7 +155,7 @@ def _placed(X: np.ndarray, at: np.ndarray, size: int) -> np.ndarray:
     return whole
 
 
-def able(contest: Contest) -> tuple[list[str], list[str]]:
+def available_methods(contest: Experiment) -> tuple[list[str], list[str]]:
     """Contenders that this source allows, and notes on those that it does not."""
     names, notes = [], []
     if contest.raw is not None:
@@ -165,7 +165,7 @@ def able(contest: Contest) -> tuple[list[str], list[str]]:
     try:
         if "torch" not in contest.source.engines:
             raise SourceError(f"{contest.source.address} is run by {contest.source.engines[0]}, which cannot train it")
-        fresh(contest.source, contest.seed)
+        reinitialize(contest.source, contest.seed)
         names += ["random", "scratch"]
     except SourceError as error:
         notes.append(f"Without random weights and training from scratch: {error}")
@@ -176,7 +176,7 @@ def able(contest: Contest) -> tuple[list[str], list[str]]:
     return names, notes
 
 
-def attempted(name: str, work: Callable[[], Answer]) -> Answer:
+def run_or_record(name: str, work: Callable[[], Answer]) -> Answer:
     """A run that fails is an outcome, too: it is written down, and the contender left out at that point."""
     try:
         return work()

@@ -15,7 +15,7 @@ from headstart._progress import listening
 from headstart.dataset import Dataset, need_targets
 from headstart.errors import DataError, HeadstartWarning, OptionError
 from headstart.imbalance import resolve
-from headstart.proof._intervals import FEWEST_GROUPS, Held
+from headstart.proof._intervals import FEWEST_GROUPS, TestSet
 
 _MOST_TESTED = 1000
 _REACH = (2, 4, 8)  # times the largest number of labels asked for: how far the rivals' curves go
@@ -23,7 +23,7 @@ _APART = 1.25  # two points nearer than this say the same
 
 
 @dataclass(frozen=True, eq=False)
-class Draws:
+class FewShotSplits:
     """The items used, as one dataset, and how they are used.
 
     Attributes
@@ -61,10 +61,10 @@ class Draws:
         return np.flatnonzero(self.tested)
 
     @property
-    def held(self) -> Held:
+    def held(self) -> TestSet:
         """The test part as the intervals see it."""
         groups = None if self.groups is None else self.groups[self.test]
-        return Held(self.codes[self.test], groups, self.balanced)
+        return TestSet(self.codes[self.test], groups, self.balanced)
 
     @property
     def groups(self) -> np.ndarray | None:
@@ -76,7 +76,7 @@ class Draws:
         ranks = self.ranks[repeat]
         return np.flatnonzero((ranks >= 0) & (ranks < count))
 
-    def only(self, keep: np.ndarray) -> Draws:
+    def only(self, keep: np.ndarray) -> FewShotSplits:
         """Without the items that cannot be read."""
         if keep.all():
             return self
@@ -93,9 +93,9 @@ class Draws:
         return self.data.fingerprint + fingerprint_tensors(arrays)[:16]
 
 
-def draws_of(
+def few_shot_splits(
     data: Dataset, target: str | None, *, shots: Sequence[int], repeats: int, test_size: float, seed: int
-) -> Draws:
+) -> FewShotSplits:
     """Split off the test part once, stratified and with groups whole, and draw from the rest.
 
     Raises
@@ -128,7 +128,7 @@ def draws_of(
     whole = _joined(pool, test).take(np.flatnonzero(used))
     balanced = resolve("auto", np.bincount(T.argmax(1))).metric == "balanced_accuracy"
     notes += _about_groups(test)
-    return Draws(whole, T[used], tested[used], ranks[:, used], kept, further, balanced, tuple(notes))
+    return FewShotSplits(whole, T[used], tested[used], ranks[:, used], kept, further, balanced, tuple(notes))
 
 
 def _column(data: Dataset, target: str | None) -> Any:

@@ -12,8 +12,8 @@ from headstart._samples import Samples
 from headstart.dataset import Dataset
 from headstart.errors import DataError
 from headstart.extraction import device_name, readable, reading
-from headstart.proof._intervals import Held, interval
-from headstart.result import Forgotten
+from headstart.proof._intervals import TestSet, interval
+from headstart.result import Forgetting
 from headstart.sources.base import Source
 
 _MOST = 500
@@ -71,7 +71,7 @@ def _places(source: Source, data: Dataset) -> np.ndarray:
     )
 
 
-def forgotten(before: list[float] | None, after: list[list[float]], kept: int) -> Forgotten | None:
+def forgotten(before: list[float] | None, after: list[list[float]], kept: int) -> Forgetting | None:
     """Scores before and after, and the change with its interval over draws and items."""
     if before is None or not after:
         return None
@@ -80,7 +80,7 @@ def forgotten(before: list[float] | None, after: list[list[float]], kept: int) -
         note("Fine-tuning was never kept, so nothing of the source task is forgotten.")
         change = low = high = 0.0
     else:
-        everything = Held(np.zeros(table.shape[1], dtype=np.int64))
+        everything = TestSet(np.zeros(table.shape[1], dtype=np.int64))
         change, low, high = interval(table, everything, ends=(-1.0, 1.0))
     first = float(np.mean(before))
-    return Forgotten(first, first + change, change=change, low=low, high=high, items=table.shape[1], kept=kept)
+    return Forgetting(first, first + change, change=change, low=low, high=high, items=table.shape[1], kept=kept)

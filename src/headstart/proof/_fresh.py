@@ -19,7 +19,7 @@ _OTHER = 20_240_607
 _SPREAD = 0.02  # of parameters whose module does not say how they begin: the usual one of transformers
 
 
-def fresh(source: Source, seed: int) -> Source:
+def reinitialize(source: Source, seed: int) -> Source:
     """A source of the same architecture and preprocessing whose weights are drawn anew.
 
     A source that is built from plain data is built again, as its library begins to train it; a Python object is copied,

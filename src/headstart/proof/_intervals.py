@@ -26,7 +26,7 @@ RESAMPLES = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class TestSet:
     """The locked test part.
 
     Attributes
@@ -70,7 +70,7 @@ class Held:
 
 
 def interval(
-    table: np.ndarray, test: Held, *, ends: tuple[float, float], tail: float = 0.025
+    table: np.ndarray, test: TestSet, *, ends: tuple[float, float], tail: float = 0.025
 ) -> tuple[float, float, float]:
     """Mean of a table (draws, items) and its interval; ``tail`` is the chance of missing on either side.
 
@@ -88,7 +88,7 @@ def interval(
     return mean, max(ends[0], mean - half), min(ends[1], mean + half)
 
 
-def _between_items(items: np.ndarray, test: Held, ends: tuple[float, float]) -> tuple[float, float]:
+def _between_items(items: np.ndarray, test: TestSet, ends: tuple[float, float]) -> tuple[float, float]:
     """Variance of the weighted mean of independent items (or groups), and its degrees of freedom."""
     total = 0.0
     for stratum in np.unique(test.strata):
@@ -142,7 +142,7 @@ def _monotone(scores: np.ndarray) -> np.ndarray:
     return out
 
 
-def resampled(tables: dict[Any, np.ndarray], test: Held, *, seed: int) -> dict[Any, np.ndarray]:
+def resampled(tables: dict[Any, np.ndarray], test: TestSet, *, seed: int) -> dict[Any, np.ndarray]:
     """Means of every table (draws, items) when draws and items are drawn again, alike for all tables: (b,) each.
 
     One draw fewer than there are is drawn: that has the variance of the mean of all of them, without its bias. Items
@@ -156,7 +156,7 @@ def resampled(tables: dict[Any, np.ndarray], test: Held, *, seed: int) -> dict[A
     return {name: np.einsum("br,rn,bn->b", by_draw, table, by_item, optimize=True) for name, table in tables.items()}
 
 
-def _item_weights(test: Held, rng: np.random.Generator) -> np.ndarray:
+def _item_weights(test: TestSet, rng: np.random.Generator) -> np.ndarray:
     weights = np.tile(test.weights, (RESAMPLES, 1))
     if (clusters := test.clusters) is not None:
         inverse = np.unique(clusters, return_inverse=True)[1]

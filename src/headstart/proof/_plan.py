@@ -28,7 +28,7 @@ class Speeds:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProofPlan:
     """What will be run.
 
     Attributes
@@ -84,7 +84,7 @@ class Plan:
         return {**asdict(self), "epochs": {str(count): many for count, many in self.epochs.items()}}
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, plain: Mapping[str, Any]) -> ProofPlan:
         """The inverse of :meth:`to_dict`."""
         names = ("shots", "further", "long", "contenders", "given_up", "notes")
         lists: dict[str, Any] = {name: tuple(plain[name]) for name in names}
@@ -94,7 +94,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainingCost:
     """What there is to plan: sizes of the draws by labels per class and of the test, and how long things take."""
 
     sizes: Mapping[int, int]
@@ -106,7 +106,7 @@ class Work:
         """Seconds of one pass through a draw."""
         return self.sizes[count] * self.speeds.train
 
-    def total(self, plan: Plan, allowance: Mapping[int, float]) -> float:
+    def total(self, plan: ProofPlan, allowance: Mapping[int, float]) -> float:
         """Seconds of everything, when training at each number of labels takes what ``allowance`` says."""
         repeats, speeds = plan.repeats, self.speeds
         counts = (*plan.shots, *plan.further)
@@ -123,14 +123,14 @@ class Work:
         )
 
 
-def by_steps(plan: Plan, work: Work, steps: int) -> Plan:
+def by_steps(plan: ProofPlan, work: TrainingCost, steps: int) -> ProofPlan:
     """Without a budget: so many steps on both sides."""
     epochs = {k: max(1, math.ceil(steps * work.batch[k] / work.sizes[k])) for k in plan.long}
     seconds = {k: epochs.get(k, 1) * work.epoch(k) for k in (*plan.shots, *plan.further)}
     return replace(plan, epochs=epochs, seconds=work.total(plan, seconds))
 
 
-def by_budget(plan: Plan, work: Work, budget: float) -> Plan:
+def by_budget(plan: ProofPlan, work: TrainingCost, budget: float) -> ProofPlan:
     """Within a budget: the most telling plan that gives every training an epoch; the allowance is equal for both sides.
 
     What tells most for its seconds is kept longest: raw, random-weight and frozen features at every number of labels,
@@ -148,7 +148,7 @@ def by_budget(plan: Plan, work: Work, budget: float) -> Plan:
     return replace(made, allowance=allowance, epochs={k: epochs[k] for k in made.long}, seconds=seconds)
 
 
-def _least(plan: Plan, work: Work) -> dict[int, float]:
+def _least(plan: ProofPlan, work: TrainingCost) -> dict[int, float]:
     """The least seconds per training: an epoch of the largest draw trained on; several before going beyond shots."""
     beyond = [k for k in plan.long if k not in plan.shots]
     counts = [*(plan.shots if "fine-tuned" in plan.contenders or beyond else plan.long)]
@@ -156,7 +156,7 @@ def _least(plan: Plan, work: Work) -> dict[int, float]:
     return {k: max(enough, work.epoch(k)) for k in (*plan.shots, *plan.further)}
 
 
-def _allowance(plan: Plan, work: Work, budget: float) -> float:
+def _allowance(plan: ProofPlan, work: TrainingCost, budget: float) -> float:
     """Seconds per training run that the budget leaves, found by halving: an epoch is the least that a run takes."""
     low, high = 0.0, budget
     for _ in range(40):
@@ -166,12 +166,12 @@ def _allowance(plan: Plan, work: Work, budget: float) -> float:
     return low
 
 
-def _epochs(allowance: float, work: Work, count: int) -> int:
+def _epochs(allowance: float, work: TrainingCost, count: int) -> int:
     most = max(1, _MOST_STEPS * work.batch[count] // work.sizes[count])
     return int(min(most, max(1, allowance / max(work.epoch(count), 1e-9))))
 
 
-def _poorer(plan: Plan) -> Iterator[Plan]:
+def _poorer(plan: ProofPlan) -> Iterator[ProofPlan]:
     """The plan with less and less to do, noted; what says least about the transfer for its seconds is given up first.
 
     Training from scratch beyond what was asked for; repeats, down to three; fine-tuning, which in little time mostly
@@ -204,13 +204,13 @@ def _poorer(plan: Plan) -> Iterator[Plan]:
         yield from _fewer_repeats(plan)
 
 
-def _fewer_repeats(plan: Plan) -> Iterator[Plan]:
+def _fewer_repeats(plan: ProofPlan) -> Iterator[ProofPlan]:
     yield plan
     for repeats in range(plan.repeats - 1, LEAST_REPEATS - 1, -1):
         yield _noting(replace(plan, repeats=repeats), f"Only {repeats} of {plan.repeats} repeats fit into the budget.")
 
 
-def _less_scratch(plan: Plan) -> Iterator[Plan]:
+def _less_scratch(plan: ProofPlan) -> Iterator[ProofPlan]:
     """Without training from scratch on the most labels, and so on, at last without any."""
     if "scratch" not in plan.contenders:
         return
@@ -223,16 +223,16 @@ def _less_scratch(plan: Plan) -> Iterator[Plan]:
     yield _without(replace(plan, long=()), "scratch", text)
 
 
-def _without(plan: Plan, name: str, text: str) -> Plan:
+def _without(plan: ProofPlan, name: str, text: str) -> ProofPlan:
     left = tuple(one for one in plan.contenders if one != name)
     return _noting(replace(plan, contenders=left, given_up=(*plan.given_up, name)), text)
 
 
-def _noting(plan: Plan, text: str) -> Plan:
+def _noting(plan: ProofPlan, text: str) -> ProofPlan:
     return replace(plan, notes=(*plan.notes, text))
 
 
-def said(plan: Plan) -> str:
+def describe(plan: ProofPlan) -> str:
     """The plan in a sentence."""
     runs = f"{plan.repeats} repeats with {', '.join(map(str, plan.shots))} labels per class"
     either = "on either side" if len(plan.trained) > 1 else "of " + "".join(plan.trained)

@@ -11,7 +11,7 @@ from headstart import _extras
 from headstart._constraints import wrong_budget
 from headstart._files import cache_folder
 from headstart._hashing import fingerprint
-from headstart._processes import only_alone
+from headstart._processes import require_single_process
 from headstart._progress import note
 from headstart.dataset import Dataset
 from headstart.dataset._splitting import seed_of
@@ -19,12 +19,12 @@ from headstart.errors import OptionError
 from headstart.extraction import extract
 from headstart.policies.base import POLICIES, Policy
 from headstart.policies.base import policy as policy_named
-from headstart.proof._cells import Cells
-from headstart.proof._contenders import Contest
-from headstart.proof._draws import draws_of
+from headstart.proof._cells import RunCache
+from headstart.proof._contenders import Experiment
+from headstart.proof._draws import few_shot_splits
 from headstart.proof._forgetting import SourceTask
-from headstart.proof._plan import Plan
-from headstart.proof._report import assembled
+from headstart.proof._plan import ProofPlan
+from headstart.proof._report import build_proof
 from headstart.proof._runs import planned, run_all
 from headstart.result import Proof
 from headstart.sources.base import Source, load_source
@@ -102,17 +102,17 @@ def prove(
     before they start. The learning rate for training from scratch is chosen on training items, in one more run per
     number of labels, which is not charged to it.
     """
-    only_alone("prove(), which compares what equal seconds are worth,")
+    require_single_process("prove(), which compares what equal seconds are worth,")
     begun = time.perf_counter()
     seed = seed_of(random_state)
     source = load_source(source)
     shots = _check(shots, repeats, budget=budget, steps=steps)
-    draws = draws_of(data, target, shots=shots, repeats=repeats, test_size=test_size, seed=seed)
+    draws = few_shot_splits(data, target, shots=shots, repeats=repeats, test_size=test_size, seed=seed)
     layers = layers if isinstance(layers, str) else tuple(layers)
     bank = extract(source, draws.data, layers=layers, pooling=pooling, store=store, device=device)
     draws = draws.only(bank.keep(draws.data))
     task = None if source_data is None else SourceTask(source, source_data, device=device, seed=seed)
-    contest = Contest(
+    contest = Experiment(
         source, draws, bank, layers=layers, pooling=pooling, policy=_policy(policy, budget), store=store, device=device,
         seed=seed, source_task=task,
     )  # fmt: skip
@@ -127,11 +127,11 @@ def prove(
         None if source_data is None else source_data.fingerprint,
     ]
     cells = _cells(contest, asked, checkpoint)
-    plan = Plan.from_dict(planned(contest, cells, budget=budget, steps=steps, begun=begun))
+    plan = ProofPlan.from_dict(planned(contest, cells, budget=budget, steps=steps, begun=begun))
     for text in (*draws.notes, *plan.notes, plan.said):
         note(text)
     done = run_all(contest, cells, plan, budget=budget)
-    return assembled(contest, plan, done, notes=(*draws.notes, *plan.notes), data=data, asked=asked)
+    return build_proof(contest, plan, done, notes=(*draws.notes, *plan.notes), data=data, asked=asked)
 
 
 def _check(shots: Sequence[int], repeats: int, *, budget: float | None, steps: int) -> tuple[int, ...]:
@@ -159,7 +159,7 @@ def _policy(policy: str | Policy, budget: float | None) -> str | Policy | None:
     return None if isinstance(made, POLICIES["frozen"]) else made
 
 
-def _cells(contest: Contest, asked: list[Any], checkpoint: str | Path | None) -> Cells:
+def _cells(contest: Experiment, asked: list[Any], checkpoint: str | Path | None) -> RunCache:
     """The folder of this proof: named after everything that its runs depend on."""
     moves = contest.policy
     described = moves if isinstance(moves, str) or moves is None else [moves.name, vars(moves)]
@@ -174,4 +174,4 @@ def _cells(contest: Contest, asked: list[Any], checkpoint: str | Path | None) ->
         asked,
     ]
     home = Path(checkpoint).expanduser() if checkpoint is not None else cache_folder() / "proofs"
-    return Cells(home / fingerprint(what))
+    return RunCache(home / fingerprint(what))

@@ -8,11 +8,11 @@ from typing import Any
 from headstart import _extras
 from headstart.dataset import Dataset
 from headstart.errors import DataError
-from headstart.proof._contenders import Contest
+from headstart.proof._contenders import Experiment
 from headstart.proof._forgetting import forgotten
-from headstart.proof._plan import Plan
+from headstart.proof._plan import ProofPlan
 from headstart.proof._raw import NAMES
-from headstart.proof._runs import Done
+from headstart.proof._runs import ExperimentResults
 from headstart.proof._verdict import (
     Findings,
     advice,
@@ -21,16 +21,22 @@ from headstart.proof._verdict import (
     helps,
     labels_of,
     rows_of,
-    sentence,
     time_of,
+    verdict_text,
 )
 from headstart.result import LabelsSaved, Proof
 
 _VERSIONS = ("headstart", "torch", "numpy", "scikit-learn", "timm", "transformers")
 
 
-def assembled(
-    contest: Contest, plan: Plan, done: Done, *, notes: Sequence[str], data: Dataset, asked: Sequence[Any]
+def build_proof(
+    contest: Experiment,
+    plan: ProofPlan,
+    done: ExperimentResults,
+    *,
+    notes: Sequence[str],
+    data: Dataset,
+    asked: Sequence[Any],
 ) -> Proof:
     """The proof.
 
@@ -53,7 +59,7 @@ def assembled(
     kept = sum(bool(run["moved"]) for run in tuned)
     return Proof(
         rows,
-        verdict=sentence(found, gains, outcome),
+        verdict=verdict_text(found, gains, outcome),
         helps=outcome,
         gains=gains,
         labels_saved=_headline(found, labels, gains) if outcome else None,
@@ -74,7 +80,7 @@ def assembled(
     )
 
 
-def _names(contest: Contest) -> dict[str, str]:
+def _names(contest: Experiment) -> dict[str, str]:
     return {
         "raw": NAMES[contest.draws.data.modality],
         "random": "random-weight features",
@@ -92,7 +98,7 @@ def _headline(found: Findings, labels: Sequence[LabelsSaved], gains: Sequence[An
     return (telling or theirs)[-1]
 
 
-def _about(contest: Contest, plan: Plan, kept: int, tuned: int) -> list[str]:
+def _about(contest: Experiment, plan: ProofPlan, kept: int, tuned: int) -> list[str]:
     """What a reader has to know to judge the figures."""
     test, said = contest.draws.test, []
     said.append(f"All were asked the same {len(test)} test items, which nothing was chosen on.")
@@ -109,7 +115,7 @@ def _about(contest: Contest, plan: Plan, kept: int, tuned: int) -> list[str]:
     return said
 
 
-def _provenance(contest: Contest, done: Done, data: Dataset) -> dict[str, Any]:
+def _provenance(contest: Experiment, done: ExperimentResults, data: Dataset) -> dict[str, Any]:
     moves = contest.policy
     return {
         "random_state": contest.seed,

@@ -10,15 +10,15 @@ from typing import Any
 
 from headstart._progress import listening, track
 from headstart.proof import _scratch
-from headstart.proof._cells import Cells
-from headstart.proof._contenders import Answer, Contest, able, attempted
-from headstart.proof._plan import LEAST_REPEATS, Plan, Speeds, Work, by_budget, by_steps, said
+from headstart.proof._cells import RunCache
+from headstart.proof._contenders import Answer, Experiment, available_methods, run_or_record
+from headstart.proof._plan import LEAST_REPEATS, ProofPlan, Speeds, TrainingCost, by_budget, by_steps, describe
 
 Key = tuple[str, int, int]
 
 
 @dataclass
-class Done:
+class ExperimentResults:
     """What the runs came to.
 
     Attributes
@@ -41,12 +41,12 @@ class Done:
     notes: list[str] = field(default_factory=list)
 
 
-def planned(contest: Contest, cells: Cells, *, budget: float | None, steps: int, begun: float) -> dict[str, Any]:
+def planned(contest: Experiment, cells: RunCache, *, budget: float | None, steps: int, begun: float) -> dict[str, Any]:
     """The plan as plain data: made once, from speeds measured on this machine."""
 
     def make() -> Answer:
         draws = contest.draws
-        names, absent = able(contest)
+        names, absent = available_methods(contest)
         counts = (*draws.shots, *draws.further)
         sizes = {k: len(draws.draw(k, 0)) for k in counts}
         first = cells.done(_name(("frozen", counts[0], 0)), lambda: contest.solved(contest.frozen, counts[0], 0))
@@ -56,8 +56,8 @@ def planned(contest: Contest, cells: Cells, *, budget: float | None, steps: int,
             train = dict(_scratch.speed(contest.lesson, draws.draw(counts[0], 0), contest.seed))
         speeds = Speeds(1 / speed if speed else train["predict"], train["train"], train["predict"], 1.5 * first["wall"])
         batch = {k: _scratch.batch_of(size) for k, size in sizes.items()}
-        work = Work(sizes, len(draws.test), speeds, batch)
-        plan = Plan(
+        work = TrainingCost(sizes, len(draws.test), speeds, batch)
+        plan = ProofPlan(
             draws.shots, draws.further, counts, len(draws.ranks), allowance=None, epochs={}, seconds=0.0,
             contenders=tuple(names), notes=tuple(absent),
         )  # fmt: skip
@@ -66,18 +66,18 @@ def planned(contest: Contest, cells: Cells, *, budget: float | None, steps: int,
             plan = by_steps(plan, work, steps)
         else:
             plan = by_budget(plan, work, max(budget - spent, 0.0))
-        return dataclasses.replace(plan, said=said(plan), spent=round(spent, 3)).to_dict()
+        return dataclasses.replace(plan, said=describe(plan), spent=round(spent, 3)).to_dict()
 
     return cells.done("plan", make)
 
 
-def run_all(contest: Contest, cells: Cells, plan: Plan, *, budget: float | None) -> Done:
+def run_all(contest: Experiment, cells: RunCache, plan: ProofPlan, *, budget: float | None) -> ExperimentResults:
     """Every run of every repeat, repeat by repeat; after three only while the budget lasts.
 
     The time that counts is what the finished runs have taken, in whichever process: a proof that was killed ends where
     it would have ended.
     """
-    done = Done(seconds=plan.spent)
+    done = ExperimentResults(seconds=plan.spent)
     if contest.source_task is not None and "fine-tuned" in plan.contenders:
         task = contest.source_task
         before = cells.done("source-task", lambda: {"right": task.right(contest.source).tolist()})
@@ -97,7 +97,7 @@ def run_all(contest: Contest, cells: Cells, plan: Plan, *, budget: float | None)
     return done
 
 
-def _keys(plan: Plan, repeat: int) -> Iterator[Key]:
+def _keys(plan: ProofPlan, repeat: int) -> Iterator[Key]:
     """The runs of one repeat: the fewest labels first, everybody on the same draw after one another."""
     for count in (*plan.shots, *plan.further):
         for name in plan.contenders:
@@ -108,7 +108,7 @@ def _keys(plan: Plan, repeat: int) -> Iterator[Key]:
             yield name, count, repeat
 
 
-def _one(contest: Contest, cells: Cells, plan: Plan, done: Done, *, key: Key) -> None:
+def _one(contest: Experiment, cells: RunCache, plan: ProofPlan, done: ExperimentResults, *, key: Key) -> None:
     """One run, done or read; the learning rate from scratch is chosen before the first one that needs it."""
     name, count, _ = key
     at = plan.rate_at(count)
@@ -116,7 +116,7 @@ def _one(contest: Contest, cells: Cells, plan: Plan, done: Done, *, key: Key) ->
         rate = cells.done(f"rate-{at}", lambda: contest.rate(at, plan))
         done.rates[at] = float(rate["lr"])
         done.seconds += rate["wall"]
-    answer = cells.done(_name(key), lambda: attempted(name, _job(contest, plan, done, key)))
+    answer = cells.done(_name(key), lambda: run_or_record(name, _job(contest, plan, done, key)))
     done.seconds += answer["wall"]
     if "failed" in answer:
         done.notes.append(f"With {count} labels per class, {answer['failed']}")
@@ -124,7 +124,7 @@ def _one(contest: Contest, cells: Cells, plan: Plan, done: Done, *, key: Key) ->
         done.runs[key] = answer
 
 
-def _job(contest: Contest, plan: Plan, done: Done, key: Key) -> Callable[[], Answer]:
+def _job(contest: Experiment, plan: ProofPlan, done: ExperimentResults, key: Key) -> Callable[[], Answer]:
     name, count, repeat = key
     if name == "raw":
         return lambda: contest.solved(contest.raw or {}, count, repeat)

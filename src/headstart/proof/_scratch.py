@@ -19,9 +19,9 @@ from headstart._samples import Samples
 from headstart.errors import NumericsError
 from headstart.imbalance import log_adjustment
 from headstart.pooling import reducer, resolve, width
-from headstart.proof._fresh import fresh
+from headstart.proof._fresh import reinitialize
 from headstart.sources.base import Source
-from headstart.training import Group, Schedule, loss_for, train
+from headstart.training import ParameterGroup, TrainingConfig, loss_for, train
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 _UNTRIED = 1e-3  # where there are too few items to hold any out
@@ -32,7 +32,7 @@ _STATISTICS = torch.nn.modules.batchnorm._BatchNorm
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class ScratchTask:
     """What is the same for every training from scratch: architecture, prepared items, one-hot classes, device."""
 
     source: Source
@@ -67,9 +67,9 @@ class Scratch(torch.nn.Module):
         return self.head(self.source.run(self.network, tensors, reduce)[self.layer].float())
 
 
-def schedule(count: int, *, epochs: int, lr: float, seed: int) -> Schedule:
+def schedule(count: int, *, epochs: int, lr: float, seed: int) -> TrainingConfig:
     """Batches of at most 32, so many that there are several steps in an epoch."""
-    return Schedule(epochs=epochs, batch_size=batch_of(count), lr=lr, weight_decay=_DECAY, seed=seed)
+    return TrainingConfig(epochs=epochs, batch_size=batch_of(count), lr=lr, weight_decay=_DECAY, seed=seed)
 
 
 def batch_of(count: int) -> int:
@@ -77,7 +77,7 @@ def batch_of(count: int) -> int:
     return int(min(BATCH, max(4, count // 4)))
 
 
-def trained(lesson: Lesson, items: np.ndarray, *, epochs: int, lr: float, seed: int) -> Scratch:
+def trained(lesson: ScratchTask, items: np.ndarray, *, epochs: int, lr: float, seed: int) -> Scratch:
     """Train from scratch on the items at these positions.
 
     Raises
@@ -86,7 +86,7 @@ def trained(lesson: Lesson, items: np.ndarray, *, epochs: int, lr: float, seed: 
         When training diverges.
     """
     T = lesson.T[items]
-    model = Scratch(fresh(lesson.source, seed), T.shape[1], device=lesson.device, seed=seed)
+    model = Scratch(reinitialize(lesson.source, seed), T.shape[1], device=lesson.device, seed=seed)
     wanted = torch.from_numpy(T.astype(np.float32)).to(lesson.device)
     # what is rare in the draw shall not be rarely predicted where every class counts the same
     offset = -log_adjustment(T.sum(0)) if lesson.balanced else np.zeros(T.shape[1])
@@ -98,7 +98,7 @@ def trained(lesson: Lesson, items: np.ndarray, *, epochs: int, lr: float, seed: 
 
     model.train()
     train(
-        [Group(dict(model.named_parameters()))],
+        [ParameterGroup(dict(model.named_parameters()))],
         loss,
         len(items),
         schedule=schedule(len(items), epochs=epochs, lr=lr, seed=seed),
@@ -133,7 +133,7 @@ def decisions(model: Scratch, samples: Samples, items: np.ndarray) -> np.ndarray
     return np.concatenate([model(samples.batch(part)).double().cpu().numpy() for part in parts])
 
 
-def best_rate(lesson: Lesson, items: np.ndarray, *, epochs: int, seed: int) -> tuple[float, dict[str, float]]:
+def best_rate(lesson: ScratchTask, items: np.ndarray, *, epochs: int, seed: int) -> tuple[float, dict[str, float]]:
     """The learning rate that does best on a part of the training items, and what each of them came to.
 
     Compared by held-out log-loss and error together: a handful of items is too coarse for accuracy alone.
@@ -168,10 +168,10 @@ def _loss(decision: np.ndarray, T: np.ndarray) -> float:
     return wrong - float(np.maximum((logs * T).sum(1), -20.0).mean())
 
 
-def speed(lesson: Lesson, items: np.ndarray, seed: int) -> Mapping[str, float]:
+def speed(lesson: ScratchTask, items: np.ndarray, seed: int) -> Mapping[str, float]:
     """Seconds per item of a training step and of a prediction, measured on a batch; the first step is not counted."""
     some = np.resize(items, batch_of(len(items)))
-    model = Scratch(fresh(lesson.source, seed), lesson.T.shape[1], device=lesson.device, seed=seed).train()
+    model = Scratch(reinitialize(lesson.source, seed), lesson.T.shape[1], device=lesson.device, seed=seed).train()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     batch = lesson.samples.batch(some)

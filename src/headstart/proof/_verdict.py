@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.proof._intervals import Held, interval, labels_at, resampled
+from headstart.proof._intervals import TestSet, interval, labels_at, resampled
 from headstart.result import Gain, LabelsSaved, ProofRow, TimeSaved
 
 RIVALS = ("raw", "random", "scratch")
@@ -45,7 +45,7 @@ class Findings:
 
     curves: Curves
     shots: tuple[int, ...]
-    test: Held
+    test: TestSet
     names: Mapping[str, str]
     seed: int = 0
     given_up: tuple[str, ...] = ()
@@ -180,7 +180,7 @@ def time_of(rows: Sequence[ProofRow], shots: Sequence[int]) -> TimeSaved | None:
     )  # fmt: skip
 
 
-def sentence(found: Findings, gains: Sequence[Gain], outcome: bool | None) -> str:
+def verdict_text(found: Findings, gains: Sequence[Gain], outcome: bool | None) -> str:
     """The verdict."""
     overall = [gain for gain in gains if gain.shots is None]
     best = min(overall, key=lambda gain: gain.value)
@@ -238,7 +238,7 @@ def findings(
     cells: Mapping[tuple[str, int, int], Mapping[str, Any]], draws: Sequence[int], shots: Sequence[int], **facts: Any
 ) -> Findings:
     """Gather the cells (contender, labels per class, draw) of complete draws into curves."""
-    test: Held = facts["test"]
+    test: TestSet = facts["test"]
     curves = {}
     for name, count in dict.fromkeys((name, count) for name, count, _ in cells):
         runs = [cells[name, count, draw] for draw in draws if (name, count, draw) in cells]

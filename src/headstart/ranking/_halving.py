@@ -16,8 +16,8 @@ from headstart._progress import note
 from headstart.bank import FeatureBank
 from headstart.dataset import Dataset
 from headstart.errors import HeadstartError
-from headstart.heads.auto import choose
-from headstart.sources.base import Source, called
+from headstart.heads.auto import select_head
+from headstart.sources.base import Source, display_names
 
 _FEWEST = 60
 
@@ -29,7 +29,7 @@ def halved(
     """The sources that are worth a full pass; all of them without a budget, or when it suffices."""
     if budget is None or len(sources) < 3:
         return sources
-    titles = dict(zip(sources, called(sources), strict=True))
+    titles = dict(zip(sources, display_names(sources), strict=True))
     size = max(_FEWEST, len(data) // 2 ** int(np.ceil(np.log2(len(sources)))))
     while len(sources) > 1 and size < len(data):
         sample = data.sample(n=size, random_state=seed)
@@ -63,6 +63,6 @@ def _quick(bank: FeatureBank, sample: Dataset, column: str, seed: int) -> tuple[
     T = target.matrix()
     there = np.flatnonzero(~np.isnan(T).any(1))
     rows = {name: bank.rows(name, kept)[there] for name in bank.layers}
-    choice = choose(rows, T[there], task=target.task, heads=["ridge"], random_state=seed)
+    choice = select_head(rows, T[there], task=target.task, heads=["ridge"], random_state=seed)
     per_item = 1 / bank.choice.speed if bank.choice.speed else bank.seconds["total"] / max(len(sample), 1)
     return choice.score, per_item

@@ -13,7 +13,7 @@ from headstart.dataset import Dataset, need_targets
 from headstart.dataset._splitting import seed_of
 from headstart.errors import DataError, HeadstartError, OptionError
 from headstart.extraction import extract
-from headstart.heads.auto import MOST_ROWS, choose
+from headstart.heads.auto import MOST_ROWS, select_head
 from headstart.heads.base import Head
 from headstart.ranking._halving import halved
 from headstart.ranking._prepare import column_of, few, loaded, outputs, usable
@@ -95,7 +95,7 @@ def rank(
     judged = few(T, column.task, random_state, MOST_ROWS)
     some, truth = {name: X[judged] for name, X in rows.items()}, T[judged]
     part = None if groups is None else groups[judged]
-    choice = choose(
+    choice = select_head(
         some, truth, task=column.task, heads=head, balance=balance, fuse=True, groups=part, random_state=random_state
     )
     pairing = Pairing.of(choice, truth)

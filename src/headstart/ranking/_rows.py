@@ -12,11 +12,11 @@ import numpy as np
 from headstart._intervals import paired_difference
 from headstart.bank import FeatureBank
 from headstart.dataset import Dataset
-from headstart.heads.auto import Choice, Trial, finished
+from headstart.heads.auto import Selection, Trial, finished
 from headstart.heads.base import HEADS
 from headstart.ranking._columns import columns_of, source_columns
 from headstart.result import Fusion, Row
-from headstart.sources.base import Source, called
+from headstart.sources.base import Source, display_names
 
 Names = Mapping[str, tuple[Source, str]]
 
@@ -24,7 +24,7 @@ Names = Mapping[str, tuple[Source, str]]
 def titles_of(names: Names) -> dict[Source, str]:
     """What every source is called in rows."""
     sources = list(dict.fromkeys(source for source, _ in names.values()))
-    return dict(zip(sources, called(sources), strict=True))
+    return dict(zip(sources, display_names(sources), strict=True))
 
 
 def rows_of(
@@ -32,7 +32,7 @@ def rows_of(
     rows: Mapping[str, np.ndarray],
     T: np.ndarray,
     *,
-    choice: Choice,
+    choice: Selection,
     pairing: Pairing,
     banks: Mapping[Source, FeatureBank],
     data: Dataset,
@@ -87,7 +87,7 @@ class Pairing:
     weights: np.ndarray | None = None
 
     @classmethod
-    def of(cls, choice: Choice, T: np.ndarray) -> Pairing:
+    def of(cls, choice: Selection, T: np.ndarray) -> Pairing:
         """For the trials of a choice made on these targets."""
         if choice.metric != "balanced_accuracy":
             return cls(choice.task)
@@ -114,7 +114,7 @@ class Pairing:
 
 
 def fusion(
-    choice: Choice, names: Names, pairing: Pairing, *, rows: Mapping[str, np.ndarray], T: np.ndarray
+    choice: Selection, names: Names, pairing: Pairing, *, rows: Mapping[str, np.ndarray], T: np.ndarray
 ) -> Fusion | None:
     """The layers that were tried side by side, against the best single one."""
     together = [trial for trial in choice.trials if len(trial.candidates) > 1]

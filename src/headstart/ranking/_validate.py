@@ -13,7 +13,7 @@ from headstart._printing import blocks, paragraph, table
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError
 from headstart.heads._cross import draw_folds, mean_average_precision, r_squared
-from headstart.heads.auto import Choice, choose
+from headstart.heads.auto import Selection, select_head
 from headstart.heads.base import Head
 from headstart.ranking._columns import scores_of
 from headstart.ranking._rows import best_of
@@ -86,7 +86,7 @@ def validate(
     picked = {where[row.fingerprint, row.layer]: row for row in chosen}
     train = {name: rows[name][~test] for name in picked}
     how: dict[str, Any] = {"task": task, "heads": head, "random_state": seed}
-    choices = {name: choose({name: X}, T[~test], **how) for name, X in train.items()}
+    choices = {name: select_head({name: X}, T[~test], **how) for name, X in train.items()}
     scores = [_scored(row, train[name], T[~test], choices[name]) for name, row in picked.items()]
     asked = {} if head == "auto" else {"head": head}
     truth = []
@@ -108,7 +108,7 @@ def _chosen(k: int, found: Sequence[Row]) -> list[Row]:
     return [found[i] for i in dict.fromkeys([*range(min(k, len(found))), *spread.tolist()])]
 
 
-def _scored(row: Row, X: np.ndarray, T: np.ndarray, choice: Choice) -> dict[str, float | None]:
+def _scored(row: Row, X: np.ndarray, T: np.ndarray, choice: Selection) -> dict[str, float | None]:
     """Every score of a row, from training rows alone (NCE, LEEP and size are not fitted to anything)."""
     best = best_of(choice.trials, choice.candidates)
     fresh = {"accuracy": None if best is None else best.score, **scores_of(X, T, task=choice.task)}
@@ -131,7 +131,7 @@ def _judged(
     return tau, regret
 
 
-def _solved(choice: Choice, X: np.ndarray, T: np.ndarray, test: np.ndarray) -> float:
+def _solved(choice: Selection, X: np.ndarray, T: np.ndarray, test: np.ndarray) -> float:
     """Test score of the chosen head, fitted on the training rows."""
     (name,) = choice.candidates
     decision = choice.fit({name: X[~test]}, T[~test]).decision(X[test])

@@ -22,7 +22,7 @@ from scipy.stats import norm
 from headstart._solve.kernel import left_out, products
 from headstart.errors import NumericsError
 from headstart.heads._cross import mean_average_precision
-from headstart.heads.auto import Choice, Trial
+from headstart.heads.auto import Selection, Trial
 from headstart.result import Row
 
 _LEVEL = 0.01
@@ -41,7 +41,7 @@ def verdict(
     rows: Mapping[str, np.ndarray],
     T: np.ndarray,
     *,
-    choice: Choice,
+    choice: Selection,
     groups: np.ndarray | None,
 ) -> tuple[bool, float, str]:
     """(whether anything transfers, what knowing nothing gives, the sentence)."""
@@ -69,7 +69,7 @@ def verdict(
     return True, baseline, f"Use {name}: {best.accuracy:.3f} [{best.low:.3f}, {best.high:.3f}]; {nothing}."
 
 
-def _classes(T: np.ndarray, choice: Choice) -> tuple[float, float, float]:
+def _classes(T: np.ndarray, choice: Selection) -> tuple[float, float, float]:
     """(share that saying the same gives, honest score, standard error of a share of so many rows)."""
     shares = T.mean(0)
     baseline = float(1 / (shares > 0).sum() if choice.metric == "balanced_accuracy" else shares.max())
@@ -96,7 +96,7 @@ def honest(trials: Sequence[Trial], T: np.ndarray, metric: str) -> float:
     return float(np.mean(found))
 
 
-def luck(rows: Mapping[str, np.ndarray], T: np.ndarray, *, choice: Choice, groups: np.ndarray | None) -> float:
+def luck(rows: Mapping[str, np.ndarray], T: np.ndarray, *, choice: Selection, groups: np.ndarray | None) -> float:
     """p-value: the share of label orders, the true one among them, whose best layer does as well as the true one's.
 
     The score is that of ridge, held out, at two strengths; folds are those of the choice. Labels that are one per
@@ -122,7 +122,7 @@ def luck(rows: Mapping[str, np.ndarray], T: np.ndarray, *, choice: Choice, group
     return as_good / len(found)
 
 
-def _best(kernels: Sequence[np.ndarray], T: np.ndarray, members: list[np.ndarray], choice: Choice) -> np.ndarray:
+def _best(kernels: Sequence[np.ndarray], T: np.ndarray, members: list[np.ndarray], choice: Selection) -> np.ndarray:
     """The best score of any layer and strength for each of b label orders (b, n, t)."""
     best = np.full(len(T), -np.inf)
     for K in kernels:
@@ -132,7 +132,9 @@ def _best(kernels: Sequence[np.ndarray], T: np.ndarray, members: list[np.ndarray
     return best
 
 
-def _scores(K: np.ndarray, T: np.ndarray, members: list[np.ndarray], *, penalty: float, choice: Choice) -> np.ndarray:
+def _scores(
+    K: np.ndarray, T: np.ndarray, members: list[np.ndarray], *, penalty: float, choice: Selection
+) -> np.ndarray:
     """Held-out score of each of b label orders (b, n, t)."""
     b, n, t = T.shape
     try:

@@ -109,7 +109,7 @@ def chart(
         parts += [_across(up, 'stroke="#888" stroke-dasharray="5 4"')]
         parts += [text(_LEFT + _ACROSS, up - 5, level[1], anchor="end", size=11, extra='fill="#666"')]
     for place, line in enumerate(lines):
-        parts += _curve(line, COLOURS[place % len(COLOURS)], plane)
+        parts += _svg_curve(line, COLOURS[place % len(COLOURS)], plane)
     if mark:
         parts += _pointed_out(plane, *mark)
     below = _TOP + _HEIGHT + 60
@@ -141,7 +141,7 @@ def _pointed_out(plane: _Plane, x: float, y: float, words: str) -> list[str]:
     return [ring, text(beside, up - 10, words, anchor=side, extra='font-weight="600"')]
 
 
-def _curve(line: Line, colour: str, plane: _Plane) -> list[str]:
+def _svg_curve(line: Line, colour: str, plane: _Plane) -> list[str]:
     points = [plane.place(x, y) for x, y, _, _ in line.drawn]
     bounds = [
         None if ends is None else (plane.place(x, ends[0]), plane.place(x, ends[1])) for x, _, ends, _ in line.drawn

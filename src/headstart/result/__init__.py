@@ -2,9 +2,9 @@
 
 from headstart._intervals import Metric
 from headstart.result._comparison import Comparison, Difference
-from headstart.result._proof import Forgotten, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
+from headstart.result._proof import Forgetting, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
 from headstart.result._ranking import Fusion, Ranking, Row
-from headstart.result._record import LeftOut, Record, plain
+from headstart.result._record import Record, SkippedItem, plain
 from headstart.result._result import ClassRow, Confusion, Result, read_record
 
 __all__ = [
@@ -12,11 +12,11 @@ __all__ = [
     "Comparison",
     "Confusion",
     "Difference",
-    "Forgotten",
+    "Forgetting",
     "Fusion",
     "Gain",
     "LabelsSaved",
-    "LeftOut",
+    "SkippedItem",
     "Metric",
     "Proof",
     "ProofRow",

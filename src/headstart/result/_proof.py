@@ -157,7 +157,7 @@ class TimeSaved:
 
 
 @dataclass(frozen=True)
-class Forgotten:
+class Forgetting:
     """Score on the source task before and after fine-tuning, and the change with its 95 % interval."""
 
     before: float
@@ -174,7 +174,7 @@ class Forgotten:
         return f"{self.before:.3f} before fine-tuning, {self.after:.3f} after: {change} on {self.items} items"
 
 
-_PARTS: dict[str, Any] = {"labels_saved": LabelsSaved, "time_saved": TimeSaved, "forgetting": Forgotten}
+_PARTS: dict[str, Any] = {"labels_saved": LabelsSaved, "time_saved": TimeSaved, "forgetting": Forgetting}
 _LISTS: dict[str, Any] = {"rows": ProofRow, "gains": Gain, "labels": LabelsSaved}
 
 
@@ -214,7 +214,7 @@ class Proof(Record):
     labels_saved: LabelsSaved | None = None
     labels: tuple[LabelsSaved, ...] = ()
     time_saved: TimeSaved | None = None
-    forgetting: Forgotten | None = None
+    forgetting: Forgetting | None = None
     metric: str = "accuracy"
     chance: float | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)

@@ -51,7 +51,7 @@ def frozen(array: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedItem:
     """An item that could not be read, and why."""
 
     item: str
@@ -62,8 +62,8 @@ class LeftOut:
         return f"{self.item}: {self.reason}"
 
 
-def _left_out(record: Any) -> LeftOut:
-    return LeftOut(str(record.item), str(record.reason), getattr(record, "index", None))
+def _skipped_item(record: Any) -> SkippedItem:
+    return SkippedItem(str(record.item), str(record.reason), getattr(record, "index", None))
 
 
 class Record:
@@ -73,7 +73,7 @@ class Record:
         """Plain data for JSON, with the record's ``kind``; fields that start with ``_`` stay behind."""
         fields = {name: value for name, value in self._values().items() if not name.startswith("_")}
         if "skipped" in fields:
-            fields["skipped"] = [_left_out(record) for record in fields["skipped"]]
+            fields["skipped"] = [_skipped_item(record) for record in fields["skipped"]]
         return {"kind": type(self).__name__, **plain(fields)}
 
     @classmethod
@@ -93,7 +93,7 @@ class Record:
         if problems:
             raise DataError(f"Cannot read a {cls.__name__}: {'; '.join(problems)}. Was it written by to_dict()?")
         if "skipped" in given:
-            given["skipped"] = tuple(LeftOut(**record) for record in given["skipped"])
+            given["skipped"] = tuple(SkippedItem(**record) for record in given["skipped"])
         return given
 
     def _values(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _ARITHMETIC = {
 }
 
 
-def translated(content: bytes) -> bytes | None:
+def convert_keras2_config(content: bytes) -> bytes | None:
     """A .keras or .h5 file that Keras 2 wrote, with a configuration for Keras 3; None for other files."""
     return _archive(content) if content[:4] == b"PK\x03\x04" else _hdf5(content)
 

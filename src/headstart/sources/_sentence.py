@@ -25,7 +25,7 @@ _ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh")
 
 
 @dataclass
-class Head:
+class SentenceHead:
     """What follows the encoder: how tokens are pooled, dense layers (size, activation), whether it is normalised."""
 
     modes: list[str]
@@ -53,7 +53,7 @@ class Head:
 class _Pool:
     """A forward hook; a class so that a copied network carries it along."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: SentenceHead) -> None:
         self._head = head
 
     def __call__(self, network: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
@@ -75,7 +75,7 @@ class _Pool:
         return torch.nn.functional.normalize(vector, dim=1) if self._head.normalise else vector
 
 
-def read_sentence_head(folder: Path) -> Head | None:
+def read_sentence_head(folder: Path) -> SentenceHead | None:
     """The head described by ``modules.json``, or None for a plain transformers folder.
 
     Raises
@@ -85,7 +85,7 @@ def read_sentence_head(folder: Path) -> Head | None:
     """
     if not (folder / "modules.json").is_file():
         return None
-    head = Head([])
+    head = SentenceHead([])
     try:
         for module in read_json(folder / "modules.json", "modules.json"):
             _add(head, folder, module)
@@ -94,7 +94,7 @@ def read_sentence_head(folder: Path) -> Head | None:
     return head
 
 
-def _add(head: Head, folder: Path, module: dict[str, Any]) -> None:
+def _add(head: SentenceHead, folder: Path, module: dict[str, Any]) -> None:
     kind, path = str(module["type"]).rpartition(".")[2], folder / str(module.get("path", ""))
     if kind == "Transformer":
         settings = folder / "sentence_bert_config.json"

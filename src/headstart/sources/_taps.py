@@ -36,7 +36,7 @@ def call(source: Any, network: Any, tensors: dict[str, Any]) -> Any:
     return network(tensors["x"])
 
 
-def run_tapped(
+def forward_features(
     source: Any,
     network: Any,
     tensors: dict[str, Any],

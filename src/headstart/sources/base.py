@@ -22,7 +22,7 @@ from headstart.sources._fingerprints import code_of_modules, stamp_of, state_of,
 from headstart.sources._measure import measure_layers
 from headstart.sources._records import Batch, Layer
 from headstart.sources._saving import save
-from headstart.sources._taps import call, first_tensor, run_tapped
+from headstart.sources._taps import call, first_tensor, forward_features
 
 if TYPE_CHECKING:
     import torch
@@ -228,7 +228,9 @@ class Source:
         Stops after the deepest layer asked for; no hook survives an exception.
         """
         own = getattr(network, "run_tapped", None)  # what is no torch module knows itself how to stop
-        kept: dict[str, Any] = run_tapped(self, network, tensors, reduce) if own is None else own(self, tensors, reduce)
+        kept: dict[str, Any] = (
+            forward_features(self, network, tensors, reduce) if own is None else own(self, tensors, reduce)
+        )
         return kept
 
     def forward(self, network: Any, tensors: dict[str, Any]) -> Any:
@@ -289,7 +291,7 @@ def load_source(address: str | Source, **options: Any) -> Source:
     return source
 
 
-def called(sources: Sequence[Source]) -> list[str]:
+def display_names(sources: Sequence[Source]) -> list[str]:
     """What tables call each: its name; namesakes by their addresses, or numbered where those are alike, too."""
     names = [source.name for source in sources]
     addresses = [source.address for source in sources]

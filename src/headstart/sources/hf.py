@@ -20,7 +20,7 @@ from typing import Any
 from headstart import _extras
 from headstart.errors import OptionError, SourceError
 from headstart.sources._model_folder import files_in, folder_of, renamed, weights_in
-from headstart.sources._sentence import Head
+from headstart.sources._sentence import SentenceHead
 from headstart.sources._speech import DEAF, SPEECH, speech_source, still
 from headstart.sources._text_input import TextInput
 from headstart.sources._weights import fit_weights, read_weights
@@ -75,7 +75,7 @@ def _build(
         fit_weights(network, renamed(network, read_weights(weights)), str(weights), head=("pooler.",))
     if config.model_type in SPEECH:
         return speech_source(name, network, config, files)
-    head = Head(**json.loads(files["head.json"])) if "head.json" in files else None
+    head = SentenceHead(**json.loads(files["head.json"])) if "head.json" in files else None
     how = _input(config, files, network, max_length=max_length, head=head)
     if head is not None:
         head.attach(network)
@@ -124,7 +124,7 @@ def _config(transformers: Any, name: str, files: Mapping[str, bytes]) -> Any:
 
 
 def _input(
-    config: Any, files: Mapping[str, bytes], network: Any, *, max_length: int | None, head: Head | None
+    config: Any, files: Mapping[str, bytes], network: Any, *, max_length: int | None, head: SentenceHead | None
 ) -> TextInput:
     if config.model_type in DEAF:
         raise SourceError(f"{config.model_type} takes sounds; of these hf: reads {', '.join(SPEECH)}.")

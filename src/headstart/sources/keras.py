@@ -21,7 +21,7 @@ from headstart._registry import need_known
 from headstart.errors import OptionError, SourceError, UnsafeFile, WeightsError
 from headstart.sources._array_input import ArrayInput
 from headstart.sources._image_input import ImageInput
-from headstart.sources._keras2 import translated
+from headstart.sources._keras2 import convert_keras2_config
 from headstart.sources.base import Input, Source
 
 _FILE = "model.keras"
@@ -119,7 +119,7 @@ def _opened(keras: Any, path: Path, called: Path | str) -> Any:
 def _of_keras_2(path: Path) -> bytes | None:
     """A file of Keras 2 in the words of Keras 3, None where it is no such file."""
     try:
-        return translated(path.read_bytes())
+        return convert_keras2_config(path.read_bytes())
     except Exception:  # damaged: what Keras said of it is the better answer
         return None
 

@@ -19,7 +19,7 @@ from headstart.sources._weights import write_weights
 
 
 @dataclass(frozen=True)
-class Group:
+class ParameterGroup:
     """Named parameters that share a learning-rate factor, and a function of the epoch that may hold them still."""
 
     parameters: Mapping[str, torch.nn.Parameter]
@@ -45,10 +45,10 @@ class History:
 
 
 @dataclass
-class State:
+class TrainingState:
     """All that changes while training, so that it can be written down and taken up again."""
 
-    groups: Sequence[Group]
+    groups: Sequence[ParameterGroup]
     buffers: Mapping[str, torch.Tensor]
     optimizer: torch.optim.Optimizer
     epochs: int
@@ -78,7 +78,7 @@ def put(named: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -
             named[name].copy_(value)
 
 
-def save(state: State, path: Path, of_run: Mapping[str, Any]) -> None:
+def save(state: TrainingState, path: Path, of_run: Mapping[str, Any]) -> None:
     """Write everything that changes, atomically; ``of_run`` says which run it belongs to."""
     tensors: dict[str, torch.Tensor] = {}
     for kind, named in (("now", state.everything()), ("average", state.average), ("best", state.best)):
@@ -91,7 +91,7 @@ def save(state: State, path: Path, of_run: Mapping[str, Any]) -> None:
     write_weights(path, tensors, {"state": json.dumps(plain), "run": canonical_json(dict(of_run))})
 
 
-def resume(state: State, path: Path, of_run: Mapping[str, Any]) -> None:
+def resume(state: TrainingState, path: Path, of_run: Mapping[str, Any]) -> None:
     """Take up a checkpoint; StoreError when it is damaged or belongs to another run."""
     from safetensors import SafetensorError, safe_open
 

@@ -20,16 +20,16 @@ import torch
 
 from headstart import _together
 from headstart._constraints import Allow, Interval, Options, validate
-from headstart._processes import is_main, place
+from headstart._processes import is_main, rank_and_world_size
 from headstart._progress import Track, note, track
 from headstart.errors import DataError, NumericsError, OptionError
-from headstart.training._checkpoint import Group, History, State, put, resume, save
+from headstart.training._checkpoint import History, ParameterGroup, TrainingState, put, resume, save
 
 Loss = Callable[[np.ndarray, torch.Generator], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingConfig:
     """How long and how fast to train.
 
     Attributes
@@ -63,11 +63,11 @@ class Schedule:
 
 
 def train(
-    groups: Sequence[Group],
+    groups: Sequence[ParameterGroup],
     loss: Loss,
     count: int,
     *,
-    schedule: Schedule,
+    schedule: TrainingConfig,
     validate_with: Callable[[], float] | None = None,
     buffers: Mapping[str, torch.Tensor] | None = None,
     checkpoint: Path | None = None,
@@ -81,7 +81,7 @@ def train(
     groups : sequence of Group
         What moves. Everything else is left alone, bit for bit.
     loss : callable
-        (indices, generator) → scalar tensor with a graph: the mean over :func:`headstart._processes.mine` of the items.
+        (indices, generator) → scalar tensor with a graph: the mean over :func:`headstart._processes.local_shard` of the items.
     validate_with : callable, optional
         Score after each epoch, higher is better; the parameters of the best epoch are left behind, without it the last.
     buffers : mapping, optional
@@ -106,21 +106,23 @@ def train(
         raise OptionError("There is nothing to train: no group holds a parameter.")
     if count < 1:
         raise DataError("There is nothing to train on: the number of items is 0.")
-    state = State(groups, buffers or {}, _optimizer(groups, schedule), schedule.epochs)
+    state = TrainingState(groups, buffers or {}, _optimizer(groups, schedule), schedule.epochs)
     for parameter in state.named().values():
         parameter.requires_grad_(True)
     of_run = {**vars(schedule), "count": count, "identity": identity}
     if checkpoint is not None and checkpoint.is_file():
         resume(state, checkpoint, of_run)
-    _together.alike([vars(schedule), count, state.shapes(), state.epoch, state.step], "training to do")
-    _together.level(state.everything())
+    _together.assert_same_on_all_ranks(
+        [vars(schedule), count, state.shapes(), state.epoch, state.step], "training to do"
+    )
+    _together.average_tensors(state.everything())
     steps = max(1, math.ceil(count / schedule.batch_size))
     with torch.random.fork_rng(), track(label, state.epochs * steps) as done:
         done(state.epoch * steps)
         run = _Run(state, loss, count, steps, schedule=schedule, done=done, begun=time.perf_counter())
         while state.epoch < state.epochs and not _stale(state.history, schedule):
             _epoch(run)
-            _together.level(state.buffers)
+            _together.average_tensors(state.buffers)
             _validated(state, validate_with)
             state.epoch += 1
             _fit_budget(run, whole=True)
@@ -131,7 +133,7 @@ def train(
     state.optimizer.zero_grad(set_to_none=True)
     put(state.named(), state.average)
     put(state.everything(), state.best)
-    _together.level(state.everything())
+    _together.average_tensors(state.everything())
     return state.history
 
 
@@ -139,22 +141,22 @@ def train(
 class _Run:
     """What every step looks at."""
 
-    state: State
+    state: TrainingState
     loss: Loss
     count: int
     steps: int
-    schedule: Schedule
+    schedule: TrainingConfig
     done: Track
     begun: float
 
 
-def steps_of(count: int, schedule: Schedule, epoch: int) -> Iterable[np.ndarray]:
+def steps_of(count: int, schedule: TrainingConfig, epoch: int) -> Iterable[np.ndarray]:
     """The batches of one epoch: a permutation seeded by (seed, epoch), cut into nearly equal parts."""
     order = np.random.default_rng([schedule.seed, epoch]).permutation(count)
     return np.array_split(order, max(1, math.ceil(count / schedule.batch_size)))
 
 
-def _optimizer(groups: Sequence[Group], schedule: Schedule) -> torch.optim.Optimizer:
+def _optimizer(groups: Sequence[ParameterGroup], schedule: TrainingConfig) -> torch.optim.Optimizer:
     settings = [
         {
             "params": list(group.parameters.values()),
@@ -179,7 +181,7 @@ def _epoch(run: _Run) -> None:
         _fit_budget(run, whole=False)
     state.history.loss.append(total / run.count)
     state.history.lr.append(rate)
-    state.history.epoch_seconds.append(_together.agreed(lambda: time.perf_counter() - start))
+    state.history.epoch_seconds.append(_together.broadcast_scalar(lambda: time.perf_counter() - start))
 
 
 def _step(run: _Run, number: int, indices: np.ndarray) -> float:
@@ -187,7 +189,7 @@ def _step(run: _Run, number: int, indices: np.ndarray) -> float:
     state, schedule = run.state, run.schedule
     generator = torch.Generator().manual_seed(_seed(schedule.seed, state.epoch, number))
     # dropout has no generator argument; each process draws for its own items
-    torch.manual_seed(_seed(schedule.seed + 1 + place()[0], state.epoch, number))
+    torch.manual_seed(_seed(schedule.seed + 1 + rank_and_world_size()[0], state.epoch, number))
     state.optimizer.zero_grad(set_to_none=True)
     moving = list(state.named().values())
     found = _together.gradients(run.loss, indices, generator, moving)
@@ -204,16 +206,16 @@ def _step(run: _Run, number: int, indices: np.ndarray) -> float:
     )
 
 
-def _saved(state: State, checkpoint: Path, of_run: Mapping[str, Any]) -> None:
+def _saved(state: TrainingState, checkpoint: Path, of_run: Mapping[str, Any]) -> None:
     """By the first process; nobody goes on before it is written."""
-    _together.together(lambda: save(state, checkpoint, of_run) if is_main() else None)
+    _together.run_on_all(lambda: save(state, checkpoint, of_run) if is_main() else None)
 
 
 def _seed(seed: int, epoch: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0])
 
 
-def _set_rates(state: State, schedule: Schedule, steps: int) -> float:
+def _set_rates(state: TrainingState, schedule: TrainingConfig, steps: int) -> float:
     total = max(1, state.epochs * steps)
     warm = max(1, round(schedule.warmup * total)) if schedule.warmup else 0
     if state.step < warm:
@@ -236,7 +238,7 @@ def _fit_budget(run: _Run, *, whole: bool) -> None:
     first = state.epoch == 1 if whole else state.epoch == 0 and state.step == min(3, run.steps)
     if budget is None or not first:
         return
-    spent = _together.agreed(lambda: time.perf_counter() - run.begun)
+    spent = _together.broadcast_scalar(lambda: time.perf_counter() - run.begun)
     per_epoch = spent if whole else spent / state.step * run.steps
     affordable = max(1, int(budget / per_epoch))
     if affordable < state.epochs:
@@ -244,7 +246,7 @@ def _fit_budget(run: _Run, *, whole: bool) -> None:
         state.epochs = affordable
 
 
-def _averaged(state: State, schedule: Schedule) -> None:
+def _averaged(state: TrainingState, schedule: TrainingConfig) -> None:
     if not schedule.ema:
         return
     with torch.no_grad():
@@ -255,13 +257,13 @@ def _averaged(state: State, schedule: Schedule) -> None:
             kept.lerp_(parameter.detach(), 1 - decay)
 
 
-def _validated(state: State, score: Callable[[], float] | None) -> None:
+def _validated(state: TrainingState, score: Callable[[], float] | None) -> None:
     if score is None:
         state.history.best = state.epoch
         return
     raw = {name: p.detach().clone() for name, p in state.named().items()} if state.average else {}
     put(state.named(), state.average)
-    value = _together.agreed(score)
+    value = _together.broadcast_scalar(score)
     value = -math.inf if math.isnan(value) else value
     if not state.history.score or value > max(state.history.score):
         state.best = {name: tensor.detach().clone() for name, tensor in state.everything().items()}
@@ -270,7 +272,7 @@ def _validated(state: State, score: Callable[[], float] | None) -> None:
     put(state.named(), raw)
 
 
-def _stale(history: History, schedule: Schedule) -> bool:
+def _stale(history: History, schedule: TrainingConfig) -> bool:
     if schedule.patience is None or not history.score:
         return False
     return len(history.score) - 1 - history.best >= schedule.patience

@@ -11,29 +11,29 @@ from typing import Any
 import numpy as np
 
 from headstart._samples import Views
-from headstart._together import agreed
+from headstart._together import broadcast_scalar
 from headstart._typing import Float, Ints
-from headstart.engines.base import Choice
-from headstart.finetuning import Feature, Outcome, Start, tune
+from headstart.engines.base import RuntimeConfig
+from headstart.finetuning import FineTuneResult, HeadInit, LayerSpec, finetune
 from headstart.heads.base import Head
 from headstart.heads.base import head as make_head
 from headstart.imbalance import row_weights
 from headstart.policies.base import Policy
-from headstart.predictor import WithHead
+from headstart.predictor import HeadModel
 from headstart.transfer import _preparing as preparing
-from headstart.transfer._judging import Evidence, clear, gain, scorer
+from headstart.transfer._judging import PairedPredictions, improvement, scorer, significantly_better
 from headstart.transfer._select import Candidates
 
 _VIEWS_AT_MOST = 4
 
 
 @dataclass(frozen=True)
-class Attempt:
+class FineTuneRun:
     """One run: from which layers and head, with which items held out, and how it ended."""
 
-    ground: WithHead
+    ground: HeadModel
     held: Ints
-    outcome: Outcome
+    outcome: FineTuneResult
 
     @property
     def score(self) -> float:
@@ -47,7 +47,7 @@ class Attempt:
 
 
 @dataclass
-class Attempts:
+class FineTuneSearch:
     """Everything that the runs share.
 
     Attributes
@@ -62,12 +62,12 @@ class Attempts:
         Seconds of all epochs so far, as recorded: a run that was killed and resumed decides as it would have.
     """
 
-    answer: WithHead
+    answer: HeadModel
     source: Any
     labelled: Candidates
     T: Float
     policy: Policy
-    choice: Choice
+    choice: RuntimeConfig
     kind: str
     shift: Float | None
     seed: int
@@ -77,7 +77,7 @@ class Attempts:
     spent: float = 0.0
     _views: dict[str, Views | None] = field(default_factory=dict)
 
-    def run(self, ground: WithHead, fitting: Ints, held: Ints, *, budget: float | None, name: str = "") -> Attempt:
+    def run(self, ground: HeadModel, fitting: Ints, held: Ints, *, budget: float | None, name: str = "") -> FineTuneRun:
         """Tune from a head on these layers, solved on the fitting items; the best on the held-out ones is kept."""
         score = self.scorer(held) if len(held) else None
         start, features = self._start(ground, fitting)
@@ -92,9 +92,9 @@ class Attempts:
             budget=budget,
             checkpoint=self._named(name),
         )
-        return self._counted(Attempt(ground, held, outcome))
+        return self._counted(FineTuneRun(ground, held, outcome))
 
-    def on_all(self, won: Attempt) -> Outcome:
+    def on_all(self, won: FineTuneRun) -> FineTuneResult:
         """The run that won once more, on all items: as many epochs, and the same of tuned and averaged weights."""
         everything = np.arange(len(self.T))
         start, features = self._start(won.ground, everything)
@@ -111,15 +111,15 @@ class Attempts:
         )
         return dataclasses.replace(won.outcome, source=again.source, coef=again.coef, intercept=again.intercept)
 
-    def affords(self, one: Attempt, budget: float, *, more: int) -> bool:
+    def affords(self, one: FineTuneRun, budget: float, *, more: int) -> bool:
         """Whether so many further runs like this one, and one on all items, fit into the budget."""
         count = len(self.T)
         views = _VIEWS_AT_MOST * count / self.choice.speed if self.choice.speed else 0.0
         fitted = 1 - len(one.held) / count
-        needed = agreed(lambda: self.spent + one.seconds * (more + 1 / fitted) + views)
+        needed = broadcast_scalar(lambda: self.spent + one.seconds * (more + 1 / fitted) + views)
         return needed <= budget
 
-    def evidence(self, one: Attempt) -> Evidence:
+    def evidence(self, one: FineTuneRun) -> PairedPredictions:
         """What the frozen predictor's own head, solved on the same items, and the run decide about those held out."""
         answer, held = self.answer, one.held
         X = answer.features(self.labelled.rows)
@@ -130,16 +130,18 @@ class Attempts:
             fresh.adjust(answer.log_ratio)
         frozen = fresh.decision(X[held]) / (1.0 if answer.task == "regression" else fresh.temperature_)
         assert one.outcome.held is not None
-        return Evidence(frozen, one.outcome.held, self.T[held])
+        return PairedPredictions(frozen, one.outcome.held, self.T[held])
 
-    def clear(self, one: Attempt, seen: Sequence[Evidence], choices: int) -> bool:
+    def clear(self, one: FineTuneRun, seen: Sequence[PairedPredictions], choices: int) -> bool:
         """Whether what the run kept is no start, and clearly better than the frozen predictor."""
         balanced = self.shift is not None
-        return one.outcome.kept != "start" and clear(seen, self.answer.task, balanced=balanced, choices=choices)
+        return one.outcome.kept != "start" and significantly_better(
+            seen, self.answer.task, balanced=balanced, choices=choices
+        )
 
-    def gain(self, seen: Sequence[Evidence]) -> float:
+    def gain(self, seen: Sequence[PairedPredictions]) -> float:
         """How many fewer mistakes per item tuned weights make than the frozen predictor."""
-        return gain(seen, self.answer.task, balanced=self.shift is not None)[0]
+        return improvement(seen, self.answer.task, balanced=self.shift is not None)[0]
 
     def scorer(self, held: Ints) -> Any:
         """Decision values of the held-out items → a score."""
@@ -150,8 +152,8 @@ class Attempts:
         """The labelled items."""
         return self.labelled.data
 
-    def _tune(self, features: list[Feature], start: Start, **how: Any) -> Outcome:
-        return tune(
+    def _tune(self, features: list[LayerSpec], start: HeadInit, **how: Any) -> FineTuneResult:
+        return finetune(
             self.source,
             features,
             start,
@@ -159,17 +161,17 @@ class Attempts:
             offset=None if self.shift is None else -self.shift,
             seed=self.seed,
             device=self.device,
-            keep=preparing.keep(self.source, self.data, self.choice, self.policy, store=self.store),
+            keep=preparing.activation_store(self.source, self.data, self.choice, self.policy, store=self.store),
             **how,
         )
 
-    def _start(self, ground: WithHead, fitting: Ints) -> tuple[Start, list[Feature]]:
+    def _start(self, ground: HeadModel, fitting: Ints) -> tuple[HeadInit, list[LayerSpec]]:
         X = ground.features(self.labelled.rows)[fitting]
         head = _linear(ground, X, self.T[fitting], kind=self.kind, shift=self.shift)
-        features = [Feature(part.layer, part.pooling) for part in ground.parts]
-        return Start.of(head.coef_ / head.temperature_, head.intercept_ / head.temperature_, X), features
+        features = [LayerSpec(part.layer, part.pooling) for part in ground.parts]
+        return HeadInit.of(head.coef_ / head.temperature_, head.intercept_ / head.temperature_, X), features
 
-    def _varied(self, features: list[Feature], start: Start, held: Ints) -> Views | None:
+    def _varied(self, features: list[LayerSpec], start: HeadInit, held: Ints) -> Views | None:
         """Random views, decided on once: every run sees the same, and the cache computes them once."""
         if "views" not in self._views:
             how: dict[str, Any] = {"policy": self.policy, "features": features, "start": start, "device": self.device}
@@ -181,12 +183,12 @@ class Attempts:
         at = self.checkpoint
         return at if at is None or not name else at.with_name(f"{at.name}.{name}")
 
-    def _counted(self, attempt: Attempt) -> Attempt:
+    def _counted(self, attempt: FineTuneRun) -> FineTuneRun:
         self.spent += attempt.seconds
         return attempt
 
 
-def _linear(answer: WithHead, X: Float, T: Float, *, kind: str, shift: Float | None) -> Any:
+def _linear(answer: HeadModel, X: Float, T: Float, *, kind: str, shift: Float | None) -> Any:
     """The head solved on the fitting items alone, balanced as the answer is; one that is not linear becomes ridge.
 
     The loss adds the logarithm of the training shares back to the logits, so the start must be without them.

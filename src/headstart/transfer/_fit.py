@@ -11,7 +11,7 @@ from typing import Any
 from headstart import _extras
 from headstart._constraints import wrong_budget
 from headstart._registry import unknown
-from headstart._together import begin
+from headstart._together import init_distributed
 from headstart.dataset import Dataset, Target, need_targets
 from headstart.dataset._splitting import seed_of
 from headstart.errors import OptionError, UnknownName
@@ -21,8 +21,8 @@ from headstart.policies.base import Policy
 from headstart.policies.base import policy as policy_named
 from headstart.predictor import Predictor
 from headstart.sources.base import Source, load_source
-from headstart.transfer._tasks import FITTERS, Fitted, Fitter, Job
-from headstart.transfer._tuned import tuned
+from headstart.transfer._tasks import FITTERS, FitConfig, FitResult, TaskFitter
+from headstart.transfer._tuned import search_finetuning
 
 _VERSIONS = ("headstart", "torch", "numpy", "scikit-learn", "timm", "transformers", "keras")
 
@@ -96,9 +96,9 @@ def fit(
     Cost: one forward pass per item (none for those in the bank), then seconds for heads; fine-tuning as its plan says.
     """
     _check(data, balance)
-    begin()
+    init_distributed()
     wanted = policy_named(_policy(policy, budget))
-    job = Job(
+    job = FitConfig(
         sources=_sources(source), data=data, layers=layers if isinstance(layers, str) else tuple(layers), head=head,
         pooling=pooling, balance=balance, budget=budget, seed=seed_of(random_state), store=store,
         checkpoint=Path(checkpoint).expanduser() if checkpoint else None,
@@ -116,15 +116,15 @@ def fit(
     predictor = _predictor(job, fits)
     if frozen:
         return predictor
-    return tuned(
+    return search_finetuning(
         predictor, fits[0].candidates, wanted, guard=guard, budget=budget, seed=job.seed, device=device,
         checkpoint=job.checkpoint, store=store, layers=layers, head=head, auto=policy == "auto",
     )  # fmt: skip
 
 
-def _plan(job: Job) -> dict[Fitter, list[Target]]:
+def _plan(job: FitConfig) -> dict[TaskFitter, list[Target]]:
     """Which columns each fitter does; whatever can be refused is refused here."""
-    plan: dict[Fitter, list[Target]] = {}
+    plan: dict[TaskFitter, list[Target]] = {}
     for column in job.data.columns:
         if column.task not in FITTERS:
             raise OptionError(
@@ -138,7 +138,7 @@ def _plan(job: Job) -> dict[Fitter, list[Target]]:
     return plan
 
 
-def _need_exact(plan: Mapping[Fitter, Sequence[Target]], *, frozen: bool) -> None:
+def _need_exact(plan: Mapping[TaskFitter, Sequence[Target]], *, frozen: bool) -> None:
     others = [f"{c.name!r} ({c.task})" for fitter, columns in plan.items() if not fitter.tunes for c in columns]
     if others or not frozen:
         raise OptionError(
@@ -151,7 +151,7 @@ def _need_exact(plan: Mapping[Fitter, Sequence[Target]], *, frozen: bool) -> Non
         )
 
 
-def _need_tunable(plan: Mapping[Fitter, Sequence[Target]], sources: Sequence[Source], policy: str) -> None:
+def _need_tunable(plan: Mapping[TaskFitter, Sequence[Target]], sources: Sequence[Source], policy: str) -> None:
     for source in sources:
         _ = source.module  # says why a source that torch does not run cannot be trained
     fixed = [f"{c.name!r} ({c.task})" for fitter, columns in plan.items() if not fitter.tunes for c in columns]
@@ -159,7 +159,7 @@ def _need_tunable(plan: Mapping[Fitter, Sequence[Target]], sources: Sequence[Sou
         raise OptionError(f"policy={policy!r} cannot fine-tune for {', '.join(fixed)}; use policy='frozen'.")
 
 
-def _predictor(job: Job, fits: Sequence[Fitted]) -> Predictor:
+def _predictor(job: FitConfig, fits: Sequence[FitResult]) -> Predictor:
     """The frozen predictor; its answers are in the order of the columns."""
     answers = {answer.target: answer for one in fits for answer in one.answers}
     seconds: dict[str, float] = {}

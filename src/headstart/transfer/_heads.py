@@ -11,16 +11,16 @@ import numpy as np
 from headstart._progress import note
 from headstart._together import main_first
 from headstart.dataset import Target
-from headstart.engines.base import Choice
+from headstart.engines.base import RuntimeConfig
 from headstart.errors import DataError, OptionError
 from headstart.extraction import extract
 from headstart.heads.base import HEADS
-from headstart.predictor import Answer, raw
-from headstart.transfer._select import Candidates, need_contrast, select
-from headstart.transfer._tasks import Fitted, Fitter, Job
+from headstart.predictor import TargetModel, is_passthrough
+from headstart.transfer._select import Candidates, check_targets_vary, select_for_target
+from headstart.transfer._tasks import FitConfig, FitResult, TaskFitter
 
 
-def _check(job: Job, columns: Sequence[Target]) -> None:
+def _check(job: FitConfig, columns: Sequence[Target]) -> None:
     kind = HEADS[job.head] if isinstance(job.head, str) and job.head != "auto" else job.head  # or it is unknown
     if job.exact and (job.balance == "weights" or not getattr(kind, "from_moments", True)):
         able = ", ".join(name for name in HEADS if HEADS[name].from_moments)
@@ -28,30 +28,30 @@ def _check(job: Job, columns: Sequence[Target]) -> None:
             f"exact=True solves the head from moments: the heads {able} allow it, and balance='logit' or 'none'."
         )
     for column in columns:
-        need_contrast(column.name, column)
+        check_targets_vary(column.name, column)
 
 
-def _fit(job: Job, columns: Sequence[Target]) -> Fitted:
+def _fit(job: FitConfig, columns: Sequence[Target]) -> FitResult:
     begun = time.perf_counter()
     candidates, choices = main_first(lambda: extracted(job))
     read = time.perf_counter()
-    answers: list[Answer] = []
+    answers: list[TargetModel] = []
     tables: dict[str, Any] = {}
     fuse = job.layers == "auto" or len(job.sources) > 1
     names = {column.name for column in columns}
     for column in (c for c in candidates.data.columns if c.name in names):
-        answer, tables[column.name] = select(
+        answer, tables[column.name] = select_for_target(
             candidates, column, head=job.head, balance=job.balance, fuse=fuse, exact=job.exact, random_state=job.seed
         )
         answers.append(answer)
     seconds = {"extract": round(read - begun, 3), "heads": round(time.perf_counter() - read, 3)}
-    return Fitted(tuple(answers), tables, candidates.data, choices, seconds, candidates=candidates)
+    return FitResult(tuple(answers), tables, candidates.data, choices, seconds, candidates=candidates)
 
 
-def extracted(job: Job) -> tuple[Candidates, tuple[Choice, ...]]:
+def extracted(job: FitConfig) -> tuple[Candidates, tuple[RuntimeConfig, ...]]:
     """Rows of every candidate layer of every source, for the items that all of them can read."""
     asked: dict[str, Any] = {"layers": job.layers, "pooling": job.pooling, **job.how}
-    banks = [extract(one, job.data, store=False if raw(one) else job.store, **asked) for one in job.sources]
+    banks = [extract(one, job.data, store=False if is_passthrough(one) else job.store, **asked) for one in job.sources]
     data = job.data
     there = np.ones(len(data), dtype=bool)
     for bank in banks:
@@ -71,4 +71,4 @@ def extracted(job: Job) -> tuple[Candidates, tuple[Choice, ...]]:
     return Candidates(job.sources, kept, rows, poolings, left_out), tuple(bank.choice for bank in banks)
 
 
-FITTER = Fitter(_check, _fit, tunes=True)
+FITTER = TaskFitter(_check, _fit, tunes=True)

@@ -19,7 +19,7 @@ def scorer(T: np.ndarray, task: str, *, balanced: bool) -> Any:
 
     With ``balanced`` every class counts the same, as everywhere else under that switch.
     """
-    share = shares(T, balanced=balanced)
+    share = sample_weights(T, balanced=balanced)
 
     def score(decision: np.ndarray) -> float:
         if task == "regression":
@@ -36,7 +36,7 @@ def scorer(T: np.ndarray, task: str, *, balanced: bool) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Evidence:
+class PairedPredictions:
     """What two predictors decide about the same held-out items.
 
     Attributes
@@ -52,15 +52,17 @@ class Evidence:
     T: Float
 
 
-def gain(seen: Sequence[Evidence], task: str, *, balanced: bool) -> tuple[float, float, int]:
+def improvement(seen: Sequence[PairedPredictions], task: str, *, balanced: bool) -> tuple[float, float, int]:
     """How many fewer mistakes per item the tuned weights make, its standard error, and of how many items."""
-    gains = np.concatenate([errors(one.frozen, one.T, task) - errors(one.tuned, one.T, task) for one in seen])
-    share = shares(np.concatenate([one.T for one in seen]), balanced=balanced)
+    gains = np.concatenate(
+        [per_item_error(one.frozen, one.T, task) - per_item_error(one.tuned, one.T, task) for one in seen]
+    )
+    share = sample_weights(np.concatenate([one.T for one in seen]), balanced=balanced)
     mean, n = float(share @ gains), len(gains)
     return mean, float(np.sqrt((share**2 @ (gains - mean) ** 2) * n / max(n - 1, 1))), n
 
 
-def clear(seen: Sequence[Evidence], task: str, *, balanced: bool, choices: int = 2) -> bool:
+def significantly_better(seen: Sequence[PairedPredictions], task: str, *, balanced: bool, choices: int = 2) -> bool:
     """Whether tuned weights are clearly better than the frozen predictor (*do no harm*).
 
     Parameters
@@ -77,11 +79,11 @@ def clear(seen: Sequence[Evidence], task: str, *, balanced: bool, choices: int =
     difference. (TrashNet, 360 photos, 72 of them held out: weights with 2.8 points more on those, 0.6 standard errors,
     were 2.5 points worse than the frozen predictor on 240 fresh photos.)
     """
-    mean, error, n = gain(seen, task, balanced=balanced)
+    mean, error, n = improvement(seen, task, balanced=balanced)
     return bool(mean > student.isf(_LEVEL / choices, max(n - 1, 1)) * error)
 
 
-def errors(decision: Float, T: Float, task: str) -> Float:
+def per_item_error(decision: Float, T: Float, task: str) -> Float:
     """What is wrong with every item (n,): 1 for a wrong class, the share of wrong labels, or the squared error."""
     if task == "regression":
         return np.asarray(((decision - T) ** 2 / np.maximum(T.var(0), 1e-12)).mean(1))
@@ -90,7 +92,7 @@ def errors(decision: Float, T: Float, task: str) -> Float:
     return np.asarray(decision.argmax(1) != T.argmax(1), dtype=np.float64)
 
 
-def shares(T: Float, *, balanced: bool) -> Float:
+def sample_weights(T: Float, *, balanced: bool) -> Float:
     """What every item counts (n,), 1 together; ``balanced``: every class the same."""
     if not balanced:
         return np.full(len(T), 1 / len(T))

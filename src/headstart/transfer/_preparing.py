@@ -11,33 +11,33 @@ import numpy as np
 from headstart._progress import note
 from headstart.bank import MemoryStore
 from headstart.dataset import Dataset
-from headstart.engines.base import Choice
+from headstart.engines.base import RuntimeConfig
 from headstart.extraction import reading, recipe, store_of
 from headstart.finetuning import (
-    Feature,
-    Keep,
+    ActivationStore,
+    FineTuneModel,
+    HeadInit,
+    LayerSpec,
     Samples,
-    Start,
-    Tuned,
     Views,
     decisions,
     estimate,
+    image_views,
     mirrored,
-    picture_views,
 )
-from headstart.heads.auto import choose
+from headstart.heads.auto import select_head
 from headstart.heads.base import HEADS
 from headstart.policies.base import Policy
-from headstart.predictor import Part, WithHead, raw
+from headstart.predictor import FeatureSpec, HeadModel, is_passthrough
 from headstart.transfer._select import Candidates
 
 _GOOD_ENOUGH = 0.995
 _FEWEST_EPOCHS = 5
 
 
-def grounds(
-    answer: WithHead, labelled: Candidates, T: np.ndarray, *, layers: Any, head: Any, balance: str, seed: int
-) -> Iterator[WithHead]:
+def starting_points(
+    answer: HeadModel, labelled: Candidates, T: np.ndarray, *, layers: Any, head: Any, balance: str, seed: int
+) -> Iterator[HeadModel]:
     """What tuning may start from, the best guess first: layers and a linear head, unless they were asked for by name.
 
     A frozen predictor likes layers in the middle, side by side, and heads that use every small direction of them. The
@@ -50,32 +50,32 @@ def grounds(
     place = (answer.parts[0].source, answer.parts[0].layer)
     deepest = next(one for one in labelled.deepest_first() if one[0] == place[0])
     if layers != "auto" or not np.ptp(labelled.rows[deepest], axis=0).any():
-        yield _ground(answer, answer.parts, labelled, T, **how)
+        yield _starting_point(answer, answer.parts, labelled, T, **how)
         return
     own = labelled.part(deepest)
-    yield _ground(answer, (own,), labelled, T, **how)
+    yield _starting_point(answer, (own,), labelled, T, **how)
     if answer.parts != (own,):
         wide = (*answer.parts, *(() if own in answer.parts else (own,)))
-        yield _ground(answer, wide, labelled, T, **how)
+        yield _starting_point(answer, wide, labelled, T, **how)
 
 
-def _ground(
-    answer: WithHead,
-    parts: tuple[Part, ...],
+def _starting_point(
+    answer: HeadModel,
+    parts: tuple[FeatureSpec, ...],
     labelled: Candidates,
     T: np.ndarray,
     *,
     head: Any,
     balance: str,
     seed: int,
-) -> WithHead:
+) -> HeadModel:
     if parts == answer.parts and (head != "auto" or answer.head.name == "logistic"):
         return answer
     name = "logistic" if answer.task in HEADS["logistic"].tasks else "ridge"
     if head != "auto" and answer.head.linear:
         name = answer.head.name
     rows = {"ground": dataclasses.replace(answer, parts=parts).features(labelled.rows)}
-    choice = choose(rows, T, task=answer.task, heads=name, balance=balance, fuse=False, random_state=seed)
+    choice = select_head(rows, T, task=answer.task, heads=name, balance=balance, fuse=False, random_state=seed)
     return dataclasses.replace(answer, parts=parts, head=choice.fit(rows, T))
 
 
@@ -94,12 +94,14 @@ def samples(source: Any, data: Dataset, indices: np.ndarray, *, views: Views | N
     )
 
 
-def keep(source: Any, data: Dataset, choice: Choice, policy: Policy, *, store: Any) -> Keep:
+def activation_store(
+    source: Any, data: Dataset, choice: RuntimeConfig, policy: Policy, *, store: Any
+) -> ActivationStore:
     """Where the frozen part's rows are kept: in the store, as extraction keeps its own."""
     precision = choice.precision if policy.precision == "auto" else policy.precision
     how = dataclasses.replace(choice, precision=precision)
-    home = MemoryStore() if store is False or raw(source) else store_of(store)
-    return Keep(home, lambda layer, pooling, c: recipe(source, layer, pooling, c, data=data), how)
+    home = MemoryStore() if store is False or is_passthrough(source) else store_of(store)
+    return ActivationStore(home, lambda layer, pooling, c: recipe(source, layer, pooling, c, data=data), how)
 
 
 def views(
@@ -108,8 +110,8 @@ def views(
     held: np.ndarray,
     *,
     policy: Policy,
-    features: Sequence[Feature],
-    start: Start,
+    features: Sequence[LayerSpec],
+    start: HeadInit,
     score: Callable[[np.ndarray], float] | None,
     device: str,
 ) -> Views | None:
@@ -117,11 +119,11 @@ def views(
 
     A mirror destroys what a letter or a sign says, and nobody has to tell which data is of that kind: it shows.
     """
-    if policy.views == 1 or picture_views(source, data, mirror=False) is None:
+    if policy.views == 1 or image_views(source, data, mirror=False) is None:
         return None
     if score is None or not len(held):
-        return picture_views(source, data, mirror=False)
-    model = Tuned(source, features, start, device=device)
+        return image_views(source, data, mirror=False)
+    model = FineTuneModel(source, features, start, device=device)
     before, after = (
         score(decisions(model, _read(read, source, held))) for read in (reading(source, data), mirrored(source, data))
     )
@@ -129,16 +131,16 @@ def views(
     harmless = after >= before - doubt
     so = "mirrored, too" if harmless else "not mirrored"
     note(f"Held-out items score {before:.3f}, in the mirror {after:.3f}: views are {so}.")
-    return picture_views(source, data, mirror=harmless)
+    return image_views(source, data, mirror=harmless)
 
 
-def futile(
+def skip_reason(
     source: Any,
     layers: Sequence[str],
     policy: Policy,
     *,
     count: int,
-    choice: Choice,
+    choice: RuntimeConfig,
     budget: float | None,
     shown: float | None,
 ) -> str | None:

@@ -12,10 +12,10 @@ from headstart._progress import note
 from headstart.bank import Skipped
 from headstart.dataset import Dataset, Target
 from headstart.errors import DataError, OptionError
-from headstart.heads.auto import Choice, choose, finished
+from headstart.heads.auto import Selection, finished, select_head
 from headstart.heads.base import Head
-from headstart.predictor import ANSWERS, Answer, Ledger, Part, Place, WithHead
-from headstart.sources.base import Source, called
+from headstart.predictor import TARGET_MODELS, ExactSums, FeatureSpec, HeadModel, LayerKey, TargetModel
+from headstart.sources.base import Source, display_names
 
 _FIRST = 256  # rows that usually tell already that features vary
 
@@ -32,8 +32,8 @@ class Candidates:
 
     sources: tuple[Source, ...]
     data: Dataset
-    rows: Mapping[Place, np.ndarray]
-    poolings: Mapping[Place, str]
+    rows: Mapping[LayerKey, np.ndarray]
+    poolings: Mapping[LayerKey, str]
     skipped: tuple[Skipped, ...] = ()
 
     def labelled(self, target: str) -> tuple[Candidates, np.ndarray]:
@@ -50,23 +50,23 @@ class Candidates:
         rows = {place: X[index] for place, X in self.rows.items()}
         return Candidates(self.sources, self.data.take(index), rows, self.poolings, self.skipped), T[index]
 
-    def part(self, place: Place) -> Part:
+    def part(self, place: LayerKey) -> FeatureSpec:
         """A candidate as a part of an answer."""
-        return Part(place[0], place[1], self.poolings[place])
+        return FeatureSpec(place[0], place[1], self.poolings[place])
 
-    def deepest_first(self) -> list[Place]:
+    def deepest_first(self) -> list[LayerKey]:
         """All candidates; of equals the first is chosen, and deeper layers are the usual choice."""
         order = {(i, layer.name): -layer.macs for i, s in enumerate(self.sources) for layer in s.layers}
         return sorted(self.rows, key=lambda place: (place[0], order.get(place, 0)))
 
-    def label(self, place: Place) -> str:
+    def label(self, place: LayerKey) -> str:
         """How a candidate is called in tables: the layer, with its source when several."""
         if len(self.sources) == 1:
             return place[1]
-        return f"{called(self.sources)[place[0]]}/{place[1]}"
+        return f"{display_names(self.sources)[place[0]]}/{place[1]}"
 
 
-def select(
+def select_for_target(
     candidates: Candidates,
     column: Target,
     *,
@@ -75,13 +75,13 @@ def select(
     fuse: bool,
     random_state: int,
     exact: bool = False,
-) -> tuple[Answer, dict[str, Any]]:
+) -> tuple[TargetModel, dict[str, Any]]:
     """The best layers and head for one target column, fitted on all labelled items, and what it was chosen from."""
     labelled, T = candidates.labelled(column.name)
-    need_contrast(column.name, labelled.data.columns[candidates.data.columns.index(column)])
+    check_targets_vary(column.name, labelled.data.columns[candidates.data.columns.index(column)])
     names = {labelled.label(place): place for place in labelled.deepest_first()}
-    rows = _varying({name: labelled.rows[place] for name, place in names.items()})
-    choice = choose(
+    rows = _drop_constant_layers({name: labelled.rows[place] for name, place in names.items()})
+    choice = select_head(
         rows,
         T,
         task=column.task,
@@ -94,23 +94,25 @@ def select(
     )
     counts = None if column.classes is None else dict(zip(column.classes, T.sum(0).astype(int).tolist()))
     parts = tuple(labelled.part(names[name]) for name in choice.candidates)
-    answer = ANSWERS[column.task](column.name, parts, choice.fit(rows, T), column.classes, choice.log_odds, counts)
+    answer = TARGET_MODELS[column.task](
+        column.name, parts, choice.fit(rows, T), column.classes, choice.log_odds, counts
+    )
     if exact:
         answer = _solved(answer, labelled, T)
     return answer, {**_table(choice), **_kept(choice, answer.solver, rows)}
 
 
-def _solved(answer: WithHead, labelled: Candidates, T: np.ndarray) -> WithHead:
+def _solved(answer: HeadModel, labelled: Candidates, T: np.ndarray) -> HeadModel:
     """The same head, solved from exact moments, which it keeps."""
     keys = [key or b"" for key in labelled.data.keys()]
-    ledger = Ledger.of(answer.features(labelled.rows), T, keys, numbers=answer.task == "regression")
+    ledger = ExactSums.of(answer.features(labelled.rows), T, keys, numbers=answer.task == "regression")
     try:
         return answer.solved(ledger)
     except OptionError as error:
         raise OptionError(f"exact=True solves the head from moments, which does not do here: {error}") from error
 
 
-def _kept(choice: Choice, fitted: Head, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _kept(choice: Selection, fitted: Head, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """How many features of each layer a head that selects has kept."""
     kept = choice.kept(fitted, rows)
     if kept is None:
@@ -124,7 +126,7 @@ def _kept(choice: Choice, fitted: Head, rows: Mapping[str, np.ndarray]) -> dict[
     return {"kept": table}
 
 
-def need_contrast(name: str, column: Target) -> None:
+def check_targets_vary(name: str, column: Target) -> None:
     """There must be something to tell apart.
 
     Raises
@@ -146,7 +148,7 @@ def need_contrast(name: str, column: Target) -> None:
         raise DataError(f"Regression needs at least 2 labelled items; {name!r} has 1 sample.")
 
 
-def _varying(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _drop_constant_layers(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The candidates whose features differ between items: a dead layer is no reason to stop."""
     alive = {name: X for name, X in rows.items() if np.ptp(X[:_FIRST], axis=0).any() or np.ptp(X, axis=0).any()}
     if not alive:
@@ -160,7 +162,7 @@ def _varying(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return alive
 
 
-def _table(choice: Choice) -> dict[str, Any]:
+def _table(choice: Selection) -> dict[str, Any]:
     """What was chosen, and the best trial of every other combination of layers, as plain data, the best first."""
     best: dict[tuple[str, ...], Any] = {}
     for trial in finished(choice.trials):

@@ -13,22 +13,21 @@ from headstart._progress import note
 from headstart._together import main_first
 from headstart._typing import Array, Float
 from headstart.dataset import Dataset, Target
-from headstart.engines.base import Choice as Running
 from headstart.errors import DataError, UnreadableItem
 from headstart.extraction import extract, label
-from headstart.heads.auto import Choice, choose
+from headstart.heads.auto import Selection, select_head
 from headstart.heads.base import HEADS, Problem
-from headstart.predictor import Part, raw
+from headstart.predictor import FeatureSpec, is_passthrough
 from headstart.predictor._summarization import JOINTS, Summarization, documents_of, in_sentences
 from headstart.summarization import SETS, Document, Length, best_first, features, oracle, rouge, written
-from headstart.transfer._tasks import Fitted, Fitter, Job
+from headstart.transfer._tasks import FitConfig, FitResult, TaskFitter
 
 _MOST_SENTENCES = 20_000  # choices are made on documents that have about so many; the chosen head is fitted on all
 _USUAL = SETS[1]
 
 
 @dataclass(frozen=True, eq=False)
-class _Material:
+class SummaryData:
     """Documents with references: their sentences, vectors, and which of them the oracle takes."""
 
     documents: tuple[Document, ...]
@@ -36,8 +35,8 @@ class _Material:
     references: tuple[str, ...]
     wanted: tuple[Array, ...]
 
-    def take(self, places: Sequence[int]) -> _Material:
-        return _Material(*(tuple(values[i] for i in places) for values in vars(self).values()))
+    def take(self, places: Sequence[int]) -> SummaryData:
+        return SummaryData(*(tuple(values[i] for i in places) for values in vars(self).values()))
 
     def features(self, name: str) -> Array:
         return np.concatenate([features(d, v, name) for d, v in zip(self.documents, self.vectors)])
@@ -53,11 +52,11 @@ class _Material:
 
 
 @dataclass(frozen=True, eq=False)
-class _Trial:
+class _SummaryTrial:
     """One set of features with its head: ROUGE-1 of held-out documents (n,), without and with trigram blocking."""
 
     seen: str
-    choice: Choice
+    choice: Selection
     scores: Float | None
 
     @property
@@ -69,7 +68,7 @@ class _Trial:
         return np.zeros(0) if self.scores is None else self.scores[int(self.blocking)]
 
 
-def _check(job: Job, columns: Sequence[Target]) -> None:
+def _check(job: FitConfig, columns: Sequence[Target]) -> None:
     if job.length is not None:
         Length.of(job.length)
     if job.data.modality != "text":
@@ -81,7 +80,7 @@ def _check(job: Job, columns: Sequence[Target]) -> None:
             raise DataError(f"No document has a summary in {column.name!r}.")
 
 
-def _fit(job: Job, columns: Sequence[Target]) -> Fitted:
+def _fit(job: FitConfig, columns: Sequence[Target]) -> FitResult:
     begun = time.perf_counter()
     data, division, vectors, parts, running = main_first(lambda: _read(job))
     places = documents_of(division, len(data))
@@ -92,10 +91,10 @@ def _fit(job: Job, columns: Sequence[Target]) -> Fitted:
         answer, tables[column.name] = _answer(job, column.name, material, parts)
         answers.append(answer)
     seconds = {"extract": round(read - begun, 3), "heads": round(time.perf_counter() - read, 3)}
-    return Fitted(tuple(answers), tables, data, running, seconds)
+    return FitResult(tuple(answers), tables, data, running, seconds)
 
 
-def _read(job: Job) -> tuple[Dataset, Any, Array, tuple[Part, ...], tuple[Running, ...]]:
+def _read(job: FitConfig) -> tuple[Dataset, Any, Array, tuple[FeatureSpec, ...], tuple[RuntimeConfig, ...]]:
     """The documents that can be read, their sentences, and the vectors (m, d) of these."""
     whole = in_sentences(job.data)
     lost = sorted(set(range(len(job.data))) - set(whole.owner.tolist()))
@@ -111,15 +110,17 @@ def _read(job: Job) -> tuple[Dataset, Any, Array, tuple[Part, ...], tuple[Runnin
     division = whole if not lost else type(whole)(whole.pieces, np.searchsorted(kept, whole.owner))
     asked: dict[str, Any] = {"layers": "last" if job.layers == "auto" else job.layers, "pooling": job.pooling}
     how = {**asked, **job.how, "on_error": "raise"}
-    banks = [extract(one, whole.pieces, store=False if raw(one) else job.store, **how) for one in job.sources]
+    banks = [
+        extract(one, whole.pieces, store=False if is_passthrough(one) else job.store, **how) for one in job.sources
+    ]
     parts = tuple(
-        Part(i, layer, bank.recipe[layer]["pooling"]) for i, bank in enumerate(banks) for layer in bank.layers
+        FeatureSpec(i, layer, bank.recipe[layer]["pooling"]) for i, bank in enumerate(banks) for layer in bank.layers
     )
     rows = [banks[part.source].rows(part.layer, whole.pieces) for part in parts]
     return data, division, np.concatenate(rows, axis=1), parts, tuple(bank.choice for bank in banks)
 
 
-def _material(column: Target, places: Sequence[tuple[Document, slice]], vectors: Array) -> _Material:
+def _material(column: Target, places: Sequence[tuple[Document, slice]], vectors: Array) -> SummaryData:
     known = [i for i, value in enumerate(column.values) if value is not None and value.strip()]
     if len(known) < len(places):
         note(f"{len(places) - len(known)} of {len(places)} documents have no summary in {column.name!r}.")
@@ -135,10 +136,12 @@ def _material(column: Target, places: Sequence[tuple[Document, slice]], vectors:
     if taken.all():
         raise DataError(f"The summaries in {column.name!r} take every sentence of their documents: nothing to choose.")
     documents = tuple(places[i][0] for i in known)
-    return _Material(documents, tuple(vectors[places[i][1]] for i in known), references, wanted)
+    return SummaryData(documents, tuple(vectors[places[i][1]] for i in known), references, wanted)
 
 
-def _answer(job: Job, target: str, material: _Material, parts: tuple[Part, ...]) -> tuple[Summarization, Any]:
+def _answer(
+    job: FitConfig, target: str, material: SummaryData, parts: tuple[FeatureSpec, ...]
+) -> tuple[Summarization, Any]:
     learned = Length.learned(material.documents, [Document.of(text) for text in material.references])
     length = learned if job.length is None else Length.of(job.length)
     trials = _trials(job, _thinned(material, job.seed), length)
@@ -150,30 +153,30 @@ def _answer(job: Job, target: str, material: _Material, parts: tuple[Part, ...])
     return answer, _table(trials, won, length, learned=job.length is None)
 
 
-def _thinned(material: _Material, seed: int) -> _Material:
+def _thinned(material: SummaryData, seed: int) -> SummaryData:
     order = np.random.default_rng(seed).permutation(len(material.documents))
     ends = np.cumsum([len(material.documents[i]) for i in order])
     count = max(2, int(np.searchsorted(ends, _MOST_SENTENCES, side="right")))
     return material if count >= len(order) else material.take(sorted(order[:count].tolist()))
 
 
-def _trials(job: Job, material: _Material, length: Length) -> list[_Trial]:
+def _trials(job: FitConfig, material: SummaryData, length: Length) -> list[_SummaryTrial]:
     """Every set of features with its best head, judged by the summaries of held-out documents."""
     T, owner = material.targets, material.owner
     folds = None
     trials = []
     for name in SETS:
         X = material.features(name)
-        choice = choose(
+        choice = select_head(
             {name: X}, T, groups=owner, fold_ids=folds, heads=None if job.head == "auto" else job.head,
             balance=job.balance, random_state=job.seed,
         )  # fmt: skip
         folds = choice.folds
-        trials.append(_Trial(name, choice, None if folds is None else _held_out(choice, X, material, length)))
+        trials.append(_SummaryTrial(name, choice, None if folds is None else _held_out(choice, X, material, length)))
     return trials
 
 
-def _held_out(choice: Choice, X: Array, material: _Material, length: Length) -> Float:
+def _held_out(choice: Selection, X: Array, material: SummaryData, length: Length) -> Float:
     """ROUGE-1 (2, n) of each document's summary by heads that were fitted without it; the second with blocking."""
     fields = dict(choice.fields)
     problem = Problem("classification", fields.pop("scale", "none"), X, material.targets)
@@ -190,7 +193,7 @@ def _held_out(choice: Choice, X: Array, material: _Material, length: Length) -> 
     return found
 
 
-def _table(trials: Sequence[_Trial], won: _Trial, length: Length, *, learned: bool) -> dict[str, Any]:
+def _table(trials: Sequence[_SummaryTrial], won: _SummaryTrial, length: Length, *, learned: bool) -> dict[str, Any]:
     shown = sorted((trial for trial in trials if trial.scores is not None), key=lambda t: -t.score.mean())
     rows = [{"layers": t.seen, "head": t.choice.name, "blocking": t.blocking, **_interval(t.score)} for t in shown]
     balance = won.choice.balance
@@ -219,4 +222,4 @@ def _interval(scores: Float) -> dict[str, float]:
     return {"score": round(mean, 4), "low": round(max(mean - half, 0.0), 4), "high": round(min(mean + half, 1.0), 4)}
 
 
-FITTER = Fitter(_check, _fit)
+FITTER = TaskFitter(_check, _fit)

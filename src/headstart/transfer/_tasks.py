@@ -9,9 +9,9 @@ from typing import Any
 
 from headstart._registry import Family
 from headstart.dataset import Dataset, Target
-from headstart.engines.base import Choice
+from headstart.engines.base import RuntimeConfig
 from headstart.heads.base import Head
-from headstart.predictor import Answer
+from headstart.predictor import TargetModel
 from headstart.sources.base import Source
 
 FITTERS = Family(
@@ -27,7 +27,7 @@ FITTERS = Family(
 
 
 @dataclass(frozen=True)
-class Job:
+class FitConfig:
     """What :func:`headstart.fit` was asked for: its arguments, sources loaded, the seed drawn.
 
     Attributes
@@ -54,7 +54,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """What a fitter found for the columns of its tasks.
 
     Attributes
@@ -68,17 +68,17 @@ class Fitted:
     candidates : rows to fine-tune from, where the task can be fine-tuned
     """
 
-    answers: tuple[Answer, ...]
+    answers: tuple[TargetModel, ...]
     tables: Mapping[str, Any]
     data: Dataset
-    choices: tuple[Choice, ...]
+    choices: tuple[RuntimeConfig, ...]
     seconds: Mapping[str, float]
     history: Mapping[str, Any] = field(default_factory=dict)
     candidates: Any = None
 
 
 @dataclass(frozen=True)
-class Fitter:
+class TaskFitter:
     """How a task is fitted.
 
     Attributes
@@ -91,6 +91,6 @@ class Fitter:
         Whether the source can be fine-tuned for it.
     """
 
-    check: Callable[[Job, Sequence[Target]], None]
-    fit: Callable[[Job, Sequence[Target]], Fitted]
+    check: Callable[[FitConfig, Sequence[Target]], None]
+    fit: Callable[[FitConfig, Sequence[Target]], FitResult]
     tunes: bool = False

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from headstart._constraints import validate
 from headstart._hashing import fingerprint
-from headstart._processes import mine
+from headstart._processes import local_shard
 from headstart._progress import note
 from headstart._registry import unknown
 from headstart._together import main_first
@@ -26,11 +26,11 @@ from headstart.errors import DataError, OptionError, UnknownName
 from headstart.extraction import extract
 from headstart.metrics import evaluate
 from headstart.pooling import width
-from headstart.predictor import Answer, Part, Place, Transcription, chosen, with_frames
+from headstart.predictor import FeatureSpec, LayerKey, TargetModel, Transcription, has_frames, take_rows
 from headstart.result import Metric
 from headstart.sources.base import Source
-from headstart.training import Group, History, Schedule, train
-from headstart.transfer._tasks import Fitted, Fitter, Job
+from headstart.training import History, ParameterGroup, TrainingConfig, train
+from headstart.transfer._tasks import FitConfig, FitResult, TaskFitter
 
 _FOLDS = 5  # one of them is held out
 _MOST_LAYERS = 6  # of a source that are tried when nobody says which
@@ -41,29 +41,29 @@ _TOO_FEW_FRAMES = 0.1  # share of transcripts with more symbols than frames from
 
 
 @dataclass(frozen=True)
-class _Heard:
+class SpeechData:
     """Items with a transcript: their frames at every candidate place, and what is said."""
 
     data: Dataset
-    frames: Mapping[Place, list[np.ndarray]]
+    frames: Mapping[LayerKey, list[np.ndarray]]
     texts: list[str]
     label: Any
 
-    def at(self, place: Place, which: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
+    def at(self, place: LayerKey, which: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
         """Frames and texts of some items."""
         return [self.frames[place][i] for i in which.tolist()], [self.texts[i] for i in which.tolist()]
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _SpeechTrial:
     """A head on a layer, and its character error rate on what was held out (None where nothing was)."""
 
-    place: Place
+    place: LayerKey
     head: CtcHead
     cer: Metric | None = None
 
 
-def _check(job: Job, columns: Sequence[Target]) -> None:
+def _check(job: FitConfig, columns: Sequence[Target]) -> None:
     if isinstance(job.head, CtcHead):
         validate(job.head)
     elif job.head != "auto" and job.head not in CTC:
@@ -78,11 +78,11 @@ def _check(job: Job, columns: Sequence[Target]) -> None:
             raise DataError(f"No item has a transcript in {column.name!r}.")
 
 
-def _fit(job: Job, columns: Sequence[Target]) -> Fitted:
+def _fit(job: FitConfig, columns: Sequence[Target]) -> FitResult:
     begun = time.perf_counter()
     data, frames, choices, _ = main_first(lambda: _extracted(job))
     read = time.perf_counter()
-    answers: list[Answer] = []
+    answers: list[TargetModel] = []
     tables: dict[str, Any] = {}
     histories: dict[str, Any] = {}
     for column in (c for c in data.columns if c.name in {c.name for c in columns}):
@@ -93,15 +93,17 @@ def _fit(job: Job, columns: Sequence[Target]) -> Fitted:
         everything = np.arange(len(heard.texts))
         checkpoint = job.checkpoint if len(columns) == 1 else None
         recogniser, history = _trained(best, heard, everything, alphabet=alphabet, job=job, checkpoint=checkpoint)
-        part = Part(best.place[0], best.place[1], "frames")
+        part = FeatureSpec(best.place[0], best.place[1], "frames")
         answers.append(Transcription(column.name, (part,), recogniser))
         tables[column.name] = _table(heard, trials, alphabet)
         histories = {**history.to_dict()} if len(columns) == 1 else {**histories, column.name: history.to_dict()}
     seconds = {"extract": round(read - begun, 3), "heads": round(time.perf_counter() - read, 3)}
-    return Fitted(tuple(answers), tables, data, choices, seconds, history=histories)
+    return FitResult(tuple(answers), tables, data, choices, seconds, history=histories)
 
 
-def _extracted(job: Job) -> tuple[Dataset, dict[Place, list[np.ndarray]], tuple[Any, ...], tuple[Skipped, ...]]:
+def _extracted(
+    job: FitConfig,
+) -> tuple[Dataset, dict[LayerKey, list[np.ndarray]], tuple[Any, ...], tuple[Skipped, ...]]:
     """Frames of every candidate layer of every source, for the items that all of them can read whole."""
     data = job.data
     banks = [
@@ -113,13 +115,13 @@ def _extracted(job: Job) -> tuple[Dataset, dict[Place, list[np.ndarray]], tuple[
         there &= bank.keep(data)
     kept = data.take(np.flatnonzero(there))
     frames = {(i, layer): bank.sequences(layer, kept) for i, bank in enumerate(banks) for layer in bank.layers}
-    whole = np.flatnonzero(with_frames(frames, len(kept)))
+    whole = np.flatnonzero(has_frames(frames, len(kept)))
     if not len(whole):
         raise DataError("None of the items can be read whole." if len(kept) else "None of the items can be read.")
     if len(whole) < len(data):
         note(f"{len(data) - len(whole)} of {len(data)} items are left out of training.")
     skipped = {one.index: one for bank in banks for one in bank.skipped}
-    frames = {place: chosen(values, whole) for place, values in frames.items()}
+    frames = {place: take_rows(values, whole) for place, values in frames.items()}
     return kept.take(whole), frames, tuple(bank.choice for bank in banks), tuple(skipped.values())
 
 
@@ -134,33 +136,33 @@ def _layers(source: Source, layers: str | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(narrow[i] for i in places)
 
 
-def _heard(job: Job, data: Dataset, frames: Mapping[Place, list[np.ndarray]], column: Target) -> _Heard:
+def _heard(job: FitConfig, data: Dataset, frames: Mapping[LayerKey, list[np.ndarray]], column: Target) -> SpeechData:
     index = np.array([i for i, text in enumerate(column.values) if text is not None], dtype=np.int64)
     if len(index) < len(data):
         note(f"{len(data) - len(index)} of {len(data)} items have no transcript in {column.name!r} and are left out.")
     texts = [column.values[i] for i in index.tolist()]
 
-    def label(place: Place) -> str:
+    def label(place: LayerKey) -> str:
         return place[1] if len(job.sources) == 1 else f"{job.sources[place[0]].name}/{place[1]}"
 
-    kept = {place: chosen(values, index) for place, values in frames.items()}
-    return _Heard(data.take(index).with_targets(texts, task="transcription"), kept, texts, label)
+    kept = {place: take_rows(values, index) for place, values in frames.items()}
+    return SpeechData(data.take(index).with_targets(texts, task="transcription"), kept, texts, label)
 
 
-def _trials(job: Job, heard: _Heard, alphabet: Alphabet) -> list[_Trial]:
+def _trials(job: FitConfig, heard: SpeechData, alphabet: Alphabet) -> list[_SpeechTrial]:
     """What was tried, the best first: the linear head on every layer, the other on the best few."""
     places = _long_enough(heard, alphabet)
     fixed = job.head if isinstance(job.head, CtcHead) else None if job.head == "auto" else ctc(str(job.head))
     heads = [fixed] if fixed is not None else [ctc("linear"), ctc("bilstm")]
     if len(places) == len(heads) == 1 or len(heard.texts) < _FOLDS:
-        return [_Trial(places[0], heads[-1])]
+        return [_SpeechTrial(places[0], heads[-1])]
     folds = _folds(heard.data, job.seed)
     halves = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
-    trials = [_tried(_Trial(place, heads[0]), heard, halves, alphabet=alphabet, job=job) for place in places]
+    trials = [_tried(_SpeechTrial(place, heads[0]), heard, halves, alphabet=alphabet, job=job) for place in places]
     trials.sort(key=_cost)
     for other in heads[1:]:
         first = [trial.place for trial in trials[:_FINALISTS]]
-        trials += [_tried(_Trial(place, other), heard, halves, alphabet=alphabet, job=job) for place in first]
+        trials += [_tried(_SpeechTrial(place, other), heard, halves, alphabet=alphabet, job=job) for place in first]
     return sorted(trials, key=_cost)
 
 
@@ -172,11 +174,11 @@ def _folds(data: Dataset, seed: int) -> np.ndarray:
     return data.fold_ids(min(_FOLDS, groups), random_state=seed)
 
 
-def _cost(trial: _Trial) -> float:
+def _cost(trial: _SpeechTrial) -> float:
     return float("inf") if trial.cer is None or np.isnan(trial.cer) else float(trial.cer)
 
 
-def _long_enough(heard: _Heard, alphabet: Alphabet) -> list[Place]:
+def _long_enough(heard: SpeechData, alphabet: Alphabet) -> list[LayerKey]:
     """The places with at least as many frames as there are symbols to write, the deepest first."""
     wanted = [_least_frames(alphabet.numbers(text)) for text in heard.texts]
     share = {
@@ -201,19 +203,25 @@ def _least_frames(numbers: list[int]) -> int:
 
 
 def _tried(
-    trial: _Trial, heard: _Heard, halves: tuple[np.ndarray, np.ndarray], *, alphabet: Alphabet, job: Job
-) -> _Trial:
+    trial: _SpeechTrial, heard: SpeechData, halves: tuple[np.ndarray, np.ndarray], *, alphabet: Alphabet, job: FitConfig
+) -> _SpeechTrial:
     fitting, held = halves
     recogniser, _ = _trained(trial, heard, fitting, alphabet=alphabet, job=job)
     frames, truth = heard.at(trial.place, held)
     if not any(text.strip() for text in truth):
         return trial
     cer = evaluate("transcription", truth, recogniser.texts(frames), only=["cer"])["cer"]
-    return _Trial(trial.place, trial.head, cer)
+    return _SpeechTrial(trial.place, trial.head, cer)
 
 
 def _trained(
-    trial: _Trial, heard: _Heard, which: np.ndarray, *, alphabet: Alphabet, job: Job, checkpoint: Path | None = None
+    trial: _SpeechTrial,
+    heard: SpeechData,
+    which: np.ndarray,
+    *,
+    alphabet: Alphabet,
+    job: FitConfig,
+    checkpoint: Path | None = None,
 ) -> tuple[Recogniser, History]:
     frames, texts = heard.at(trial.place, which)
     recogniser = Recogniser.fresh(trial.head, alphabet, frames, seed=job.seed)
@@ -221,7 +229,7 @@ def _trained(
     numbers = [torch.tensor(alphabet.numbers(text), dtype=torch.long) for text in texts]
 
     def loss(indices: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-        indices = mine(indices)
+        indices = local_shard(indices)
         batch, lengths = recogniser.padded([frames[i] for i in indices.tolist()])
         wanted = [numbers[i] for i in indices.tolist()]
         sizes = torch.tensor([len(one) for one in wanted])
@@ -229,13 +237,13 @@ def _trained(
         return functional.ctc_loss(scores, torch.cat(wanted), lengths, sizes, zero_infinity=True)
 
     batch_size = min(head.batch_size, max(1, len(texts) // _STEPS))
-    schedule = Schedule(
+    schedule = TrainingConfig(
         epochs=head.epochs, batch_size=batch_size, lr=head.lr, weight_decay=head.weight_decay, clip=5.0,
         budget=job.budget if checkpoint is not None else None, seed=job.seed,
     )  # fmt: skip
     identity = fingerprint([recogniser.record(), texts, job.sources[trial.place[0]].fingerprint, trial.place[1]])
     history = train(
-        [Group(dict(network.named_parameters()))], loss, len(texts), schedule=schedule, checkpoint=checkpoint,
+        [ParameterGroup(dict(network.named_parameters()))], loss, len(texts), schedule=schedule, checkpoint=checkpoint,
         identity=identity, label=f"{head.name} on {heard.label(trial.place)}",
     )  # fmt: skip
     for parameter in network.parameters():
@@ -244,10 +252,10 @@ def _trained(
     return recogniser, history
 
 
-def _table(heard: _Heard, trials: Sequence[_Trial], alphabet: Alphabet) -> dict[str, Any]:
+def _table(heard: SpeechData, trials: Sequence[_SpeechTrial], alphabet: Alphabet) -> dict[str, Any]:
     """What was chosen, and from what, as plain data."""
 
-    def row(trial: _Trial) -> dict[str, Any]:
+    def row(trial: _SpeechTrial) -> dict[str, Any]:
         cer = trial.cer
         numbers = [None if x is None else round(float(x), 4) for x in (cer, cer and cer.low, cer and cer.high)]
         return {
@@ -264,4 +272,4 @@ def _table(heard: _Heard, trials: Sequence[_Trial], alphabet: Alphabet) -> dict[
     }  # fmt: skip
 
 
-FITTER = Fitter(_check, _fit)
+FITTER = TaskFitter(_check, _fit)

@@ -16,13 +16,13 @@ from headstart._typing import Float, Ints
 from headstart.dataset import Dataset
 from headstart.errors import OptionError
 from headstart.extraction import device_name
-from headstart.finetuning import Outcome
+from headstart.finetuning import FineTuneResult
 from headstart.heads.base import HEADS, Head
 from headstart.imbalance import log_adjustment
 from headstart.policies.base import Policy
-from headstart.predictor import Predictor, WithHead
+from headstart.predictor import HeadModel, Predictor
 from headstart.transfer import _preparing as preparing
-from headstart.transfer._attempts import Attempt, Attempts
+from headstart.transfer._attempts import FineTuneRun, FineTuneSearch
 from headstart.transfer._select import Candidates
 
 Fold = tuple[Ints, Ints]
@@ -32,7 +32,7 @@ _FIRST = 0.45  # of the budget, so that what was found to help can be trained ag
 _FEWEST_HELD = 2  # per class on average; below that a validation score says nothing
 
 
-def tuned(
+def search_finetuning(
     predictor: Predictor,
     candidates: Candidates,
     policy: Policy,
@@ -60,17 +60,17 @@ def tuned(
         )
         return dataclasses.replace(predictor, history={"kept": "start", "scores": {}})
     kind = predictor.chosen["selection"][answer.target]["balance"]["kind"]
-    grounds = preparing.grounds(answer, labelled, T, layers=layers, head=head, balance=kind, seed=seed)
+    grounds = preparing.starting_points(answer, labelled, T, layers=layers, head=head, balance=kind, seed=seed)
     ground = next(grounds)
     used = [part.layer for part in ground.parts]
-    reason = preparing.futile(
+    reason = preparing.skip_reason(
         source, used, policy, count=len(T), choice=choice, budget=budget, shown=_score(predictor, answer)
     )
     if auto and reason:
         note(f"Fine-tuning is not started: {reason}. The frozen predictor is returned.")
         return dataclasses.replace(predictor, history={"kept": "start", "scores": {}})
     begun = time.perf_counter()
-    work = Attempts(
+    work = FineTuneSearch(
         answer, source, labelled, T, policy, choice, kind, shift=log_adjustment(T.sum(0)) if kind != "none" else None,
         seed=seed, device=device_name(device), checkpoint=checkpoint, store=store,
     )  # fmt: skip
@@ -87,8 +87,13 @@ def tuned(
 
 
 def _searched(
-    work: Attempts, ground: WithHead, further: Iterable[WithHead], folds: Sequence[Fold], *, budget: float | None
-) -> Attempt:
+    work: FineTuneSearch,
+    ground: HeadModel,
+    further: Iterable[HeadModel],
+    folds: Sequence[Fold],
+    *,
+    budget: float | None,
+) -> FineTuneRun:
     """The best run, or the start where that is not clearly better than the frozen predictor.
 
     Where the first run is not, a budget that has room for it is used: further starts are tried, and the best of all,
@@ -96,7 +101,7 @@ def _searched(
     """
     share = None if budget is None else _FIRST * budget
 
-    def room(like: Attempt) -> bool:
+    def room(like: FineTuneRun) -> bool:
         return budget is not None and work.affords(like, budget, more=1)
 
     best, choices = work.run(ground, *folds[0], budget=share), 2
@@ -117,18 +122,18 @@ def _searched(
     return dataclasses.replace(best, outcome=dataclasses.replace(best.outcome, scores=scores, kept=chosen))
 
 
-def _score(predictor: Predictor, answer: WithHead) -> float | None:
+def _score(predictor: Predictor, answer: HeadModel) -> float | None:
     """The frozen predictor's cross-validated accuracy, where it has one."""
     table = predictor.chosen["selection"][answer.target]
     return table["score"] if "accuracy" in str(table["metric"]) else None
 
 
-def _single(predictor: Predictor) -> WithHead:
+def _single(predictor: Predictor) -> HeadModel:
     if len(predictor.answers) > 1:
         names = ", ".join(repr(a.target) for a in predictor.answers)
         raise OptionError(f"Fine-tuning takes one target column; this data has {names}. Fit them one at a time.")
     (answer,) = predictor.answers
-    assert isinstance(answer, WithHead)
+    assert isinstance(answer, HeadModel)
     used = {part.source for part in answer.parts}
     if len(used) > 1:
         names = ", ".join(predictor.sources[i].address for i in sorted(used))
@@ -156,7 +161,9 @@ def _folds(data: Dataset, T: Float, task: str, *, seed: int) -> list[Fold]:
     return folds
 
 
-def _result(predictor: Predictor, answer: WithHead, outcome: Outcome, policy: Policy, *, seconds: float) -> Predictor:
+def _result(
+    predictor: Predictor, answer: HeadModel, outcome: FineTuneResult, policy: Policy, *, seconds: float
+) -> Predictor:
     history = {
         **outcome.history.to_dict(),
         "scores": dict(outcome.scores),
@@ -190,7 +197,7 @@ def _described(source: Any, before: Any) -> dict[str, Any]:
     return {**facts, **dict(source.meta)}
 
 
-def _as_head(outcome: Outcome, answer: WithHead) -> Head:
+def _as_head(outcome: FineTuneResult, answer: HeadModel) -> Head:
     """The tuned linear layer as a head: ridge for regression, logistic for classes."""
     kind = HEADS["ridge" if answer.task == "regression" else "logistic"]
     template = copy.copy(kind())
