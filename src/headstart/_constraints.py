@@ -171,3 +171,9 @@ def wrong_budget(budget: Any) -> str:
     """
     fits = budget is None or Interval(0, None, closed="neither").allows(budget)
     return "" if fits else f"budget must be seconds > 0, or None; got {budget!r}."
+
+
+def check_saved(holds: bool, what: str) -> None:
+    """Refuse saved data that was never written by us."""
+    if not holds:
+        raise ValueError(f"{what} cannot be right")

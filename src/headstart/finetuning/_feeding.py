@@ -21,7 +21,7 @@ from headstart.finetuning._places import ParameterMap
 from headstart.finetuning._prefix import below_boundary, prefix
 from headstart.policies.base import Policy
 
-Give = Callable[[np.ndarray, "np.ndarray | None"], tuple[Any, "Fed | None"]]
+Give = Callable[[np.ndarray, "np.ndarray | None"], tuple[Any, "BoundaryActivations | None"]]
 
 
 @dataclass

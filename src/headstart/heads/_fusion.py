@@ -59,7 +59,7 @@ def forward_selection(
     return tuple(chosen)
 
 
-def _promising(search: _Search, ranked: Sequence[str]) -> list[str]:
+def _promising(search: _KernelSearch, ranked: Sequence[str]) -> list[str]:
     """The names that do most for the first, the best first."""
     start = search.kernels[ranked[0]]
     penalty = search.best(start)[1]

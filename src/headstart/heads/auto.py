@@ -46,7 +46,7 @@ from headstart.heads._temperature import temperature_of
 from headstart.heads.base import HEADS, Head, head
 from headstart.imbalance import Balance, log_adjustment, resolve, row_weights
 
-__all__ = ["Choice", "Trial", "calibrate", "choose", "finished"]
+__all__ = ["CVResult", "Selection", "calibrate", "complete_results", "select_head"]
 
 _LAST_BITS = 1e-6  # relative
 MOST_ROWS = 10_000  # choices are made on at most so many rows

@@ -103,9 +103,3 @@ class TargetModel(ABC):
     ) -> Self:
         """From what was saved. Whatever is not as it was written is a ValueError, KeyError or TypeError here, so that
         nothing fails only when it predicts."""
-
-
-def check_saved(holds: bool, what: str) -> None:
-    """Refuse saved data that was never written by us."""
-    if not holds:
-        raise ValueError(f"{what} cannot be right")

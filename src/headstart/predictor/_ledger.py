@@ -17,11 +17,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from headstart._constraints import check_saved
 from headstart._hashing import key_of_bytes
 from headstart._solve.principal import blocks
 from headstart.errors import DataError, NumericsError
 from headstart.moments import Moments, Quantiser
-from headstart.predictor._answer import check_saved
 
 SHORT = 8  # bytes of a content key
 _PIECE = Quantiser(8191.0)  # whole numbers of 13 bits and a sign stay what they are

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from headstart._constraints import check_saved
 from headstart._files import read_json
 from headstart._hashing import fingerprint, key_of_file
 from headstart.engines.base import ENGINES, PRECISIONS, RuntimeConfig
 from headstart.errors import HeadstartError, MissingPackage, OptionError, SourceError, StoreError
-from headstart.predictor._answer import TARGET_MODELS, TargetModel, check_saved
+from headstart.predictor._answer import TARGET_MODELS, TargetModel
 from headstart.predictor._features import FeatureSpec
 from headstart.predictor._predictor import Predictor
 from headstart.predictor._saving import FORMAT, KEY_BYTES, RECORD, names_of

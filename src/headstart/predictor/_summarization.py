@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from headstart._constraints import check_saved
 from headstart.dataset import Dataset
 from headstart.errors import UnreadableItem
 from headstart.heads.base import HEADS, Head
 from headstart.metrics import assess
-from headstart.predictor._answer import check_saved
 from headstart.predictor._features import FeatureSet, FeatureSpec, LayerKey, Segments
 from headstart.predictor._with_text import TextModel
 from headstart.readers.base import reader

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from headstart._constraints import check_saved
 from headstart.ctc import Recogniser
 from headstart.metrics import assess
-from headstart.predictor._answer import check_saved
 from headstart.predictor._features import FeatureSet, FeatureSpec
 from headstart.predictor._with_text import TextModel
 from headstart.result import Result

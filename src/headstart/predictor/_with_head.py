@@ -12,11 +12,12 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from headstart._constraints import check_saved
 from headstart.dataset import Target
 from headstart.errors import DataError
 from headstart.heads.base import HEADS, Head
 from headstart.imbalance import log_adjustment
-from headstart.predictor._answer import TargetModel, check_saved
+from headstart.predictor._answer import TargetModel
 from headstart.predictor._features import FeatureSet, FeatureSpec, LayerKey
 from headstart.predictor._ledger import ExactSums
 from headstart.result import Result
@@ -24,11 +25,11 @@ from headstart.result import Result
 _SHOWN = 5
 
 
-def _decision(answer: WithHead, rows: FeatureSet) -> np.ndarray:
+def _decision(answer: HeadModel, rows: FeatureSet) -> np.ndarray:
     return answer.decision(answer.features(rows.at))
 
 
-def _proba(answer: WithHead, rows: FeatureSet) -> np.ndarray:
+def _proba(answer: HeadModel, rows: FeatureSet) -> np.ndarray:
     return answer.proba(answer.features(rows.at))
 
 

@@ -52,7 +52,7 @@ class FineTuneSearch:
 
     Attributes
     ----------
-    answer : WithHead
+    answer : HeadModel
         What the frozen predictor answers with.
     labelled, T : Candidates, (n, t) array
         All items with a label, and their targets.
