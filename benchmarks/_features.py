@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from _parts import DATA
 
-from headstart._files import cache_folder
+from headstart._base.files import cache_folder
 
 MOBILENET = DATA / "weights" / "mobilenetv2_100.imagenet"
 BLOCKS = ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6")

@@ -34,7 +34,6 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from headstart.ctc import CtcHead, Recogniser, alphabet_of, ctc
 from headstart.dataset import Dataset
 from headstart.extraction import extract, reading
 from headstart.metrics import evaluate
@@ -42,6 +41,7 @@ from headstart.pooling import reducer
 from headstart.predictor import Predictor
 from headstart.readers import reader
 from headstart.sources import load_source
+from headstart.speech_heads import CtcHead, Recogniser, alphabet_of, ctc
 from headstart.training import ParameterGroup, TrainingConfig, train
 from headstart.transfer import fit
 

@@ -21,8 +21,8 @@ import numpy as np
 from _parts import DATA, finish, machine, words
 from PIL import Image
 
-from headstart.log_mel import LogMel
 from headstart.readers import reader
+from headstart.sources.inputs.log_mel import LogMel
 
 HINT = (256, 256)
 

@@ -63,7 +63,7 @@ def proven(name: str, budget: float, repeats: int) -> dict[str, object]:
 
 def null(times: int) -> dict[str, object]:
     """How often help, or harm, is claimed where labels mean nothing."""
-    from headstart.demo._digits import tasks
+    from headstart.demo.demo import tasks
 
     low, high = tasks()
     source = hs.pretrain("cnn", low, epochs=8)

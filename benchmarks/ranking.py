@@ -29,8 +29,8 @@ from scipy.stats import weightedtau
 
 from headstart.dataset import Dataset
 from headstart.extraction import extract
-from headstart.heads.auto import select_head
 from headstart.ranking import rank
+from headstart.selection.search import select_head
 from headstart.sources import Source, load_source
 from headstart.transfer import fit
 

@@ -33,7 +33,7 @@ from _features import eighty_classes
 from _parts import finish, keep, machine, words
 
 from headstart.heads import head
-from headstart.heads.base import Problem
+from headstart.heads.problem import Problem
 from headstart.heads.ridge import Ridge
 
 FEATURES, CLASSES = 1280, 80

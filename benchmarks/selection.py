@@ -23,7 +23,7 @@ from ranking import images, trained
 from headstart.dataset import Dataset
 from headstart.extraction import extract
 from headstart.heads import head
-from headstart.heads.auto import select_head
+from headstart.selection.search import select_head
 
 HEADS = ("ridge", "group_lasso", "auto")
 

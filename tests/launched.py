@@ -15,13 +15,12 @@ from torch import nn
 import headstart as hs
 import networks
 import test_transcription as speech
-from headstart import _together
-from headstart._processes import is_main, local_shard, rank_and_world_size
+from headstart._base.processes import is_main, local_shard, rank_and_world_size
 from headstart.errors import HeadstartError
 from headstart.sources import load_source
-from headstart.sources._patch_input import PatchInput
-from headstart.training import ParameterGroup, TrainingConfig, train
-from headstart.training import _train as training
+from headstart.sources.inputs.log_mel import PatchInput
+from headstart.training import ParameterGroup, TrainingConfig, distributed, train
+from headstart.training import loop as training
 
 X, Y = (torch.from_numpy(part) for part in networks.separable(61))
 HELD, HELD_Y = (torch.from_numpy(part) for part in networks.separable(40, seed=5))
@@ -171,7 +170,7 @@ def guarded(folder):
     how = {"source": source, "data": hs.Dataset.from_arrays(X, y), "layers": "c", "guard": True}
     predictor, out = fitted(folder, policy, checkpoint=folder / "run", **how)
     path = predictor.save(folder / "saved.headstart")
-    _together.run_on_all(lambda: None)
+    distributed.run_on_all(lambda: None)
     loaded = hs.load(path, sources=[predictor.sources[0]])
     return {**out, "kept": np.array(predictor.history["kept"] == "tuned"), "proba": loaded.predict_proba(X)}
 

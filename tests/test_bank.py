@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart import _files
-from headstart._hashing import fingerprint
-from headstart._progress import listening
+from headstart._base import files as _files
+from headstart._base.hashing import fingerprint
+from headstart._base.progress import listening
 from headstart.bank import Store, Table, to_bf16
-from headstart.bank import _shard_rows as shard_rows
+from headstart.bank import shards as shard_rows
 from headstart.errors import DataError, OptionError, StoreError
 from listeners import Notes
 

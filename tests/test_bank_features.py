@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart._hashing import key_of_array
-from headstart.bank import FeatureBank, Skipped, Store, _bank, from_bf16, to_bf16
+from headstart._base.hashing import key_of_array
+from headstart.bank import FeatureBank, Skipped, Store, from_bf16, to_bf16
+from headstart.bank import bank as _bank
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, StoreError, UnknownName
 from headstart.moments import Moments, Quantiser

@@ -13,23 +13,22 @@ from torch import nn
 
 import networks
 import tiny_models
-from headstart._progress import listening
-from headstart._samples import Samples, Views
+from headstart._base.progress import listening
 from headstart.bank import MemoryStore, Store
 from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError, UnknownName
 from headstart.finetuning import ActivationStore, FineTuneModel, HeadInit, LayerSpec, finetune
-from headstart.finetuning._cache import ActivationCache, view_key
-from headstart.finetuning._cotuning import relation
-from headstart.finetuning._feeding import BatchProvider
-from headstart.finetuning._mixing import Mix
-from headstart.finetuning._rates import range_test
-from headstart.log_mel import LogMel
+from headstart.finetuning.batches import BatchProvider
+from headstart.finetuning.budget import range_test
+from headstart.finetuning.cache import ActivationCache, view_key
+from headstart.finetuning.cotuning import relation
 from headstart.policies import policy
-from headstart.readers.audio import Clip
+from headstart.readers.base import Clip
 from headstart.sources import Source, load_source
-from headstart.sources._patch_input import PatchInput
+from headstart.sources.inputs.log_mel import LogMel, PatchInput
 from headstart.training import ParameterGroup, TrainingConfig
+from headstart.training.augment import Mix
+from headstart.training.batches import Samples, Views
 from networks import image_source, state_bytes, vector_source
 
 

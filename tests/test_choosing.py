@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 import networks
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.engines import ENGINES, RuntimeConfig
 from headstart.errors import MissingPackage, NumericsError, SourceError, StoreError, UnknownName
-from headstart.extraction import _choosing, extract
-from headstart.extraction._choosing import choose_runtime, device_name, least_cosine, probes
+from headstart.extraction import autotune, extract
+from headstart.extraction.autotune import choose_runtime, device_name, least_cosine, probes
 from headstart.sources import load_source
 from listeners import Notes
 from networks import image_source, picture_data, pictures, vector_source, vectors
@@ -81,7 +81,7 @@ def fake(monkeypatch):
     kind = type("Engine", (Fake,), {"made": [], "clock": 0.0, "seconds": dict(Fake.seconds), "noise": dict(Fake.noise)})
     monkeypatch.setattr(ENGINES, "_table", {"torch": "test_choosing:Engine"})
     monkeypatch.setattr(sys.modules[__name__], "Engine", kind, raising=False)
-    monkeypatch.setattr(_choosing.time, "perf_counter", lambda: kind.clock)
+    monkeypatch.setattr(autotune.time, "perf_counter", lambda: kind.clock)
     return kind
 
 
@@ -102,10 +102,10 @@ def test_another_process_makes_the_same_choice(source, cache):
     first = choose_runtime(source, drawn(source), **AUTO)
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from headstart.extraction import _choosing\n"
+        "from headstart.extraction import autotune\n"
         "from headstart.sources import load_source\n"
         "def never(): raise SystemExit('measured again')\n"
-        "made = _choosing.choose(load_source('fake:image'), never, engine='auto', precision='auto', device='cpu')\n"
+        "made = autotune.choose(load_source('fake:image'), never, engine='auto', precision='auto', device='cpu')\n"
         "print(made.to_dict())\n"
     )
     here = Path(__file__).parent
@@ -156,8 +156,8 @@ def test_the_first_of_two_processes_decides(source, cache, fake):
     """While this one measured, another has written its choice down: all use that one."""
 
     def meanwhile():
-        place = _choosing._remembered(source, ["torch"], AUTO)
-        _choosing.write_json(place, RuntimeConfig("torch", "fp32", "cpu", 8, 1.0, 77.0).to_dict())
+        place = autotune._remembered(source, ["torch"], AUTO)
+        autotune.write_json(place, RuntimeConfig("torch", "fp32", "cpu", 8, 1.0, 77.0).to_dict())
         return drawn(source)()
 
     assert choose_runtime(source, meanwhile, **AUTO) == RuntimeConfig("torch", "fp32", "cpu", 8, 1.0, 77.0)
@@ -258,7 +258,7 @@ def test_everything_given_means_nothing_is_timed(source, fake, cache):
 def test_the_fastest_engine_of_several(source, fake, monkeypatch):
     slow = type("Slow", (fake,), {"seconds": {"fp32": 0.02, "bf16": 0.02}, "made": []})
     monkeypatch.setattr(sys.modules[__name__], "Slow", slow, raising=False)
-    monkeypatch.setattr(_choosing.time, "perf_counter", lambda: fake.clock + slow.clock)
+    monkeypatch.setattr(autotune.time, "perf_counter", lambda: fake.clock + slow.clock)
     monkeypatch.setattr(ENGINES, "_table", {"torch": "test_choosing:Engine", "slow": "test_choosing:Slow"})
     import dataclasses
 
@@ -385,8 +385,8 @@ def test_a_damaged_cache_folder_is_said_by_the_bank(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("device", "most"), [("cpu", 32), ("cuda", 128)])
 def test_large_batches_are_tried_where_a_processors_cache_is_no_limit(source, device, most, monkeypatch):
     seen = []
-    monkeypatch.setattr(_choosing, "_speed", lambda engine, batch: float(len(batch)))
-    best = _choosing._sized(
+    monkeypatch.setattr(autotune, "_speed", lambda engine, batch: float(len(batch)))
+    best = autotune._sized(
         RuntimeConfig("torch", "fp32", device), lambda batch: seen.append(len(batch)), source, drawn(source)()
     )
     assert (best.batch_size, best.speed) == (most, most)

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 
 from commands import dark_and_light, in_process, on_its_own
-from headstart._typing import TASKS
-from headstart.cli._app import _ORDER
-from headstart.ctc import CTC
+from headstart._base.typing import TASKS
+from headstart.cli.app import _ORDER
 from headstart.engines.base import ENGINES, PRECISIONS
 from headstart.heads import HEADS
 from headstart.imbalance import BALANCES
 from headstart.policies.base import POLICIES
 from headstart.pretraining.base import ARCHITECTURES, OBJECTIVES
+from headstart.speech_heads import CTC
 
 SOURCE = "fake:image"
 
@@ -201,7 +201,7 @@ class TestProve:
     @pytest.fixture(autouse=True)
     def short(self, monkeypatch):
         """Time for everybody on a busy machine, too, and few steps."""
-        monkeypatch.setattr("headstart.proof._plan._MOST_STEPS", 4)
+        monkeypatch.setattr("headstart.proof.budget._MOST_STEPS", 4)
 
     def test_one_json_document_and_a_file(self, run, photos, tmp_path):
         done = run("prove", photos, *self.WORDS, "-o", tmp_path / "proof.json", "--json")

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from commands import dark_and_light, in_process
-from headstart import _extras, fit, load, load_source, prove
-from headstart.cli import _fit
+from headstart import fit, load, load_source, prove
+from headstart._base import extras
+from headstart.cli import fit as _fit
 from headstart.dataset import Dataset
 from headstart.errors import DataError, MissingPackage, OptionError, SourceError
-from headstart.transfer import _select
+from headstart.transfer import task_heads
 from test_cli_parts import drawn
 
 
@@ -127,27 +128,27 @@ class TestTried:
         balance = SimpleNamespace(kind="none", metric="accuracy", reason="")
         choice = SimpleNamespace(candidates=("a",), name="logistic", fields={"C": 1.0}, metric="accuracy", score=0.8,
                                  low=0.8, high=0.8, reason="", balance=balance, trials=trials)  # fmt: skip
-        (row,) = _select._table(choice)["table"]
+        (row,) = task_heads._table(choice)["table"]
         assert (row["head"], row["score"]) == ("logistic", 0.8)
 
 
 class TestExtras:
     def test_old_metadata_of_an_editable_install(self, monkeypatch):
         """The metadata is of the day of the install; what the checkout declares is what there is."""
-        monkeypatch.setattr(_extras, "requires", lambda _name: ['timm; extra == "image"'])
-        monkeypatch.setattr(_extras, "available", lambda _name: False)
+        monkeypatch.setattr(extras, "requires", lambda _name: ['timm; extra == "image"'])
+        monkeypatch.setattr(extras, "available", lambda _name: False)
         with pytest.raises(MissingPackage, match=re.escape('pip install "headstart[launch]"')):
-            _extras.need("accelerate", "here")
+            extras.need("accelerate", "here")
 
     def test_an_ordinary_install_reads_its_metadata(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(_extras, "requires", lambda _name: ['timm>=1; extra == "image"', "numpy"])
-        assert _extras._declared(tmp_path / "pyproject.toml") is None
+        monkeypatch.setattr(extras, "requires", lambda _name: ['timm>=1; extra == "image"', "numpy"])
+        assert extras._declared(tmp_path / "pyproject.toml") is None
         (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\n[project.optional-dependencies]\na = []\n')
-        assert _extras._declared(tmp_path / "pyproject.toml") is None
+        assert extras._declared(tmp_path / "pyproject.toml") is None
         (tmp_path / "pyproject.toml").write_text("broken = [")
-        assert _extras._declared(tmp_path / "pyproject.toml") is None
-        monkeypatch.setattr(_extras, "_declared", lambda _path: None)
-        assert _extras.extras() == {"image": ["timm>=1"]}
+        assert extras._declared(tmp_path / "pyproject.toml") is None
+        monkeypatch.setattr(extras, "_declared", lambda _path: None)
+        assert extras.extras() == {"image": ["timm>=1"]}
 
 
 class TestTypingErrors:

@@ -19,11 +19,20 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from commands import dark_and_light
-from headstart.cli import _doctor, _finding, _fit, _machine, _predict, _sources, run
-from headstart.cli._library import LIBRARY
-from headstart.cli._listener import ConsoleListener
-from headstart.cli._options import Columns, count, dataset, is_table, load_source, named, pairs
-from headstart.cli._output import Page, big, interval, shell_line, short, show, show_json, size_of, table
+from headstart.cli import (
+    doctor as doctor,
+)
+from headstart.cli import (
+    finding,
+    fit,
+    predict,
+    run,
+    sources,
+)
+from headstart.cli.library import LIBRARY
+from headstart.cli.listener import ConsoleListener
+from headstart.cli.options import Columns, count, dataset, is_table, load_source, named, pairs
+from headstart.cli.output import Page, big, interval, shell_line, short, show, show_json, size_of, table
 from headstart.errors import DataError, HeadstartError, OptionError, SourceError, UnknownName
 
 PLAIN = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False)
@@ -148,46 +157,46 @@ def test_folders_are_searched_two_levels_deep(weights, tmp_path):
     (tmp_path / "a" / "b" / "c").mkdir()
     (tmp_path / "a" / "b" / "c" / "deep.onnx").write_bytes(b"1")
     (tmp_path / "a" / "old.h5").write_bytes(b"12")
-    found = {one.address: one for one in _finding.in_folder(tmp_path)}
+    found = {one.address: one for one in finding.in_folder(tmp_path)}
     assert set(found) == {f"timm:{weights}", f"onnx:{tmp_path / 'a/b/net.onnx'}", f"keras:{tmp_path / 'a/old.h5'}"}
     assert found[f"timm:{weights}"].what == "resnet18" and found[f"timm:{weights}"].bytes > 0
 
 
 def test_a_transformers_folder_and_a_sound_network_are_told_apart(weights):
     (weights / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    assert _finding.in_folder(weights)[0].address == f"hf:{weights}"
+    assert finding.in_folder(weights)[0].address == f"hf:{weights}"
     (weights / "config.json").write_text(json.dumps({"architecture": "mobilenet", "audio_frontend": {"rate": 1}}))
-    assert _finding.in_folder(weights)[0].modality == "audio"
+    assert finding.in_folder(weights)[0].modality == "audio"
 
 
 def test_what_files_say_about_a_network(weights):
     config = {"architecture": "x", "pretrained_cfg": {"input_size": [3, 96, 64], "license": "apache-2.0"}}
     (weights / "config.json").write_text(json.dumps(config))
-    (one,) = _finding.in_folder(weights)
+    (one,) = finding.in_folder(weights)
     assert (one.modality, one.input, one.licence) == ("image", "3 × 96 × 64", "apache-2.0")
     (weights / "config.json").write_text(json.dumps({"model_type": "hubert"}))
     (weights / "README.md").write_text("---\ntags: [a]\nlicense: mit\n---\n# HuBERT\n")
-    (one,) = _finding.in_folder(weights)
+    (one,) = finding.in_folder(weights)
     assert (one.modality, one.input, one.licence) == ("audio", "", "mit")
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "null", '"text"', '{"architecture": 3}'])
 def test_a_damaged_config_is_no_crash(weights, content):
     (weights / "config.json").write_text(content)
-    assert all(one.address.startswith("hf:") for one in _finding.in_folder(weights))
+    assert all(one.address.startswith("hf:") for one in finding.in_folder(weights))
 
 
 def test_a_predictors_source_is_listed_once_and_loads(fitted):
-    (one,) = _finding.in_folder(fitted)
+    (one,) = finding.in_folder(fitted)
     assert one.address == f"saved:{fitted / 'sources' / '0'}"
     assert load_source(one.address, None, None).modality == "image"
 
 
 def test_a_file_is_a_source_and_a_missing_folder_an_error(tmp_path):
     (tmp_path / "net.keras").write_bytes(b"1")
-    assert _finding.in_folder(tmp_path / "net.keras")[0].address.startswith("keras:")
+    assert finding.in_folder(tmp_path / "net.keras")[0].address.startswith("keras:")
     with pytest.raises(DataError, match="no folder"):
-        _finding.in_folder(tmp_path / "missing")
+        finding.in_folder(tmp_path / "missing")
 
 
 def test_what_the_hub_fetched_before_is_found(tmp_path, monkeypatch):
@@ -197,9 +206,9 @@ def test_what_the_hub_fetched_before_is_found(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         if "empty" not in name:
             save_file({"x": np.zeros(2, np.float32)}, folder / "model.safetensors")
-    assert [one.address for one in _finding.in_hub_cache()] == ["hf:bare", "hf:owner/encoder", "timm:resnet18.a1"]
+    assert [one.address for one in finding.in_hub_cache()] == ["hf:bare", "hf:owner/encoder", "timm:resnet18.a1"]
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "missing"))
-    assert _finding.in_hub_cache() == []
+    assert finding.in_hub_cache() == []
 
 
 def test_packages_that_carry_a_model_are_found(monkeypatch, tmp_path):
@@ -216,17 +225,17 @@ def test_packages_that_carry_a_model_are_found(monkeypatch, tmp_path):
 
     packages = [package(record, Name="with-model", License="MIT"), package(None, Name="bare")]
     packages.append(package("p/config.json,,\n", Name="other"))
-    monkeypatch.setattr(_finding, "distributions", lambda: packages)
-    found = _finding.FoundSource("hf:with-model", "an installed package", 9000, "text", "512 tokens", "MIT")
-    assert _finding.in_packages() == [found]
+    monkeypatch.setattr(finding, "distributions", lambda: packages)
+    found = finding.FoundSource("hf:with-model", "an installed package", 9000, "text", "512 tokens", "MIT")
+    assert finding.in_packages() == [found]
 
 
 def test_every_family_is_described():
-    assert set(LIBRARY["SOURCES"]) <= set(_sources._ABOUT)
+    assert set(LIBRARY["SOURCES"]) <= set(sources._ABOUT)
 
 
 def test_a_missing_package_is_named_with_its_pip_line(monkeypatch, capsys):
-    monkeypatch.setattr(_sources, "available", lambda name: name != "timm")
+    monkeypatch.setattr(sources, "available", lambda name: name != "timm")
     told = document(capsys, "sources")
     timm = next(one for one in told["families"] if one["family"] == "timm")
     assert timm["ready"] is False and timm["install"] == 'pip install "headstart[image]"'
@@ -330,7 +339,7 @@ def test_no_bars_elsewhere(terminal, quiet):
 def test_long_work_is_a_line_without_a_terminal(monkeypatch):
     heard, out = listener(terminal=False)
     clock = iter([100.0, 175.0])
-    monkeypatch.setattr("headstart.cli._listener.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("headstart.cli.listener.time.monotonic", lambda: next(clock))
     heard.start("photos", 10)
     heard.advance("photos", 8)
     heard.finish("photos")
@@ -355,9 +364,9 @@ def test_names_of_files_are_not_obeyed():
 
 
 def test_what_is_wrong_is_said_with_its_remedy(monkeypatch, capsys):
-    monkeypatch.setattr(_machine, "_BASE", ("numpy", "no-such-package"))
-    monkeypatch.setattr(_machine, "torchvision_state", lambda: {"state": "repaired", "problem": "a mismatch"})
-    monkeypatch.setattr(_machine, "_writable", lambda _: False)
+    monkeypatch.setattr(doctor, "_BASE", ("numpy", "no-such-package"))
+    monkeypatch.setattr(doctor, "torchvision_state", lambda: {"state": "repaired", "problem": "a mismatch"})
+    monkeypatch.setattr(doctor, "_writable", lambda _: False)
     told = document(capsys, "doctor")
     assert told["ok"] is False and len(told["problems"]) == 3
     run(["doctor"])
@@ -366,7 +375,7 @@ def test_what_is_wrong_is_said_with_its_remedy(monkeypatch, capsys):
 
 
 def test_nothing_wrong_is_said_too(monkeypatch, capsys):
-    monkeypatch.setattr(_doctor, "_problems", lambda _: [])
+    monkeypatch.setattr(doctor, "_problems", lambda _: [])
     run(["doctor"])
     assert "Nothing is wrong." in capsys.readouterr().out
 
@@ -380,9 +389,9 @@ def test_torch_and_torchvision(answer, state, monkeypatch):
             raise answer
         return answer
 
-    monkeypatch.setattr(_machine, "LIBRARY", {"repair_torchvision": repair})
-    monkeypatch.setattr(_machine, "available", lambda _: True)
-    found = _machine.torchvision_state()
+    monkeypatch.setattr(doctor, "LIBRARY", {"repair_torchvision": repair})
+    monkeypatch.setattr(doctor, "available", lambda _: True)
+    found = doctor.torchvision_state()
     assert found["state"] == state
     assert ("problem" in found) == (state != "native")
     assert "--force-reinstall torch torchvision" in found.get("problem", "--force-reinstall torch torchvision")
@@ -390,20 +399,20 @@ def test_torch_and_torchvision(answer, state, monkeypatch):
 
 def test_a_torch_that_does_not_load_is_a_problem_not_a_crash(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "does not load" in _machine.torch_state()["problem"]
+    assert "does not load" in doctor.torch_state()["problem"]
 
 
 def test_the_cache_is_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "new" / "cache"))
-    assert _machine.cache()["bytes"] == 0 and _machine.cache()["writable"]
+    assert doctor.cache()["bytes"] == 0 and doctor.cache()["writable"]
     (tmp_path / "new" / "cache" / "choices").mkdir(parents=True)
     (tmp_path / "new" / "cache" / "choices" / "a.json").write_bytes(b"{}")
-    assert (_machine.cache()["bytes"], _machine.cache()["files"], _machine.cache()["choices"]) == (2, 1, 1)
+    assert (doctor.cache()["bytes"], doctor.cache()["files"], doctor.cache()["choices"]) == (2, 1, 1)
 
 
 def test_missing_extras_have_their_pip_line(monkeypatch):
-    monkeypatch.setattr(_machine, "installed_version", lambda name: None if name == "timm" else "1.0")
-    image = _machine.packages()["extras"]["image"]
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None if name == "timm" else "1.0")
+    image = doctor.packages()["extras"]["image"]
     assert image["missing"] == ["timm"] and image["install"] == 'pip install "headstart[image]"'
 
 
@@ -550,17 +559,17 @@ def test_evaluate_takes_a_part(fitted, photos, tmp_path, capsys):
 
 def test_rows_of_every_task_have_a_cell():
     one = {"item": "x", "label": "a", "probability": 0.75, "probabilities": {"a": 0.75, "b": 0.25}}
-    assert (_predict._label(one), _predict._chance(one, False)) == ("a", "0.750")
-    assert _predict._chance(one, True) == "a 0.75  b 0.25"
-    assert _predict._label({"label": ["a", "b"]}) == "a, b" and _predict._label({"label": []}) == "none"
-    assert _predict._label({"label": 3.14159}) == "3.142" and _predict._label({"label": None}) is None
-    assert _predict._chance({"label": 3.0}, True) is None
+    assert (predict._label(one), predict._chance(one, False)) == ("a", "0.750")
+    assert predict._chance(one, True) == "a 0.75  b 0.25"
+    assert predict._label({"label": ["a", "b"]}) == "a, b" and predict._label({"label": []}) == "none"
+    assert predict._label({"label": 3.14159}) == "3.142" and predict._label({"label": None}) is None
+    assert predict._chance({"label": 3.0}, True) is None
 
 
 def test_several_targets_are_flattened_for_a_file():
     row = {"item": "x", "targets": {"digit": {"label": 3, "probability": 0.5}, "tags": {"label": ["a", "b"]}}}
-    assert _predict._flat(row) == {"item": "x", "digit.label": 3, "digit.probability": 0.5, "tags.label": "a|b"}
-    text = drawn(_predict._prediction_table([row], ["digit", "tags"], proba=False))
+    assert predict._flat(row) == {"item": "x", "digit.label": 3, "digit.probability": 0.5, "tags.label": "a|b"}
+    text = drawn(predict._prediction_table([row], ["digit", "tags"], proba=False))
     assert "digit" in text and "a, b" in text
 
 
@@ -570,13 +579,13 @@ def test_a_choice_without_a_score_is_shown():
         "metric": "accuracy",
         "table": [{"layers": "last", "head": "ridge", "score": None, "low": None, "high": None}],
     }
-    text = drawn(_fit._tried(picked, "digit"))
+    text = drawn(fit._tried(picked, "digit"))
     assert "digit: what was tried" in text and "→" in text and "–" in text
 
 
 def test_a_choice_far_down_the_table_is_still_shown():
     rows = [{"layers": f"l{i}", "head": "lda", "score": 0.5, "low": 0.4, "high": 0.6} for i in range(30)]
-    text = drawn(_fit._tried({"layers": "l20", "table": rows}, ""))
+    text = drawn(fit._tried({"layers": "l20", "table": rows}, ""))
     assert "l20" in text and "l0 " in text and "l8" not in text and "the first 8 of 30" in text
 
 
@@ -595,9 +604,9 @@ def test_errors_of_the_library_are_errors_of_ours():
     ],
 )
 def test_the_doctor_names_engines(found, said):
-    assert _doctor._engines(found) == said
+    assert doctor._engines(found) == said
 
 
 def test_engines_are_those_of_the_family(capsys):
-    assert set(_machine.engines()) == set(LIBRARY["ENGINES"])
+    assert set(doctor.engines()) == set(LIBRARY["ENGINES"])
     assert document(capsys, "doctor")["engines"]["torch"]

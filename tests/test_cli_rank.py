@@ -73,7 +73,7 @@ def test_what_is_wrong_is_said(run, photos, words, code, said):  # noqa: F811
 def test_every_source_gets_its_weights():
     from pathlib import Path
 
-    from headstart.cli._options import sources_of
+    from headstart.cli.options import sources_of
     from headstart.errors import OptionError
 
     assert sources_of(["a:b", "c:d"], None) == [("a:b", None), ("c:d", None)]
@@ -84,7 +84,7 @@ def test_every_source_gets_its_weights():
 
 
 def test_all_rows_are_shown_when_asked(run, photos, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("headstart.cli._rank._ROWS", 2)
+    monkeypatch.setattr("headstart.cli.rank._ROWS", 2)
     short = run("rank", photos, "-s", SOURCE, "--quiet").stdout
     assert "The first 2 of" in short and "--all shows them all" in short
     long = run("rank", photos, "-s", SOURCE, "--quiet", "--all").stdout

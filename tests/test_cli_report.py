@@ -58,7 +58,7 @@ def test_rank_writes_what_report_shows(run, photos, tmp_path):  # noqa: F811
 
 def test_proof_and_evaluation_on_one_page(run, photos, tmp_path, monkeypatch):  # noqa: F811
     words = ("--source", SOURCE, "--shots", "2", "--repeats", "2", "--budget", "90", "--policy", "frozen")
-    monkeypatch.setattr("headstart.proof._plan._MOST_STEPS", 4)
+    monkeypatch.setattr("headstart.proof.budget._MOST_STEPS", 4)
     run("prove", photos, *words, "-o", tmp_path / "proof.json", "--quiet")
     run("fit", photos, "--source", SOURCE, "-o", tmp_path / "p.headstart", "--quiet")
     told = run("evaluate", tmp_path / "p.headstart", photos, "--json").stdout

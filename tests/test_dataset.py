@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart._hashing import key_of_array, key_of_bytes, key_of_file, key_of_text
+from headstart._base.hashing import key_of_array, key_of_bytes, key_of_file, key_of_text
 from headstart.dataset import Dataset, Target
 from headstart.errors import DataError, HeadstartWarning, OptionError, UnknownName
 from headstart.proof import prove
@@ -443,7 +443,7 @@ def test_only_likely_duplicates_are_read(tmp_path, monkeypatch):
         read.append(path.name)
         return key_of_file(path)
 
-    monkeypatch.setattr("headstart.dataset._duplicates.key_of_file", remember)
+    monkeypatch.setattr("headstart.dataset.duplicates.key_of_file", remember)
     assert pictures(mine.values()).overlap(pictures(theirs.values())) == [(mine["a"], theirs["p"])]
     assert sorted(read) == ["a.jpg", "p.jpg"]
 

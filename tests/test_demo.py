@@ -15,8 +15,7 @@ from scipy.stats import ttest_1samp
 
 import headstart as hs
 from headstart.demo import demo
-from headstart.demo._digits import tasks
-from headstart.demo._records import Demo, DemoRow
+from headstart.demo.demo import Demo, DemoRow, tasks
 from headstart.errors import OptionError, StoreError
 
 NAMES = ["scratch", "frozen", "fine-tuned"]

@@ -146,9 +146,9 @@ def test_a_verb_is_not_lost_when_a_folder_of_its_name_is_imported():
     code = (
         "import headstart, sys, types\n"
         "headstart._NAMES['report'] = 'math:sqrt'\n"
-        "folder = types.ModuleType('headstart.report')\n"
+        "folder = types.ModuleType('headstart.reporting')\n"
         "setattr(headstart, 'report', folder)\n"  # what the import system does
-        "print(headstart.report(9.0))\n"
+        "print(headstart.reporting(9.0))\n"
         "setattr(headstart, 'other', folder)\n"
         "print(headstart.other is folder)\n"
     )

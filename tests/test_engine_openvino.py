@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("openvino")
 
 import networks
-from headstart import _extras
+from headstart._base import extras
 from headstart.engines import ENGINES, RuntimeConfig
 from headstart.errors import MissingPackage, OptionError, SourceError, UnknownName
 from headstart.extraction import extract
@@ -79,8 +79,8 @@ def test_networks_that_fix_the_number_of_inputs_are_refused():
 
 
 def test_without_the_package(monkeypatch):
-    there = _extras.available
-    monkeypatch.setattr(_extras, "available", lambda name: name != "openvino" and there(name))
-    monkeypatch.setattr(_extras, "installed_version", lambda name: None)
+    there = extras.available
+    monkeypatch.setattr(extras, "available", lambda name: name != "openvino" and there(name))
+    monkeypatch.setattr(extras, "installed_version", lambda name: None)
     with pytest.raises(MissingPackage, match=r"openvino"):
         ENGINES["openvino"].version()

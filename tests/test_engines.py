@@ -11,7 +11,7 @@ from torch import nn
 
 import networks
 from headstart.engines import ENGINES, RuntimeConfig
-from headstart.engines._rows import checked
+from headstart.engines.base import checked
 from headstart.engines.torch import TorchEngine, _whole_fp32
 from headstart.errors import NumericsError, OptionError, SourceError, UnknownName
 from headstart.pooling import reducer
@@ -237,7 +237,7 @@ def test_pictures_and_vectors_give_rows(normed):
 
 
 def test_engines_on_request_run_what_they_can():
-    from headstart.extraction._choosing import _can, _device
+    from headstart.extraction.autotune import _can, _device
 
     assert not _can("torch", load_source("fake:image"))  # it is chosen by itself
     assert not _can("onnxruntime", load_source("fake:image"))

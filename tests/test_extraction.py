@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import networks
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.errors import DataError, NumericsError, OptionError, StoreError, UnknownName, UnreadableItem
-from headstart.extraction import _pipeline, extract, readable, reading, recipe
+from headstart.extraction import extract, pipeline, readable, reading, recipe
 from headstart.sources import load_source
 from listeners import Notes
 from networks import image_source, picture_data, pictures, vector_source, vectors
@@ -460,9 +460,9 @@ def test_a_store_that_is_read_only(store):
 
 def test_a_full_disk_stops_the_run_and_keeps_whole_shards(store, monkeypatch):
     data = picture_data(12)
-    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr(_pipeline, "_FLUSH_SHARE", 0.0)
-    from headstart.bank._table import Table
+    monkeypatch.setattr(pipeline, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "_FLUSH_SHARE", 0.0)
+    from headstart.bank.table import Table
 
     real, calls = Table.append, []
 
@@ -502,8 +502,8 @@ def test_an_interrupt_leaves_whole_shards_and_no_threads(store, monkeypatch):
     from headstart.engines.torch import TorchEngine
 
     data = picture_data(20)
-    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr(_pipeline, "_FLUSH_SHARE", 0.0)
+    monkeypatch.setattr(pipeline, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "_FLUSH_SHARE", 0.0)
     real, calls = TorchEngine.__call__, []
 
     def interrupted(self, batch):
@@ -552,7 +552,7 @@ def test_progress_counts_every_item_once(broken, store):
 
 
 def test_a_long_run_is_announced(store, monkeypatch):
-    from headstart.extraction import _extract as module
+    from headstart.extraction import extract as module
 
     monkeypatch.setattr(module, "_LONG_SECONDS", 0.0)
     with listening(log := Log()):
@@ -587,13 +587,13 @@ sys.path[:0] = sys.argv[1:3]
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from headstart.extraction import _pipeline
+from headstart.extraction import pipeline
 from headstart.dataset import Dataset
 from headstart.extraction import extract
 from headstart.readers.image import ImageReader
 
 folder, store, job = Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5]
-_pipeline._FLUSH_SECONDS = _pipeline._FLUSH_SHARE = 0.0
+pipeline._FLUSH_SECONDS = pipeline._FLUSH_SHARE = 0.0
 real = ImageReader.read
 
 def slow(self, item):

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 import networks
-from headstart._samples import Samples
 from headstart.dataset import Dataset
 from headstart.errors import OptionError, StoreError, UnknownName
 from headstart.extraction import extract, reading
 from headstart.finetuning import FineTuneModel, HeadInit, LayerSpec, finetune
-from headstart.finetuning import _tune as module
-from headstart.finetuning._places import locate_parameters, lowest_moving
-from headstart.finetuning._tune import decisions, schedule_for
+from headstart.finetuning import finetune as module
+from headstart.finetuning.finetune import decisions, schedule_for
+from headstart.finetuning.parameter_groups import locate_parameters, lowest_moving
 from headstart.heads import head
 from headstart.policies import policy
 from headstart.sources import load_source
 from headstart.training import loss_for
+from headstart.training.batches import Samples
 from networks import image_source, picture_data, separable, state_bytes, vector_source
 
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 16}
@@ -305,8 +305,8 @@ def test_the_new_source_works_like_any_other(p, tmp_path):
     samples = Samples(lambda i: X[i], outcome.source.input.collate, 12)
     assert np.allclose(decisions(model, samples), rows @ outcome.coef + outcome.intercept, atol=1e-4)
     assert "+tuned-" in outcome.source.address
-    twice = finetune(outcome.source, [LayerSpec("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]],
-                 task="classification", policy=policy("full", epochs=1))  # fmt: skip
+    twice = finetune(outcome.source, [LayerSpec("b", "avg")], p["start"], samples=p["samples"],
+                 targets=p["T"][: p["n"]], task="classification", policy=policy("full", epochs=1))  # fmt: skip
     assert twice.source.address.count("+tuned-") == 1
     assert not any(q.requires_grad for q in outcome.source.network.parameters())
 
@@ -316,8 +316,8 @@ def test_a_tuned_source_can_be_saved(tmp_path):
     X, y = separable(30)
     start = HeadInit(np.zeros((12, 3)), np.zeros(3), np.zeros(12), np.ones(12))
     samples = Samples(lambda i: X[i], source.input.collate, 30)
-    outcome = finetune(source, [LayerSpec("3", "avg")], start, samples=samples, targets=np.eye(3)[y], task="classification",
-                   policy=policy("last_layers", layers=1, epochs=2))  # fmt: skip
+    outcome = finetune(source, [LayerSpec("3", "avg")], start, samples=samples, targets=np.eye(3)[y],
+                   task="classification", policy=policy("last_layers", layers=1, epochs=2))  # fmt: skip
     again = load_source(f"saved:{outcome.source.save(tmp_path / 's')}")
     assert again.fingerprint == outcome.source.fingerprint != source.fingerprint
     assert set(outcome.moved) == {"2.weight", "2.bias"}
@@ -341,8 +341,8 @@ def test_other_tasks_are_learnt(p, task):
 @pytest.mark.parametrize("task", ["transcription", "summarization", "nonsense"])
 def test_tasks_that_cannot_be_tuned(p, task):
     with pytest.raises(OptionError, match=f"this task is {task}"):
-        finetune(p["source"], [LayerSpec("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]], task=task,
-             policy=policy("full", epochs=1))  # fmt: skip
+        finetune(p["source"], [LayerSpec("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]],
+             task=task, policy=policy("full", epochs=1))  # fmt: skip
 
 
 def test_losses_are_the_textbooks():
@@ -468,7 +468,7 @@ def test_samples_are_read_once_and_kept_while_they_fit(monkeypatch):
     for _ in range(2):
         assert samples.batch(np.array([3, 1]))[:, 0].tolist() == [3, 1]
     assert calls == [3, 1]
-    monkeypatch.setattr("headstart._samples._MEMORY", 20)
+    monkeypatch.setattr("headstart.training.batches._MEMORY", 20)
     small = Samples(read, np.stack, 5)
     calls.clear()
     for _ in range(2):

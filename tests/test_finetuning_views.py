@@ -9,20 +9,20 @@ import pytest
 import torch
 
 import networks
-from headstart._progress import listening
-from headstart._samples import Samples, Views
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError
 from headstart.finetuning import HeadInit, LayerSpec, estimate, image_views, mirrored
-from headstart.finetuning._feeding import BatchProvider
-from headstart.finetuning._network import FineTuneModel
-from headstart.finetuning._plan import log_plan, plan_budget
+from headstart.finetuning.batches import BatchProvider
+from headstart.finetuning.budget import log_plan, plan_budget
+from headstart.finetuning.model import FineTuneModel
 from headstart.policies import policy
 from headstart.sources import load_source
 from headstart.training import TrainingConfig
-from headstart.transfer import _preparing as preparing
+from headstart.training.batches import Samples, Views
 from headstart.transfer import fit
+from headstart.transfer import starting_points as preparing
 from listeners import Notes
 from networks import image_source
 

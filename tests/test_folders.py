@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
-from headstart.dataset._media import SUFFIXES, modality_of, part_called, scan, tally
+from headstart.dataset.folders import SUFFIXES, modality_of, part_called, scan, tally
 from headstart.errors import DataError, UnknownName
 from listeners import Notes
 

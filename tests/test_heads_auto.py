@@ -11,11 +11,17 @@ from sklearn.metrics import balanced_accuracy_score
 
 from headstart.errors import DataError, NumericsError, OptionError, UnknownName
 from headstart.heads import HEADS, head
-from headstart.heads._contest import BASELINE, CVResult, complete_results, select_one_se
-from headstart.heads._cross import CAUTIOUS, Scoring, score_out_of_fold
-from headstart.heads._race import is_few
-from headstart.heads.auto import MOST_ROWS, calibrate, select_head
-from headstart.heads.base import Problem
+from headstart.heads.problem import Problem
+from headstart.selection.cross_validation import (
+    BASELINE,
+    CAUTIOUS,
+    CVResult,
+    Scoring,
+    complete_results,
+    score_out_of_fold,
+    select_one_se,
+)
+from headstart.selection.search import MOST_ROWS, calibrate, is_few, select_head
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -476,14 +482,14 @@ def test_calibration_refuses_decisions_of_other_rows():
 
 
 def _winner(candidates, costs):
-    from headstart.heads._contest import CVResult
+    from headstart.selection.cross_validation import CVResult
 
     costs = np.asarray(costs, dtype=float)
     return CVResult(tuple(candidates), "ridge", {}, 0.9, 0.8, 1.0, 1 - costs, costs, 1.0)
 
 
 def test_on_many_rows_a_larger_set_has_to_win():
-    from headstart.heads._contest import prefer_larger_set
+    from headstart.selection.cross_validation import prefer_larger_set
 
     luck = np.random.default_rng(0).normal(0.3, 0.2, 300)
     single, close, better = _winner("a", luck), _winner("ab", luck + 1e-3), _winner("ab", luck - 1e-3)
@@ -492,7 +498,7 @@ def test_on_many_rows_a_larger_set_has_to_win():
 
 
 def test_on_few_rows_a_larger_set_wins_unless_it_is_clearly_worse():
-    from headstart.heads._contest import prefer_larger_set
+    from headstart.selection.cross_validation import prefer_larger_set
 
     rng = np.random.default_rng(0)
     luck = rng.normal(0.3, 0.2, 50)

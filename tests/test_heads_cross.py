@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2_score
 
-from headstart._intervals import wilson
-from headstart.heads._cross import (
+from headstart._base.intervals import wilson
+from headstart.selection.calibration import temperature_of
+from headstart.selection.cross_validation import (
     FOLDS,
     Scoring,
     draw_folds,
@@ -18,7 +19,6 @@ from headstart.heads._cross import (
     r_squared,
     score_out_of_fold,
 )
-from headstart.heads._temperature import temperature_of
 
 seeds = st.integers(0, 2**32 - 1)
 

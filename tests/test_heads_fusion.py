@@ -9,11 +9,10 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from headstart.heads import _fusion
-from headstart.heads._contest import CrossValidation
-from headstart.heads._cross import Scoring, draw_folds, score_out_of_fold
-from headstart.heads._fusion import forward_selection
-from headstart.heads.auto import select_head
+from headstart.selection import forward_selection as _fusion
+from headstart.selection.cross_validation import CrossValidation, Scoring, draw_folds, score_out_of_fold
+from headstart.selection.forward_selection import forward_selection
+from headstart.selection.search import select_head
 
 
 def contest_of(T, task="classification", metric="accuracy") -> CrossValidation:

@@ -13,13 +13,14 @@ from sklearn.linear_model import MultiTaskLasso
 from sklearn.linear_model import Ridge as SkRidge
 from sklearn.preprocessing import StandardScaler
 
-from headstart._solve.groups import largest
 from headstart.errors import NotFitted, NumericsError
 from headstart.heads import head
-from headstart.heads.auto import select_head
-from headstart.heads.base import HEADS, Problem
+from headstart.heads.base import HEADS
 from headstart.heads.group_lasso import GroupLasso, _PathFit
+from headstart.heads.problem import Problem
+from headstart.linalg.multitask_lasso import largest
 from headstart.moments import Moments
+from headstart.selection.search import select_head
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.sampled_from([(60, 12, 3), (60, 12, 1), (30, 30, 2), (25, 75, 4)])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from headstart.heads import head, knn
-from headstart.heads.base import Problem
 from headstart.heads.knn import Knn
+from headstart.heads.problem import Problem
 
 seeds = st.integers(0, 2**32 - 1)
 metrics = pytest.mark.parametrize("metric", ["cosine", "euclidean"])

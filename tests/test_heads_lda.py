@@ -10,8 +10,9 @@ from sklearn.covariance import OAS
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from headstart.heads import head
-from headstart.heads.base import ABSENT, Problem
+from headstart.heads.base import ABSENT
 from headstart.heads.lda import Lda
+from headstart.heads.problem import Problem
 from headstart.moments import Moments
 
 seeds = st.integers(0, 2**32 - 1)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.heads import head
-from headstart.heads.base import Problem
 from headstart.heads.logistic import Logistic
+from headstart.heads.problem import Problem
 from listeners import Notes
 
 seeds = st.integers(0, 2**32 - 1)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestCentroid as SkNearestCentroid
 
 from headstart.heads import head
-from headstart.heads.base import Problem
 from headstart.heads.nearest_centroid import NearestCentroid
+from headstart.heads.problem import Problem
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.sampled_from([(60, 5, 3), (60, 5, 2), (12, 80, 4)])

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from headstart.errors import NumericsError, OptionError
 from headstart.heads import head
-from headstart.heads.base import Problem
+from headstart.heads.problem import Problem
 from headstart.heads.ridge import Ridge, cv_error, gcv, loo, strengths
 from headstart.moments import Moments
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp
 
-from headstart.heads._temperature import temperature_of
+from headstart.selection.calibration import temperature_of
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from headstart._progress import listening
-from headstart.ctc import ctc
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.errors import UnreadableItem
 from headstart.extraction import extract
 from headstart.sources import Source, load_source
-from headstart.sources._patch_input import PatchInput
+from headstart.sources.inputs.log_mel import PatchInput
+from headstart.speech_heads import ctc
 from headstart.transfer import fit
 from listeners import Notes
 from networks import seeded

@@ -17,8 +17,8 @@ from headstart.errors import DataError, OptionError
 from headstart.extraction import extract
 from headstart.readers import reader
 from headstart.sources import load_source
-from headstart.sources._array_input import ArrayInput, stacked
-from headstart.sources._image_input import ImageInput
+from headstart.sources.inputs.array import ArrayInput, stacked
+from headstart.sources.inputs.image import ImageInput
 
 SIZES = [(512, 384), (384, 512), (300, 1000), (100, 100), (224, 224), (257, 641), (40, 30), (17, 500)]
 

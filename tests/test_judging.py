@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headstart.transfer._judging import (
+from headstart.transfer.acceptance import (
     PairedPredictions,
     improvement,
     per_item_error,

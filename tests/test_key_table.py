@@ -17,10 +17,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from headstart import _files
-from headstart._hashing import key_of_bytes, key_of_file
-from headstart._progress import listening
-from headstart.bank import Store, Table, _key_table
+from headstart._base import files
+from headstart._base.hashing import key_of_bytes, key_of_file
+from headstart._base.progress import listening
+from headstart.bank import Store, Table, file_keys
 from headstart.dataset import Dataset
 from listeners import Notes
 
@@ -30,7 +30,7 @@ A, B = b"first content", b"other content"  # of one size
 @pytest.fixture
 def later(monkeypatch):
     """The clock shows ten seconds more, so that files just written have been left alone."""
-    monkeypatch.setattr(_key_table, "time", SimpleNamespace(time_ns=lambda: time.time_ns() + 10**10))
+    monkeypatch.setattr(file_keys, "time", SimpleNamespace(time_ns=lambda: time.time_ns() + 10**10))
 
 
 @pytest.fixture
@@ -249,13 +249,13 @@ class Changes(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="headstart-keys-"))
-        self.before, _key_table._RACY = _key_table._RACY, 40_000_000
-        self.sync, _files._sync = _files._sync, lambda path: None
+        self.before, file_keys._RACY = file_keys._RACY, 40_000_000
+        self.sync, files._sync = files._sync, lambda path: None
         self.table = Store(self.folder / "store").key_table().__enter__()
         self.looked = {}
 
     def teardown(self):
-        _key_table._RACY, _files._sync = self.before, self.sync
+        file_keys._RACY, files._sync = self.before, self.sync
         shutil.rmtree(self.folder)
 
     @rule(name=names, content=st.sampled_from([A, B]))
@@ -295,7 +295,7 @@ class Changes(RuleBasedStateMachine):
     @invariant()
     def a_known_key_is_right(self):
         for path in (self.folder / "a", self.folder / "b"):
-            found = _key_table.KeyTable.lookup(self.table, path) if path.exists() else None
+            found = file_keys.KeyTable.lookup(self.table, path) if path.exists() else None
             self.looked.pop(path.name, None) if found else None
             assert found in (None, key_of_file(path) if path.exists() else None)
 
@@ -353,9 +353,9 @@ def test_many_shards_are_merged_when_the_table_closes(store, tmp_path, later):
 WRITER = """
 import sys
 from pathlib import Path
-from headstart._hashing import key_of_file
-from headstart.bank import Store, _key_table
-_key_table._RACY = -10**10
+from headstart._base.hashing import key_of_file
+from headstart.bank import Store, file_keys
+file_keys._RACY = -10**10
 with Store(Path(sys.argv[1])).key_table() as table:
     table.flush_every = 3
     for path in sorted(Path(sys.argv[2]).iterdir()):
@@ -400,7 +400,7 @@ def test_a_full_disk_only_says_so(store, photo, later, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_files, "_sync", full)
+    monkeypatch.setattr(files, "_sync", full)
     ear = Notes()
     with listening(ear):
         assert learn(store, photo)
@@ -412,7 +412,7 @@ def test_a_full_disk_only_says_so(store, photo, later, monkeypatch):
 def test_other_rows_in_the_folder_are_refused(store, photo, later):
     learn(store, photo)
     shutil.rmtree(store.root)
-    Table.open(store.root / "keys", _key_table._RECIPE).append([bytes(16)], np.zeros((1, 3)))
+    Table.open(store.root / "keys", file_keys._RECIPE).append([bytes(16)], np.zeros((1, 3)))
     ear = Notes()
     with listening(ear):
         assert known(store, photo) is None
@@ -434,9 +434,9 @@ def test_a_dataset_reads_unchanged_files_only_once(store, tmp_path, later, monke
         paths_in(tmp_path / "texts", 0)
         paths_in(tmp_path / "texts" / name, 5, first=len(name) * 7 + (name == "dog") * 100)
     reads = []
-    from headstart.dataset import _duplicates
+    from headstart.dataset import duplicates
 
-    monkeypatch.setattr(_duplicates, "key_of_file", lambda path: reads.append(path) or key_of_file(path))
+    monkeypatch.setattr(duplicates, "key_of_file", lambda path: reads.append(path) or key_of_file(path))
 
     def keys():
         with store.key_table() as table:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart._constraints import invalid_values
+from headstart._base.constraints import invalid_values
 from headstart.errors import DataError, OptionError
-from headstart.log_mel import LogMel, mel_weights
 from headstart.readers import Clip, reader
+from headstart.sources.inputs.log_mel import LogMel, mel_weights
 
 YAMNET = {
     "kind": "log_mel",

@@ -10,10 +10,10 @@ import sklearn.metrics as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-import headstart._extras
+import headstart._base.extras
 from headstart.errors import DataError, MissingPackage, OptionError, UnknownName
 from headstart.metrics import METRICS, assess, confusion, evaluate, per_class
-from headstart.metrics.rouge import UnicodeWords
+from headstart.metrics.text import UnicodeWords
 from headstart.result import Result
 
 TRUTH = ["ant", "ant", "bee", "bee", "bee", "cat"]
@@ -213,8 +213,10 @@ def test_rouge_is_computed_once_for_its_four_members(monkeypatch):
 
 @pytest.mark.parametrize(("task", "module"), [("transcription", "jiwer"), ("summarization", "rouge_score")])
 def test_missing_packages_are_named_with_the_pip_line(task, module, monkeypatch):
-    find = headstart._extras.find_spec
-    monkeypatch.setattr(headstart._extras, "find_spec", lambda name: None if name.startswith(module) else find(name))
+    find = headstart._base.extras.find_spec
+    monkeypatch.setattr(
+        headstart._base.extras, "find_spec", lambda name: None if name.startswith(module) else find(name)
+    )
     with pytest.raises(MissingPackage, match="pip install") as error:
         evaluate(task, ["a"], ["b"])
     assert module.replace("_", "-") in str(error.value)

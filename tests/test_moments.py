@@ -20,7 +20,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 
 from headstart.errors import DataError, NumericsError, OptionError, StoreError
-from headstart.moments import Centred, Moments, Quantiser, _file, _rows
+from headstart.moments import Centred, Moments, Quantiser, storage
+from headstart.moments import moments as _rows
 
 
 def sample(n=60, d=5, t=3, seed=0, offset=0.0):
@@ -567,7 +568,7 @@ def test_arrays_that_contradict_themselves_are_refused(saved, change, tmp_path):
     change(arrays, record)
     with pytest.raises(StoreError, match="not the arrays of moments"):
         Moments.unpack(arrays, record)
-    _file.write(tmp_path / "hostile", arrays, record)  # with a checksum that fits
+    storage.write(tmp_path / "hostile", arrays, record)  # with a checksum that fits
     with pytest.raises(StoreError, match="hostile is damaged"):
         Moments.load(tmp_path / "hostile")
 
@@ -591,7 +592,7 @@ def test_exact_arrays_that_are_not_exact_are_refused(change):
 def test_files_of_another_version_say_so(saved, monkeypatch):
     moments, path = saved
     with monkeypatch.context() as patch:
-        patch.setattr(_file, "VERSION", 99)
+        patch.setattr(storage, "VERSION", 99)
         moments.save(path)
     with pytest.raises(StoreError, match="another version"):
         Moments.load(path)
@@ -604,7 +605,7 @@ def test_a_file_is_there_whole_or_not_at_all(saved, monkeypatch):
     def broken(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_file, "save_file", broken)
+    monkeypatch.setattr(storage, "save_file", broken)
     with pytest.raises(StoreError, match="No space left"):
         Moments.from_rows(np.eye(3)).save(path)
     assert Moments.load(path) == moments

@@ -10,8 +10,8 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from headstart.errors import UnsafeFile, WeightsError  # noqa: E402
-from headstart.sources import _onnx_file  # noqa: E402
-from headstart.sources._onnx_file import parsed, read_model  # noqa: E402
+from headstart.sources.onnx import file  # noqa: E402
+from headstart.sources.onnx.file import parsed, read_model  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 
@@ -129,7 +129,7 @@ def test_a_shape_of_terabytes_is_refused_before_anything_is_read(tmp_path):
 
 def test_files_beyond_the_limit(tmp_path, monkeypatch):
     path = saved(tmp_path / "m.onnx", ADD, [numpy_helper.from_array(ROW, "w")])
-    monkeypatch.setattr(_onnx_file, "_MOST_BYTES", 10)
+    monkeypatch.setattr(file, "_MOST_BYTES", 10)
     with pytest.raises(WeightsError, match="end at 2 GiB"):
         read_model(path)
 

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from headstart.errors import SourceError  # noqa: E402
-from headstart.sources._onnx_graph import Graph, attribute, inputs_of, representative  # noqa: E402
-from headstart.sources._onnx_network import OnnxNetwork, _thin  # noqa: E402
+from headstart.sources.onnx.graph import Graph, attribute, inputs_of, representative  # noqa: E402
+from headstart.sources.onnx.network import OnnxNetwork, _thin  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from headstart._progress import Track
+from headstart._base.progress import Track
 from headstart.bank import Store
 from headstart.errors import StoreError, UnreadableItem
-from headstart.extraction import _pipeline
-from headstart.extraction._pipeline import Spent, WorkItem, Writer, good, prepared, run, windows
+from headstart.extraction import pipeline
+from headstart.extraction.pipeline import Spent, WorkItem, Writer, good, prepared, run, windows
 from headstart.sources import Batch
 
 
@@ -81,7 +81,7 @@ def test_with_lengths_a_window_is_sorted_and_nothing_is_lost(lengths, size):
         inside = [w.sample for batch in window for w in batch]
         assert inside == sorted(inside)
         assert all(len(batch) <= size for batch in window)
-    many = size * _pipeline._SORTED_BATCHES
+    many = size * pipeline._SORTED_BATCHES
     for number, window in enumerate(found):  # windows keep their place: an interrupted run resumes at their borders
         assert {w.index // many for batch in window for w in batch} == {number}
 
@@ -91,7 +91,7 @@ def test_items_of_many_pieces_make_smaller_batches(pieces, size):
     found = [batch for window in windows(works(pieces), size, Clips()) for batch in window]
     assert [w.index for batch in found for w in batch] == list(range(len(pieces)))
     for batch in found:
-        assert len(batch) == 1 or sum(w.sample for w in batch) <= size * _pipeline._PIECES
+        assert len(batch) == 1 or sum(w.sample for w in batch) <= size * pipeline._PIECES
         assert len(batch) <= size
 
 
@@ -176,8 +176,8 @@ def test_ragged_rows_keep_their_lengths(tmp_path):
 
 
 def test_shards_hold_whole_windows(monkeypatch):
-    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr(_pipeline, "_FLUSH_SHARE", 0.0)
+    monkeypatch.setattr(pipeline, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "_FLUSH_SHARE", 0.0)
     table, spent = Table(), Spent()
     source = SimpleNamespace(input=Plain())
     run(works(range(10)), lambda b: {"a": b.inputs["x"]}, Writer({"a": table}, spent), source=source, size=4,
@@ -188,8 +188,8 @@ def test_shards_hold_whole_windows(monkeypatch):
 
 
 def test_bytes_fill_a_shard(monkeypatch):
-    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 1e9)
-    monkeypatch.setattr(_pipeline, "_FLUSH_BYTES", 40)
+    monkeypatch.setattr(pipeline, "_FLUSH_SECONDS", 1e9)
+    monkeypatch.setattr(pipeline, "_FLUSH_BYTES", 40)
     table = Table()
     source = SimpleNamespace(input=Plain())
     run(works(range(30)), lambda b: {"a": b.inputs["x"]}, Writer({"a": table}, Spent()), source=source, size=5,
@@ -198,7 +198,7 @@ def test_bytes_fill_a_shard(monkeypatch):
 
 
 def test_without_reason_to_flush_there_is_one_shard(monkeypatch):
-    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 1e9)
+    monkeypatch.setattr(pipeline, "_FLUSH_SECONDS", 1e9)
     table = Table()
     source = SimpleNamespace(input=Plain())
     run(works(range(30)), lambda b: {"a": b.inputs["x"]}, Writer({"a": table}, Spent()), source=source, size=5,
@@ -207,8 +207,8 @@ def test_without_reason_to_flush_there_is_one_shard(monkeypatch):
 
 
 def test_a_failing_writer_stops_the_run(monkeypatch):
-    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr(_pipeline, "_FLUSH_SHARE", 0.0)
+    monkeypatch.setattr(pipeline, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "_FLUSH_SHARE", 0.0)
     ran = []
 
     def engine(batch):
@@ -224,8 +224,8 @@ def test_a_failing_writer_stops_the_run(monkeypatch):
 
 
 def test_a_failing_engine_keeps_what_was_handed_over(monkeypatch):
-    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr(_pipeline, "_FLUSH_SHARE", 0.0)
+    monkeypatch.setattr(pipeline, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "_FLUSH_SHARE", 0.0)
     table, calls = Table(), []
 
     def engine(batch):
@@ -241,7 +241,7 @@ def test_a_failing_engine_keeps_what_was_handed_over(monkeypatch):
 
 
 def test_what_was_not_handed_over_is_dropped(monkeypatch):
-    monkeypatch.setattr(_pipeline, "_FLUSH_SECONDS", 1e9)
+    monkeypatch.setattr(pipeline, "_FLUSH_SECONDS", 1e9)
     table = Table()
     writer = Writer({"a": table}, Spent())
     writer.add([key(0)], {"a": np.ones((1, 2))})
@@ -264,7 +264,7 @@ def test_passes_that_overlap_give_the_threads_back():
 
     with threadpool_limits(2, user_api="blas"):
         before = threads()
-        first, second = _pipeline._one_blas_thread(), _pipeline._one_blas_thread()
+        first, second = pipeline._one_blas_thread(), pipeline._one_blas_thread()
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)

@@ -9,15 +9,15 @@ from torch import nn
 
 import networks
 import tiny_models
-from headstart._samples import Samples
 from headstart.errors import OptionError, UnknownName
 from headstart.finetuning import HeadInit, LayerSpec, finetune
-from headstart.finetuning import _tune as module
-from headstart.finetuning._places import locate_parameters
-from headstart.finetuning._prefix import _boundaries
-from headstart.finetuning._tune import schedule_for
+from headstart.finetuning import finetune as module
+from headstart.finetuning.boundary import _boundaries
+from headstart.finetuning.finetune import schedule_for
+from headstart.finetuning.parameter_groups import locate_parameters
 from headstart.policies import ParameterInfo, policy
 from headstart.sources import load_source
+from headstart.training.batches import Samples
 from networks import image_source, state_bytes, vector_source
 
 PLACED = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.engines.torch import TorchEngine
 from headstart.errors import DataError, OptionError, UnreadableItem

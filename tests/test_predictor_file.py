@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart import _files
-from headstart._hashing import fingerprint, key_of_file
+from headstart._base import files
+from headstart._base.hashing import fingerprint, key_of_file
 from headstart.dataset import Dataset
 from headstart.errors import HeadstartError, OptionError, SourceError, StoreError
 from headstart.heads.base import HEADS
-from headstart.predictor import _saving, load
+from headstart.predictor import load, storage
 from headstart.sources.base import load_source
 from networks import separable
 from predictors import LABELS, fitted, kinds, labelled, module_source, two_sources
@@ -188,7 +188,7 @@ def save_until(monkeypatch, predictor, place, step: int) -> bool:
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", dying)
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)
-        patch.setattr(_saving, "_remove", lambda *_: None)
+        patch.setattr(storage, "_remove", lambda *_: None)
         try:
             predictor.save(place)
         except Killed:
@@ -203,7 +203,7 @@ class TestOverwriting:
         for number in range(2, 5):
             new = fitted(other if number % 2 else data)
             assert same(load(new.save(place)), new, data)
-            assert {p.name for p in place.iterdir()} == {"predictor.json", *_saving.names_of(number)}
+            assert {p.name for p in place.iterdir()} == {"predictor.json", *storage.names_of(number)}
         assert [p.name for p in tmp_path.iterdir()] == ["p"]
 
     def test_a_predictor_saves_over_itself(self, copy):
@@ -242,7 +242,7 @@ class TestOverwriting:
         def full(path, write):
             raise StoreError("the disk is full")
 
-        monkeypatch.setattr(_saving, "write_atomic", full)
+        monkeypatch.setattr(storage, "write_atomic", full)
         before = sorted(p.name for p in copy.rglob("*"))
         with pytest.raises(StoreError, match="disk is full"):
             fitted().save(copy)
@@ -448,7 +448,7 @@ class TestCraftedRecords:
             load(copy)
 
     def test_a_huge_file_is_not_read(self, copy, monkeypatch):
-        monkeypatch.setattr(_files, "_MAX_JSON", 100)
+        monkeypatch.setattr(files, "_MAX_JSON", 100)
         with pytest.raises(StoreError, match="too many"):
             load(copy)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -10,16 +11,17 @@ import torch
 from torch import nn
 
 import networks
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, StoreError, UnknownName
 from headstart.extraction import extract
 from headstart.heads import head
 from headstart.pretraining import OBJECTIVES, pretrain
-from headstart.pretraining import _pretrain as module
 from headstart.pretraining.base import ARCHITECTURES
 from headstart.sources import Source, load_source
 from networks import image_source, picture_data, pictures, separable, state_bytes, vector_source
+
+module = import_module("headstart.pretraining.pretrain")  # the package gives the function of that name
 
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 64}
 QUICK = {"epochs": 2, "image_size": 12, "batch_size": 8}

@@ -17,15 +17,17 @@ from torch import nn
 
 import headstart as hs
 import networks
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.errors import DataError, HeadstartError, OptionError, SourceError
 from headstart.pretraining import pretrain
-from headstart.proof import _cells, _plan, _raw, _scratch, prove
-from headstart.proof._draws import few_shot_splits
-from headstart.proof._forgetting import SourceTask, forgotten
-from headstart.proof._fresh import reinitialize
-from headstart.proof._plan import ProofPlan, Speeds, TrainingCost
+from headstart.proof import baselines, experiment, prove
+from headstart.proof import baselines as _scratch
+from headstart.proof import budget as _plan
+from headstart.proof.baselines import reinitialize
+from headstart.proof.budget import ProofPlan, Speeds, TrainingCost
+from headstart.proof.few_shot_splits import few_shot_splits
+from headstart.proof.forgetting import SourceTask, forgotten
 from headstart.readers.base import Clip
 from headstart.result import Proof
 from headstart.sources import Source, load_source
@@ -194,7 +196,7 @@ class TestResume:
     @pytest.mark.parametrize("after", [0, 2, 9])
     def test_killed_anywhere(self, after, whole, tmp_path, monkeypatch):
         how = {**SMALL, "checkpoint": tmp_path / "killed", "policy": tuned()}
-        write, written = _cells.write_json, []
+        write, written = experiment.write_json, []
 
         def dying(path, value):
             if len(written) == after:
@@ -202,10 +204,10 @@ class TestResume:
             written.append(path)
             write(path, value)
 
-        monkeypatch.setattr(_cells, "write_json", dying)
+        monkeypatch.setattr(experiment, "write_json", dying)
         with pytest.raises(KeyboardInterrupt):
             prove(knowing(), small(), **how)
-        monkeypatch.setattr(_cells, "write_json", write)
+        monkeypatch.setattr(experiment, "write_json", write)
         stamps = {path: path.stat().st_mtime_ns for path in written}
         assert timeless(prove(knowing(), small(), **how)) == timeless(whole)
         assert {path: path.stat().st_mtime_ns for path in written} == stamps, "what was done is not done again"
@@ -370,20 +372,20 @@ class TestPlan:
         real = hs.fit
         monkeypatch.setattr(_plan, "_MOST_STEPS", 10)
         monkeypatch.setattr(
-            "headstart.proof._contenders.fit", lambda *a, **k: given.append(k["budget"]) or real(*a, **k)
+            "headstart.proof.experiment.fit", lambda *a, **k: given.append(k["budget"]) or real(*a, **k)
         )
         proof = prove(knowing(), signs(), shots=(4,), repeats=2, budget=30)
         assert set(given) == {proof.cost["training_seconds_per_run"]}
         assert any(note.startswith("Training from scratch and fine-tuning had") for note in proof.notes)
 
     def test_time_that_is_over_ends_it_after_a_whole_repeat(self, monkeypatch):
-        real = _cells.RunCache.done
+        real = experiment.RunCache.done
         monkeypatch.setattr(_plan, "_MOST_STEPS", 10)
 
         def slow(self, name, work):
             return {**real(self, name, work), **({} if name in ("plan", "frozen-4-0") else {"wall": 3.0})}
 
-        monkeypatch.setattr(_cells.RunCache, "done", slow)
+        monkeypatch.setattr(experiment.RunCache, "done", slow)
         proof = prove(knowing(), signs(), shots=(4,), repeats=5, budget=60, policy="frozen")
         assert proof.provenance["repeats"] == 3 and any("after 3 of 5 repeats" in note for note in proof.notes)
         assert all(len(row.scores) == 3 for row in proof.rows)
@@ -455,8 +457,8 @@ class TestFresh:
 
 class TestScratch:
     def lesson(self, source, data):
-        from headstart._samples import Samples
         from headstart.extraction import reading
+        from headstart.training.batches import Samples
 
         samples = Samples(reading(source, data), source.input.collate, len(data))
         return _scratch.ScratchTask(source, samples, data.columns[0].matrix(), False, "cpu")
@@ -498,17 +500,17 @@ class TestScratch:
 
 class TestRaw:
     def test_pixels(self):
-        train, test = _raw.raw_rows(picture_data(6))(np.arange(4), np.array([4, 5]))
+        train, test = baselines.raw_rows(picture_data(6))(np.arange(4), np.array([4, 5]))
         assert train.shape == (4, 3 * 32 * 32) and test.shape == (2, 3 * 32 * 32)
 
     def test_words_of_the_training_texts_alone(self):
         data = Dataset.from_arrays(["a good film", "a bad film", "a strange book"], ["x", "y", "x"])
-        rows = _raw.raw_rows(data)
+        rows = baselines.raw_rows(data)
         train, test = rows(np.array([0, 1]), np.array([2]))
         assert train.shape == (2, 8) and (test > 0).sum() == 1, "a; not strange, not book"
 
     def test_sounds_of_any_length(self):
-        prepare = _raw.energies
+        prepare = baselines.energies
         tone = np.sin(np.arange(16_000) / 5).astype(np.float32)
         rows = [prepare(Clip(tone[:n], 16_000)) for n in (16_000, 3_000, 450, 10)]
         assert {row.shape for row in rows} == {(7 * 64,)} and all(np.isfinite(row).all() for row in rows)
@@ -518,14 +520,14 @@ class TestRaw:
     def test_sounds_of_a_dataset(self):
         tones = np.sin(np.outer([1, 2, 3], np.arange(4_000) / 9)).astype(np.float32)
         data = Dataset.from_arrays(tones, ["a", "b", "a"], modality="audio", sample_rate=8_000)
-        assert _raw.raw_rows(data)(np.arange(3), np.arange(1))[0].shape == (3, 448)
-        assert load_source("identity:audio").input.front_end == _raw._FRONT_END, (
+        assert baselines.raw_rows(data)(np.arange(3), np.arange(1))[0].shape == (3, 448)
+        assert load_source("identity:audio").input.front_end == baselines._FRONT_END, (
             "clips are read for one, used by the other"
         )
 
     def test_numbers_are_what_they_are(self):
         data = plain()
-        train, _ = _raw.raw_rows(data)(np.arange(5), np.arange(1))
+        train, _ = baselines.raw_rows(data)(np.arange(5), np.arange(1))
         assert train == pytest.approx(np.stack(data.items[:5]))
 
 

@@ -7,8 +7,22 @@ import pytest
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
-from headstart.proof._intervals import TestSet, _monotone, interval, labels_at, resampled
-from headstart.proof._verdict import Curve, Findings, advice, gains_of, helps, labels_of, rows_of, time_of, verdict_text
+from headstart.proof.analysis import (
+    Curve,
+    Findings,
+    TestSet,
+    _monotone,
+    advice,
+    gains_of,
+    helps,
+    interval,
+    labels_at,
+    labels_of,
+    resampled,
+    rows_of,
+    time_of,
+    verdict_text,
+)
 
 NAMES = {name: name for name in ("raw", "random", "scratch", "frozen", "fine-tuned")}
 

@@ -13,18 +13,17 @@ from torch import nn
 
 import headstart as hs
 import networks
-from headstart._intervals import Metric
-from headstart.cli import _prove as page
+from headstart._base.intervals import Metric
+from headstart.cli import prove as page
 from headstart.dataset import Dataset
 from headstart.errors import NumericsError, OptionError, SourceError, StoreError
 from headstart.extraction import extract
-from headstart.proof import _contenders, _raw, _runs, prove
-from headstart.proof._cells import RunCache
-from headstart.proof._contenders import Experiment, available_methods, run_or_record
-from headstart.proof._draws import few_shot_splits
-from headstart.proof._intervals import TestSet, interval, labels_at, resampled
-from headstart.proof._plan import ProofPlan, Speeds, TrainingCost, describe
-from headstart.proof._runs import ExperimentResults
+from headstart.proof import baselines, experiment, prove
+from headstart.proof import experiment as _runs
+from headstart.proof.analysis import TestSet, interval, labels_at, resampled
+from headstart.proof.budget import ProofPlan, Speeds, TrainingCost, describe
+from headstart.proof.experiment import Experiment, ExperimentResults, RunCache, available_methods, run_or_record
+from headstart.proof.few_shot_splits import few_shot_splits
 from headstart.result import Forgetting, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
 from headstart.sources import load_source
 from networks import image_source, picture_data, pictures, separable, vector_source
@@ -100,7 +99,7 @@ class TestContenders:
     def test_rates_are_tried_for_a_part_of_a_run_within_a_budget(self, monkeypatch):
         contest, tried = contest_of(), []
         monkeypatch.setattr(
-            _contenders._scratch, "best_rate", lambda *_a, epochs, **_k: tried.append(epochs) or (1e-3, {})
+            experiment._scratch, "best_rate", lambda *_a, epochs, **_k: tried.append(epochs) or (1e-3, {})
         )
         plan = ProofPlan((4,), (), (4,), 2, allowance=None, epochs={4: 40}, seconds=0.0)
         contest.rate(4, plan)
@@ -117,7 +116,7 @@ class TestAble:
         assert available_methods(contest_of())[0] == ["raw", "random", "scratch", "frozen"]
 
     def test_no_raw_features(self, monkeypatch):
-        monkeypatch.setattr(_raw, "raw_rows", lambda *_: None)
+        monkeypatch.setattr(baselines, "raw_rows", lambda *_: None)
         names, notes = available_methods(contest_of())
         assert "raw" not in names and "no raw features" in notes[0]
 
@@ -129,7 +128,7 @@ class TestAble:
 
     def test_raw_features_that_cannot_be_had_are_none(self):
         data = Dataset.from_arrays([np.zeros(5, np.float32), np.zeros(7, np.float32)], ["a", "b"], modality="audio")
-        assert _raw.raw_rows(data) is None, "the sample rate is not known"
+        assert baselines.raw_rows(data) is None, "the sample rate is not known"
 
     @pytest.mark.parametrize("error", [NumericsError("nan"), SourceError("no")])
     def test_a_failure_is_an_answer(self, error):
@@ -234,13 +233,13 @@ class TestModalities:
         assert "raw pixels" in str(proof) and len({row.name for row in proof.rows}) == 4
 
     def test_grey_pictures(self):
-        rows = _raw.raw_rows(picture_data(6, channels=1))
+        rows = baselines.raw_rows(picture_data(6, channels=1))
         assert rows(np.arange(4), np.arange(2))[0].shape == (4, 3072)
 
     def test_preprocessed_pictures_are_numbers(self):
         images = np.random.default_rng(0).normal(size=(8, 3, 6, 6)).astype(np.float32)
         data = Dataset.from_arrays(images, ["a", "b"] * 4)
-        train, _ = _raw.raw_rows(data)(np.arange(8), np.arange(1))
+        train, _ = baselines.raw_rows(data)(np.arange(8), np.arange(1))
         assert train == pytest.approx(images.reshape(8, -1))
 
     @pytest.mark.parametrize("labels", [[1, 0], [True, False], ["ja", "nein"]], ids=["numbers", "truths", "words"])
@@ -372,7 +371,7 @@ class TestPage:
 
 
 def page_console():
-    from headstart.cli._output import console
+    from headstart.cli.output import console
 
     return console()
 

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 import networks
-from headstart._samples import Samples
 from headstart.dataset import Dataset
 from headstart.errors import DataError, NumericsError, SourceError
 from headstart.extraction import reading
 from headstart.pretraining import pretrain
-from headstart.proof import _raw, _scratch
-from headstart.proof._draws import FewShotSplits, few_shot_splits
-from headstart.proof._fresh import reinitialize
-from headstart.proof._scratch import ScratchTask
+from headstart.proof import baselines
+from headstart.proof import baselines as _scratch
+from headstart.proof.baselines import ScratchTask, reinitialize
+from headstart.proof.few_shot_splits import FewShotSplits, few_shot_splits
 from headstart.sources import load_source
+from headstart.training.batches import Samples
 from networks import hooks_of, image_source, picture_data, separable, state_bytes, vector_source
 
 SIZES = st.lists(st.integers(4, 30), min_size=2, max_size=4)
@@ -217,6 +217,6 @@ def sized_vectors() -> Dataset:
 
 class TestRaw:
     def test_texts_without_words(self):
-        rows = _raw.raw_rows(Dataset.from_arrays(["!!", "??", "a word"], ["x", "y", "x"]))
+        rows = baselines.raw_rows(Dataset.from_arrays(["!!", "??", "a word"], ["x", "y", "x"]))
         with pytest.raises(DataError, match="no words"):
             rows(np.array([0, 1]), np.array([2]))

@@ -14,12 +14,12 @@ from torch import nn
 
 import headstart as hs
 import networks
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.cli import run as program
 from headstart.dataset import Dataset
 from headstart.errors import HeadstartError, UnknownName
 from headstart.pretraining import pretrain
-from headstart.proof import _draws, prove
+from headstart.proof import few_shot_splits, prove
 from headstart.result import Proof
 from headstart.sources import Source, load_source
 from listeners import Notes
@@ -163,7 +163,7 @@ class TestData:
     @given(st.lists(st.integers(1, 200), min_size=1, max_size=4), st.lists(st.integers(1, 300), min_size=2, max_size=5))
     def test_numbers_of_labels_that_there_are(self, shots, sizes):
         notes: list[str] = []
-        kept, further = _draws._counts(shots, np.array(sizes), notes)
+        kept, further = few_shot_splits._counts(shots, np.array(sizes), notes)
         assert set(kept) <= set(shots) and all(k <= max(sizes) for k in (*kept, *further))
         assert list(kept) == sorted(set(kept)) and list(further) == sorted(set(further))
         assert not set(kept) & set(further) and all(k > max(kept) for k in further)

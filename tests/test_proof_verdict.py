@@ -16,23 +16,27 @@ from sklearn.isotonic import IsotonicRegression
 
 from headstart.dataset import Dataset
 from headstart.errors import DataError
-from headstart.proof import _plan, _report
-from headstart.proof._forgetting import _places
-from headstart.proof._intervals import FEWEST_GROUPS, TestSet, interval, labels_at
-from headstart.proof._plan import ProofPlan, Speeds, TrainingCost
-from headstart.proof._runs import ExperimentResults
-from headstart.proof._verdict import (
+from headstart.proof import assembly
+from headstart.proof import budget as _plan
+from headstart.proof.analysis import (
+    FEWEST_GROUPS,
     Curve,
     Findings,
+    TestSet,
     advice,
     findings,
     gains_of,
     helps,
+    interval,
+    labels_at,
     labels_of,
     rows_of,
     time_of,
     verdict_text,
 )
+from headstart.proof.budget import ProofPlan, Speeds, TrainingCost
+from headstart.proof.experiment import ExperimentResults
+from headstart.proof.forgetting import _places
 from headstart.result import Proof, read_record
 
 NAMES = {
@@ -385,7 +389,7 @@ class TestReport:
         plan = plan or self.plan()
         data = SimpleNamespace(fingerprint="d")
         asked = ["auto", "auto", 3, 60.0]
-        return _report.build_proof(
+        return assembly.build_proof(
             self.contest(), plan, self.done(shares, **fields), notes=notes, data=data, asked=asked
         )
 
@@ -435,7 +439,7 @@ class TestReport:
             done.runs["fine-tuned", 4, repeat]["source_task"] = [1.0] * 15 + [0.0] * 5
         plan = ProofPlan((4,), (), (4,), 3, allowance=None, epochs={4: 2}, seconds=9.0)
         data = SimpleNamespace(fingerprint="d")
-        proof = _report.build_proof(self.contest(), plan, done, notes=(), data=data, asked=["auto", "auto", 3, None])
+        proof = assembly.build_proof(self.contest(), plan, done, notes=(), data=data, asked=["auto", "auto", 3, None])
         assert (proof.forgetting.before, proof.forgetting.after) == (1.0, 0.75)
         assert proof.forgetting.items == 20 and proof.forgetting.kept == 1
 
@@ -445,7 +449,7 @@ class TestReport:
             ("frozen", k): share(0.8, 0.8, 0.8) for k in (4, 16)
         }
         found = found_of(curves, shots=(4, 16))
-        saved = _report._headline(found, labels_of(found), gains_of(found))
+        saved = assembly._headline(found, labels_of(found), gains_of(found))
         assert (saved.shots, saved.most, saved.factor) == (4, 16, 4.0)
 
 
@@ -512,9 +516,9 @@ class TestPlanLaws:
 
 
 def test_names_for_people_are_short():
-    for names in (NAMES, dict(_report.NAMES)):
+    for names in (NAMES, dict(assembly.NAMES)):
         assert all(len(name) <= 24 and name[0].islower() for name in names.values())
-    assert set(_report.NAMES) == {"image", "text", "audio", "vector"}
+    assert set(assembly.NAMES) == {"image", "text", "audio", "vector"}
 
 
 def test_a_single_draw_speaks_for_itself():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -11,19 +12,23 @@ import pytest
 from torch import nn
 
 from headstart import extraction
-from headstart._intervals import paired_difference
+from headstart._base.intervals import paired_difference
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError
 from headstart.extraction import extract
-from headstart.heads import auto
-from headstart.heads.auto import select_head
 from headstart.heads.base import HEADS
-from headstart.ranking import _halving, _prepare, _rank, _verdict, rank
-from headstart.ranking._rows import Pairing, ties_in_words
+from headstart.ranking import candidates as _prepare
+from headstart.ranking import rank, verdict
+from headstart.ranking.table import Pairing, ties_in_words
 from headstart.result import Ranking, Row
+from headstart.selection import search
+from headstart.selection.search import select_head
 from headstart.sources import load_source
 from headstart.sources.base import display_names
 from networks import Dense, image_source, picture_data, pictures, separable, vector_source, vectors
+
+_halving = import_module("headstart.ranking.rank")  # the package gives the function of that name
+_rank = import_module("headstart.ranking.rank")  # the package gives the function of that name
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +82,7 @@ def test_rows_are_sorted_and_intervals_hold_their_score(ranking):
 
 
 def test_every_candidate_layer_of_every_source_is_a_row(ranking):
-    wanted = {(s.fingerprint, name) for s in ranking.sources for name in s.select("auto")}
+    wanted = {(s.fingerprint, name) for s in ranking.sources for name in s.select("search")}
     assert len(wanted) == 6
     assert {(row.fingerprint, row.layer) for row in ranking.it.rows} == wanted
     assert len(ranking.it.rows) == len(wanted)
@@ -86,7 +91,7 @@ def test_every_candidate_layer_of_every_source_is_a_row(ranking):
 def test_depth_grows_along_a_source(ranking):
     for source in ranking.sources:
         mine = {row.layer: row for row in ranking.it.rows if row.fingerprint == source.fingerprint}
-        inorder = [mine[layer] for layer in source.select("auto")]
+        inorder = [mine[layer] for layer in source.select("search")]
         assert all(a.depth < b.depth and a.macs < b.macs for a, b in pairwise(inorder))
         assert inorder[-1].depth == pytest.approx(1)
         assert {row.source for row in inorder} == {source.name}
@@ -265,7 +270,7 @@ def luck_of(X, T, *, groups=None, task="classification", metric="accuracy") -> f
     if groups is not None:
         folds = (np.asarray(groups) % 5)[None]
     made = SimpleNamespace(folds=folds, task=task, metric=metric)
-    return _verdict.luck({f"l{i}": one for i, one in enumerate(X)}, T, choice=made, groups=groups)
+    return verdict.luck({f"l{i}": one for i, one in enumerate(X)}, T, choice=made, groups=groups)
 
 
 def test_luck_keeps_its_level():
@@ -301,10 +306,10 @@ def test_luck_of_groups():
     rng = np.random.default_rng(0)
     X = vectors(10, d=40)[groups] + rng.normal(size=(60, 40)) * 0.01
     T = np.eye(2)[(rng.permutation(10) % 2)[groups]]
-    orders = _verdict._orders(T, groups)
+    orders = verdict._orders(T, groups)
     assert all((T[order] == T[order][np.unique(groups, return_index=True)[1]][groups]).all() for order in orders)
     assert luck_of([X], T, groups=groups) > 0.01
-    inside = _verdict._orders(np.eye(2)[np.arange(60) % 2], groups)
+    inside = verdict._orders(np.eye(2)[np.arange(60) % 2], groups)
     assert all((groups[order] == groups).all() for order in inside)
     assert (inside[0] == np.arange(60)).all() and len(np.unique(inside, axis=0)) > 100
 
@@ -364,12 +369,12 @@ def test_chance_of_labels_is_that_of_random_orders():
     T = np.zeros((12, 4))
     T[:2, 0], T[:7, 1], T[:, 3] = 1, 1, 1  # the last two have no contrast and do not count
     drawn = [np.mean([average_precision_score(T[:, j], rng.random(12)) for j in (0, 1)]) for _ in range(700)]
-    expected, spread = _verdict._chance(T[:, [0, 2, 3]])
+    expected, spread = verdict._chance(T[:, [0, 2, 3]])
     alone = [average_precision_score(T[:, 0], rng.random(12)) for _ in range(1500)]
     assert spread == pytest.approx(np.std(alone), rel=0.35)
     assert expected == pytest.approx(np.mean(alone), abs=0.02)
-    assert _verdict._chance(T)[0] == pytest.approx(np.mean(drawn), abs=0.015)
-    assert _verdict._chance(np.ones((3, 2))) == (0.0, 0.0)
+    assert verdict._chance(T)[0] == pytest.approx(np.mean(drawn), abs=0.015)
+    assert verdict._chance(np.ones((3, 2))) == (0.0, 0.0)
 
 
 def settings(T: np.ndarray, n: int, seed: int, right: float | None) -> list[SimpleNamespace]:
@@ -383,21 +388,21 @@ def test_honest_takes_out_the_luck_of_choosing(seed):
     T = np.eye(2)[np.arange(80) % 2]
     trials = settings(T, 300, seed, None)
     assert max(t.rows.mean() for t in trials) > 0.62
-    assert _verdict.honest(trials, T, "accuracy") == pytest.approx(0.5, abs=0.08)
+    assert verdict.honest(trials, T, "accuracy") == pytest.approx(0.5, abs=0.08)
     better = [*trials, *settings(T, 1, seed, 0.95)]
-    assert _verdict.honest(better, T, "accuracy") > 0.85
+    assert verdict.honest(better, T, "accuracy") > 0.85
 
 
 def test_honest_weighs_classes_where_the_metric_does():
     T = np.eye(2)[(np.arange(100) < 10).astype(int)]
     lazy = [trial(T[:, 0])]  # always the large class
-    assert _verdict.honest(lazy, T, "accuracy") == pytest.approx(0.9, abs=0.02)
-    assert _verdict.honest(lazy, T, "balanced_accuracy") == pytest.approx(0.5, abs=0.1)
+    assert verdict.honest(lazy, T, "accuracy") == pytest.approx(0.9, abs=0.02)
+    assert verdict.honest(lazy, T, "balanced_accuracy") == pytest.approx(0.5, abs=0.1)
 
 
 def test_more_rows_than_choosing_looks_at(monkeypatch):
     monkeypatch.setattr(_rank, "MOST_ROWS", 60)
-    monkeypatch.setattr(auto, "MOST_ROWS", 60)
+    monkeypatch.setattr(search, "MOST_ROWS", 60)
     found = rank(dense(), good_data(150))
     assert found.transfers
     assert found.cost["items"] == 150

@@ -14,7 +14,7 @@ from torch import nn
 from headstart.extraction import extract
 from headstart.moments import Moments
 from headstart.ranking import rank
-from headstart.ranking._columns import columns_of, compact, scores_of, source_columns
+from headstart.ranking.table import columns_of, compact, scores_of, source_columns
 from headstart.scores import score
 from networks import Dense, separable, vector_source
 from test_ranking import dense, good_data
@@ -103,7 +103,7 @@ def test_time_and_disk():
 
 
 def test_many_rows_are_thinned_for_neighbours_alone(monkeypatch):
-    monkeypatch.setattr("headstart.ranking._columns._KNN_ROWS", 30)
+    monkeypatch.setattr("headstart.ranking.table._KNN_ROWS", 30)
     X, y = separable(90)
     T = np.eye(3)[y]
     few = np.linspace(0, 89, 30).astype(int)

@@ -9,7 +9,7 @@ import pytest
 
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError
-from headstart.ranking._prepare import column_of, few, loaded, outputs, usable
+from headstart.ranking.candidates import column_of, few, loaded, outputs, usable
 from headstart.sources import load_source
 from networks import Dense, vector_source, vectors
 

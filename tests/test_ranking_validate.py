@@ -10,7 +10,7 @@ from scipy.stats import weightedtau
 
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError
-from headstart.ranking import Validation, _validate, rank
+from headstart.ranking import Validation, rank, validate
 from headstart.result import Row
 from networks import separable, vectors
 from test_ranking import dense, good_data
@@ -37,15 +37,15 @@ def made(truths: dict[str, float], *, n: int = 40, **scores):
 @pytest.fixture
 def told(monkeypatch):
     """Test scores are what the rows say, and scores those of the ranking."""
-    monkeypatch.setattr(_validate, "choose", lambda *_, **__: None)
-    monkeypatch.setattr(_validate, "_solved", lambda choice, X, *_: float(X[0, 0]))
-    monkeypatch.setattr(_validate, "_scored", lambda row, *_: {name: getattr(row, name) for name in _validate._SCORES})
+    monkeypatch.setattr(validate, "choose", lambda *_, **__: None)
+    monkeypatch.setattr(validate, "_solved", lambda choice, X, *_: float(X[0, 0]))
+    monkeypatch.setattr(validate, "_scored", lambda row, *_: {name: getattr(row, name) for name in validate._SCORES})
 
 
 @pytest.mark.usefixtures("told")
 def test_tau_and_regret():
     truths = {"a": 0.7, "b": 0.9, "c": 0.8, "d": 0.5}
-    found = _validate.validate(4, **made(truths, accuracy=[4, 3, 2, 1], logme=[1, 4, 3, 0], static=[2, 2, 2, 2]))
+    found = validate.validate(4, **made(truths, accuracy=[4, 3, 2, 1], logme=[1, 4, 3, 0], static=[2, 2, 2, 2]))
     assert [row[1:] for row in found.rows] == list(truths.items())
     assert found.tau["accuracy"] == pytest.approx(weightedtau([4, 3, 2, 1], list(truths.values())).statistic)
     assert found.tau["logme"] == pytest.approx(1)
@@ -58,13 +58,13 @@ def test_tau_and_regret():
 
 @pytest.mark.usefixtures("told")
 def test_scores_that_some_rows_lack_are_not_judged():
-    found = _validate.validate(2, **made({"a": 0.7, "b": 0.9}, accuracy=[2, 1], nce=[None, 0.1], leep=[-1, -2]))
+    found = validate.validate(2, **made({"a": 0.7, "b": 0.9}, accuracy=[2, 1], nce=[None, 0.1], leep=[-1, -2]))
     assert set(found.tau) == {"accuracy", "leep"}
 
 
 @pytest.mark.usefixtures("told")
 def test_equal_truths_have_no_order():
-    found = _validate.validate(3, **made({"a": 0.9, "b": 0.9, "c": 0.9}, accuracy=[3, 2, 1]))
+    found = validate.validate(3, **made({"a": 0.9, "b": 0.9, "c": 0.9}, accuracy=[3, 2, 1]))
     assert found.tau["accuracy"] == 0.0
     assert found.regret["accuracy"] == 0.0
     assert "nan" not in str(found)
@@ -74,7 +74,7 @@ def test_equal_truths_have_no_order():
 @pytest.mark.parametrize("k", [1, 3, 8, 12, 50])
 def test_the_first_k_and_up_to_four_others(k):
     truths = {f"l{i}": 1 - i / 100 for i in range(12)}
-    found = _validate.validate(k, **made(truths, accuracy=list(range(12, 0, -1))))
+    found = validate.validate(k, **made(truths, accuracy=list(range(12, 0, -1))))
     layers = [layer for _, layer, _ in found.rows]
     assert layers[:k] == list(truths)[:k]
     assert len(set(layers)) == len(layers) == min(12, k + 4)
@@ -83,17 +83,17 @@ def test_the_first_k_and_up_to_four_others(k):
 
 def test_truth_is_from_rows_that_were_held_out(monkeypatch):
     seen = []
-    choose = _validate.choose
+    choose = validate.choose
 
     def spy(rows, T, **options):
         seen.append(next(iter(rows.values())))
         return choose(rows, T, **options)
 
-    monkeypatch.setattr(_validate, "choose", spy)
+    monkeypatch.setattr(validate, "choose", spy)
     X, y = separable(100)
     T = np.eye(3)[y]
     arguments = {"names": {"0 a": (SimpleNamespace(fingerprint="f"), "a")}, "task": "classification", "seed": 3}
-    found = _validate.validate(1, rows={"0 a": X}, T=T, found=[Row("s", "f", "a", accuracy=1.0)], **arguments)
+    found = validate.validate(1, rows={"0 a": X}, T=T, found=[Row("s", "f", "a", accuracy=1.0)], **arguments)
     keys = {row.tobytes() for row in seen[0]}
     train = np.array([row.tobytes() in keys for row in X])
     assert len(seen) == 1
@@ -108,11 +108,11 @@ def test_scores_have_not_seen_what_they_are_judged_by():
     """A layer that copies the labels of the test rows only: the ranking is taken in, the validation is not."""
     X, y = separable(200)
     T = np.eye(3)[y]
-    test = _validate.draw_folds(T, "classification", repeats=1, random_state=1)[0] % 2 == 1
+    test = validate.draw_folds(T, "classification", repeats=1, random_state=1)[0] % 2 == 1
     spy = np.random.default_rng(0).normal(size=(200, 3)) + 9 * T * test[:, None]
     names = {"0 spy": (SimpleNamespace(fingerprint="f"), "spy"), "0 real": (SimpleNamespace(fingerprint="f"), "real")}
     found = [Row("s", "f", "spy", accuracy=1.0, logme=9.0), Row("s", "f", "real", accuracy=0.9, logme=1.0)]
-    made = _validate.validate(
+    made = validate.validate(
         2, rows={"0 spy": spy, "0 real": X}, T=T, names=names, task="classification", found=found, seed=0
     )
     assert made.regret["accuracy"] == pytest.approx(0)
@@ -145,12 +145,12 @@ def test_the_whole_job_is_run_where_it_is_asked_for():
 @pytest.mark.parametrize(("k", "options"), [(0, {}), (True, {}), (1.5, {}), (2, {"policy": "full"})])
 def test_what_makes_no_sense_is_refused(k, options):
     with pytest.raises(OptionError, match=r"k must|fit=hs\.fit"):
-        _validate.validate(k, **made({"a": 0.7, "b": 0.9}, accuracy=[2, 1]), **options)
+        validate.validate(k, **made({"a": 0.7, "b": 0.9}, accuracy=[2, 1]), **options)
 
 
 def solved(X, T, test, task):
-    choice = _validate.choose({"x": X[~test]}, T[~test], task=task, random_state=0)
-    return _validate._solved(choice, X, T, test)
+    choice = validate.choose({"x": X[~test]}, T[~test], task=task, random_state=0)
+    return validate._solved(choice, X, T, test)
 
 
 def test_memorised_rows_do_not_count():
@@ -173,8 +173,8 @@ def test_tasks_of_fits():
 
 def test_groups_stay_together(monkeypatch):
     halves = []
-    draw = _validate.draw_folds
-    monkeypatch.setattr(_validate, "draw_folds", lambda *a, **k: halves.append(draw(*a, **k)) or halves[-1])
+    draw = validate.draw_folds
+    monkeypatch.setattr(validate, "draw_folds", lambda *a, **k: halves.append(draw(*a, **k)) or halves[-1])
     groups = np.arange(90) // 6
     rank(dense(), good_data(90, groups=groups.tolist())).validate(1)
     test = halves[0][0] % 2 == 1

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from headstart.cli._rank import distinct
-from headstart.ranking._rows import Pairing, _grouped, best_of, fusion, ties_in_words
-from headstart.ranking._words import in_words
+from headstart.cli.rank import distinct
+from headstart.ranking.table import Pairing, _grouped, best_of, fusion, ties_in_words
+from headstart.ranking.verdict import in_words
 from headstart.result import Row
 
 NOTHING = {"subspace": [], "distance": [], "cka": {"labels": [], "values": []}}

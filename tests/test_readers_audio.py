@@ -19,8 +19,7 @@ from scipy.signal import resample_poly
 from headstart.errors import MissingPackage, OptionError, UnreadableItem
 from headstart.readers import Clip, reader
 from headstart.readers import audio as module
-from headstart.readers._containers import _ogg_checksum
-from headstart.readers._resample import resampled
+from headstart.readers.audio import _ogg_checksum, resampled
 
 soundfile = pytest.importorskip("soundfile", reason="pip install headstart[audio]")
 
@@ -479,9 +478,9 @@ def test_flipped_bytes_give_a_clip_or_a_refusal(kind, flips, front):
 @pytest.mark.parametrize("package, options", [("soundfile", {}), ("soxr", {"sample_rate": 8000, "resampler": "soxr"})])
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch, package, options):
     """Not an unreadable item: nothing is wrong with the file."""
-    from headstart import _extras
+    from headstart._base import extras
 
-    there = _extras.available
-    monkeypatch.setattr(_extras, "available", lambda name: name != package and there(name))
+    there = extras.available
+    monkeypatch.setattr(extras, "available", lambda name: name != package and there(name))
     with pytest.raises(MissingPackage, match=rf"'{package}'.*pip install .*headstart\[audio\]"):
         read(WAV, **options)

@@ -375,13 +375,13 @@ def test_other_formats_ignore_the_hint():
 
 
 def test_without_simplejpeg(monkeypatch):
-    from headstart import _extras
-    from headstart.readers import _jpeg
+    from headstart._base import extras
+    from headstart.readers import image as _jpeg
 
     want = read(encoded("JPEG"))
     monkeypatch.setattr(_jpeg, "available", lambda module: False)
     assert np.array_equal(read(encoded("JPEG")), want)
-    monkeypatch.setattr(_extras, "available", lambda module: False)
+    monkeypatch.setattr(extras, "available", lambda module: False)
     with pytest.raises(MissingPackage, match="pip install"):
         read(encoded("JPEG"), decoder="simplejpeg")
 

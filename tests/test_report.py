@@ -13,9 +13,9 @@ import pytest
 
 import headstart as hs
 from headstart.errors import DataError, OptionError, StoreError
-from headstart.report import picture
-from headstart.report._html import bullets, number, table
-from headstart.report._svg import Line, chart, heat, known, shade, ticks
+from headstart.reporting import picture
+from headstart.reporting.figures import Line, chart, heat, known, shade, ticks
+from headstart.reporting.html import bullets, number, table
 from headstart.result import ClassRow, Confusion, Fusion, Proof, Ranking, Result, Row
 
 EVIL = '<script>alert("x")</script>&'
@@ -345,7 +345,7 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("headstart._files.os.replace", full)
+    monkeypatch.setattr("headstart._base.files.os.replace", full)
     with pytest.raises(StoreError, match="No space left"):
         hs.report(made("new"), path)
     assert path.read_bytes() == before

@@ -12,7 +12,7 @@ import pytest
 
 import headstart as hs
 from headstart.errors import DataError
-from headstart.report._proof import curves
+from headstart.reporting.figures import curves
 from headstart.result import Forgetting, Gain, LabelsSaved, Proof, ProofRow, TimeSaved, read_record
 from test_report import EVIL, read
 

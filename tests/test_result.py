@@ -16,9 +16,9 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart import _intervals
-from headstart._intervals import bootstrap, mover_difference, mover_mean, number, paired_difference, wilson
-from headstart._printing import WIDTH, clean, listing, paragraph, seconds, shorten, table, width
+from headstart._base import intervals
+from headstart._base.intervals import bootstrap, mover_difference, mover_mean, number, paired_difference, wilson
+from headstart._base.printing import WIDTH, clean, listing, paragraph, seconds, shorten, table, width
 from headstart.errors import DataError, OptionError
 from headstart.result import (
     ClassRow,
@@ -162,7 +162,7 @@ def test_bootstrap_equals_scipys_bca(statistic, plain_one):
 def test_bootstrap_of_many_rows_thins_them_and_scales(monkeypatch):
     parts = np.random.default_rng(0).exponential(1, 5000)
     whole = bootstrap(_mean, parts)
-    monkeypatch.setattr(_intervals, "MAX_ROWS", 500)
+    monkeypatch.setattr(intervals, "MAX_ROWS", 500)
     thin = bootstrap(_mean, parts)
     assert thin[0] == whole[0] == pytest.approx(parts.mean())
     assert thin[2] - thin[1] == pytest.approx(whole[2] - whole[1], rel=0.25)
@@ -171,7 +171,7 @@ def test_bootstrap_of_many_rows_thins_them_and_scales(monkeypatch):
 def test_bootstrap_in_blocks_is_the_same(monkeypatch):
     parts = np.random.default_rng(0).exponential(1, 50)
     whole = bootstrap(_mean, parts)
-    monkeypatch.setattr(_intervals, "_CELLS", 50 * 7)
+    monkeypatch.setattr(intervals, "_CELLS", 50 * 7)
     assert bootstrap(_mean, parts) == pytest.approx(whole, rel=0.1)
 
 

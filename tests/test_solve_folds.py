@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart._solve.folds import FoldPrediction, FoldRidge, _Normal, discriminants
-from headstart._solve.principal import feature_scale, of_rows, of_scatter
 from headstart.errors import NumericsError
+from headstart.linalg.pca import feature_scale, of_rows, of_scatter
+from headstart.linalg.ridge_cv import FoldPrediction, FoldRidge, _Normal, discriminants
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.sampled_from([(60, 8), (60, 50), (40, 40), (25, 70)])

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import MultiTaskLasso
 
-from headstart._solve import groups
-from headstart._solve.groups import Kept, OfRows, OfScatter, largest, path
+from headstart.linalg import multitask_lasso
+from headstart.linalg.multitask_lasso import Kept, OfRows, OfScatter, largest, path
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.sampled_from([(60, 12, 3), (60, 12, 1), (40, 40, 2), (25, 90, 4), (12, 200, 2)])  # n, d, t
@@ -126,7 +126,7 @@ def test_what_screening_left_out_wrongly_comes_back(monkeypatch):
     products = OfRows(X, Y)
     wished = penalties(products)
     right = list(path(products, wished))
-    monkeypatch.setattr(groups, "_likely", lambda slope, *_: np.arange(len(slope)) == 7)
+    monkeypatch.setattr(multitask_lasso, "_likely", lambda slope, *_: np.arange(len(slope)) == 7)
     for here, there in zip(right, path(products, wished), strict=True):
         assert np.array_equal(here.features, there.features)
         assert np.allclose(here.coef, there.coef, atol=1e-6)

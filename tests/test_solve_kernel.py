@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from headstart._solve.kernel import left_out, products
 from headstart.errors import NumericsError
+from headstart.linalg.ridge_cv import left_out, products
 
 
 @pytest.mark.parametrize("shape", [(30, 8), (24, 60)])

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from headstart._solve.entropy import Entropy
-from headstart._solve.lbfgs import minimise
+from headstart.linalg.softmax_regression import Entropy, minimise
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.errors import HeadstartError, OfflineError, OptionError, SourceError, StoreError, WeightsError
 from headstart.extraction import extract

@@ -24,7 +24,7 @@ from headstart.dataset import Dataset  # noqa: E402
 from headstart.errors import UnsafeFile, WeightsError  # noqa: E402
 from headstart.extraction import extract  # noqa: E402
 from headstart.sources import load_source  # noqa: E402
-from headstart.sources._keras2 import config, convert_keras2_config  # noqa: E402
+from headstart.sources.keras import config, convert_keras2_config  # noqa: E402
 
 HOME = Path(__file__).parent / "keras2"
 FILES = ["picture.keras", "picture.h5", "sequence.keras", "sequence.h5"]

@@ -17,7 +17,7 @@ from headstart.errors import DataError, HeadstartError, OptionError, StoreError,
 from headstart.extraction import extract
 from headstart.pretraining import pretrain
 from headstart.sources import load_source
-from headstart.sources._sequence_input import PAD, UNKNOWN, SequenceInput, fit_vocabulary, tokenise
+from headstart.sources.inputs.text import PAD, UNKNOWN, SequenceInput, fit_vocabulary, tokenise
 from networks import state_bytes
 
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 4, "store": False}

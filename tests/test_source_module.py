@@ -14,9 +14,9 @@ from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, SourceError, UnknownName
 from headstart.extraction import extract
 from headstart.sources import Source
-from headstart.sources._image_input import ImageInput
-from headstart.sources._weights import fit_weights, read_weights
+from headstart.sources.inputs.image import ImageInput
 from headstart.sources.module import CallableInput, from_module
+from headstart.sources.weights import fit_weights, read_weights
 from headstart.transfer import fit
 from networks import picture_data, pictures, vectors
 

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 import networks  # noqa: E402
-from headstart import _extras  # noqa: E402
-from headstart._progress import listening  # noqa: E402
+from headstart._base import extras  # noqa: E402
+from headstart._base.progress import listening  # noqa: E402
 from headstart.dataset import Dataset  # noqa: E402
 from headstart.engines import ENGINES, RuntimeConfig  # noqa: E402
 from headstart.errors import (  # noqa: E402
@@ -459,8 +459,8 @@ def test_numbers_that_are_not_finite_name_the_layer(tmp_path):
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_missing_packages_say_how_to_get_them(package, file, monkeypatch):
-    there = _extras.available
-    monkeypatch.setattr(_extras, "available", lambda name: name != package and there(name))
+    there = extras.available
+    monkeypatch.setattr(extras, "available", lambda name: name != package and there(name))
     with pytest.raises(MissingPackage, match=rf"'{package}'.*headstart\[onnx\]"):
         load_source(f"onnx:{file}")
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from headstart.errors import HeadstartError, MissingPackage, StoreError
 from headstart.pretraining import pretrain
 from headstart.sources import SOURCES, load_source
-from headstart.sources._saving import RECORD, WEIGHTS, check_of
+from headstart.sources.weights import RECORD, WEIGHTS, check_of
 from networks import state_bytes
 
 
@@ -205,7 +205,7 @@ def test_weights_exchanged_for_others_of_the_same_shape(copy):
 
 
 def test_weights_exchanged_and_the_record_forged_still_differ_in_the_fingerprint(copy):
-    from headstart._hashing import key_of_file
+    from headstart._base.hashing import key_of_file
 
     state = {k: v + 1 for k, v in load_file(copy / WEIGHTS).items()}
     save_file(state, copy / WEIGHTS)
@@ -215,7 +215,7 @@ def test_weights_exchanged_and_the_record_forged_still_differ_in_the_fingerprint
 
 
 def test_a_tensor_less_is_refused(copy):
-    from headstart._hashing import key_of_file
+    from headstart._base.hashing import key_of_file
 
     state = {k: v for k, v in load_file(copy / WEIGHTS).items() if k != "dense.bias"}
     save_file(state, copy / WEIGHTS)
@@ -260,7 +260,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 
 def test_an_interrupted_save_is_no_source(tmp_path, monkeypatch):
-    monkeypatch.setattr("headstart.sources._saving.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("headstart.sources.weights.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         load_source("fake:vector").save(tmp_path / "half")
     with pytest.raises(StoreError, match="There is no saved source"):
@@ -278,7 +278,7 @@ def test_odd_dtypes_survive(tmp_path):
     source.network.register_buffer("third", torch.tensor([1 / 3], dtype=torch.float64))
     twin = load_source("cnn:x", size=(12, 12))
     twin.network.register_buffer("third", torch.zeros(1, dtype=torch.float64))
-    from headstart.sources._weights import fit_weights, read_weights, write_weights
+    from headstart.sources.weights import fit_weights, read_weights, write_weights
 
     write_weights(tmp_path / "w.safetensors", source.network.state_dict())
     fit_weights(twin.network, read_weights(tmp_path / "w.safetensors"), "w")

@@ -13,7 +13,7 @@ from headstart.errors import StoreError
 from headstart.extraction import extract
 from headstart.moments import Moments
 from headstart.sources import load_source
-from headstart.sources._statistics import Statistics, statistics_of
+from headstart.sources.statistics import Statistics, statistics_of
 from networks import picture_data, pictures
 
 

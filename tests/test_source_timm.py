@@ -18,17 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headstart.dataset import Dataset
-from headstart.errors import (
-    OfflineError,
-    OptionError,
-    SourceError,
-    StoreError,
-    UnknownName,
-    UnsafeFile,
-    WeightsError,
-)
+from headstart.errors import OfflineError, OptionError, SourceError, StoreError, UnknownName, UnsafeFile, WeightsError
 from headstart.extraction import extract
-from headstart.sources import _hub, load_source
+from headstart.sources import load_source
+from headstart.sources import timm as _hub
 from networks import picture_data
 
 timm = pytest.importorskip("timm")

@@ -18,8 +18,8 @@ from headstart.dataset import Dataset
 from headstart.errors import OptionError, SourceError, UnknownName
 from headstart.extraction import extract
 from headstart.sources import Batch, Layer, Source, load_source
-from headstart.sources._fingerprints import code_of, stamp_of, state_of
-from headstart.sources._taps import first_tensor
+from headstart.sources.fingerprint import code_of, stamp_of, state_of
+from headstart.sources.layers import first_tensor
 from networks import hooks_of, image_source, picture_data, pictures, seeded, vector_source, vectors
 
 

@@ -8,9 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
-from headstart.dataset._splitting import balanced_bins, dirichlet_bins, proportional, seed_of, share_of, stratified_mask
+from headstart.dataset.splits import balanced_bins, dirichlet_bins, proportional, seed_of, share_of, stratified_mask
 from headstart.errors import DataError, HeadstartWarning, OptionError
 from listeners import Notes
 

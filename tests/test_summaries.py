@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, StoreError, UnreadableItem
 from headstart.metrics import evaluate
@@ -98,15 +98,15 @@ def test_chinese(source):
 
 
 def test_documents_stay_whole_in_cross_validation(source, data):
-    from headstart.transfer import _summaries
+    from headstart.transfer import summarization
 
     seen = []
-    kept = _summaries.choose
+    kept = summarization.choose
     try:
-        _summaries.choose = lambda *args, **how: seen.append(found := kept(*args, **how)) or found
+        summarization.choose = lambda *args, **how: seen.append(found := kept(*args, **how)) or found
         fit(source, data, store=False)
     finally:
-        _summaries.choose = kept
+        summarization.choose = kept
     owner = np.repeat(np.arange(12), 10)
     for choice in seen:
         assert all(len(set(folds[owner == i])) == 1 for folds in choice.folds for i in range(12))

@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from headstart._words import words
 from headstart.errors import OptionError
+from headstart.metrics.text import words
 from headstart.summarization import (
     SIMILARITY,
     SURFACE,
@@ -133,7 +133,7 @@ def test_similarity_against_the_whole_matrix():
 def test_blocks_of_similarity_change_nothing(monkeypatch):
     rows = np.random.default_rng(0).normal(size=(23, 4))
     whole = similarity(rows)
-    monkeypatch.setattr("headstart.summarization._features._BLOCK", 5)
+    monkeypatch.setattr("headstart.summarization.features._BLOCK", 5)
     np.testing.assert_allclose(similarity(rows), whole)
 
 

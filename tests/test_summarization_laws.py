@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart._words import words
+from headstart.metrics.text import words
 from headstart.summarization import (
     SETS,
     SIMILARITY,
@@ -169,7 +169,7 @@ def test_only_the_sentences_that_share_most_are_looked_at(monkeypatch):
     document = [f"filler {i}." for i in range(50)] + ["the bank cut rates.", "rates will stay low."]
     reference = "the bank cut rates. rates will stay low."
     whole = oracle(document, reference)
-    monkeypatch.setattr("headstart.summarization._oracle._MOST", 5)
+    monkeypatch.setattr("headstart.summarization.oracle._MOST", 5)
     assert (oracle(document, reference) == whole).all() and np.flatnonzero(whole).tolist() == [50, 51]
 
 

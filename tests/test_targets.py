@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headstart._progress import listening
-from headstart.dataset._labels import from_cells, like_classes
-from headstart.dataset._target import Target, columns_from, make_target, parse_target, relabel
+from headstart._base.progress import listening
+from headstart.dataset.targets import Target, columns_from, from_cells, like_classes, make_target, parse_target, relabel
 from headstart.errors import DataError, OptionError, UnknownName
 from listeners import Notes
 

@@ -11,9 +11,9 @@ from PIL import Image
 from headstart.dataset import Dataset
 from headstart.errors import UnreadableItem
 from headstart.predictor import TARGET_MODELS, FeatureSpec, HeadModel, Segments, TargetModel, extract_features
-from headstart.predictor._predictor import _together
+from headstart.predictor.predictor import _together
 from headstart.transfer import fit
-from headstart.transfer._tasks import FITTERS
+from headstart.transfer.tasks import FITTERS
 from networks import pictures, separable
 from predictors import fitted, labelled
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.errors import UnreadableItem
 from headstart.extraction import extract

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 import launched
-from headstart import _extras, _processes, _together
+from headstart._base import extras, processes
 from headstart.errors import MissingPackage, OptionError
+from headstart.training import distributed
 
 HERE = Path(__file__).resolve().parent
 ALONE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -24,16 +25,16 @@ ALONE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 def test_alone_without_a_launcher(monkeypatch):
     for name in ALONE:
         monkeypatch.delenv(name, raising=False)
-    assert _processes.rank_and_world_size() == (0, 1) and _processes.is_main()
-    assert _processes.local_shard(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
-    monkeypatch.setattr(_together, "_accelerator", lambda: pytest.fail("it asked for others"))
+    assert processes.rank_and_world_size() == (0, 1) and processes.is_main()
+    assert processes.local_shard(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(distributed, "_accelerator", lambda: pytest.fail("it asked for others"))
     done = []
-    _together.init_distributed()
-    _together.run_on_all(lambda: done.append(1))
-    assert _together.main_first(lambda: 7) == 7 and _together.broadcast_scalar(lambda: 0.1) == 0.1 and done == [1]
-    _together.assert_same_on_all_ranks({"a": 1}, "settings")
+    distributed.init_distributed()
+    distributed.run_on_all(lambda: done.append(1))
+    assert distributed.main_first(lambda: 7) == 7 and distributed.broadcast_scalar(lambda: 0.1) == 0.1 and done == [1]
+    distributed.assert_same_on_all_ranks({"a": 1}, "settings")
     tensor = torch.ones(2)
-    _together.average_tensors({"t": tensor})
+    distributed.average_tensors({"t": tensor})
     assert tensor.tolist() == [1, 1]
 
 
@@ -44,8 +45,8 @@ def test_every_item_belongs_to_one_process(monkeypatch, count, many):
     monkeypatch.setenv("WORLD_SIZE", str(many))
     for number in range(many):
         monkeypatch.setenv("RANK", str(number))
-        assert _processes.rank_and_world_size() == (number, many)
-        parts.append(_processes.local_shard(np.arange(count)).tolist())
+        assert processes.rank_and_world_size() == (number, many)
+        parts.append(processes.local_shard(np.arange(count)).tolist())
     assert [item for part in parts for item in part] == list(range(count))
     assert len(parts[0]) == max(map(len, parts))
 
@@ -55,14 +56,14 @@ def test_a_launcher_that_talks_nonsense(monkeypatch, number, many):
     monkeypatch.setenv("RANK", number)
     monkeypatch.setenv("WORLD_SIZE", many)
     with pytest.raises(OptionError, match="do not say which process this is"):
-        _processes.rank_and_world_size()
+        processes.rank_and_world_size()
 
 
 def test_without_accelerate(monkeypatch):
     """Said before anything is computed, with the line that installs it."""
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(_extras, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(MissingPackage, match=r"'accelerate' is needed to train in 2 processes together.*pip install"):
         launched.hs.fit("fake:vector", launched.hs.Dataset.from_arrays(np.eye(8), list(range(8))))
 
@@ -148,7 +149,7 @@ def test_a_process_that_dies_takes_the_others_with_it(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, sys; sys.path.insert(0, os.getcwd())\n"
-        "import launched; from headstart._together import begin\n"
+        "import launched; from headstart.training.distributed import begin\n"
         "begin()\n"
         "if os.environ['RANK'] == '1': os._exit(3)\n"
         "launched.loop(None)\n"

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from headstart._constraints import invalid_values
-from headstart._progress import listening
+from headstart._base.constraints import invalid_values
+from headstart._base.progress import listening
 from headstart.errors import DataError, HeadstartError, NumericsError, OptionError, StoreError
 from headstart.training import ParameterGroup, TrainingConfig, steps_of, train
-from headstart.training import _train as training
+from headstart.training import loop as training
 from networks import seeded, separable
 
 

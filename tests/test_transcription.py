@@ -12,15 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart._frames import _order
-from headstart.ctc import Alphabet, Recogniser, alphabet_of, beam_search, ctc, greedy
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, StoreError, UnknownName, UnreadableItem
 from headstart.extraction import extract
-from headstart.log_mel import LogMel
+from headstart.pooling import _order
 from headstart.predictor import load
 from headstart.sources import Source
-from headstart.sources._patch_input import PatchInput
+from headstart.sources.inputs.log_mel import LogMel, PatchInput
+from headstart.speech_heads import Alphabet, Recogniser, alphabet_of, beam_search, ctc, greedy
 from headstart.transfer import fit
 from networks import seeded
 
@@ -231,7 +230,7 @@ def test_same_seed_same_bytes_another_seed_another_head(source, train_data, pred
 
 
 def test_interrupted_and_resumed_is_uninterrupted(source, train_data, tmp_path, monkeypatch):
-    from headstart.training import _train as training
+    from headstart.training import loop as training
 
     few = train_data.take(range(12))
     how = {"layers": "coarse", "head": dataclasses.replace(QUICK, epochs=3), "store": False, "precision": "fp32"}
@@ -274,7 +273,7 @@ WRONG = [
 
 @pytest.mark.parametrize("number", range(len(WRONG)))
 def test_crafted_records_are_refused(number, predictor, source, tmp_path):
-    from headstart._hashing import fingerprint
+    from headstart._base.hashing import fingerprint
 
     folder = predictor.save(tmp_path / "p")
     record = json.loads((folder / "predictor.json").read_text())
@@ -296,17 +295,17 @@ def test_layers_and_head_are_chosen_on_held_out_clips(source, train_data):
 
 
 def test_speakers_are_not_torn_apart(source, monkeypatch):
-    from headstart.transfer import _transcription
+    from headstart.transfer import transcription
 
     data = spoken_data(10, groups=["x", "y"] * 5)
     seen = []
-    real = _transcription._tried
+    real = transcription._tried
 
     def watching(trial, heard, halves, **how):
         seen.append([{heard.data.groups[i] for i in half} for half in halves])
         return dataclasses.replace(trial, cer=None)
 
-    monkeypatch.setattr(_transcription, "_tried", watching)
+    monkeypatch.setattr(transcription, "_tried", watching)
     fit(source, data, layers=["fine", "coarse"], head=dataclasses.replace(QUICK, epochs=1), store=False)
     assert seen and all(not one & other and one and other for one, other in seen)
     assert real is not watching

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from headstart import extraction
-from headstart._files import read_json
+from headstart._base.files import read_json
 from headstart.bank import Table
 from headstart.dataset import Dataset
 from headstart.errors import DataError, HeadstartError, OptionError, UnknownName, UnreadableItem
@@ -18,7 +18,7 @@ from headstart.heads.base import head
 from headstart.policies.base import policy
 from headstart.predictor import load
 from headstart.sources.base import load_source
-from headstart.transfer import _attempts, fit
+from headstart.transfer import finetune_search, fit
 from networks import pictures, separable, state_bytes
 from predictors import fitted, kinds, labelled, two_sources
 
@@ -322,7 +322,7 @@ class TestTuning:
 
     def test_where_tuning_does_not_help_the_frozen_predictor_is_returned(self, monkeypatch):
         data = bright()
-        monkeypatch.setattr(_attempts, "scorer", lambda *_, **__: lambda decision: 0.0)
+        monkeypatch.setattr(finetune_search, "scorer", lambda *_, **__: lambda decision: 0.0)
         harmful = tuned(data, policy=policy("full", epochs=2, lr=10.0))
         frozen = tuned(data, policy="frozen")
         assert harmful.history["kept"] == "start" and harmful.chosen["policy"] == "frozen"
@@ -404,16 +404,16 @@ class TestTuning:
     def test_what_wins_is_trained_again_on_all_items(self, monkeypatch):
         """Scores are scripted so that tuning wins; the last run has every item, as many epochs, nothing held out."""
         seen = []
-        real = _attempts.tune
+        real = finetune_search.tune
 
         def watched(*args, **how):
             seen.append((len(how["samples"]), how["policy"].epochs, how.get("score")))
             return real(*args, **how)
 
         rising = iter(range(100))
-        monkeypatch.setattr(_attempts, "tune", watched)
-        monkeypatch.setattr(_attempts, "scorer", lambda *_, **__: lambda decision: float(next(rising)))
-        monkeypatch.setattr(_attempts, "clear", lambda *_, **__: True)
+        monkeypatch.setattr(finetune_search, "tune", watched)
+        monkeypatch.setattr(finetune_search, "scorer", lambda *_, **__: lambda decision: float(next(rising)))
+        monkeypatch.setattr(finetune_search, "clear", lambda *_, **__: True)
         predictor = tuned(bright(40), policy=policy("full", epochs=3, views=1))
         assert predictor.history["kept"] == "tuned"
         assert [(items, epochs) for items, epochs, _ in seen] == [(32, 3), (40, 3)]

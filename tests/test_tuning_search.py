@@ -11,10 +11,9 @@ import networks
 from headstart import Dataset, fit, policy
 from headstart.finetuning import FineTuneResult
 from headstart.training import History
-from headstart.transfer import _preparing as preparing
-from headstart.transfer._attempts import FineTuneRun
-from headstart.transfer._judging import PairedPredictions
-from headstart.transfer._tuned import _folds, _searched
+from headstart.transfer import starting_points as preparing
+from headstart.transfer.acceptance import PairedPredictions
+from headstart.transfer.finetune_search import FineTuneRun, _folds, _searched
 
 FOLDS = [(np.arange(10, 50), np.arange(10)), (np.r_[0:10, 20:50], np.arange(10, 20))]
 

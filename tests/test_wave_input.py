@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.errors import DataError, OptionError, UnknownName
-from headstart.log_mel import LogMel
-from headstart.readers.audio import Clip
+from headstart.readers.base import Clip
 from headstart.sources import load_source
-from headstart.sources._patch_input import PatchInput
-from headstart.sources._wave_input import WaveInput
+from headstart.sources.inputs.audio import WaveInput
+from headstart.sources.inputs.log_mel import LogMel, PatchInput
 
 HOW = WaveInput(sample_rate=8000, convolutions=((10, 5), (4, 4)), max_seconds=0.5)
 

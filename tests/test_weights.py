@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from headstart._progress import listening
+from headstart._base.progress import listening
 from headstart.errors import StoreError, UnsafeFile, WeightsError
-from headstart.sources._weights import fit_weights, read_weights, write_weights
+from headstart.sources.weights import fit_weights, read_weights, write_weights
 from listeners import Notes
 
 

@@ -15,9 +15,7 @@ torch. A new public name is one line in ``_NAMES`` and one in the block for type
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 _NAMES = {
@@ -49,7 +47,7 @@ _NAMES = {
     "UnreadableItem": "headstart.errors:UnreadableItem",
     "UnsafeFile": "headstart.errors:UnsafeFile",
     "WeightsError": "headstart.errors:WeightsError",
-    "ctc": "headstart.ctc.base:ctc",
+    "ctc": "headstart.speech_heads.base:ctc",
     "distance": "headstart.distances:distance",
     "extract": "headstart.extraction:extract",
     "fit": "headstart.transfer:fit",
@@ -60,17 +58,16 @@ _NAMES = {
     "pretrain": "headstart.pretraining:pretrain",
     "prove": "headstart.proof:prove",
     "rank": "headstart.ranking:rank",
-    "report": "headstart.report:report",
+    "report": "headstart.reporting:report",
     "score": "headstart.scores:score",
-    "source_statistics": "headstart._source_statistics:source_statistics",
+    "source_statistics": "headstart.extraction.source_statistics:source_statistics",
 }
 
 if TYPE_CHECKING:
-    from headstart._source_statistics import source_statistics as source_statistics
-    from headstart.bank import FeatureBank as FeatureBank
-    from headstart.ctc.base import ctc as ctc
-    from headstart.dataset import Dataset as Dataset
-    from headstart.distances import distance as distance
+    from headstart._base.intervals import Metric as Metric
+    from headstart.bank.bank import FeatureBank as FeatureBank
+    from headstart.dataset.dataset import Dataset as Dataset
+    from headstart.distances.base import distance as distance
     from headstart.errors import DataError as DataError
     from headstart.errors import HeadstartError as HeadstartError
     from headstart.errors import HeadstartWarning as HeadstartWarning
@@ -88,26 +85,27 @@ if TYPE_CHECKING:
     from headstart.estimators import FeatureExtractor as FeatureExtractor
     from headstart.estimators import TransferClassifier as TransferClassifier
     from headstart.estimators import TransferRegressor as TransferRegressor
-    from headstart.extraction import extract as extract
-    from headstart.heads import head as head
-    from headstart.moments import Moments as Moments
+    from headstart.extraction.extract import extract as extract
+    from headstart.extraction.source_statistics import source_statistics as source_statistics
+    from headstart.heads.base import head as head
+    from headstart.moments.moments import Moments as Moments
     from headstart.policies.base import Policy as Policy
     from headstart.policies.base import policy as policy
-    from headstart.predictor import Predictor as Predictor
-    from headstart.predictor import load as load
-    from headstart.pretraining import pretrain as pretrain
-    from headstart.proof import prove as prove
-    from headstart.ranking import rank as rank
-    from headstart.report import report as report
-    from headstart.result import Metric as Metric
-    from headstart.result import Proof as Proof
-    from headstart.result import Ranking as Ranking
-    from headstart.result import Result as Result
-    from headstart.scores import score as score
-    from headstart.sources import Layer as Layer
-    from headstart.sources import Source as Source
-    from headstart.sources import load_source as load_source
-    from headstart.transfer import fit as fit
+    from headstart.predictor.loading import load as load
+    from headstart.predictor.predictor import Predictor as Predictor
+    from headstart.pretraining.pretrain import pretrain as pretrain
+    from headstart.proof.prove import prove as prove
+    from headstart.ranking.rank import rank as rank
+    from headstart.reporting.render import report as report
+    from headstart.result.proof import Proof as Proof
+    from headstart.result.ranking import Ranking as Ranking
+    from headstart.result.result import Result as Result
+    from headstart.scores.base import score as score
+    from headstart.sources.base import Source as Source
+    from headstart.sources.base import load_source as load_source
+    from headstart.sources.types import Layer as Layer
+    from headstart.speech_heads.base import ctc as ctc
+    from headstart.transfer.fit import fit as fit
 
 __all__ = [*_NAMES]
 
@@ -122,24 +120,9 @@ def __getattr__(name: str) -> Any:
         return import_module("importlib.metadata").version("headstart")
     if name.startswith("_"):  # probes of tools: __path__, __wrapped__, …
         raise AttributeError(f"module 'headstart' has no attribute {name!r}")
-    unknown = import_module("headstart._registry").unknown
+    unknown = import_module("headstart._base.registry").unknown
     raise AttributeError(unknown("names of headstart", name, list(_NAMES)))
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_NAMES, "__version__"})
-
-
-class _Door(ModuleType):
-    """The package's own module type: a verb keeps its name when a folder of the same name is imported.
-
-    Importing ``headstart.report`` makes Python bind the *folder* to ``headstart.report``; the verb ``hs.report(…)``
-    would be gone. The folder stays reachable by ``import headstart.report`` and ``from headstart.report import …``.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _NAMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Door

@@ -15,11 +15,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, Transfo
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from headstart.dataset import Dataset
-from headstart.extraction import extract
-from headstart.predictor import is_passthrough
+from headstart.dataset.dataset import Dataset
+from headstart.extraction.extract import extract
+from headstart.extraction.features import is_passthrough
 from headstart.sources.base import Source, load_source
-from headstart.transfer import fit
+from headstart.transfer.fit import fit
 
 _IDENTITY = "identity:vector"
 

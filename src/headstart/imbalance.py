@@ -28,9 +28,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart._constraints import Options
-from headstart._registry import unknown
-from headstart._typing import Array, Float
+from headstart._base.constraints import Options
+from headstart._base.registry import unknown
+from headstart._base.typing import Array, Float
 from headstart.errors import DataError, OptionError, UnknownName
 
 __all__ = [

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from headstart._constraints import invalid_values, validate
-from headstart.ctc import CTC, Alphabet, CtcHead, Recogniser, ctc
+from headstart._base.constraints import invalid_values, validate
 from headstart.errors import DataError, OptionError
+from headstart.speech_heads import CTC, Alphabet, CtcHead, Recogniser, ctc
 
 LETTERS = Alphabet(("a", "b", "c"), "characters")
 MEMBERS = list(CTC)

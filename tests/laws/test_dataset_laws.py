@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from headstart.dataset import Dataset, Target
-from headstart.dataset._target import make_target
+from headstart.dataset.targets import make_target
 from headstart.errors import HeadstartWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::headstart.errors.HeadstartWarning")

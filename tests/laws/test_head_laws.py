@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from members import HEAD_CASES, HEAD_FIELDS, HEAD_TOLERANCE, HEADS
 from scipy.stats import ortho_group
 
-from headstart._constraints import invalid_values
+from headstart._base.constraints import invalid_values
 from headstart.errors import DataError, NotFitted, NumericsError, OptionError, StoreError, UnknownName
 from headstart.heads import HEADS as FAMILY
 from headstart.heads import Head, head
-from headstart.heads.base import ABSENT, Problem
+from headstart.heads.base import ABSENT
+from headstart.heads.problem import Problem
 from headstart.moments import Moments
 
 cases = pytest.mark.parametrize(("name", "task"), HEAD_CASES)

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import networks
-from headstart._constraints import invalid_values, validate
+from headstart._base.constraints import invalid_values, validate
 from headstart.errors import OptionError, UnknownName
 from headstart.finetuning import HeadInit, LayerSpec, Samples, finetune
-from headstart.finetuning._places import locate_parameters, lowest_moving
+from headstart.finetuning.parameter_groups import locate_parameters, lowest_moving
 from headstart.policies import POLICIES, ParameterInfo, TrainableParameter, policy
 from headstart.sources import load_source
 from networks import image_source, state_bytes, vector_source

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from members import READER_MEMBERS
 
 from headstart import errors
-from headstart._constraints import invalid_values
+from headstart._base.constraints import invalid_values
 from headstart.errors import OptionError, UnknownName, UnreadableItem
 from headstart.readers import READERS, Clip, Reader, reader
 from headstart.readers.base import kind_of
@@ -316,7 +316,7 @@ def test_readers_load_no_torch(tmp_path):
         (tmp_path / f"{name}{suffix}").write_bytes(content)
     code = (
         "import sys\nfrom pathlib import Path\nfrom headstart.readers import READERS, reader\n"
-        "from headstart.log_mel import LogMel\n"
+        "from headstart.sources.inputs.log_mel import LogMel\n"
         f"for path in Path({str(tmp_path)!r}).iterdir(): reader(path.stem).read(path)\n"
         "LogMel().patches(reader('audio', sample_rate=16000).read(next(Path(sys.argv[1]).glob('audio*'))))\n"
         "heavy = {'torch', 'timm', 'torchvision', 'transformers'} & set(sys.modules)\n"

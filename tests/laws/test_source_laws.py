@@ -16,8 +16,8 @@ from headstart.errors import SourceError, UnknownName
 from headstart.extraction import extract, reading
 from headstart.pooling import reducer, resolve
 from headstart.sources import SOURCES
-from headstart.sources._taps import modules_of
 from headstart.sources.base import Input, load_source
+from headstart.sources.layers import modules_of
 from networks import counted, hooks_of, state_bytes
 
 PLAIN = {"precision": "fp32", "batch_size": 4}

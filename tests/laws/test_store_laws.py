@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from headstart import _files
+from headstart._base import files as _files
 from headstart.bank import Store, from_bf16, to_bf16
-from headstart.bank._key_index import KEY, MAX_ROWS, MISSING, KeyIndex, as_keys
-from headstart.bank._shard_format import Damaged, Form, ShardLayout, parse, sums
-from headstart.bank._shards import open_shard
+from headstart.bank.key_index import KEY, MAX_ROWS, MISSING, KeyIndex, as_keys
+from headstart.bank.shard_format import Damaged, Form, ShardLayout, parse, sums
+from headstart.bank.shards import open_shard
 from headstart.errors import DataError, StoreError
 
 DTYPES = ["<f8", "<f4", "<f2", "|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8"]

@@ -1,7 +1,7 @@
 """Dataset: items, targets, groups, a modality and a task; how to split, sample and compare them. Numpy only."""
 
-from headstart.dataset._dataset import Dataset, need_targets
-from headstart.dataset._duplicates import Item, KeyCache
-from headstart.dataset._target import Target
+from headstart.dataset.dataset import Dataset, need_targets
+from headstart.dataset.duplicates import Item, KeyCache
+from headstart.dataset.targets import Target
 
 __all__ = ["Dataset", "Item", "KeyCache", "Target", "need_targets"]

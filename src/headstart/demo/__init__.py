@@ -1,6 +1,5 @@
 """A demonstration without data or network: does transfer help? Floor 7."""
 
-from headstart.demo._records import Demo, DemoRow, Tried
-from headstart.demo._run import demo
+from headstart.demo.demo import Demo, DemoRow, Tried, demo
 
 __all__ = ["Demo", "DemoRow", "Tried", "demo"]

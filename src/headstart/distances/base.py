@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from headstart._registry import Family
+from headstart._base.registry import Family
 from headstart.errors import DataError, NumericsError, OptionError
-from headstart.moments import Moments
+from headstart.moments.moments import Moments
 
 DISTANCES = Family(
     "distances",

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from headstart._typing import Array, Float
+from headstart._base.typing import Array, Float
 from headstart.distances.base import Distance
 from headstart.errors import DataError, NumericsError, OptionError
-from headstart.moments import Moments
+from headstart.moments.moments import Moments
 
 
 def _cka(a: Moments, b: Moments, *, cross: Array | None = None) -> float:

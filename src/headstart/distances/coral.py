@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from headstart.distances.base import Distance
-from headstart.moments import Moments
+from headstart.moments.moments import Moments
 
 
 def _coral(a: Moments, b: Moments) -> float:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from headstart._typing import Float
+from headstart._base.typing import Float
 from headstart.distances.base import Distance
-from headstart.moments import Moments
+from headstart.moments.moments import Moments
 
 
 def _frechet(a: Moments, b: Moments) -> float:

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from headstart import _extras
-from headstart.engines._rows import checked, rows_of_batch
-from headstart.engines.base import RuntimeConfig
+from headstart._base import extras
+from headstart.engines.base import RuntimeConfig, checked, rows_of_batch
 from headstart.errors import OptionError
 
 
@@ -51,11 +50,11 @@ class OnnxRuntimeEngine:
     @staticmethod
     def default_device() -> str:
         """cuda where onnxruntime can use it, else cpu: it has builds of its own, whatever torch can do."""
-        ort = _extras.need("onnxruntime", "to run onnx: sources")
+        ort = extras.need("onnxruntime", "to run onnx: sources")
         return "cuda" if "CUDAExecutionProvider" in ort.get_available_providers() else "cpu"
 
     @staticmethod
     def version() -> dict[str, str]:
         """onnxruntime's version."""
-        ort = _extras.need("onnxruntime", "to run onnx: sources")
+        ort = extras.need("onnxruntime", "to run onnx: sources")
         return {"onnxruntime": str(ort.__version__)}

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart import _extras
-from headstart.engines._rows import checked, described, rows_of_batch
-from headstart.engines.base import RuntimeConfig
+from headstart._base import extras
+from headstart.engines.base import RuntimeConfig, checked, described, rows_of_batch
 from headstart.errors import OptionError, SourceError
 
 _SAME = 0.1  # bf16 rounds otherwise in batches of other sizes; what is mixed up differs by much more
@@ -100,7 +99,7 @@ class OpenVinoEngine:
     @staticmethod
     def version() -> dict[str, str]:
         """OpenVINO's version, and torch's, which the network is converted with."""
-        found = _extras.installed_version("openvino")
+        found = extras.installed_version("openvino")
         if found is None:
             _openvino()
         return {"openvino": str(found), "torch": torch.__version__.partition("+")[0]}
@@ -134,9 +133,9 @@ def _is_open(compiled: Any, x: np.ndarray) -> bool:
 def _openvino() -> Any:
     """OpenVINO, imported without the package that it sends telemetry with."""
     if "openvino" in sys.modules:
-        return _extras.need("openvino", "for engine='openvino'")
+        return extras.need("openvino", "for engine='openvino'")
     with _without(_TELEMETRY):
-        return _extras.need("openvino", "for engine='openvino'")
+        return extras.need("openvino", "for engine='openvino'")
 
 
 @contextmanager

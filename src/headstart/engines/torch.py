@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from headstart.engines._rows import checked, described, rows_of_batch
-from headstart.engines.base import RuntimeConfig
+from headstart.engines.base import RuntimeConfig, checked, described, rows_of_batch
 from headstart.errors import NumericsError, OptionError, SourceError
 
 _DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -4,12 +4,12 @@ Starts from the solved head (LP-FT, Kumar et al. 2022). What a policy does not m
 batch-norm statistics included. The source given is never touched.
 """
 
-from headstart._samples import Samples, Views
-from headstart.finetuning._cache import ActivationStore
-from headstart.finetuning._network import FineTuneModel, HeadInit, LayerSpec
-from headstart.finetuning._plan import estimate
-from headstart.finetuning._tune import FineTuneResult, decisions, finetune
-from headstart.finetuning._views import image_views, mirrored
+from headstart.finetuning.budget import estimate
+from headstart.finetuning.cache import ActivationStore
+from headstart.finetuning.finetune import FineTuneResult, decisions, finetune
+from headstart.finetuning.model import FineTuneModel, HeadInit, LayerSpec
+from headstart.training.augment import image_views, mirrored
+from headstart.training.batches import Samples, Views
 
 __all__ = [
     "LayerSpec",

@@ -16,16 +16,48 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from scipy.special import expit, softmax
 
-from headstart._constraints import Options, validate
-from headstart._registry import Family, need_fields
-from headstart._solve.principal import blocks
-from headstart._typing import TASKS, Array, Float, Ints
+from headstart._base.constraints import Options, validate
+from headstart._base.registry import Family, need_fields
+from headstart._base.typing import TASKS, Array, Float, Ints
 from headstart.errors import DataError, NotFitted, NumericsError, OptionError, StoreError
-from headstart.heads._checks import checked_prior
-from headstart.heads._decisions import ABSENT, flops, members, probabilities, widened
-from headstart.heads._problem import Problem, problem_of
-from headstart.moments import Moments
+from headstart.heads.problem import Problem, checked_prior, problem_of
+from headstart.linalg.pca import blocks
+from headstart.moments.moments import Moments
+
+# ---- What heads do alike with decisions, folds and their own costs. ----
+
+
+ABSENT = -1e6  # decision of a class that training never saw: finite, and its probability is exactly 0
+
+
+def widened(intercept: Float, present: Array) -> Float:
+    """Intercepts of all classes; those without rows are never predicted."""
+    out = np.full(len(present), ABSENT)
+    out[present] = intercept
+    return out
+
+
+def probabilities(decision: Float, task: str, temperature: float = 1.0) -> Float:
+    """Probabilities (n, t) of decisions (n, t)."""
+    if task == "regression":
+        raise OptionError("Values have no probabilities; use predict, or a classification task.")
+    scaled = decision / temperature
+    return np.asarray(softmax(scaled, axis=-1) if task == "classification" else expit(scaled))
+
+
+def flops(problem: Problem, *, per_side: float, per_value: float) -> float:
+    """``per_side``·min(n, d)³ and ``per_value`` operations for each of the n·min(n, d)·t products."""
+    n, d = problem.rows.shape
+    side = min(n, d)
+    return float(per_side * side**3 + per_value * n * side * len(problem.target_mean))
+
+
+def members(folds: Ints) -> list[list[Ints]]:
+    """Rows of every fold, for each of R fold assignments (R, n)."""
+    return [[np.flatnonzero(row == fold) for fold in np.unique(row)] for row in folds]
+
 
 __all__ = ["ABSENT", "HEADS", "SCALES", "Head", "LinearHead", "Problem", "flops", "head", "members", "widened"]
 

@@ -28,12 +28,13 @@ from typing import Annotated, Any
 import numpy as np
 from scipy.special import betaln
 
-from headstart._constraints import Allow, Interval
-from headstart._solve.groups import Kept, OfRows, OfScatter, largest, path
-from headstart._solve.principal import centered, symmetric
-from headstart._typing import Float, Ints
+from headstart._base.constraints import Allow, Interval
+from headstart._base.typing import Float, Ints
 from headstart.errors import NumericsError
-from headstart.heads.base import SCALES, LinearHead, Problem, flops, members
+from headstart.heads.base import SCALES, LinearHead, flops, members
+from headstart.heads.problem import Problem
+from headstart.linalg.multitask_lasso import Kept, OfRows, OfScatter, largest, path
+from headstart.linalg.pca import centered, symmetric
 
 _SHARES = 10.0 ** (-0.15 * np.arange(1, 13))  # of the strength from which on nothing is kept
 _SMALL = 200  # rows up to which the number of kept features is found exactly: where they are few it hangs on rounding

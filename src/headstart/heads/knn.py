@@ -18,9 +18,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from headstart._constraints import Interval, Options
-from headstart._typing import Array, Float, Ints
-from headstart.heads.base import ABSENT, SCALES, Head, Problem, widened
+from headstart._base.constraints import Interval, Options
+from headstart._base.typing import Array, Float, Ints
+from headstart.heads.base import ABSENT, SCALES, Head, widened
+from headstart.heads.problem import Problem
 
 _CELLS = 8 << 20  # similarities held at once
 _SHARP = 10.0  # softmax weights: exp(similarity · 10), a temperature of 0.1

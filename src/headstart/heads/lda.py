@@ -22,12 +22,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from headstart._constraints import Interval, Options
-from headstart._solve.folds import FoldPrediction, discriminants
-from headstart._typing import Array, Float, Ints
+from headstart._base.constraints import Interval, Options
+from headstart._base.typing import Array, Float, Ints
 from headstart.errors import NumericsError
-from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem, flops, members
-from headstart.moments import oas_share
+from headstart.heads.base import ABSENT, SCALES, LinearHead, flops, members
+from headstart.heads.problem import Problem
+from headstart.linalg.ridge_cv import FoldPrediction, discriminants
+from headstart.moments.derived import oas_share
 
 _GRID = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)
 _MOST = 1 - 1e-9  # left-out scores come from a finite penalty

@@ -19,12 +19,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from headstart._constraints import Interval
-from headstart._progress import note
-from headstart._solve.entropy import Entropy
-from headstart._typing import Float, Ints
+from headstart._base.constraints import Interval
+from headstart._base.progress import note
+from headstart._base.typing import Float, Ints
 from headstart.errors import NumericsError
-from headstart.heads.base import SCALES, LinearHead, Problem, flops, members
+from headstart.heads.base import SCALES, LinearHead, flops, members
+from headstart.heads.problem import Problem
+from headstart.linalg.softmax_regression import Entropy
 
 _CV_TOLERANCE = (
     1e-6  # error of the mean loss; at 1e-5 separable classes of new speakers scored 10 points above the true fit

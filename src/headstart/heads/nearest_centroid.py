@@ -18,9 +18,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from headstart._typing import Float, Ints
+from headstart._base.typing import Float, Ints
 from headstart.errors import NumericsError
-from headstart.heads.base import ABSENT, SCALES, LinearHead, Problem, flops
+from headstart.heads.base import ABSENT, SCALES, LinearHead, flops
+from headstart.heads.problem import Problem
 
 _SMALLEST = 1e-300  # rows that are all the same
 _DEGENERATE = 1e-10  # within-class scatter below this share of the whole is rounding

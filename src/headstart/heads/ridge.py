@@ -19,11 +19,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from headstart._constraints import Allow, Interval, Options
-from headstart._typing import Float, Ints
+from headstart._base.constraints import Allow, Interval, Options
+from headstart._base.typing import Float, Ints
 from headstart.errors import NumericsError, OptionError
-from headstart.heads.base import SCALES, LinearHead, Problem, flops, members
-from headstart.moments import Moments
+from headstart.heads.base import SCALES, LinearHead, flops, members
+from headstart.heads.problem import Problem
+from headstart.moments.moments import Moments
 
 _DECADES = np.linspace(-3.0, 1.0, 9)  # of the strengths tried, about the mean scatter of a feature; see strengths()
 

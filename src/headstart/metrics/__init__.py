@@ -5,7 +5,7 @@
 True
 """
 
-from headstart.metrics._evaluate import assess, confusion, evaluate, per_class
 from headstart.metrics.base import HEADLINE, METRICS, Measure, MetricInputs
+from headstart.metrics.evaluate import assess, confusion, evaluate, per_class
 
 __all__ = ["HEADLINE", "METRICS", "Measure", "MetricInputs", "assess", "confusion", "evaluate", "per_class"]

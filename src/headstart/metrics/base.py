@@ -9,41 +9,43 @@ and laws that hold each member to scikit-learn's value.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from headstart._intervals import Better, Metric, bootstrap, wilson
-from headstart._registry import Family
-from headstart._typing import Array, Float, Task
+from headstart._base.intervals import Better, Metric, bootstrap, wilson
+from headstart._base.registry import Family, unknown
+from headstart._base.typing import TASKS, Array, Float, Task
+from headstart.dataset.targets import LARGEST
+from headstart.errors import DataError, UnknownName
 
 METRICS = Family(
     "metrics",
     {
-        "accuracy": "headstart.metrics.accuracy:accuracy",
-        "balanced_accuracy": "headstart.metrics.recall:balanced_accuracy",
-        "brier": "headstart.metrics.calibration:brier",
-        "cer": "headstart.metrics.transcription:cer",
-        "ece": "headstart.metrics.calibration:ece",
-        "few_shot_recall": "headstart.metrics.recall:few_shot_recall",
-        "log_loss": "headstart.metrics.calibration:log_loss",
-        "macro_f1": "headstart.metrics.f1:macro_f1",
+        "accuracy": "headstart.metrics.classification:accuracy",
+        "balanced_accuracy": "headstart.metrics.classification:balanced_accuracy",
+        "brier": "headstart.metrics.classification:brier",
+        "cer": "headstart.metrics.text:cer",
+        "ece": "headstart.metrics.classification:ece",
+        "few_shot_recall": "headstart.metrics.classification:few_shot_recall",
+        "log_loss": "headstart.metrics.classification:log_loss",
+        "macro_f1": "headstart.metrics.classification:macro_f1",
         "mae": "headstart.metrics.regression:mae",
-        "many_shot_recall": "headstart.metrics.recall:many_shot_recall",
-        "mean_average_precision": "headstart.metrics.ranked:mean_average_precision",
-        "medium_shot_recall": "headstart.metrics.recall:medium_shot_recall",
-        "micro_f1": "headstart.metrics.f1:micro_f1",
+        "many_shot_recall": "headstart.metrics.classification:many_shot_recall",
+        "mean_average_precision": "headstart.metrics.classification:mean_average_precision",
+        "medium_shot_recall": "headstart.metrics.classification:medium_shot_recall",
+        "micro_f1": "headstart.metrics.classification:micro_f1",
         "r2": "headstart.metrics.regression:r2",
         "rmse": "headstart.metrics.regression:rmse",
-        "rouge1": "headstart.metrics.rouge:rouge1",
-        "rouge2": "headstart.metrics.rouge:rouge2",
-        "rougeL": "headstart.metrics.rouge:rouge_l",
-        "rougeLsum": "headstart.metrics.rouge:rouge_lsum",
-        "top5": "headstart.metrics.accuracy:top5",
-        "wer": "headstart.metrics.transcription:wer",
-        "worst_class_recall": "headstart.metrics.recall:worst_class_recall",
+        "rouge1": "headstart.metrics.text:rouge1",
+        "rouge2": "headstart.metrics.text:rouge2",
+        "rougeL": "headstart.metrics.text:rouge_l",
+        "rougeLsum": "headstart.metrics.text:rouge_lsum",
+        "top5": "headstart.metrics.classification:top5",
+        "wer": "headstart.metrics.text:wer",
+        "worst_class_recall": "headstart.metrics.classification:worst_class_recall",
     },
 )
 
@@ -172,3 +174,155 @@ def ratio(parts: Array, weights: Float) -> Float:
     top, bottom = sums(parts, weights).T
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(bottom > 0, top / bottom, math.nan)
+
+
+# ---- From what callers hold (labels, matrices, texts) to the aligned rows that metrics take. ----
+
+
+def rows_of(
+    task: Task,
+    truth: Any,
+    predicted: Any,
+    *,
+    proba: Any = None,
+    classes: Sequence[Any] | None = None,
+    train_counts: Mapping[Any, int] | None = None,
+) -> MetricInputs:
+    """Rows without those whose truth is missing (None or NaN). See :func:`headstart.metrics.evaluate`."""
+    if task not in TASKS:
+        raise UnknownName(unknown("tasks", task, list(TASKS)))
+    n = len(truth)
+    sizes = {"truth": n, "predicted": len(predicted), **({} if proba is None else {"proba": len(proba)})}
+    if len(set(sizes.values())) > 1:
+        given = ", ".join(f"{size} {name}" for name, size in sizes.items())
+        raise DataError(f"Rows do not align: {given}. Evaluate with one prediction per row (skipped items left out).")
+    kept = np.array([not _missing(value) for value in truth], bool)
+    if not kept.any():
+        raise DataError(f"There is nothing to evaluate: none of the {n} rows has a known truth.")
+    truth, predicted = (_pick(values, kept) for values in (truth, predicted))
+    scores = None if proba is None else _matrix(np.asarray(proba, float)[kept], "proba")
+    if task == "classification":
+        return _classes(truth, predicted, scores, classes=classes, train_counts=train_counts)
+    if task == "multilabel":
+        return _labels(truth, predicted, scores, classes)
+    if task == "regression":
+        return _numbers(truth, predicted)
+    return MetricInputs(task, tuple(map(str, truth)), tuple(map(str, predicted)))
+
+
+def _numbers(truth: Any, predicted: Any) -> MetricInputs:
+    true, said = _matrix(np.asarray(truth, float), "truth"), _matrix(np.asarray(predicted, float), "predictions")
+    if true.shape != said.shape:
+        raise DataError(f"Truth has shape {true.shape} and predictions {said.shape}; they must agree.")
+    if max(np.abs(true).max(initial=0.0), np.abs(said).max(initial=0.0)) > LARGEST:
+        raise DataError(f"Errors are squared: numbers beyond {LARGEST:g} need another unit.")
+    return MetricInputs("regression", true, said)
+
+
+def _missing(value: Any) -> bool:
+    if value is None:
+        return True
+    if isinstance(value, (float, np.floating)):
+        return bool(np.isnan(value))
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return bool(np.isnan(value).any())
+    return isinstance(value, (tuple, list)) and any(map(_missing, value))
+
+
+def _pick(values: Any, kept: Array) -> Any:
+    if isinstance(values, np.ndarray):
+        return values[kept]
+    return [value for value, keep in zip(values, kept) if keep]
+
+
+def _matrix(values: Float, name: str) -> Float:
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2:
+        raise DataError(f"The {name} must be one or two dimensional; got shape {values.shape}.")
+    bad = ~np.isfinite(values).all(1)
+    if bad.any():
+        raise DataError(f"{bad.sum()} of {len(values)} rows of the {name} hold numbers that are not finite.")
+    return values
+
+
+def _classes(
+    truth: Any,
+    predicted: Any,
+    proba: Float | None,
+    *,
+    classes: Sequence[Any] | None,
+    train_counts: Mapping[Any, int] | None,
+) -> MetricInputs:
+    truth, predicted = ([v.item() if isinstance(v, np.generic) else v for v in values] for values in (truth, predicted))
+    given = [c.item() if isinstance(c, np.generic) else c for c in classes or ()]
+    # A class that only the test rows have stays an error that counts: it comes after those the predictor knows.
+    known = given + _sorted({*truth, *predicted} - set(given))
+    index = {label: i for i, label in enumerate(known)}
+    if proba is not None:
+        proba = _distribution(proba, given, known)
+    counts = None
+    if train_counts is not None:
+        counts = np.array([float(train_counts.get(label, 0)) for label in known])
+    true, said = (np.array([index[label] for label in values], np.int64) for values in (truth, predicted))
+    return MetricInputs("classification", true, said, proba=proba, classes=tuple(known), train_counts=counts)
+
+
+def _sorted(labels: set[Any]) -> list[Any]:
+    try:
+        return sorted(labels)
+    except TypeError:  # labels of several types
+        return sorted(labels, key=lambda label: (type(label).__name__, repr(label)))
+
+
+def _distribution(proba: Float, given: list[Any], known: list[Any]) -> Float:
+    columns = given or known
+    if proba.shape[1] != len(columns):
+        raise DataError(
+            f"proba has {proba.shape[1]} columns for {len(columns)} classes ({', '.join(map(repr, columns[:8]))}…). "
+            "Give classes= in the order of the columns."
+        )
+    total = proba.sum(1, keepdims=True)
+    if (proba < -1e-6).any() or (np.abs(total - 1) > 1e-3).any():
+        raise DataError("proba must hold probabilities: 0 or more, each row adding up to 1. Did you pass decisions?")
+    padding = np.zeros((len(proba), len(known) - len(columns)))
+    return np.hstack([np.clip(proba, 0, None) / total, padding])
+
+
+def _labels(truth: Any, predicted: Any, scores: Float | None, classes: Sequence[Any] | None) -> MetricInputs:
+    known = list(classes) if classes is not None else _label_names(truth, predicted)
+    true, said = _indicator(truth, known, "truth"), _indicator(predicted, known, "predictions")
+    shapes = {true.shape, said.shape, *([] if scores is None else [scores.shape])}
+    if shapes != {(len(true), len(known))}:
+        shown = " and ".join(map(str, sorted(shapes)))
+        raise DataError(f"Multilabel rows must have one column for each of the {len(known)} labels; got {shown}.")
+    return MetricInputs("multilabel", true, said, proba=scores, classes=tuple(known))
+
+
+def _label_names(truth: Any, predicted: Any) -> list[Any]:
+    if _is_matrix(truth):
+        return list(range(np.asarray(truth).shape[1]))
+    return _sorted({label for row in [*truth, *predicted] for label in row})
+
+
+def _is_matrix(values: Any) -> bool:
+    """Whether rows are given as 0 and 1 in aligned columns, and not as collections of label names."""
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        return True
+    return len(values) > 0 and all(isinstance(row, np.ndarray) for row in values)
+
+
+def _indicator(values: Any, known: list[Any], name: str) -> Float:
+    if _is_matrix(values):
+        matrix = _matrix(np.asarray(values, float), name)
+        if not np.isin(matrix, (0, 1)).all():
+            raise DataError(f"The {name} of a multilabel task must be 0 or 1; scores go into proba=.")
+        return matrix
+    index = {label: j for j, label in enumerate(known)}
+    matrix = np.zeros((len(values), len(known)))
+    for i, row in enumerate(values):
+        if isinstance(row, str) or not isinstance(row, Collection):
+            raise DataError(f"Row {i} of the {name} is {row!r}; a multilabel row is a collection of labels.")
+        if strange := [label for label in row if label not in index]:
+            raise DataError(f"Row {i} of the {name} has labels that are not among the classes: {strange[:5]}.")
+        matrix[i, [index[label] for label in row]] = 1.0
+    return matrix

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from headstart._typing import Float
+from headstart._base.typing import Float
 from headstart.metrics.base import Measure, MetricInputs, mean, sums
 
 REGRESSION = frozenset({"regression"})

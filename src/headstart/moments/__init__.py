@@ -4,9 +4,9 @@ Six small arrays per layer say everything that closed-form heads, transferabilit
 feature rows and their targets. They merge, they subtract, and no row need be kept.
 """
 
-from headstart.moments._centred import Centred
-from headstart.moments._derived import oas_share
-from headstart.moments._exact import Quantiser
-from headstart.moments._moments import Moments
+from headstart.moments.centred import Centred
+from headstart.moments.derived import oas_share
+from headstart.moments.exact import Quantiser
+from headstart.moments.moments import Moments
 
 __all__ = ["Centred", "Moments", "Quantiser", "oas_share"]

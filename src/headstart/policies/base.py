@@ -13,20 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from headstart._constraints import Allow, Interval, Options, validate
-from headstart._registry import Family, need_fields, unknown
+from headstart._base.constraints import Allow, Interval, Options, validate
+from headstart._base.registry import Family, need_fields, unknown
 from headstart.errors import UnknownName
 
 POLICIES = Family(
     "policies",
     {
-        "bias_only": "headstart.policies.bias_only:BiasOnly",
-        "frozen": "headstart.policies.frozen:Frozen",
-        "full": "headstart.policies.full:Full",
-        "gradual": "headstart.policies.gradual:Gradual",
-        "last_layers": "headstart.policies.last_layers:LastLayers",
+        "bias_only": "headstart.policies.selective:BiasOnly",
+        "frozen": "headstart.policies.unfreezing:Frozen",
+        "full": "headstart.policies.unfreezing:Full",
+        "gradual": "headstart.policies.unfreezing:Gradual",
+        "last_layers": "headstart.policies.unfreezing:LastLayers",
         "lora": "headstart.policies.lora:Lora",
-        "norm_only": "headstart.policies.norm_only:NormOnly",
+        "norm_only": "headstart.policies.selective:NormOnly",
     },
 )
 

@@ -1,7 +1,6 @@
 """Predictor: recipe + answers, everything needed to predict elsewhere. Floor 5."""
 
-from headstart.predictor._answer import TARGET_MODELS, TargetModel
-from headstart.predictor._features import (
+from headstart.extraction.features import (
     FeatureSet,
     FeatureSpec,
     LayerKey,
@@ -11,11 +10,12 @@ from headstart.predictor._features import (
     is_passthrough,
     take_rows,
 )
-from headstart.predictor._ledger import ExactSums
-from headstart.predictor._loading import load
-from headstart.predictor._predictor import Predictor
-from headstart.predictor._transcription import Transcription
-from headstart.predictor._with_head import HeadModel
+from headstart.moments.exact_sums import ExactSums
+from headstart.predictor.head_models import HeadModel
+from headstart.predictor.loading import load
+from headstart.predictor.predictor import Predictor
+from headstart.predictor.target_model import TARGET_MODELS, TargetModel
+from headstart.predictor.transcription import Transcription
 
 __all__ = [
     "TARGET_MODELS",

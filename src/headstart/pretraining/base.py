@@ -9,21 +9,21 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from headstart._registry import Family
+from headstart._base.registry import Family
 
 OBJECTIVES = Family(
     "objectives",
     {
-        "random": "headstart.pretraining.random:prepare",
-        "supervised": "headstart.pretraining.supervised:prepare",
+        "random": "headstart.pretraining.objectives.random:prepare",
+        "supervised": "headstart.pretraining.objectives.supervised:prepare",
     },
 )
 
 ARCHITECTURES = Family(
     "architectures",
     {
-        "cnn": "headstart.pretraining.cnn:build",
-        "lstm": "headstart.pretraining.lstm:build",
+        "cnn": "headstart.pretraining.architectures.cnn:build",
+        "lstm": "headstart.pretraining.architectures.lstm:build",
     },
 )
 

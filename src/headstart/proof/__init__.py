@@ -14,6 +14,6 @@ fine-tuned     that, and weights moved, where it helps on items held out
 The last two use what the source has learned. Training from scratch and fine-tuning get the same time.
 """
 
-from headstart.proof._prove import prove
+from headstart.proof.prove import prove
 
 __all__ = ["prove"]

@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from headstart._constraints import Interval
-from headstart._typing import Array
+from headstart._base.constraints import Interval
+from headstart._base.typing import Array
 from headstart.readers.base import Item, Refused, content, kind_of, refusing
 
 REVISION = 1  # raise it when the same item would give other numbers

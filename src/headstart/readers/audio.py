@@ -16,20 +16,142 @@ from __future__ import annotations
 import io
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from headstart._constraints import Allow, Interval, Options
-from headstart._extras import need
-from headstart._typing import Array
+from headstart._base.constraints import Allow, Interval, Options
+from headstart._base.extras import need
+from headstart._base.typing import Array
 from headstart.errors import OptionError
-from headstart.readers._containers import check_container
-from headstart.readers._resample import resampled
 from headstart.readers.base import Clip, Item, Refused, checked_size, content, kind_of, refusing
+
+# ---- Is a sound file all there? What libsndfile passes over in silence. Part of audio.py; floor 3. ----
+
+
+_OPEN_ENDED = 0x7FFF_0000  # written for the length by programs that stream and cannot go back
+_MAX_CHUNKS = 10_000
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def check_container(file: BinaryIO, size: int, kind: str) -> None:
+    """Raise Refused when a file is shorter than it says, or a page of it is damaged; leaves the file at its start."""
+    if kind in ("a WAV sound", "an AIFF sound"):
+        _check_chunks(file, size)
+    elif kind == "an OGG sound":
+        _check_pages(file)
+    file.seek(0)
+
+
+def _check_chunks(file: BinaryIO, size: int) -> None:
+    big = file.read(12)[:4] == b"FORM"
+    at = 12
+    for _ in range(_MAX_CHUNKS):
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8:
+            return  # no samples at all: the decoder says so
+        length = int.from_bytes(head[4:], "big" if big else "little")
+        if head[:4] in (b"data", b"SSND"):
+            missing = at + 8 + length - size
+            if missing > 1 and length < _OPEN_ENDED:  # one byte may be padding
+                raise Refused(f"truncated ({missing:,} bytes are missing)")
+            return
+        at += 8 + length + length % 2
+    raise Refused("damaged (no samples in ten thousand chunks)")
+
+
+def _check_pages(file: BinaryIO) -> None:
+    ended = False
+    while header := file.read(27):
+        if header[:4] != b"OggS":
+            if ended:  # tags that some programs append
+                return
+            raise Refused("damaged (a page is missing)")
+        table = file.read(header[26]) if len(header) == 27 else b""
+        body = file.read(sum(table))
+        if len(header) < 27 or len(table) < header[26] or len(body) < sum(table):
+            raise Refused("truncated")
+        if _ogg_checksum(header[:22] + bytes(4) + header[26:] + table + body) != int.from_bytes(
+            header[22:26], "little"
+        ):
+            raise Refused("damaged (a checksum is wrong)")
+        ended = bool(header[5] & 4)
+    if not ended:
+        raise Refused("truncated")
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """OGG's CRC-32 is zlib's with every bit order turned round, and neither started nor ended with ones."""
+    turned = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{turned:032b}"[::-1], 2)
+
+
+# ---- Another sample rate, block by block, with the same numbers as in one piece. Part of audio.py; floor 3. ----
+
+
+def resampled(blocks: Iterable[Array], source: int, target: int, *, method: str) -> Iterator[Array]:
+    """Blocks of float32 samples (n,) at ``source`` Hz → blocks at ``target`` Hz.
+
+    ``"scipy"`` gives bit for bit ``scipy.signal.resample_poly`` of the whole clip, ``"soxr"`` what ``soxr.resample``
+    (HQ) does; where the blocks are cut changes nothing. Cost: O(1) memory in the length of the clip.
+    """
+    if source == target:
+        yield from blocks
+    elif method == "soxr":
+        yield from _soxr(blocks, source, target)
+    else:
+        common = math.gcd(source, target)
+        yield from _polyphase(blocks, target // common, source // common)
+
+
+def _soxr(blocks: Iterable[Array], source: int, target: int) -> Iterator[Array]:
+    stream = need("soxr", "for AudioReader(resampler='soxr')").ResampleStream(source, target, 1, dtype="float32")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _polyphase(blocks: Iterable[Array], up: int, down: int) -> Iterator[Array]:
+    """Overlap-save: each piece is resampled with as much of its neighbours as the filter reaches.
+
+    Pieces start at multiples of ``down``, where the filter's phase is that of the clip's first sample, so that every
+    output is the same sum in the same order as in one piece.
+    """
+    from scipy.signal import resample_poly
+
+    taps = _taps(up, down)
+    reach = -(-(len(taps) // 2) // up)
+    pad = -(-reach // down) * down
+    held = np.empty(0, np.float32)
+    before = 0  # how many of the held samples have been resampled already and are kept as left neighbours
+    for block in blocks:
+        held = np.concatenate((held, block))
+        ready = (len(held) - before - pad) // down * down
+        if ready > 0:
+            out = resample_poly(held[: before + ready + pad], up, down, window=taps)
+            yield out[before // down * up : (before + ready) // down * up]
+            drop = max(0, before + ready - pad)
+            held, before = held[drop:], before + ready - drop
+    if len(held) > before:
+        yield resample_poly(held, up, down, window=taps)[before // down * up :]
+
+
+@lru_cache(maxsize=8)
+def _taps(up: int, down: int) -> Array:
+    """The low-pass that ``resample_poly`` designs by default (Kaiser, β = 5, ten zero crossings a side), made once."""
+    from scipy.signal import firwin
+
+    widest = max(up, down)
+    taps: Array = firwin(20 * widest + 1, 1.0 / widest, window=("kaiser", 5.0)).astype(np.float32)
+    taps.flags.writeable = False
+    return taps
+
 
 REVISION = 1  # raise it when the same file would give other samples
 _BLOCK = 1 << 18  # numbers decoded at a time, over all channels

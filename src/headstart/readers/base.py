@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from headstart._constraints import validate
-from headstart._registry import Family, need_fields
-from headstart._typing import Array
+from headstart._base.constraints import validate
+from headstart._base.registry import Family, need_fields
+from headstart._base.typing import Array
 from headstart.errors import HeadstartError, UnreadableItem
 
 Item: TypeAlias = "os.PathLike[str] | str | bytes | bytearray | memoryview | Array | Clip"

@@ -14,18 +14,181 @@ Imports: base.py and its own parts (_jpeg.py, _pixels.py); Pillow and simplejpeg
 from __future__ import annotations
 
 import io
+import re
+import struct
 import zlib
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from headstart._constraints import Allow, Each, Interval, Options
-from headstart._typing import Array
+from headstart._base.constraints import Allow, Each, Interval, Options
+from headstart._base.extras import available, need
+from headstart._base.typing import Array
 from headstart.errors import OptionError
-from headstart.readers._jpeg import Header, drafted, read_header, turbo
-from headstart.readers._pixels import flat, orientation_of, upright
 from headstart.readers.base import Item, Refused, content, kind_of, refusing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+# ---- Any Pillow image → plain 8-bit pixels. Part of image.py; floor 3. ----
+
+
+ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+# EXIF orientation → what puts the stored pixels upright: (swap rows with columns, then flip rows, flip columns)
+_UPRIGHT = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+def flat(image: Image, mode: str) -> Array:
+    """Any Pillow image → (h, w, channels) uint8: deep pixels to 8 bits, transparency on white, palettes resolved."""
+    from PIL import Image as pillow
+
+    if image.mode.startswith(("I", "F")):
+        image = pillow.fromarray(_eight_bits(image))
+    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        paper = pillow.new("RGB", image.size, "white")
+        paper.paste(image, mask=image.getchannel("A"))
+        image = paper
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    pixels: Array = np.array(image if image.mode == mode else image.convert(mode))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _eight_bits(image: Image) -> Array:
+    """The high bits of integer pixels; 0–1 floats times 255."""
+    values: Array = np.asarray(image)
+    if image.mode == "F":
+        if not (values.min() >= 0 and values.max() <= 1):  # NaN fails, too
+            raise Refused("floating-point pixels outside 0–1 have no agreed white; give it as an array")
+        return (values * 255 + 0.5).astype(np.uint8)
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        raise Refused("signed or 32-bit integer pixels have no agreed white; give it as an array")
+    tags = getattr(image, "tag_v2", {})
+    bits = int(np.max(tags.get(258, 16)))
+    high: Array = (values >> (bits - 8)).clip(0, 255).astype(np.uint8)
+    if tags.get(262) == 0:  # a TIFF may say that 0 is white
+        np.invert(high, out=high)
+    return high
+
+
+def orientation_of(image: Image) -> int:
+    """The EXIF orientation of a loaded image, 1 when it says none."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def upright(pixels: Array, orientation: int) -> Array:
+    """Stored pixels → as they are meant to be seen."""
+    swap, rows, columns = _UPRIGHT.get(orientation, (False, False, False))
+    if swap:
+        pixels = pixels.swapaxes(0, 1)
+    return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
+
+
+# ---- JPEG: what the markers say, and two decoders that give the same pixels. Part of image.py; floor 3. ----
+
+
+class Header(NamedTuple):
+    """What the markers before the first scan say: ``orientation`` as in EXIF, ``scans`` whether more may follow."""
+
+    height: int
+    width: int
+    components: int
+    orientation: int
+    scans: bool
+
+
+def read_header(blob: bytes) -> Header:
+    """Size and orientation, from the markers before the first scan. Cost: a few microseconds."""
+    at, orientation, frame = 2, 1, (0, 0, 0)
+    progressive = False
+    while at + 4 <= len(blob):
+        marker = blob[at + 1]
+        if blob[at] != 0xFF:
+            raise Refused("damaged (a JPEG marker is missing)")
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        body = blob[at + 4 : at + 2 + int.from_bytes(blob[at + 2 : at + 4], "big")]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
+            frame, progressive = struct.unpack(">xHHB", body[:6]), marker not in (0xC0, 0xC1)
+        elif marker == 0xE1 and orientation == 1:
+            orientation = _exif_orientation(body)
+        elif marker == 0xDA and body and frame[2]:
+            return Header(*frame, orientation, progressive or body[0] < frame[2])
+        elif marker in (0xD9, 0xDA):
+            raise Refused("damaged (a JPEG without a picture)")
+        at += 4 + len(body)
+    raise Refused("truncated")
+
+
+def _exif_orientation(segment: bytes) -> int:
+    if not segment.startswith(b"Exif\x00\x00"):
+        written = re.search(rb'tiff:Orientation(?:="|>)([1-8])', segment)  # XMP, where some editors put it
+        return int(written[1]) if written else 1
+    tiff = segment[6:]
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        start = struct.unpack_from(order + "I", tiff, 4)[0]
+        for entry in range(struct.unpack_from(order + "H", tiff, start)[0]):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * entry)
+            if tag == ORIENTATION:
+                return value if kind == 3 and 1 <= value <= 8 else 1
+    except struct.error:  # a damaged EXIF block says nothing about the pixels
+        pass
+    return 1
+
+
+def turbo(blob: bytes, header: Header, *, mode: str, scale: int, required: bool) -> Array | None:
+    """Decode with simplejpeg; None when Pillow has to decide (not installed, or a kind of JPEG it does not know)."""
+    if not required and not available("simplejpeg"):
+        return None
+    decode = need("simplejpeg", "for ImageReader(decoder='simplejpeg')").decode_jpeg
+    options: dict[str, Any] = {"colorspace": "GRAY" if mode == "L" else "RGB"}
+    if scale > 1:
+        options |= {"min_height": -(-header.height // scale), "min_width": -(-header.width // scale)}
+    try:
+        return np.asarray(decode(blob, **options))
+    except ValueError as error:
+        text = str(error).lower()
+        left = re.search(r"(\d+) extraneous bytes before marker 0xd9", text)
+        if left and bytes(int(left[1])) + b"\xff\xd9" in blob:  # some cameras pad with zeros: nothing is lost
+            return np.asarray(decode(blob, **options, strict=False))
+        if "premature" in text:
+            raise Refused("truncated") from error
+        if "corrupt" in text:
+            raise Refused(f"damaged ({text.removeprefix('corrupt jpeg data: ')})") from error
+        return None
+
+
+def drafted(blob: bytes, header: Header, *, mode: str, scale: int) -> Array:
+    """Decode a JPEG with Pillow, at the same reduced scale."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(blob), formats=("JPEG",)) as image:
+        if header.components in (1, 3):
+            image.draft(mode, (header.width // scale, header.height // scale))
+        elif scale > 1:
+            image.draft(None, (header.width // scale, header.height // scale))
+        image.load()
+        return flat(image, mode)
+
 
 REVISION = 1  # raise it when the same file would give other pixels
 _MAX_BYTES = 1 << 30

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from headstart._constraints import Interval
+from headstart._base.constraints import Interval
 from headstart.readers.base import Item, Refused, content, kind_of, refuse, refusing
 
 REVISION = 1  # raise it when the same item would give another text

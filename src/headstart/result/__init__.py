@@ -1,11 +1,10 @@
 """What happened: Result, Ranking and Proof. Frozen; they only compare, print, and turn into plain data. Floor 1."""
 
-from headstart._intervals import Metric
-from headstart.result._comparison import Comparison, Difference
-from headstart.result._proof import Forgetting, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
-from headstart.result._ranking import Fusion, Ranking, Row
-from headstart.result._record import Record, SkippedItem, plain
-from headstart.result._result import ClassRow, Confusion, Result, read_record
+from headstart._base.intervals import Metric
+from headstart.result.proof import Forgetting, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
+from headstart.result.ranking import Fusion, Ranking, Row
+from headstart.result.record import Comparison, Difference, Record, SkippedItem, plain
+from headstart.result.result import ClassRow, Confusion, Result, read_record
 
 __all__ = [
     "ClassRow",

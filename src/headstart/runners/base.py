@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from headstart._registry import Family
+from headstart._base.registry import Family
 
 RUNNERS = Family("runners", {"local": "headstart.runners.local:LocalRunner"})
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from headstart._registry import Family
-from headstart._typing import Float
+from headstart._base.registry import Family
+from headstart._base.typing import Float
 from headstart.errors import DataError, NumericsError, OptionError
-from headstart.moments import Moments
+from headstart.moments.moments import Moments
 
 SCORES = Family(
     "scores",

@@ -16,9 +16,10 @@ from typing import Literal
 
 import numpy as np
 
-from headstart._registry import unknown
+from headstart._base.registry import unknown
 from headstart.errors import NumericsError, UnknownName
-from headstart.moments import Moments, oas_share
+from headstart.moments.derived import oas_share
+from headstart.moments.moments import Moments
 from headstart.scores.base import Score, need_classes
 
 Shrinkage = Literal["auto", "ledoit_wolf", "oas", "none"]

@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from headstart._registry import unknown
-from headstart._typing import Array, Float, Ints
+from headstart._base.registry import unknown
+from headstart._base.typing import Array, Float, Ints
 from headstart.errors import DataError, NumericsError, OptionError, UnknownName
-from headstart.moments import Moments
+from headstart.moments.moments import Moments
 from headstart.scores.base import Score
 
 _BLOCK = 1 << 22

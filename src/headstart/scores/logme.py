@@ -27,9 +27,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from headstart._typing import Float, Ints
+from headstart._base.typing import Float, Ints
 from headstart.errors import NumericsError
-from headstart.moments import Moments
+from headstart.moments.moments import Moments
 from headstart.scores.base import Score
 
 _LEAST_NOISE = 1e-8  # of the target's variance: a relative error of 1e-4

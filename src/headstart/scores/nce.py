@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from headstart._typing import Array, Float
+from headstart._base.typing import Array, Float
 from headstart.errors import DataError, NumericsError
-from headstart.moments import Moments
+from headstart.moments.moments import Moments
 from headstart.scores.base import Score
 
 

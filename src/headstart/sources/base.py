@@ -15,14 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from headstart._hashing import fingerprint, fingerprint_tensors, key_of_bytes
-from headstart._registry import Family, need_parameters, unknown
+from headstart._base.hashing import fingerprint, fingerprint_tensors, key_of_bytes
+from headstart._base.registry import Family, need_parameters, unknown
 from headstart.errors import OptionError, SourceError, UnknownName
-from headstart.sources._fingerprints import code_of_modules, stamp_of, state_of, structure_of
-from headstart.sources._measure import measure_layers
-from headstart.sources._records import Batch, Layer
-from headstart.sources._saving import save
-from headstart.sources._taps import call, first_tensor, forward_features
+from headstart.sources.fingerprint import code_of_modules, stamp_of, state_of, structure_of
+from headstart.sources.layers import call, first_tensor, forward_features, measure_layers
+from headstart.sources.types import Batch, Layer
+from headstart.sources.weights import save
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +37,7 @@ SOURCES = Family(
         "saved": "headstart.sources.saved:load",
         "identity": "headstart.sources.identity:load",
         "hf": "headstart.sources.hf:load",
-        "onnx": "headstart.sources.onnx:load",
+        "onnx": "headstart.sources.onnx.load:load",
         "fake": "headstart.sources.fake:load",
     },
 )

@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from headstart.errors import OptionError
-from headstart.sources._image_input import ImageInput
 from headstart.sources.base import Source
+from headstart.sources.inputs.image import ImageInput
 
 CLASSIFIER = "classifier"
 _SMALLEST = 10  # a side below it leaves nothing after the second pooling

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from headstart.errors import UnknownName
-from headstart.sources._array_input import ArrayInput
-from headstart.sources._image_input import ImageInput
 from headstart.sources.base import Input, Source
+from headstart.sources.inputs.array import ArrayInput
+from headstart.sources.inputs.image import ImageInput
 
 
 def load(name: str = "image", *, seed: int = 0, size: int = 16) -> Source:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from headstart.errors import UnknownName
-from headstart.sources._array_input import ArrayInput
-from headstart.sources._image_input import ImageInput
-from headstart.sources._patch_input import PatchInput
 from headstart.sources.base import Input, Source
+from headstart.sources.inputs.array import ArrayInput
+from headstart.sources.inputs.image import ImageInput
+from headstart.sources.inputs.log_mel import PatchInput
 
 
 class Pixels(nn.Sequential):

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from headstart._registry import unknown
+from headstart._base.registry import unknown
 from headstart.errors import OptionError, StoreError, UnknownName
-from headstart.sources._sequence_input import PAD, SequenceInput
 from headstart.sources.base import Source
+from headstart.sources.inputs.text import PAD, SequenceInput
 
 _FILE = "vocabulary.json"
 _CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}

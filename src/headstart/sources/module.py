@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from headstart._registry import need_known, unknown
+from headstart._base.registry import need_known, unknown
 from headstart.errors import DataError, OptionError, SourceError, UnknownName
-from headstart.sources._array_input import ArrayInput
-from headstart.sources._fingerprints import code_of
-from headstart.sources._image_input import ImageInput
-from headstart.sources.base import Batch, Input, Source
+from headstart.sources.base import Input, Source
+from headstart.sources.fingerprint import code_of
+from headstart.sources.inputs.array import ArrayInput
+from headstart.sources.inputs.image import ImageInput
+from headstart.sources.types import Batch
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from headstart._files import read_json
-from headstart._hashing import key_of_bytes, key_of_file
+from headstart._base.files import read_json
+from headstart._base.hashing import key_of_bytes, key_of_file
 from headstart.errors import MissingPackage, StoreError
-from headstart.sources._saving import FORMAT, RECORD, WEIGHTS, check_of
-from headstart.sources._weights import fit_weights, read_weights
 from headstart.sources.base import SOURCES, Source
+from headstart.sources.weights import FORMAT, RECORD, WEIGHTS, check_of, fit_weights, read_weights
 
 _HOW = "It cannot be repaired; save the source again."
 

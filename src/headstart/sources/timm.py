@@ -8,23 +8,110 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import socket
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
-from headstart import _extras
-from headstart._files import did_you_mean, read_json
-from headstart._hashing import canonical_json
-from headstart._registry import need_known, unknown
+from headstart._base import extras
+from headstart._base.files import did_you_mean, read_json
+from headstart._base.hashing import canonical_json
+from headstart._base.registry import need_known, unknown
 from headstart.errors import OfflineError, OptionError, SourceError, UnknownName, WeightsError
-from headstart.sources._compat import repair_torchvision
-from headstart.sources._hub import cached_file, unreachable
-from headstart.sources._image_input import ImageInput
-from headstart.sources._patch_input import PatchInput
-from headstart.sources._weights import fit_weights, read_weights
 from headstart.sources.base import Input, Source
+from headstart.sources.inputs.image import ImageInput
+from headstart.sources.inputs.log_mel import PatchInput
+from headstart.sources.weights import fit_weights, read_weights
+
+# Model hubs: what is in the local cache, and one quick look whether a host answers before a slow client tries.
+
+
+_SECONDS = 4.0
+_SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_YES = ("1", "true", "yes", "on")
+
+
+def cached_file(repository: str, names: Iterable[str | None]) -> Path | None:
+    """The first of these files of a hub repository that is in the local cache."""
+    if not repository or not extras.available("huggingface_hub"):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in filter(None, names):
+        found = try_to_load_from_cache(repository, str(name))
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def unreachable(address: str | None = None) -> str:
+    """Why a host cannot be asked, or nothing when it can. Cost: one connection; at most 4 s without a network.
+
+    Parameters
+    ----------
+    address : str, optional
+        Anything on that host; the hub's own (``$HF_ENDPOINT``) when not given.
+    """
+    for switch in _SWITCHES if address is None else ():
+        if os.environ.get(switch, "").lower() in _YES:
+            return f"{switch} is set"
+    parts = urlsplit(address or os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    proxy = getproxies().get(parts.scheme)
+    asked = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else parts
+    port = asked.port or (443 if asked.scheme == "https" else 80)
+    answer: list[str] = []
+    # in a thread, because looking up a name has no time limit of its own
+    thread = Thread(target=_connect, args=(asked.hostname or "", port, answer), daemon=True)
+    thread.start()
+    thread.join(_SECONDS)
+    return answer[0] if answer else f"no answer from {asked.hostname} within {_SECONDS:.0f} s"
+
+
+def _connect(host: str, port: int, answer: list[str]) -> None:
+    try:
+        socket.create_connection((host, port), timeout=_SECONDS).close()
+    except OSError as error:
+        answer.append(f"there is no network ({host}: {error.strerror or error})")
+    else:
+        answer.append("")
+
+
+# A CPU-only torch with a CUDA-built torchvision cannot import it; a small remedy, used only after that failure.
+
+
+_alive: list[Any] = []  # the Library object must outlive the import
+
+
+def repair_torchvision() -> str:
+    """Import torchvision; returns "native", "repaired", or "absent"."""
+    try:
+        import torchvision
+    except ModuleNotFoundError:
+        return "absent"
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    else:
+        return "repaired" if _alive else "native"
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _alive.append(library)
+    for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
+        del sys.modules[name]
+    import torchvision  # noqa: F401
+
+    return "repaired"
+
 
 _PATCH_KEYS = ("patch_hop_frames", "max_patches")
 _INPUT_KEYS = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
@@ -165,9 +252,9 @@ def _given(arguments: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, An
 
 
 def _timm() -> Any:
-    if _extras.available("timm"):
+    if extras.available("timm"):
         repair_torchvision()
-    return _extras.need("timm", "for timm: sources")
+    return extras.need("timm", "for timm: sources")
 
 
 def _check_options(options: Mapping[str, Any] | None, input: Mapping[str, Any] | None) -> None:

@@ -3,11 +3,10 @@
 What turns features into scores is any head; ``fit`` and ``predict`` of the task are in ``transfer`` and ``predictor``.
 """
 
-from headstart.summarization._document import Document
-from headstart.summarization._features import SETS, SIMILARITY, SURFACE, features, similarity, surface
-from headstart.summarization._length import UNITS, Length, best_first, written
-from headstart.summarization._oracle import oracle, rouge
-from headstart.summarization._sentences import sentences
+from headstart.summarization.document import Document, sentences
+from headstart.summarization.features import SETS, SIMILARITY, SURFACE, features, similarity, surface
+from headstart.summarization.length import UNITS, Length, best_first, written
+from headstart.summarization.oracle import oracle, rouge
 
 __all__ = [
     "SETS", "SIMILARITY", "SURFACE", "UNITS", "Document", "Length", "best_first", "features", "oracle", "rouge",

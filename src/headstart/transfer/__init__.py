@@ -1,5 +1,5 @@
 """fit(): the main job, orchestrated. Floor 6."""
 
-from headstart.transfer._fit import fit
+from headstart.transfer.fit import fit
 
 __all__ = ["fit"]

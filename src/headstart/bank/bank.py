@@ -1,0 +1,307 @@
+"""Store and FeatureBank: what users hold. Floor 1."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart._base.hashing import fingerprint
+from headstart._base.registry import unknown
+from headstart._base.typing import Array, Float, Ints
+from headstart.bank.file_keys import KeyTable
+from headstart.bank.table import Table
+from headstart.dataset.dataset import Dataset
+from headstart.dataset.targets import Target
+from headstart.errors import DataError, OptionError, UnknownName
+from headstart.moments.exact import Quantiser
+from headstart.moments.moments import Moments
+
+# ---- Which target column is meant, and which items belong together. Floor 1. ----
+
+
+_FOLDS = 5
+_BY = ("fold", "class", "domain", "client", "group")
+
+
+def target_column(data: Dataset, target: str | None, *, needed: bool) -> Target | None:
+    """The column named, else the only one; None when there is none and it is not needed."""
+    columns = {column.name: column for column in data.columns}
+    if target is not None:
+        if target not in columns:
+            raise UnknownName(unknown("target columns", target, list(columns)))
+        return columns[target]
+    if len(columns) > 1:
+        raise OptionError(f"There are several target columns; say which: target= one of {', '.join(columns)}.")
+    if needed and not columns:
+        raise DataError("by='class' needs targets, and this dataset has none.")
+    return next(iter(columns.values()), None)
+
+
+def groups_of(data: Dataset, by: Any, column: Target | None) -> tuple[list[Any], Ints]:
+    """The groups' names and each item's group as an index into them, −1 for none."""
+    if isinstance(by, str) and by not in _BY:
+        raise UnknownName(unknown("groupings", by, list(_BY)))
+    if isinstance(by, str) and by == "class":
+        assert column is not None
+        return list(column.classes or ()), column.codes()
+    if isinstance(by, bool) or (isinstance(by, Integral) and by < 2):
+        raise OptionError(f"by= a number of folds must be a whole number ≥ 2; got {by!r}.")
+    if isinstance(by, Integral) or (isinstance(by, str) and by == "fold"):
+        by = data.fold_ids(int(by) if isinstance(by, Integral) else _FOLDS, random_state=0)
+    elif isinstance(by, str):
+        by = data.groups
+        if by is None:
+            raise DataError("This dataset has no groups; give them when it is made: Dataset(…, groups=…).")
+    labels = by.tolist() if isinstance(by, np.ndarray) else list(by)
+    if len(labels) != len(data):
+        raise DataError(f"by= has {len(labels):,} groups for {len(data):,} items; give one per item.")
+    index = {label: i for i, label in enumerate(_in_order(labels))}
+    return list(index), np.fromiter((index[label] for label in labels), np.int64, len(labels))
+
+
+def _in_order(labels: Sequence[Any]) -> list[Any]:
+    """Each label once: sorted where they can be, else as they come."""
+    try:
+        return sorted(set(labels))
+    except TypeError:
+        return list(dict.fromkeys(labels))
+
+
+_BATCH_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An item that was left out: what it is, why, and its number in the dataset."""
+
+    item: Any
+    reason: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of tables. Nothing is created before the first row is written.
+
+    Parameters
+    ----------
+    root : Path
+
+    Examples
+    --------
+    >>> table = Store(Path("/nowhere")).table({"layer": "pool", "dtype": "float32"})
+    >>> table.count
+    0
+    """
+
+    root: Path
+
+    def table(self, recipe: Mapping[str, Any]) -> Table:
+        """The table of a recipe: any plain data that says all that changes the rows.
+
+        ``recipe["dtype"]``, where it is given as float64, float32, float16 or bfloat16, is enforced.
+
+        Raises
+        ------
+        OptionError
+            When the recipe is not plain data.
+        StoreError
+            When the folder holds another recipe, or cannot be read.
+        """
+        try:
+            name = fingerprint(dict(recipe))
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"A recipe holds plain data only (names, numbers, lists, mappings): {error}.") from error
+        return Table.open(Path(self.root).expanduser() / name, recipe)
+
+    def key_table(self) -> KeyTable:
+        """The keys of files that have not changed, shared by all recipes: ``with store.key_table() as keys: …``."""
+        return KeyTable(Path(self.root).expanduser() / "keys")
+
+
+class FeatureBank:
+    """Feature rows of a source's layers, and what it took to compute them. Returned by ``extract``.
+
+    Parameters
+    ----------
+    tables, recipes : mapping
+        Per layer, its table and its recipe.
+    computed : int
+        Items computed by this call; the others were there.
+    skipped : sequence of Skipped
+    seconds : mapping
+        Stage → seconds.
+
+    Attributes
+    ----------
+    layers : tuple of str
+    recipe : dict
+        Layer → recipe.
+    computed, skipped, seconds
+        As given.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, Table],
+        recipes: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        computed: int = 0,
+        skipped: Sequence[Skipped] = (),
+        seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        self._tables = dict(tables)
+        self.layers = tuple(self._tables)
+        self.recipe = dict(recipes) if recipes is not None else {name: t.recipe for name, t in tables.items()}
+        self.computed = computed
+        self.skipped = list(skipped)
+        self.seconds = dict(seconds or {})
+        self.choice: Any = None  # how the source was run, set by extract
+
+    def __repr__(self) -> str:
+        skipped = f", {len(self.skipped):,} skipped" if self.skipped else ""
+        return f"FeatureBank(layers={list(self.layers)}, computed={self.computed:,}{skipped})"
+
+    def table(self, layer: str) -> Table:
+        """The table of a layer."""
+        if layer not in self._tables:
+            raise UnknownName(unknown("layers of this bank", layer, list(self.layers)))
+        return self._tables[layer]
+
+    def keep(self, data: Dataset) -> Array:
+        """Which items have rows at every layer: ``data.take(np.flatnonzero(bank.keep(data)))``. Shape (n,), bool."""
+        keys = data.keys()
+        there = np.ones(len(keys), dtype=bool)
+        for table in self._tables.values():
+            there &= table.has(keys)
+        return there
+
+    def rows(self, layer: str, data: Dataset) -> Array:
+        """Features in the order of the dataset.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, …)
+            (n, d) for a pooled layer. Memory-mapped (and read-only) when the rows are one block on the disk or take
+            more than 1 GiB.
+
+        Raises
+        ------
+        DataError
+            When items were skipped or never extracted (named, with what to do), or the layer is ragged.
+        StoreError
+            When rows are found to be damaged.
+        """
+        if self.table(layer).ragged:
+            raise DataError(f"Items have different lengths at layer {layer!r}: use bank.sequences({layer!r}, data).")
+        return np.asanyarray(self.table(layer).get(self._keys(layer, data), floats=True))
+
+    def sequences(self, layer: str, data: Dataset) -> list[Array]:
+        """Features of a ragged layer (un-pooled texts, clips): one float32 array (steps, …) per item, in order."""
+        return list(self.table(layer).get(self._keys(layer, data), floats=True))
+
+    def batches(self, layer: str, data: Dataset, size: int) -> Iterator[Any]:
+        """The rows of :meth:`rows` or :meth:`sequences` in fresh arrays of at most ``size`` items."""
+        return self.table(layer).batches(self._keys(layer, data), size, floats=True)
+
+    def summarise(
+        self,
+        layer: str,
+        data: Dataset,
+        by: str | int | Array | Sequence[Hashable] | None = None,
+        *,
+        target: str | None = None,
+        exact: Quantiser | None = None,
+        per_class: bool = False,
+        fourth: bool = False,
+    ) -> Any:
+        """Moments of the rows and the targets, streamed: memory does not grow with the number of rows.
+
+        Parameters
+        ----------
+        layer : str
+        data : Dataset
+            Items whose target is missing are left out; a dataset without targets gives moments without targets.
+        by : optional
+            ``"class"``; ``"fold"`` (5 folds, ``random_state=0``), or the number of folds, or every item's fold or group
+            as a sequence; ``"domain"``, ``"client"`` or ``"group"``: the dataset's groups, by any of the three names.
+        target : str, optional
+            Which column, where there are several.
+        exact, per_class, fourth
+            As for :meth:`headstart.moments.Moments.from_rows`.
+
+        Returns
+        -------
+        Moments, or a dict of them by group when ``by`` is given (groups without rows are absent)
+
+        Raises
+        ------
+        DataError
+            When rows or groups are missing, or the layer is not pooled to (n, d).
+        OptionError
+            When ``by`` or ``target`` is unknown, or must be named.
+
+        Notes
+        -----
+        Cost: O(n·d·(d + t)) time; O(d² + dt) memory for every group.
+        """
+        keys = self._keys(layer, data)
+        shape = self.table(layer).shape
+        if self.table(layer).ragged or shape is None or len(shape) != 1:
+            raise DataError(f"Moments need one row per item; layer {layer!r} holds {shape}: extract it with pooling.")
+        column = target_column(data, target, needed=isinstance(by, str) and by == "class")
+        targets = None if column is None else column.matrix()
+        usable = np.ones(len(keys), dtype=bool)
+        if targets is not None:
+            usable &= ~np.isnan(targets).any(axis=1)
+        kind = {"exact": exact, "per_class": per_class, "fourth": fourth}
+        empty = Moments.zero(shape[0], 0 if targets is None else targets.shape[1], **kind)  # type: ignore[arg-type]
+        if by is None:
+            return self._stream(layer, keys, targets, np.flatnonzero(usable), start=empty)
+        names, codes = groups_of(data, by, column)
+        order = np.argsort(codes, kind="stable")
+        order = order[usable[order] & (codes[order] >= 0)]
+        parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
+        return {names[codes[p[0]]]: self._stream(layer, keys, targets, p, start=empty) for p in parts}
+
+    def _stream(
+        self, layer: str, keys: Sequence[bytes], targets: Float | None, which: Ints, *, start: Moments
+    ) -> Moments:
+        width = start.features
+        size = max(2 * width, _BATCH_BYTES // (4 * max(1, width)), 1)  # a merge costs d²: batches hold some rows more
+        total, first = start, 0
+        for rows in self.table(layer).batches([keys[i] for i in which.tolist()], size, floats=True):
+            some = which[first : first + len(rows)]
+            total, first = total.update(rows, None if targets is None else targets[some]), first + len(rows)
+        return total
+
+    def _keys(self, layer: str, data: Dataset) -> list[bytes]:
+        """The content keys of the dataset, all of which have rows."""
+        keys = data.keys()
+        table = self.table(layer)
+        missing = np.flatnonzero(~table.has(keys))
+        if len(missing):
+            table.refresh()
+            missing = np.flatnonzero(~table.has(keys))
+        if len(missing):
+            raise DataError(self._missing(layer, data, missing))
+        return [key for key in keys if key is not None]
+
+    def _missing(self, layer: str, data: Dataset, missing: Ints) -> str:
+        reasons = {str(one.item): one.reason for one in self.skipped}
+        shown = []
+        for i in missing[:3].tolist():
+            item = data.items[i]
+            name = str(item) if isinstance(item, (str, Path)) and len(str(item)) < 200 else f"item {i}"
+            shown.append(f"{name} ({reasons[name]})" if name in reasons else name)
+        more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
+        return (
+            f"{len(missing):,} of {len(data):,} items have no row at layer {layer!r}: {', '.join(shown)}{more}. "
+            "Items that cannot be read were skipped: use data.take(np.flatnonzero(bank.keep(data))). "
+            "Others were never extracted with this source: extract them first."
+        )

@@ -1,0 +1,277 @@
+"""``headstart predict`` and ``headstart evaluate``: use a saved predictor, and see how good it is."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.text import Text
+
+from headstart._base.files import did_you_mean, write_atomic
+from headstart._base.printing import seconds
+from headstart._base.progress import listening, note
+from headstart.cli.app import command
+from headstart.cli.extract import left_out
+from headstart.cli.library import LIBRARY
+from headstart.cli.options import Columns, Data, Input, count, dataset, is_table, items_of, load_predictor
+from headstart.cli.output import Page, interval, shell_line, short, table, title, under
+from headstart.dataset.folders import modality_of
+from headstart.errors import DataError, HeadstartError, OptionError
+
+PANEL = "Work"
+_MOST_ROWS, _MOST_CLASSES, _MOST_LETTERS, _MOST_REASONS = 50, 12, 60, 5
+Predictor = Annotated[Path, typer.Argument(metavar="PREDICTOR", show_default=False, help="What fit saved.")]
+
+
+@command("predict", PANEL, listed=True)
+def predict(
+    predictor: Predictor,
+    items: Annotated[
+        list[str],
+        typer.Argument(metavar="ITEM", show_default=False, help="Files, folders, a table, or texts in quotes."),
+    ],
+    *,
+    input: Input = None,
+    proba: Annotated[bool, typer.Option("--proba", metavar="", help="The probability of every class.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.csv", show_default=False, help="Write a table, too.")
+    ] = None,
+) -> Page:
+    """Predict for files, folders, a table or texts."""
+    loaded = load_predictor(predictor)
+    data = named_items(items, input, loaded.source.modality)
+    rows = _rows(loaded, data, *_answers(loaded, data))
+    bad = [(_called(row["item"]), row["error"]) for row in rows if "error" in row]
+    if len(bad) == len(rows):
+        shown = [f"{item}: {reason}" for item, reason in bad[:_MOST_REASONS]]
+        more = ["…"] * (len(bad) > len(shown))
+        raise DataError("\n".join(["Nothing that was given could be read, so nothing is predicted.", *shown, *more]))
+    document = {"predictor": str(predictor), "predictions": rows}
+    if output is not None:
+        _write_csv(rows, output.expanduser())
+        document["output"] = str(output)
+    names = [answer.target for answer in loaded.answers]
+    long = len(names) == 1 and loaded.answers[0].task == "summarization"
+    blocks: list[Any] = _texts(rows) if long else [_prediction_table(rows, names, proba=proba)]
+    if len(rows) > _MOST_ROWS:
+        blocks.append(f"… and {len(rows) - _MOST_ROWS:,} more. -o FILE.csv or --json gives all of them.")
+    if bad:
+        blocks.append(left_out(bad, len(rows)))
+    if output is not None:
+        following = f"open {short(output)}: {count(len(rows), 'row')}"
+    else:
+        again = [word if len(word) <= _MOST_LETTERS or _is(Path(word), "file") else "TEXT" for word in items[:1]]
+        following = shell_line("predict", short(predictor), *again, "-o", "predictions.csv")
+    return Page(document, blocks, [following])
+
+
+def _answers(loaded: Any, data: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Labels and probabilities by target; the second pass has nothing to say that the first has not said."""
+    labels = _by_target(loaded, loaded.predict(data, on_error="skip"))
+    with listening(None):
+        chances = _by_target(loaded, loaded.predict_proba(data, on_error="skip")) if _has_chances(loaded) else {}
+    return labels, chances
+
+
+def named_items(words: Sequence[str], input: str | None, modality: str) -> Any:
+    """What the words name: a table's rows, the files of folders, files, or the words themselves as texts."""
+    kind = LIBRARY["Dataset"]
+    if len(words) == 1 and (input is not None or is_table(words[0])):
+        return kind.from_table(words[0], input).without_targets()
+    if input is not None:
+        raise OptionError("--input goes with one table.")
+    if tables := [word for word in words if is_table(word) and _is(Path(word), "file")]:
+        raise OptionError(f"Give a table alone, and one at a time; got {tables[0]} among {len(words)} words.")
+    found: list[Any] = []
+    for word in words:
+        path = Path(os.path.expanduser(word))  # Path's own raises for a text that begins with ~
+        if word and _is(path, "dir"):  # "" is an empty text, not the folder we are in
+            found += _inside(path, modality)
+        elif modality == "text" and not _is(path, "file"):
+            found.append(word)
+            if is_table(word) or modality_of(word) is not None:
+                note(f"There is no file {word}: it is taken as a text.{did_you_mean(path)}")
+        else:
+            found.append(path)
+    missing = [str(path) for path in found if isinstance(path, Path) and not _is(path, "file")]
+    if missing and len(missing) == len(found):
+        hint = did_you_mean(Path(missing[0])) if len(missing) == 1 else ""
+        raise DataError(f"There is no file {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}.{hint}")
+    return kind.from_items(found, modality)
+
+
+def _inside(folder: Path, modality: str) -> Sequence[Any]:
+    """The files of a folder that the predictor can take."""
+    try:
+        return LIBRARY["Dataset"].from_folder(folder, None if modality == "any" else modality).items
+    except DataError as error:
+        raise DataError(f"The predictor takes files of kind {modality}. {error}") from error
+
+
+def _is(path: Path, what: str) -> bool:
+    try:  # a long text is no path: the system may refuse even to look
+        return path.is_dir() if what == "dir" else path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _by_target(loaded: Any, found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {loaded.answers[0].target: found}
+
+
+def _has_chances(loaded: Any) -> bool:
+    return all("proba" in answer.gives for answer in loaded.answers)
+
+
+def _rows(loaded: Any, data: Any, labels: dict[str, Any], chances: dict[str, Any]) -> list[dict[str, Any]]:
+    read = LIBRARY["reading"](loaded.source, data)
+    known = list(labels[loaded.answers[0].target])
+    rows = []
+    for i, item in enumerate(data.items):
+        row: dict[str, Any] = {"item": str(item) if isinstance(item, (str, Path)) else f"item {i}"}
+        if i >= len(known) or known[i] is None:
+            rows.append({**row, "label": None, "error": _reason(read, i)})
+            continue
+        found = {a.target: _one(a, labels[a.target][i], chances.get(a.target), i) for a in loaded.answers}
+        rows.append({**row, **(next(iter(found.values())) if len(found) == 1 else {"targets": found})})
+    return rows
+
+
+def _one(answer: Any, label: Any, chances: Any, index: int) -> dict[str, Any]:
+    if chances is None:
+        return {"label": label}
+    by_class = {str(name): float(p) for name, p in zip(answer.classes, chances[index])}
+    if answer.task == "multilabel":
+        return {"label": list(label), "probabilities": by_class}
+    return {"label": label, "probability": by_class[str(label)], "probabilities": by_class}
+
+
+def _reason(read: Any, index: int) -> str:
+    try:
+        read(index)
+    except HeadstartError as error:
+        return str(getattr(error, "reason", error))
+    return "could not be read"
+
+
+def _share(value: Any) -> str | None:
+    """None for a share of nothing."""
+    return None if np.isnan(float(value)) else f"{value:.3f}"
+
+
+def _texts(rows: list[dict[str, Any]]) -> list[Any]:
+    """Summaries below what they are of: a table has no room for them."""
+    return [under(_called(row["item"]), Text(row["label"])) for row in rows[:_MOST_ROWS] if row["label"] is not None]
+
+
+def _called(item: str) -> str:
+    """A path as short as it can be, or how a text begins: it may be a book."""
+    name = short(item) or '""'
+    return name if len(name) <= _MOST_LETTERS or _is(Path(item), "file") else f"{name[:_MOST_LETTERS]}…"
+
+
+def _prediction_table(rows: list[dict[str, Any]], targets: list[str], *, proba: bool) -> Any:
+    several = len(targets) > 1
+    headers = ["item", *(h for name in targets for h in (name, "p"))] if several else ["item", "label", "probability"]
+    shown = []
+    for row in rows[:_MOST_ROWS]:
+        answers = [row.get("targets", {}).get(name, {}) for name in targets] if several else [row]
+        cells = [cell for one in answers for cell in (_label(one), _chance(one, proba))]
+        shown.append([_called(row["item"]), *cells])
+    return table(headers, shown, align="l" + "ll" * len(targets))
+
+
+def _label(row: dict[str, Any]) -> str | None:
+    label = row.get("label")
+    if isinstance(label, (list, tuple)):
+        return ", ".join(map(str, label)) or "none"
+    return None if label is None else f"{label:.4g}" if isinstance(label, float) else str(label)
+
+
+def _chance(row: dict[str, Any], every: bool) -> str | None:
+    chances = row.get("probabilities")
+    if chances and (every or "probability" not in row):
+        best = sorted(chances.items(), key=lambda pair: -pair[1])[: _MOST_CLASSES if every else 3]
+        return "  ".join(f"{name} {p:.2f}" for name, p in best)
+    return None if "probability" not in row else f"{row['probability']:.3f}"
+
+
+def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    flat = [_flat(row) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(flat)
+    write_atomic(path, text.getvalue())
+
+
+def _flat(row: dict[str, Any], before: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in row.items():
+        if name == "targets":
+            for target, inner in value.items():
+                out |= _flat(inner, f"{target}.")
+        elif name == "probabilities":
+            out |= {f"{before}p({label})": round(p, 6) for label, p in value.items()}
+        else:
+            out[before + name] = "|".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    return out
+
+
+@command("evaluate", PANEL, listed=True)
+def evaluate(
+    predictor: Predictor,
+    data: Data,
+    *,
+    columns: Columns,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", show_default="test where there is one", help="Only this part of the data."),
+    ] = None,
+) -> Page:
+    """Measure a predictor on labelled data."""
+    loaded = load_predictor(predictor)
+    items = dataset(data, _as_fitted(loaded, columns) if is_table(data) else columns)
+    if part is not None or (items.parts is not None and "test" in items.parts):
+        items = items.part(part or "test")
+    result = loaded.evaluate(items)
+    blocks = [title(short(predictor), items_of(items), seconds(result.cost.get("seconds"))), *result_blocks(result)]
+    following = shell_line("predict", short(predictor), "ITEM")
+    return Page({"predictor": str(predictor), **result.to_dict(rows=False)}, blocks, [following])
+
+
+def _as_fitted(loaded: Any, columns: Columns) -> Columns:
+    """What is not said about a table is as it was when the predictor was fitted: the target columns, and the task."""
+    tasks = {answer.task for answer in loaded.answers}
+    target = columns.target or [answer.target for answer in loaded.answers]
+    return dataclasses.replace(columns, target=target, task=columns.task or (tasks.pop() if len(tasks) == 1 else None))
+
+
+def result_blocks(result: Any) -> list[Any]:
+    """A Result for people: metrics, classes (the worst first), what was left out, notes."""
+    rows = [[name, f"{float(m):.3f}", interval(m.low, m.high), "lower is better" if m.better == "lower" else ""]
+            for name, m in result.metrics.items()]  # fmt: skip
+    blocks: list[Any] = [table(["metric", "value", "95 % interval", ""], rows, align="lrrl", bold=[0])]
+    classes = sorted(result.per_class, key=lambda r: 2.0 if np.isnan(float(r.recall)) else float(r.recall))
+    if classes:
+        names = [r.label if r.column is None else f"{r.column} {r.label}" for r in classes[:_MOST_CLASSES]]
+        shown = [[name, r.n, _share(r.recall), _share(r.precision)] for name, r in zip(names, classes)]
+        more = f", the weakest {_MOST_CLASSES} of {len(classes)}" if len(classes) > _MOST_CLASSES else ", weakest first"
+        blocks.append(under(f"By class{more}", table(["class", "items", "recall", "precision"], shown, align="lrrr")))
+    if result.skipped:
+        blocks.append(
+            left_out(
+                [(one.item, one.reason) for one in result.skipped],
+                len(result.skipped) + int(result.cost.get("items", 0)),
+            )
+        )
+    blocks += [f"Note: {text}" for text in result.notes]
+    return blocks

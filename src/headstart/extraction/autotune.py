@@ -1,0 +1,280 @@
+"""How a source is run on this machine: measured once on real items, remembered, reused.
+
+Every precision that the engine offers is timed on the first items and compared with fp32, row by row; it is accepted
+only if no row's cosine falls below the source's limit. The choice is stored beside the cache under the source, the
+device and the machine, so that noise in a later timing never misses a bank and never changes a result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart._base.files import cache_folder, read_json, write_json
+from headstart._base.hashing import fingerprint
+from headstart._base.progress import note
+from headstart._base.registry import unknown
+from headstart.engines.base import ENGINES, PRECISIONS, RuntimeConfig
+from headstart.errors import MissingPackage, NumericsError, SourceError, StoreError, UnknownName
+from headstart.pooling import reducer, resolve
+from headstart.sources.types import Batch
+
+_BATCHES = (8, 32)
+_MORE_BATCHES = (128,)  # where a processor's cache is no limit: 5,600 items/s at 32, 10,400 at 128 on an H200
+_DEFAULT_BATCH = 16
+_ENOUGH = 1.1  # another precision must be this much faster to be worth its rounding
+_TOLERANCES = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.02}  # batches of other sizes are rounded otherwise
+
+
+def choose_runtime(
+    source: Any,
+    draw: Callable[[], Sequence[Any]],
+    *,
+    engine: str,
+    precision: str,
+    device: str,
+    batch_size: int | None = None,
+) -> RuntimeConfig:
+    """The remembered choice, or a new one measured on samples of the data at hand.
+
+    Parameters
+    ----------
+    draw : callable
+        Gives up to 32 prepared samples; called only when something has to be measured.
+    engine, precision : str
+        A name fixes it; ``"auto"`` leaves it to the measurement.
+    batch_size : int, optional
+        With all three fixed nothing is timed, and only the source is checked.
+
+    Raises
+    ------
+    SourceError
+        When the features of an item depend on its batch-mates, or differ from run to run.
+    """
+    names = _engines(source, engine)
+    if precision not in ("auto", *PRECISIONS):
+        raise UnknownName(unknown("precisions", precision, ["auto", *PRECISIONS]))
+    device = _device(names, device)
+    fixed = engine != "auto" and precision != "auto" and batch_size is not None
+    place = _remembered(source, names, {"engine": engine, "precision": precision, "device": device})
+    known = _recall(place, names)
+    if known is not None and (fixed or known.speed > 0):
+        return known
+    samples = draw()
+    if not samples:
+        return RuntimeConfig(
+            names[0], "fp32" if precision == "auto" else precision, device, batch_size or _DEFAULT_BATCH
+        )
+    if fixed:  # nothing is left to choose, but the source may still be one that cannot be relied on
+        choice = RuntimeConfig(names[0], precision, device, batch_size or _DEFAULT_BATCH)
+        _check_alone(source, samples, choice)
+    else:
+        choice = _measure(source, samples, names, precision=precision, device=device)
+    other = _recall(place, names)
+    if other is not None and other.speed > 0:  # another process was faster: one choice for all
+        return other
+    _remember(place, choice)
+    if choice.speed:
+        cosine = f"least cosine to fp32 {choice.cosine:.4f}"
+        note(f"{source.name}: {choice} ({choice.speed:.0f} items/s, {cosine}; remembered)")
+    return choice
+
+
+def _engines(source: Any, engine: str) -> list[str]:
+    """Names of the engines to try: the one asked for, or all that can run the source and are installed."""
+    if engine != "auto":
+        able = [*source.engines, *(name for name in ENGINES if name not in source.engines and _can(name, source))]
+        if engine not in able:
+            raise UnknownName(unknown(f"engines of {source.address}", engine, able))
+        return [engine]
+    found, absent = [], []
+    for name in source.engines:
+        try:
+            ENGINES[name].version()
+            found.append(name)
+        except MissingPackage as error:
+            absent.append(str(error))
+    if not found:
+        raise MissingPackage(f"No engine that can run {source.address} is installed. {' '.join(absent)}")
+    return found
+
+
+def _can(engine: str, source: Any) -> bool:
+    """Whether an engine that is never chosen by itself can run a source when it is asked for."""
+    runs = getattr(ENGINES[engine], "runs", None)
+    return runs is not None and bool(runs(source))
+
+
+def _device(names: Sequence[str], device: str) -> str:
+    """``"auto"`` → the best device of the engine that comes first."""
+    own = getattr(ENGINES[names[0]], "default_device", None)
+    return str(own()) if device == "auto" and own is not None else device_name(device)
+
+
+def device_name(device: str) -> str:
+    """``"auto"`` → cuda, mps or cpu; anything else as it is."""
+    if device != "auto":
+        return device
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _remembered(source: Any, names: Sequence[str], asked: dict[str, Any]) -> Path:
+    machine = {"machine": platform.machine(), "processor": _processor(), "threads": os.cpu_count()}
+    versions = {name: ENGINES[name].version() for name in names}
+    what = {"source": source.fingerprint, **asked, **machine, "versions": versions}
+    return cache_folder() / "choices" / f"{fingerprint(what)}.json"
+
+
+def _recall(place: Path, names: Sequence[str]) -> RuntimeConfig | None:
+    if not place.is_file():
+        return None
+    try:
+        known = RuntimeConfig(**read_json(place, "remembered choice"))
+    except (StoreError, TypeError) as error:
+        note(f"{place} is damaged and is measured again ({error}).")
+        return None
+    numbers = isinstance(known.batch_size, int) and isinstance(known.speed, (int, float))
+    if known.engine in names and known.precision in PRECISIONS and numbers and known.batch_size >= 1:
+        return known
+    note(f"{place} holds no choice that can be used and is measured again.")
+    return None
+
+
+def _remember(place: Path, choice: RuntimeConfig) -> None:
+    try:
+        write_json(place, choice.to_dict())
+    except StoreError as error:
+        note(f"The choice cannot be remembered, and is measured again next time: {error}")
+
+
+def _measure(
+    source: Any, samples: Sequence[Any], names: Sequence[str], *, precision: str, device: str
+) -> RuntimeConfig:
+    reduce = probes(source)
+    plain_choice = RuntimeConfig(names[0], "fp32", device)
+    plain = ENGINES[names[0]](source, reduce, plain_choice)
+    batch = source.input.collate([samples[i % len(samples)] for i in range(_DEFAULT_BATCH)])
+    reference = plain(batch)
+    _check_alone(source, samples, plain_choice)
+    best: tuple[RuntimeConfig, Any] | None = None
+    for name in names:
+        for kind in ENGINES[name].precisions(source, device) if precision == "auto" else (precision,):
+            first = (name, kind) == (names[0], "fp32")
+            engine = plain if first else ENGINES[name](source, reduce, RuntimeConfig(name, kind, device))
+            cosine = _fidelity(reference, engine, batch, forced=precision != "auto")
+            if precision == "auto" and cosine < source.minimum_cosine and not first:
+                continue
+            speed = round(_speed(engine, batch), 1)
+            if best is None or speed > _ENOUGH * best[0].speed:
+                best = RuntimeConfig(name, kind, device, _DEFAULT_BATCH, round(cosine, 6), speed), engine
+    assert best is not None
+    if best[0].cosine < source.minimum_cosine:
+        note(f"{source.name}: features in {best[0].precision}, as asked, are only {best[0].cosine:.4f} like fp32's.")
+    return _sized(best[0], best[1], source, samples)
+
+
+def _fidelity(reference: dict[str, np.ndarray], engine: Any, batch: Any, *, forced: bool) -> float:
+    """Least cosine to fp32; -1 for what overflows, unless that was asked for."""
+    try:
+        return least_cosine(reference, engine(batch))
+    except NumericsError:
+        if forced:
+            raise
+        return -1.0
+
+
+def _sized(best: RuntimeConfig, engine: Any, source: Any, samples: Sequence[Any]) -> RuntimeConfig:
+    """The batch size with the most items per second: small batches stay in the processor's cache."""
+    for size in _BATCHES if best.device == "cpu" else (*_BATCHES, *_MORE_BATCHES):
+        batch = source.input.collate([samples[i % len(samples)] for i in range(size)])
+        engine(batch)
+        speed = _speed(engine, batch)
+        if speed > 1.05 * best.speed:
+            best = dataclasses.replace(best, batch_size=size, speed=round(speed, 1))
+    return best
+
+
+def _speed(engine: Any, batch: Any) -> float:
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        engine(batch)
+        times.append(time.perf_counter() - start)
+    return len(batch) / max(min(times), 1e-9)
+
+
+def probes(source: Any, *, whole: bool = False) -> dict[str, Any]:
+    """Three layers spread over the candidates, pooled: what fidelity is measured on; ``whole`` adds the last of all."""
+    candidates = [layer for layer in source.layers if layer.candidate] or list(source.layers[-1:])
+    picked = [candidates[i] for i in (len(candidates) // 3, 2 * len(candidates) // 3, -1)]
+    picked += [source.layers[-1]] if whole else []
+    return {
+        layer.name: reducer(resolve("auto", axes=layer.axes, shape=layer.shape, modality=source.modality), layer.axes)
+        for layer in sorted(picked, key=lambda one: one.macs)
+    }
+
+
+def least_cosine(reference: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> float:
+    """The smallest cosine between corresponding rows, over all layers. Rows that are zero in both count as equal."""
+    least = 1.0
+    for name, plain in reference.items():
+        a, b = plain.reshape(len(plain), -1).astype(np.float64), rows[name].reshape(len(plain), -1).astype(np.float64)
+        if not np.isfinite(b).all():
+            return -1.0
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosine = np.divide((a * b).sum(1), norms, out=np.ones(len(a)), where=norms > 0)
+        least = min(least, float(cosine.min()))
+    return least
+
+
+def _check_alone(source: Any, samples: Sequence[Any], choice: RuntimeConfig) -> None:
+    """Features of an item may not depend on its batch-mates, and must come out the same twice: the whole network."""
+    engine = ENGINES[choice.engine](source, probes(source, whole=True), choice)
+    tolerance = _TOLERANCES[choice.precision]
+    few = source.input.collate(samples[:4])
+    together = engine(few)
+    _compare(source, together, engine(few), tolerance)
+    _compare(source, together, engine(source.input.collate(samples[:1])), tolerance)
+    example = source.input.example(3)
+    if len(samples) < 2 and example.counts is None:  # batch-mates that are copies tell nothing
+        mask = None if example.mask is None else example.mask[:1]
+        first = Batch({name: values[:1] for name, values in example.inputs.items()}, mask=mask)
+        _compare(source, engine(example), engine(first), tolerance)
+
+
+def _compare(source: Any, rows: dict[str, np.ndarray], again: dict[str, np.ndarray], tolerance: float) -> None:
+    """The rows that both have, the first ones of each layer, must agree."""
+    for name, values in again.items():
+        first, second = (
+            part[: len(values)].reshape(len(values), -1).astype(np.float64) for part in (rows[name], values)
+        )
+        scale = np.maximum(np.linalg.norm(first, axis=1), 1e-12)
+        if first.shape != second.shape or (np.linalg.norm(first - second, axis=1) / scale).max() > tolerance:
+            raise SourceError(
+                f"{source.address}: at layer {name} the features of an item change with its batch-mates or from run to "
+                "run, although the network is in evaluation mode. Some module uses batch statistics or random numbers "
+                "in forward(); such features cannot be cached."
+            )
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    """The processor's model, so that a cache folder shared by several machines keeps their choices apart."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    kept = {line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return fingerprint(sorted(kept))

@@ -1,0 +1,232 @@
+"""Reading, forward pass and writing at the same time, in bounded memory.
+
+Decoding runs in a runner's workers a few batches ahead, the forward pass in the calling thread, writing in one more
+thread. Rows are flushed in whole windows, in order, so that an interrupted run resumes at a boundary and forms the same
+batches: its rows come out bit for bit as an uninterrupted run's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from headstart._base.progress import Track
+from headstart.errors import UnreadableItem
+
+_FLUSH_SECONDS = 2.0
+_FLUSH_SHARE = 0.02  # of the time so far: long runs write fewer, larger shards
+_FLUSH_BYTES = 64 << 20
+_SORTED_BATCHES = 16
+_PIECES = 4  # of one batch, per item it may hold
+
+
+@dataclass
+class WorkItem:
+    """One item on its way: its key, what was read, or why it could not be."""
+
+    index: int
+    key: bytes
+    sample: Any = None
+    problem: UnreadableItem | None = None
+
+
+@dataclass
+class Spent:
+    """Seconds per stage; reading is counted over all workers, so the stages may add up to more than the total."""
+
+    read: float = 0.0
+    forward: float = 0.0
+    write: float = 0.0
+    rows: int = 0
+    problems: list[WorkItem] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)
+
+
+def prepared(
+    read: Callable[[int], Any], spent: Spent, remark: Callable[[Any], str | None] | None = None
+) -> Callable[[tuple[int, bytes]], WorkItem]:
+    """A function for the runner: (index, key) → Work. Only UnreadableItem is taken as the item's fault.
+
+    ``remark`` says what is worth counting about a sample (a text that was cut).
+    """
+
+    def one(place: tuple[int, bytes]) -> WorkItem:
+        start = time.perf_counter()
+        work = WorkItem(*place)
+        try:
+            work.sample = read(place[0])
+        except UnreadableItem as problem:
+            work.problem = problem
+        if remark is not None and work.problem is None and (text := remark(work.sample)):
+            spent.remarks[text] += 1
+        spent.read += time.perf_counter() - start
+        return work
+
+    return one
+
+
+def good(works: Iterator[WorkItem], spent: Spent, done: Track, *, raising: bool) -> Iterator[WorkItem]:
+    """The works that can be used; the others are kept in ``spent.problems`` or raised."""
+    for work in works:
+        if work.problem is None:
+            yield work
+            continue
+        if raising:
+            raise work.problem
+        spent.problems.append(work)
+        done(1)
+
+
+def windows(works: Iterator[WorkItem], size: int, how: Any) -> Iterator[list[list[WorkItem]]]:
+    """Groups of batches to be written together.
+
+    Where the source's input knows lengths, items are sorted by length inside a group; where one item gives several
+    pieces (patches of a clip), a batch ends before it holds more than a few per item.
+    """
+    length, pieces = getattr(how, "length", None), getattr(how, "pieces", None)
+    many = size * (_SORTED_BATCHES if length is not None else 1)
+    while group := list(islice(works, many)):
+        if length is not None:
+            group.sort(key=lambda work: length(work.sample))
+        yield _cut(group, size, pieces)
+
+
+def _cut(group: list[WorkItem], size: int, pieces: Callable[[Any], int] | None) -> list[list[WorkItem]]:
+    batches: list[list[WorkItem]] = []
+    held = 0
+    for work in group:
+        weight = 1 if pieces is None else pieces(work.sample)
+        full = not batches or len(batches[-1]) == size or held + weight > size * _PIECES
+        if full:
+            batches.append([])
+            held = 0
+        batches[-1].append(work)
+        held += weight
+    return batches
+
+
+class Writer:
+    """Collects rows and appends them to the tables in another thread, one shard at a time."""
+
+    def __init__(self, tables: dict[str, Any], spent: Spent) -> None:
+        self._tables, self._spent = tables, spent
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="headstart-write")
+        self._keys: list[bytes] = []
+        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in tables}
+        self._bytes = 0
+        self._begun = self._last = time.monotonic()
+        self._pending: Future[None] | None = None
+
+    def add(self, keys: Sequence[bytes], rows: dict[str, Any]) -> None:
+        """Take the rows of one batch."""
+        self._keys.extend(keys)
+        for name, values in rows.items():
+            self._rows[name].append(values)
+            self._bytes += sum(v.nbytes for v in values) if isinstance(values, list) else values.nbytes
+
+    def window_ended(self) -> None:
+        """Flush when enough time or bytes have gathered. Only here: shards hold whole windows."""
+        now = time.monotonic()
+        wait = max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - self._begun))
+        if self._bytes >= _FLUSH_BYTES or now - self._last >= wait:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand what has gathered to the writing thread, after what it was given before."""
+        self._join()
+        if not self._keys:
+            return
+        keys, rows = self._keys, self._rows
+        self._keys, self._rows, self._bytes = [], {name: [] for name in self._tables}, 0
+        self._last = time.monotonic()
+        self._pending = self._pool.submit(self._write, keys, rows)
+
+    def close(self, *, failed: bool) -> None:
+        """Write the rest, or after a failure only wait for what was handed over."""
+        try:
+            if not failed:
+                self.flush()
+            self._join()
+        finally:
+            self._pool.shutdown(wait=True)
+
+    def _join(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _write(self, keys: list[bytes], rows: dict[str, list[np.ndarray]]) -> None:
+        start = time.perf_counter()
+        for name, table in self._tables.items():
+            parts = rows[name]
+            ragged = isinstance(parts[0], list)
+            values: Any = [row for part in parts for row in part] if ragged else np.concatenate(parts)
+            new = np.flatnonzero(~table.has(keys))  # another layer may lack items that this one has
+            if len(new) < len(keys):
+                values = [values[i] for i in new] if ragged else values[new]
+            table.append([keys[i] for i in new], values)
+        self._spent.write += time.perf_counter() - start
+
+
+_extracting = 0
+_limits: Any = None
+_counted = Lock()
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """The workers are the parallelism: BLAS threads that spin in them stall the forward pass.
+
+    2 to 4 times slower on 2 cores, measured on clips, whose log-mel front end multiplies matrices. Of several passes at
+    once the first sets the limit and the last takes it back.
+    """
+    global _extracting, _limits
+    with _counted:
+        if not _extracting:
+            _limits = threadpool_limits(1, user_api="blas")
+        _extracting += 1
+    try:
+        yield
+    finally:
+        with _counted:
+            _extracting -= 1
+            if not _extracting:
+                _limits.restore_original_limits()
+
+
+def run(
+    works: Iterator[WorkItem],
+    engine: Callable[[Any], dict[str, Any]],
+    writer: Writer,
+    *,
+    source: Any,
+    size: int,
+    done: Track,
+) -> None:
+    """Form batches, run them, hand the rows to the writer. ``writer`` is closed here, whatever happens."""
+    spent = writer._spent
+    failed = True
+    try:
+        with _one_blas_thread():
+            for window in windows(works, size, source.input):
+                for batch in window:
+                    start = time.perf_counter()
+                    rows = engine(source.input.collate([work.sample for work in batch]))
+                    spent.forward += time.perf_counter() - start
+                    writer.add([work.key for work in batch], rows)
+                    spent.rows += len(batch)
+                    done(len(batch))
+                writer.window_ended()
+        failed = False
+    finally:
+        writer.close(failed=failed)

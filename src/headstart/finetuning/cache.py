@@ -1,0 +1,220 @@
+"""The boundary cache: un-pooled outputs of the last frozen layer per (item, view), as rows of a bank.
+
+A row is found by the item's content key (view 0) or by a key made of it, the augmentation's recipe and the view's
+number; a killed run, or another fit on the same source and items, computes only what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from headstart._base.hashing import KEY_BYTES
+from headstart._base.processes import rank_and_world_size
+from headstart._base.progress import track
+from headstart.bank.shards import to_bf16
+from headstart.bank.table import MemoryStore
+from headstart.engines.base import ENGINES, RuntimeConfig
+from headstart.extraction import pipeline
+from headstart.finetuning.boundary import TruncatedForward
+from headstart.finetuning.model import BoundaryActivations, LayerSpec
+from headstart.pooling import reducer
+from headstart.runners.base import RUNNERS
+from headstart.sources.types import Batch
+from headstart.training.batches import Samples
+from headstart.training.distributed import run_on_all
+
+_ON_DEVICE = 4 << 30
+
+
+@dataclass(frozen=True)
+class ActivationStore:
+    """Where boundary rows are kept and how they are computed.
+
+    Attributes
+    ----------
+    home : Store or MemoryStore
+    recipe : callable
+        (layer, pooling, choice) → the recipe of a table, less its dtype.
+    choice : Choice
+        The engine's choice for this source on this machine.
+    """
+
+    home: Any = field(default_factory=MemoryStore)
+    recipe: Callable[[str, str, RuntimeConfig], Mapping[str, Any]] | None = None
+    choice: RuntimeConfig = field(default_factory=lambda: RuntimeConfig("torch", "fp32"))
+
+    def table(self, layer: str, pooling: str, dtype: str | None = None) -> Any:
+        """The table of one layer."""
+        made = dict(self.recipe(layer, pooling, self.choice)) if self.recipe else {"layer": layer, "pooling": pooling}
+        return self.home.table({**made, "dtype": dtype} if dtype else made)
+
+
+class ActivationCache:
+    """What the frozen part gives for some samples: the boundary un-pooled, frozen features pooled, per view.
+
+    Attributes
+    ----------
+    layer : str
+        The boundary.
+    nbytes : int
+        Of the boundary's output for one item; of sequences, for one position.
+    """
+
+    def __init__(self, source: Any, layer: str, below: Sequence[LayerSpec], keep: ActivationStore) -> None:
+        self._source, self._keep, self.layer = source, keep, layer
+        self.half = keep.choice.precision != "fp32"
+        axes = {one.name: one.axes for one in source.layers}
+        sides = source.layer(layer).shape
+        self.nbytes = (2 if self.half else 4) * math.prod(max(side, 1) for side in sides)
+        self._tables = {layer: keep.table(layer, "none", "bfloat16" if self.half else "float32")}
+        self._tables |= {f.layer: keep.table(f.layer, f.pooling) for f in below if f.layer != layer}
+        self._reduce = {layer: _whole(axes[layer])}
+        self._reduce |= {f.layer: reducer(f.pooling, axes[f.layer]) for f in below if f.layer != layer}
+
+    def fill(self, samples: Samples, views: Sequence[int]) -> int:
+        """Compute what is missing of these views of all samples; how many rows that was.
+
+        Several processes share the work where rows are kept on disk; then each looks what may still be missing.
+        """
+        if rank_and_world_size()[1] > 1 and self._keep.home.root is not None:
+            run_on_all(lambda: self._fill(samples, views, *rank_and_world_size()))
+            for table in self._tables.values():
+                table.refresh()
+        return self._fill(samples, views)
+
+    def _fill(self, samples: Samples, views: Sequence[int], part: int = 0, parts: int = 1) -> int:
+        """Every ``parts``-th batch of it."""
+        keys = _keys(samples, views)
+        pending = dict(zip(keys, ((v, i) for v in views for i in range(len(samples)))))
+        lacking = {name: table for name, table in self._tables.items() if not table.has(list(pending)).all()}
+        if not lacking:
+            return 0
+        there = np.logical_and.reduce([table.has(list(pending)) for table in lacking.values()])
+        places = list(pending.values())
+        size = self._keep.choice.batch_size
+        missing = [
+            (number, key)
+            for number, (key, known) in enumerate(zip(pending, there))
+            if not known and number // size % parts == part
+        ]
+        spent = pipeline.Spent()
+        prepare = pipeline.prepared(lambda number: samples.one(places[number][1], places[number][0]), spent)
+        with track(f"{self._source.name}: frozen part", len(missing)) as done:
+            works = RUNNERS["local"](None).map(prepare, missing, ahead=3 * size)
+            usable = pipeline.good(works, spent, done, raising=True)
+            writer = pipeline.Writer(lacking, spent)
+            pipeline.run(usable, self._engine(list(lacking)), writer, source=self._source, size=size, done=done)
+        return len(missing)
+
+    def _engine(self, names: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
+        choice = self._keep.choice
+        engine = ENGINES[choice.engine](self._source, {name: self._reduce[name] for name in names}, choice)
+
+        def run(batch: Any) -> dict[str, Any]:
+            rows: dict[str, Any] = engine(batch)
+            if self.half and self.layer in rows:
+                values = rows[self.layer]
+                rows[self.layer] = [to_bf16(one) for one in values] if isinstance(values, list) else to_bf16(values)
+            return rows
+
+        return run
+
+    def held(
+        self, samples: Samples, views: Sequence[int], device: torch.device, made: TruncatedForward
+    ) -> CachedActivations:
+        """The rows of all samples and views, to take batches from."""
+        keys = _keys(samples, views)
+        rows = {name: table.get(keys) for name, table in self._tables.items()}
+        main = rows.pop(self.layer)
+        if made.listed and isinstance(main, np.ndarray):  # all of one size
+            main = list(main)
+        below = {name: torch.from_numpy(np.array(values, np.float32)).to(device) for name, values in rows.items()}
+        return CachedActivations(samples, main, below, half=self.half, device=device, synthetic=made.synthetic)
+
+
+def _whole(axes: str) -> Callable[[torch.Tensor, Any], Any]:
+    """Un-pooled: what is real of every item; of clips all patches, each as it is."""
+    plain = reducer("none", axes)
+
+    def reduce(output: torch.Tensor, batch: Batch) -> Any:
+        if batch.counts is None:
+            return plain(output, batch)
+        return [part.clone() for part in output.split(list(batch.counts))]
+
+    return reduce
+
+
+class CachedActivations:
+    """Rows of the frozen part, ready for training: ``batch(indices, views)`` gives the batch and what it is fed."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        main: Any,
+        below: Mapping[str, torch.Tensor],
+        *,
+        half: bool,
+        device: torch.device,
+        synthetic: bool,
+    ) -> None:
+        self._samples, self._main, self._below = samples, main, below
+        self._half, self._device, self._synthetic = half, device, synthetic
+        self._there: torch.Tensor | None = None
+        if device.type == "cuda" and isinstance(main, np.ndarray) and main.nbytes <= _ON_DEVICE:
+            self._there = self._tensor(np.array(main)).to(device)
+
+    def batch(self, indices: np.ndarray, views: np.ndarray | None = None) -> tuple[Batch, BoundaryActivations]:
+        """``views`` counts within the views that are held."""
+        places = indices if views is None else indices + views * len(self._samples)
+        where = torch.from_numpy(np.ascontiguousarray(places))
+        below = {name: rows[where.to(rows.device)] for name, rows in self._below.items()}
+        batch = Batch({}) if self._synthetic else self._samples.batch(indices)
+        if self._there is not None:
+            return batch, BoundaryActivations(self._there[where.to(self._device)].float(), below)
+        if isinstance(self._main, list):
+            parts = [self._main[i] for i in places]
+            if self._synthetic or batch.counts is not None:
+                batch = Batch(batch.inputs, counts=tuple(len(p) for p in parts), mask=batch.mask)
+                joined = self._tensor(np.concatenate(parts))
+            else:
+                joined = self._tensor(_padded(parts, batch.mask))
+        else:
+            joined = self._tensor(self._main[places])
+        return batch, BoundaryActivations(joined.to(self._device).float(), below)
+
+    def _tensor(self, rows: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(rows)
+        return tensor.view(torch.bfloat16) if self._half else tensor
+
+
+def _padded(parts: Sequence[np.ndarray], mask: Any) -> np.ndarray:
+    """Sequences of different lengths as one block; what is beyond an end is 0, and masked everywhere."""
+    longest = max(max(map(len, parts)), 0 if mask is None else mask.shape[1])
+    block = np.zeros((len(parts), longest, *parts[0].shape[1:]), parts[0].dtype)
+    for row, part in zip(block, parts):
+        row[: len(part)] = part
+    return block
+
+
+def _keys(samples: Samples, views: Sequence[int]) -> list[bytes]:
+    """Keys of all samples in each view, view by view."""
+    own = samples.keys if samples.keys is not None else [_numbered(samples, i) for i in range(len(samples))]
+    recipe = samples.views.recipe if samples.views is not None else ""
+    return [key if not view else view_key(key, recipe, view) for view in views for key in own]
+
+
+def view_key(key: bytes, recipe: str, view: int) -> bytes:
+    """The key of one random variant of an item."""
+    return hashlib.sha256(key + f"\0view\0{recipe}\0{view}".encode()).digest()[:KEY_BYTES]
+
+
+def _numbered(samples: Samples, index: int) -> bytes:
+    """A key for a sample without one: it is kept for this run only, so its number will do."""
+    return hashlib.sha256(f"{id(samples)}\0{index}".encode()).digest()[:KEY_BYTES]

@@ -1,0 +1,1 @@
+"""pretraining/objectives."""

@@ -1,0 +1,243 @@
+"""What will be run and how long each side may take: made once from measured speeds, written down, said beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from headstart._base.printing import seconds as duration
+
+LEAST_REPEATS = 3
+_RESERVE = 0.93  # of the budget is planned; the rest is for what takes longer than it was measured
+_MOST_STEPS = 2000  # of training from scratch, however much time there is
+_TRAINED = ("scratch", "fine-tuned")
+RATES, RATE_SHARE = 4, 1 / 4  # learning rates tried, and the part of a run's allowance that each of them gets
+_WORTH = 8  # epochs of the largest draw that must fit before time is spent on points beyond it
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Measured seconds: per item of a pass for features, of a training step, of a prediction; per solved head."""
+
+    features: float
+    train: float
+    predict: float
+    head: float
+
+
+@dataclass(frozen=True)
+class ProofPlan:
+    """What will be run.
+
+    Attributes
+    ----------
+    shots, further : tuple of int
+        Labels per class compared at; further ones for rivals alone.
+    long : tuple of int
+        Those of both that scratch is given.
+    repeats : int
+    allowance : float or None
+        Seconds that training from scratch and fine-tuning each get in every run; None counts steps.
+    epochs : mapping of int to int
+        Of training from scratch, by labels per class.
+    seconds : float
+        What all of it is expected to take.
+    given_up : tuple of str
+        Contenders that the budget leaves no time for.
+    notes : tuple of str
+        What the budget has cost.
+    said : str
+        The plan in a sentence; ``spent`` are the seconds before it was made.
+    """
+
+    shots: tuple[int, ...]
+    further: tuple[int, ...]
+    long: tuple[int, ...]
+    repeats: int
+    allowance: float | None
+    epochs: Mapping[int, int]
+    seconds: float
+    contenders: tuple[str, ...] = ()
+    given_up: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    said: str = ""
+    spent: float = 0.0
+
+    @property
+    def trained(self) -> list[str]:
+        """Contenders that train a network."""
+        return [name for name in _TRAINED if name in self.contenders]
+
+    @property
+    def rate_share(self) -> float:
+        """The part of a run that each learning rate is tried for: all of it where there is no hurry."""
+        return RATE_SHARE if self.allowance is not None else 1.0
+
+    def rate_at(self, count: int) -> int:
+        """At how many labels the learning rate for this many is chosen: within a budget, only where all compete."""
+        return count if self.allowance is None or count in self.shots else self.shots[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "epochs": {str(count): many for count, many in self.epochs.items()}}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> ProofPlan:
+        """The inverse of :meth:`to_dict`."""
+        names = ("shots", "further", "long", "contenders", "given_up", "notes")
+        lists: dict[str, Any] = {name: tuple(plain[name]) for name in names}
+        epochs = {int(count): int(many) for count, many in plain["epochs"].items()}
+        as_is = {name: plain[name] for name in ("repeats", "allowance", "seconds", "said", "spent")}
+        return cls(**as_is, **lists, epochs=epochs)
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What there is to plan: sizes of the draws by labels per class and of the test, and how long things take."""
+
+    sizes: Mapping[int, int]
+    tested: int
+    speeds: Speeds
+    batch: Mapping[int, int]
+
+    def epoch(self, count: int) -> float:
+        """Seconds of one pass through a draw."""
+        return self.sizes[count] * self.speeds.train
+
+    def total(self, plan: ProofPlan, allowance: Mapping[int, float]) -> float:
+        """Seconds of everything, when training at each number of labels takes what ``allowance`` says."""
+        repeats, speeds = plan.repeats, self.speeds
+        counts = (*plan.shots, *plan.further)
+        solved = [name for name in ("raw", "random") if name in plan.contenders]
+        heads = repeats * speeds.head * (len(plan.shots) + len(solved) * len(counts))
+        spent = heads + repeats * (self.sizes[counts[-1]] + self.tested) * speeds.features * ("random" in solved)
+        for name, given in (("scratch", plan.long), ("fine-tuned", plan.shots)):
+            if name in plan.contenders:
+                once = self.tested * speeds.predict + (speeds.head if name == "fine-tuned" else 0.0)
+                spent += repeats * sum(allowance[count] + once for count in given)
+        return spent + ("scratch" in plan.contenders) * sum(
+            RATES * max(allowance[count] * plan.rate_share, 0.75 * self.epoch(count))
+            for count in {plan.rate_at(count) for count in plan.long}
+        )
+
+
+def by_steps(plan: ProofPlan, work: TrainingCost, steps: int) -> ProofPlan:
+    """Without a budget: so many steps on both sides."""
+    epochs = {k: max(1, math.ceil(steps * work.batch[k] / work.sizes[k])) for k in plan.long}
+    seconds = {k: epochs.get(k, 1) * work.epoch(k) for k in (*plan.shots, *plan.further)}
+    return replace(plan, epochs=epochs, seconds=work.total(plan, seconds))
+
+
+def by_budget(plan: ProofPlan, work: TrainingCost, budget: float) -> ProofPlan:
+    """Within a budget: the most telling plan that gives every training an epoch; the allowance is equal for both sides.
+
+    What tells most for its seconds is kept longest: raw, random-weight and frozen features at every number of labels,
+    whose heads are solved. ``_poorer`` has the order.
+    """
+    room = budget * _RESERVE
+    ways = list(_poorer(replace(plan, allowance=0.0)))
+    made = next((way for way in ways if work.total(way, _least(way, work)) <= room), ways[-1])
+    allowance = max(_allowance(made, work, room), 0.1)
+    epochs = {k: _epochs(allowance, work, k) for k in (*made.shots, *made.further)}
+    seconds = work.total(made, {k: many * work.epoch(k) for k, many in epochs.items()})
+    if seconds > budget:
+        text = f"{duration(budget)}, all that is left of the budget, are too little even so: about {duration(seconds)}."
+        made = _noting(made, text)
+    return replace(made, allowance=allowance, epochs={k: epochs[k] for k in made.long}, seconds=seconds)
+
+
+def _least(plan: ProofPlan, work: TrainingCost) -> dict[int, float]:
+    """The least seconds per training: an epoch of the largest draw trained on; several before going beyond shots."""
+    beyond = [k for k in plan.long if k not in plan.shots]
+    counts = [*(plan.shots if "fine-tuned" in plan.contenders or beyond else plan.long)]
+    enough = max((work.epoch(k) for k in counts), default=0.0) * (_WORTH if beyond else 1)
+    return {k: max(enough, work.epoch(k)) for k in (*plan.shots, *plan.further)}
+
+
+def _allowance(plan: ProofPlan, work: TrainingCost, budget: float) -> float:
+    """Seconds per training run that the budget leaves, found by halving: an epoch is the least that a run takes."""
+    low, high = 0.0, budget
+    for _ in range(40):
+        middle = (low + high) / 2
+        given = {k: max(middle, work.epoch(k)) for k in (*plan.shots, *plan.further)}
+        low, high = (middle, high) if work.total(plan, given) <= budget else (low, middle)
+    return low
+
+
+def _epochs(allowance: float, work: TrainingCost, count: int) -> int:
+    most = max(1, _MOST_STEPS * work.batch[count] // work.sizes[count])
+    return int(min(most, max(1, allowance / max(work.epoch(count), 1e-9))))
+
+
+def _poorer(plan: ProofPlan) -> Iterator[ProofPlan]:
+    """The plan with less and less to do, noted; what says least about the transfer for its seconds is given up first.
+
+    Training from scratch beyond what was asked for; repeats, down to three; fine-tuning, which in little time mostly
+    comes out frozen; rivals' labels beyond what was asked for; training from scratch, with the most labels first;
+    numbers of labels, down to the first and the last, then the last. Repeats come back with everything that goes.
+    """
+    beyond = [k for k in plan.long if k not in plan.shots]
+    yield plan
+    if len(beyond) > 1:
+        yield replace(plan, long=(*plan.shots, beyond[-1]))
+    if beyond:
+        text = "Training from scratch on more labels than asked for does not fit into the budget."
+        plan = _noting(replace(plan, long=plan.shots), text)
+    yield from _fewer_repeats(plan)
+    if "fine-tuned" in plan.contenders:
+        plan = _without(plan, "fine-tuned", "Fine-tuning does not fit into the budget; transfer is frozen features.")
+        yield from _fewer_repeats(plan)
+    if plan.further:
+        text = "Rivals with more labels than asked for do not fit into the budget."
+        plan = _noting(replace(plan, further=()), text)
+        yield from _fewer_repeats(plan)
+    for way in _less_scratch(plan):
+        yield from _fewer_repeats(way)
+        plan = way
+    while len(plan.shots) > 1:
+        dropped = plan.shots[1] if len(plan.shots) > 2 else plan.shots[-1]
+        kept = tuple(k for k in plan.shots if k != dropped)
+        text = f"{dropped} labels per class do not fit into the budget and are left out."
+        plan = _noting(replace(plan, shots=kept), text)
+        yield from _fewer_repeats(plan)
+
+
+def _fewer_repeats(plan: ProofPlan) -> Iterator[ProofPlan]:
+    yield plan
+    for repeats in range(plan.repeats - 1, LEAST_REPEATS - 1, -1):
+        yield _noting(replace(plan, repeats=repeats), f"Only {repeats} of {plan.repeats} repeats fit into the budget.")
+
+
+def _less_scratch(plan: ProofPlan) -> Iterator[ProofPlan]:
+    """Without training from scratch on the most labels, and so on, at last without any."""
+    if "scratch" not in plan.contenders:
+        return
+    for many in range(len(plan.long) - 1, 0, -1):
+        lost = plan.long[many:]
+        words = f"{', '.join(map(str, lost[:-1]))} or {lost[-1]}" if len(lost) > 1 else str(lost[0])
+        text = f"Training from scratch with {words} labels per class does not fit into the budget."
+        yield _noting(replace(plan, long=plan.long[:many]), text)
+    text = "Training from scratch does not fit into the budget and is left out."
+    yield _without(replace(plan, long=()), "scratch", text)
+
+
+def _without(plan: ProofPlan, name: str, text: str) -> ProofPlan:
+    left = tuple(one for one in plan.contenders if one != name)
+    return _noting(replace(plan, contenders=left, given_up=(*plan.given_up, name)), text)
+
+
+def _noting(plan: ProofPlan, text: str) -> ProofPlan:
+    return replace(plan, notes=(*plan.notes, text))
+
+
+def describe(plan: ProofPlan) -> str:
+    """The plan in a sentence."""
+    runs = f"{plan.repeats} repeats with {', '.join(map(str, plan.shots))} labels per class"
+    either = "on either side" if len(plan.trained) > 1 else "of " + "".join(plan.trained)
+    timed = plan.allowance is not None and plan.trained
+    side = f"; {duration(plan.allowance or 0.0)} of training per run {either}" if timed else ""
+    trained = [f"{k}: {plan.epochs[k]}" for k in plan.long] if "scratch" in plan.contenders else []
+    epochs = f" (epochs from scratch, by labels per class: {', '.join(trained)})" if trained else ""
+    return f"Plan: {runs}{side}{epochs}; about {duration(plan.seconds)} in all."

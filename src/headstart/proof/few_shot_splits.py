@@ -1,0 +1,214 @@
+"""Who is tested, and who is learned from: one locked test part, and nested draws of training items per class."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headstart._base.hashing import fingerprint_tensors
+from headstart._base.progress import listening
+from headstart.dataset.dataset import Dataset, need_targets
+from headstart.errors import DataError, HeadstartWarning, OptionError
+from headstart.imbalance import resolve
+from headstart.proof.analysis import FEWEST_GROUPS, TestSet
+
+_MOST_TESTED = 1000
+_REACH = (2, 4, 8)  # times the largest number of labels asked for: how far the rivals' curves go
+_APART = 1.25  # two points nearer than this say the same
+
+
+@dataclass(frozen=True, eq=False)
+class FewShotSplits:
+    """The items used, as one dataset, and how they are used.
+
+    Attributes
+    ----------
+    data : Dataset
+        Only items that are tested or drawn at least once, all of them with a label.
+    T : (n, t) array
+        One-hot classes.
+    tested : (n,) array of bool
+    ranks : (repeats, n) array of int
+        Place of an item among those of its class in each draw; -1 for what is not drawn. The draw of k per class are
+        the ranks below k: smaller draws are part of larger ones, and the same for every contender.
+    shots, further : tuple of int
+        Labels per class compared at, and those beyond that only rivals are given.
+    notes : tuple of str
+    """
+
+    data: Dataset
+    T: np.ndarray
+    tested: np.ndarray
+    ranks: np.ndarray
+    shots: tuple[int, ...]
+    further: tuple[int, ...]
+    balanced: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def codes(self) -> np.ndarray:
+        """(n,) class of each item."""
+        return np.asarray(self.T.argmax(1))
+
+    @property
+    def test(self) -> np.ndarray:
+        """Positions of the test items."""
+        return np.flatnonzero(self.tested)
+
+    @property
+    def held(self) -> TestSet:
+        """The test part as the intervals see it."""
+        groups = None if self.groups is None else self.groups[self.test]
+        return TestSet(self.codes[self.test], groups, self.balanced)
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """(n,) number of each item's group; an item without one is a group of its own."""
+        return self.data.group_numbers
+
+    def draw(self, count: int, repeat: int) -> np.ndarray:
+        """Positions of the training items: ``count`` of every class, fewer of a smaller one."""
+        ranks = self.ranks[repeat]
+        return np.flatnonzero((ranks >= 0) & (ranks < count))
+
+    def only(self, keep: np.ndarray) -> FewShotSplits:
+        """Without the items that cannot be read."""
+        if keep.all():
+            return self
+        data = self.data.take(np.flatnonzero(keep))
+        T, tested, ranks = self.T[keep], self.tested[keep], self.ranks[:, keep]
+        return dataclasses.replace(self, data=data, T=T, tested=tested, ranks=ranks)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of contents, labels, groups and draws."""
+        arrays = {"T": self.T, "tested": self.tested, "ranks": self.ranks}
+        if self.groups is not None:
+            arrays["groups"] = self.groups
+        return self.data.fingerprint + fingerprint_tensors(arrays)[:16]
+
+
+def few_shot_splits(
+    data: Dataset, target: str | None, *, shots: Sequence[int], repeats: int, test_size: float, seed: int
+) -> FewShotSplits:
+    """Split off the test part once, stratified and with groups whole, and draw from the rest.
+
+    Raises
+    ------
+    DataError, OptionError
+        Without one classification target, or too few items for the smallest number of labels.
+    """
+    column = _column(data, target)
+    labelled = np.array([value is not None for value in column.values])
+    data = data._with(columns=[column])
+    data = data if labelled.all() else data.take(np.flatnonzero(labelled))
+    pool, test, notes = _parted(data, test_size, seed)
+    T = np.concatenate([pool.columns[0].matrix(), test.columns[0].matrix()])
+    codes = T[: len(pool)].argmax(1)
+    sizes = np.bincount(codes, minlength=T.shape[1])
+    if (sizes > 0).sum() < 2:
+        raise DataError("The training part has items of one class only: there is nothing to learn.")
+    kept, further = _counts(shots, sizes, notes)
+    if not kept:
+        raise DataError(
+            f"The largest class has {sizes.max()} items left for training, fewer than the {min(shots)} labels per "
+            "class asked for. Give smaller shots=, or more items."
+        )
+    most = max((*kept, *further))
+    ranks = np.full((repeats, len(T)), -1, dtype=np.int64)
+    for repeat in range(repeats):
+        ranks[repeat, : len(pool)] = _ranks(codes, np.random.default_rng([seed, repeat]), most)
+    tested = np.arange(len(T)) >= len(pool)
+    used = tested | (ranks >= 0).any(0)
+    whole = _joined(pool, test).take(np.flatnonzero(used))
+    balanced = resolve("auto", np.bincount(T.argmax(1))).metric == "balanced_accuracy"
+    notes += _about_groups(test)
+    return FewShotSplits(whole, T[used], tested[used], ranks[:, used], kept, further, balanced, tuple(notes))
+
+
+def _column(data: Dataset, target: str | None) -> Any:
+    need_targets(data, "prove")
+    named = [c for c in data.columns if target in (None, c.name)]
+    if len(named) != 1:
+        names = ", ".join(repr(c.name) for c in data.columns)
+        raise OptionError(f"target= must be one of {names}; got {target!r}.")
+    if named[0].task != "classification":
+        raise OptionError(
+            f"prove() compares classifiers, and {named[0].name!r} is a {named[0].task} target. For other tasks compare "
+            "by hand: evaluate hs.fit(...) on this source and on hs.pretrain(..., objective='random')."
+        )
+    return named[0]
+
+
+def _parted(data: Dataset, test_size: float, seed: int) -> tuple[Dataset, Dataset, list[str]]:
+    notes = []
+    with listening(None), warnings.catch_warnings():
+        warnings.simplefilter("ignore", HeadstartWarning)  # of copies, which are seen to below
+        if data.parts is not None and {"train", "test"} <= set(data.parts):
+            pool, test = data.part("train"), data.part("test")
+            notes.append("Training and test part are those that the data came with.")
+        else:
+            pool, test = data._with(parts=None).split(test_size, random_state=seed)
+        if len(test) > _MOST_TESTED:
+            notes.append(f"Of {len(test):,} test items a stratified sample of {_MOST_TESTED:,} is used.")
+            test = test.sample(n=_MOST_TESTED, random_state=seed)
+        alone = pool.without(test)
+    if len(alone) < len(pool):
+        notes.append(f"{len(pool) - len(alone)} training items are exact copies of test items and are left out.")
+    return alone, test, notes
+
+
+def _counts(shots: Sequence[int], sizes: np.ndarray, notes: list[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Numbers of labels that the classes can give, and further ones for the rivals."""
+    largest = int(sizes.max())
+    kept = tuple(sorted({int(count) for count in shots if count <= largest}))
+    if lost := sorted({int(count) for count in shots} - set(kept)):
+        notes.append(f"No class has {_listed(lost)} items left for training: left out.")
+    if not kept:
+        return (), ()
+    most = kept[-1]
+    small = sizes[(sizes > 0) & (sizes < most)]
+    if len(small):
+        notes.append(f"{len(small)} of {len(sizes)} classes have fewer than {most} items: all of theirs are drawn.")
+    reach = [min(most * times, largest) for times in _REACH]
+    further = [count for count in dict.fromkeys(reach) if count >= _APART * most]
+    apart = [count for count, after in zip(further, [*further[1:], np.inf]) if after >= _APART * count]
+    return kept, tuple(apart)
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return " or ".join(map(str, counts))
+
+
+def _ranks(codes: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
+    """A random place of each item among those of its class; -1 from ``most`` on."""
+    ranks = np.full(len(codes), -1, dtype=np.int64)
+    for code in np.unique(codes):
+        members = rng.permutation(np.flatnonzero(codes == code))[:most]
+        ranks[members] = np.arange(len(members))
+    return ranks
+
+
+def _joined(pool: Dataset, test: Dataset) -> Dataset:
+    columns = [
+        dataclasses.replace(ours, values=(*ours.values, *theirs.values))
+        for ours, theirs in zip(pool.columns, test.columns)
+    ]
+    groups = None if pool.groups is None else (*pool.groups, *(test.groups or ()))
+    meta = {key: value for key, value in pool.meta.items() if key != "role"}
+    return pool._with(items=(*pool.items, *test.items), columns=columns, groups=groups, parts=None, meta=meta)
+
+
+def _about_groups(test: Dataset) -> list[str]:
+    many = FEWEST_GROUPS if test.group_numbers is None else len(np.unique(test.group_numbers))
+    if many >= FEWEST_GROUPS:
+        return []
+    return [
+        f"The test part has only {many} group{'s' * (many != 1)} of its own: the intervals speak for "
+        f"{'those' if many != 1 else 'that one'}, not for new ones."
+    ]

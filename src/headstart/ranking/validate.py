@@ -1,0 +1,149 @@
+"""ranking.validate(k): fit the top rows and some others for real, and see what every score was worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.stats import weightedtau
+
+from headstart._base.printing import blocks, paragraph, table
+from headstart.dataset.dataset import Dataset
+from headstart.errors import DataError, OptionError
+from headstart.heads.base import Head
+from headstart.ranking.table import best_of, scores_of
+from headstart.result.ranking import Row
+from headstart.selection.cross_validation import draw_folds, mean_average_precision, r_squared
+from headstart.selection.search import Selection, select_head
+
+_SCORES = ("accuracy", "logme", "h_score", "knn", "nce", "leep", "static")
+_OTHERS = 4
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What really fitting some rows showed.
+
+    Attributes
+    ----------
+    rows : tuple of (source, layer, test score)
+        In the order of the ranking.
+    tau : mapping
+        Weighted Kendall τ of every score against the test scores; 1 is the same order.
+    regret : mapping
+        How much is lost by taking the row that the score puts first.
+    metric : str
+        What the test score is.
+    items : int
+        How many items it was measured on.
+    """
+
+    rows: tuple[tuple[str, str, float], ...]
+    tau: Mapping[str, float] = field(default_factory=dict)
+    regret: Mapping[str, float] = field(default_factory=dict)
+    metric: str = "accuracy"
+    items: int = 0
+
+    def __str__(self) -> str:
+        fitted = table(["source", "layer", self.metric], [[s, layer, f"{v:.3f}"] for s, layer, v in self.rows], "llr")
+        order = sorted(self.tau, key=lambda name: (self.regret[name], -self.tau[name]))
+        body = [[name, f"{self.tau[name]:.2f}", f"{self.regret[name]:.3f}"] for name in order]
+        judged = table(["score", "weighted tau", "regret"], body, "lrr") if body else ""
+        return blocks(paragraph(f"Validation · {len(self.rows)} rows, {self.items} test items"), fitted, judged)
+
+
+def validate(
+    k: int, *, rows: Mapping[str, np.ndarray], T: np.ndarray, names: Mapping[str, Any], task: str,
+    found: Sequence[Row], seed: int, groups: np.ndarray | None = None, data: Dataset | None = None,
+    column: str | None = None, head: str | Head = "auto", fit: Callable[..., Any] | None = None, **options: Any,
+) -> Validation:  # fmt: skip
+    """Fit the first ``k`` rows and up to four others on three fifths of the data and score them on the rest.
+
+    Scores are computed again on those three fifths, so that none has seen what it is judged by. Without ``fit`` heads
+    are solved on the features; ``fit=hs.fit`` runs the whole job, and passes on ``policy=``, ``budget=`` and whatever
+    else it takes: ``ranking.validate(3, fit=hs.fit, policy="full")`` fine-tunes every row.
+
+    Raises
+    ------
+    OptionError
+        When ``k`` is not positive, or options are given without ``fit``.
+    DataError
+        When nothing can be held out.
+    """
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise OptionError(f"k must be a whole number ≥ 1; got {k!r}.")
+    if options and fit is None:
+        raise OptionError(f"{', '.join(options)} is for fitting in full: give fit=hs.fit as well.")
+    chosen = _chosen(int(k), found)
+    halves = draw_folds(T, task, groups=groups, repeats=1, random_state=seed + 1)
+    if halves is None:
+        raise DataError("There is nothing to hold out: every class has one example, or all are one group.")
+    test = halves[0] % 2 == 1
+    where = {(source.fingerprint, layer): name for name, (source, layer) in names.items()}
+    picked = {where[row.fingerprint, row.layer]: row for row in chosen}
+    train = {name: rows[name][~test] for name in picked}
+    how: dict[str, Any] = {"task": task, "heads": head, "random_state": seed}
+    choices = {name: select_head({name: X}, T[~test], **how) for name, X in train.items()}
+    scores = [_scored(row, train[name], T[~test], choices[name]) for name, row in picked.items()]
+    asked = {} if head == "auto" else {"head": head}
+    truth = []
+    for name in picked:
+        if fit is None or data is None:
+            truth.append(_solved(choices[name], rows[name], T, test))
+        else:
+            parts = data.take(np.flatnonzero(~test)), data.take(np.flatnonzero(test))
+            truth.append(_run(fit, names[name], parts, column, **{**asked, "random_state": seed, **options}))
+    tau, regret = _judged(scores, truth)
+    metric = {"classification": "accuracy", "multilabel": "mean_average_precision", "regression": "r2"}[task]
+    shown = tuple((row.source, row.layer, value) for row, value in zip(chosen, truth, strict=True))
+    return Validation(shown, tau, regret, metric, int(test.sum()))
+
+
+def _chosen(k: int, found: Sequence[Row]) -> list[Row]:
+    """The first k rows, and up to four spread over the others."""
+    spread = np.linspace(k, len(found) - 1, _OTHERS).astype(int) if len(found) > k else np.zeros(0, int)
+    return [found[i] for i in dict.fromkeys([*range(min(k, len(found))), *spread.tolist()])]
+
+
+def _scored(row: Row, X: np.ndarray, T: np.ndarray, choice: Selection) -> dict[str, float | None]:
+    """Every score of a row, from training rows alone (NCE, LEEP and size are not fitted to anything)."""
+    best = best_of(choice.trials, choice.candidates)
+    fresh = {"accuracy": None if best is None else best.score, **scores_of(X, T, task=choice.task)}
+    return {name: fresh.get(name, getattr(row, name)) for name in _SCORES}
+
+
+def _judged(
+    scores: Sequence[Mapping[str, float | None]], truth: Sequence[float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Weighted τ and regret of every score that all rows have."""
+    tau, regret = {}, {}
+    for score in _SCORES:
+        values = [one[score] for one in scores]
+        if any(v is None for v in values) or len(values) < 2:
+            continue
+        orders = len(set(values)) > 1 and len(set(truth)) > 1
+        tau[score] = float(weightedtau(values, truth).statistic) if orders else 0.0
+        known = np.asarray(values, dtype=float)
+        regret[score] = float(max(truth) - np.mean(np.asarray(truth)[known == known.max()]))  # of equals: any of them
+    return tau, regret
+
+
+def _solved(choice: Selection, X: np.ndarray, T: np.ndarray, test: np.ndarray) -> float:
+    """Test score of the chosen head, fitted on the training rows."""
+    (name,) = choice.candidates
+    decision = choice.fit({name: X[~test]}, T[~test]).decision(X[test])
+    if choice.task == "classification":
+        return float((decision.argmax(1) == T[test].argmax(1)).mean())
+    if choice.task == "multilabel":
+        return mean_average_precision(decision, T[test])
+    return r_squared(decision, T[test])
+
+
+def _run(fit: Any, place: tuple[Any, str], parts: tuple[Dataset, Dataset], column: str | None, **how: Any) -> float:
+    """Test score of the whole job."""
+    (source, layer), (train, test) = place, parts
+    metrics = fit(source, train, layers=[layer], **how).evaluate(test).metrics
+    mine = [name for name in metrics if name.startswith(f"{column}.")] if len(train.columns) > 1 else list(metrics)
+    return float(metrics[mine[0]])

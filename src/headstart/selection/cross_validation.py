@@ -1,0 +1,426 @@
+"""Settings of heads against each other on one set of features, and the rule that decides."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.special import log_expit, stdtrit
+
+from headstart._base.intervals import mover_mean, wilson
+from headstart._base.typing import Array, Float, Ints
+from headstart.heads.base import HEADS, Head
+from headstart.heads.problem import Problem
+from headstart.selection.calibration import temperature_of
+
+# ---- What choosing needs: folds, and scores of held-out decisions with their intervals. ----
+
+
+FOLDS = 5
+FEW = 30  # rows per class up to which only steady heads compete
+CAUTIOUS = 200  # rows up to which little is taken for granted: only steady heads compete, all settings on all draws
+_ROWS_WANTED = 600  # held-out rows, over all draws of the folds
+_DRAWS = 3, 10  # of the folds, on many and on very few rows
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """What choices aim at.
+
+    Attributes
+    ----------
+    task : str
+    metric : {"accuracy", "balanced_accuracy", "mean_average_precision", "r2"}
+    shift : (t,) array or None
+        Moves log-odds before classes are decided (logit adjustment).
+    weights : (n,) array or None
+        What each row counts, mean 1; None is 1 each.
+    """
+
+    task: str
+    metric: str
+    shift: Float | None = None
+    weights: Float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class OofScore:
+    """A cross-validated score.
+
+    Attributes
+    ----------
+    score, low, high : float
+        The metric, and its 95 % interval.
+    rows : (n,) array
+        Share of the fold assignments in which each row was predicted well (classes); minus its loss elsewhere.
+    costs : (u,) array
+        What is compared between settings, unit by unit (rows; folds for labels): error + log-loss at the best
+        temperature, minus average precision, or the squared error.
+    temperature : float
+    """
+
+    score: float
+    low: float
+    high: float
+    rows: Float
+    costs: Float
+    temperature: float
+
+
+def draw_folds(
+    T: Float, task: str, *, groups: Array | None = None, repeats: int | None = None, random_state: int = 0
+) -> Ints | None:
+    """Fold numbers (R, n): stratified by class, groups kept whole; None where no two folds can be had.
+
+    Five folds; fewer where no class, or no grouping, has five members. Drawn three times, of few rows up to ten;
+    draws that part the rows alike (three groups can be parted in one way only) count once.
+    """
+    rng = np.random.default_rng(random_state)
+    labels = T.argmax(axis=1) if task == "classification" else np.zeros(len(T), dtype=np.int64)
+    counts = np.bincount(labels)
+    if repeats is None:
+        repeats = min(max(round(_ROWS_WANTED / len(T)), _DRAWS[0]), _DRAWS[1])
+    if groups is None:
+        folds = min(FOLDS, int(counts.max()))
+        return None if folds < 2 else _distinct([_stratified(labels, folds, rng) for _ in range(repeats)])
+    numbers = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
+    folds = min(FOLDS, int(numbers.max()) + 1, int(counts.max()))
+    return None if folds < 2 else _distinct([_grouped(labels, numbers, folds, rng) for _ in range(repeats)])
+
+
+def _distinct(draws: list[Ints]) -> Ints:
+    """The draws (R, n) that differ by more than the names of their folds."""
+    kept: dict[bytes, Ints] = {}
+    for ids in draws:
+        first, names = np.unique(ids, return_index=True, return_inverse=True)[1:]
+        kept.setdefault(np.argsort(np.argsort(first))[names].tobytes(), ids)
+    return np.stack(list(kept.values()))
+
+
+def _stratified(labels: Ints, folds: int, rng: np.random.Generator) -> Ints:
+    """Deal the shuffled rows of one class after another to the folds in turn."""
+    shuffled = rng.permutation(len(labels))
+    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    out = np.empty(len(labels), dtype=np.int64)
+    out[order] = np.arange(len(labels)) % folds
+    return out
+
+
+def _grouped(labels: Ints, groups: Ints, folds: int, rng: np.random.Generator) -> Ints:
+    """Give whole groups, the largest first, each to the fold where it evens out the classes most."""
+    table = np.zeros((groups.max() + 1, labels.max() + 1))
+    np.add.at(table, (groups, labels), 1.0)
+    shuffled = rng.permutation(len(table))
+    held = np.zeros((folds, table.shape[1]))
+    wished = table.sum(axis=0) / folds
+    home = np.empty(len(table), dtype=np.int64)
+    for group in shuffled[np.argsort(-table[shuffled].sum(axis=1), kind="stable")]:
+        excess = (((held + table[group] - wished) ** 2 - (held - wished) ** 2) / np.maximum(wished, 1)).sum(axis=1)
+        # a class of its own is no worse off anywhere: then the smallest fold, or all groups would end up in the first
+        home[group] = int(np.lexsort((held.sum(axis=1), excess))[0])
+        held[home[group]] += table[group]
+    return home[groups]
+
+
+def losses(log_odds: Float, T: Float, task: str) -> Float:
+    """Log-loss (n,) of each row, averaged over repeats (R, n, t); of labels, their mean."""
+    if task == "classification":
+        classes = np.ascontiguousarray(np.moveaxis(log_odds, -1, 0))  # sums run along memory
+        top = classes.max(axis=0)
+        given = np.einsum("rnt,nt->rn", log_odds, T)
+        return np.asarray((np.log(np.exp(classes - top).sum(axis=0)) + top - given).mean(axis=0))
+    return -np.asarray((T * log_expit(log_odds) + (1 - T) * log_expit(-log_odds)).mean(axis=(0, -1)))
+
+
+def score_out_of_fold(decisions: Float, T: Float, folds: Ints, aim: Scoring) -> OofScore:
+    """Score held-out decisions (R, n, t)."""
+    if aim.task == "classification":
+        return _measure_classes(decisions, T, aim)
+    if aim.task == "multilabel":
+        temperature = temperature_of(decisions, T, aim.task)
+        rows = -losses(decisions / temperature, T, aim.task)
+        score, low, high = _jackknifed(mean_average_precision, decisions, T, folds)
+        return OofScore(score, low, high, rows, _fold_costs(decisions, T, folds), temperature)
+    around = np.maximum(T.var(axis=0), 1e-300)
+    costs = (((decisions - T) ** 2) / around).mean(axis=(0, 2))
+    score, low, high = _jackknifed(r_squared, decisions, T, folds)
+    return OofScore(score, low, high, -costs, costs, 1.0)
+
+
+def _fold_costs(decisions: Float, T: Float, folds: Ints) -> Float:
+    """Minus average precision (R·folds,) of each fold, so spread that their mean has the standard error of one draw.
+
+    Further draws hold the same rows out: they make the mean steadier, but are no new rows.
+    """
+    costs = np.array(
+        [
+            -mean_average_precision(held[ids == fold], T[ids == fold])
+            for held, ids in zip(decisions, folds, strict=True)
+            for fold in np.unique(ids)
+        ]
+    )
+    return np.asarray(costs.mean() + np.sqrt(len(folds)) * (costs - costs.mean()))
+
+
+def _measure_classes(decisions: Float, T: Float, aim: Scoring) -> OofScore:
+    temperature = temperature_of(decisions, T, aim.task, aim.weights if aim.shift is None else None)
+    log_odds = decisions / temperature + (0.0 if aim.shift is None else aim.shift)
+    rows = (log_odds.argmax(axis=-1) == T.argmax(axis=1)).mean(axis=0)
+    costs = losses(log_odds, T, aim.task) + 1.0 - rows
+    if aim.weights is not None:
+        costs = costs * aim.weights
+    score, low, high = _share(rows, T, balanced=aim.metric == "balanced_accuracy")
+    return OofScore(score, low, high, rows, costs, temperature)
+
+
+def _share(rows: Float, T: Float, *, balanced: bool) -> tuple[float, float, float]:
+    """A share of rows, or the mean of the classes' shares, with Wilson's interval."""
+    if not balanced:
+        score = float(rows.mean())
+        low, high = wilson(score * len(rows), len(rows))
+        return score, low, high
+    counts = T.sum(axis=0)
+    seen = counts > 0
+    shares = (rows @ T)[seen] / counts[seen]
+    low, high = wilson(shares * counts[seen], counts[seen])
+    ends = mover_mean(shares, low, high)
+    return float(shares.mean()), max(ends[0], 0.0), min(ends[1], 1.0)
+
+
+def _jackknifed(
+    statistic: Callable[[Float, Float], float], decisions: Float, T: Float, folds: Ints
+) -> tuple[float, float, float]:
+    """A pooled statistic, averaged over repeats, and its interval from leaving out one fold after another."""
+    score = float(np.mean([statistic(one, T) for one in decisions]))
+    ids = folds[0]
+    left = np.array(
+        [np.mean([statistic(one[ids != fold], T[ids != fold]) for one in decisions]) for fold in np.unique(ids)]
+    )
+    k = len(left)
+    error = float(np.sqrt((k - 1) / k * ((left - left.mean()) ** 2).sum()))
+    half = float(stdtrit(k - 1, 0.975)) * error
+    return score, score - half, min(score + half, 1.0)
+
+
+def r_squared(values: Float, T: Float) -> float:
+    """Share of variance explained, averaged over the target columns."""
+    around = ((T - T.mean(axis=0)) ** 2).sum(axis=0)
+    left = ((T - values) ** 2).sum(axis=0)
+    return float(np.mean(np.where(around > 0, 1 - left / np.where(around > 0, around, 1.0), left == 0)))
+
+
+def mean_average_precision(scores: Float, T: Float) -> float:
+    """Average precision of each label that has both kinds of rows, averaged; of equal scores the pessimistic order."""
+    found = []
+    for column, wanted in zip(scores.T, T.T, strict=True):
+        if not 0 < wanted.sum() < len(wanted):
+            continue
+        hits = wanted[np.lexsort((wanted, -column))]
+        precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+        found.append(float((precision * hits).sum() / hits.sum()))
+    return float(np.mean(found)) if found else 0.0
+
+
+SCREENERS = ("ridge", "lda")  # all their strengths come from one decomposition
+_SMALL_SAMPLE = 32.0
+BASELINE = ("logistic", {"C": 1.0, "scale": "none"})  # the setting to beat
+
+
+@dataclass(frozen=True, eq=False)
+class CVResult:
+    """One setting of one head on one set of features, cross-validated.
+
+    Attributes
+    ----------
+    candidates : tuple of str
+        The features; several are put side by side, in this order.
+    head : str
+    fields : dict
+    score, low, high : float
+        The metric aimed at, and its 95 % interval.
+    rows : (n,) array
+        Share of the fold assignments in which each row was predicted well; minus its loss where there are no classes.
+    costs : (u,) array
+        What settings are compared by, unit by unit; small is good.
+    temperature : float
+        Makes its held-out decisions the best probabilities.
+    draws : int
+        How many fold assignments it was held out by; see :func:`finished`.
+    """
+
+    candidates: tuple[str, ...]
+    head: str
+    fields: dict[str, Any]
+    score: float
+    low: float
+    high: float
+    rows: Float
+    costs: Float
+    temperature: float
+    draws: int = 1
+
+    @property
+    def cost(self) -> float:
+        """Mean of ``costs``."""
+        return float(self.costs.mean())
+
+    @property
+    def is_anchor(self) -> bool:
+        """Whether this is the setting to beat."""
+        name, fields = BASELINE
+        return self.head == name and all(self.fields.get(key) == value for key, value in fields.items())
+
+
+@dataclass(frozen=True)
+class HeadCandidate:
+    """A head that may compete: all of its grid, or one setting that was asked for."""
+
+    name: str
+    fields: dict[str, Any] | None = None
+
+    @property
+    def kind(self) -> type[Head]:
+        """The head's class."""
+        kind: type[Head] = HEADS[self.name]
+        return kind
+
+    def takes(self, scale: str) -> bool:
+        """Whether it competes at this scaling."""
+        if self.fields is not None:
+            return bool(self.fields.get("scale", "none") == scale)
+        return scale == "none" or any(field.name == "scale" for field in dataclasses.fields(self.kind))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """The rows, folds and aim that all trials share."""
+
+    T: Float
+    folds: Ints
+    aim: Scoring
+    weights: Float | None = None
+
+    def problem(self, X: Array, scale: str = "none") -> Problem:
+        """The rows of one set of features, ready for every head."""
+        return Problem(self.aim.task, scale, X, self.T, self.weights)
+
+    @property
+    def first(self) -> Ints:
+        """The fold assignments by which whole grids are held out: all on few rows, else one."""
+        return self.folds if len(self.T) <= CAUTIOUS else self.folds[:1]
+
+    def enter(self, candidates: tuple[str, ...], problem: Problem, entries: Sequence[HeadCandidate]) -> list[CVResult]:
+        """Cross-validate the settings of some heads; where whole grids see one draw, the best of each sees them all."""
+        found = []
+        for entry in entries:
+            if not entry.takes(problem.scale):
+                continue
+            grid = entry.kind.grid(problem) if entry.fields is None else [_bare(entry.fields)]
+            decisions = list(entry.kind.out_of_fold(problem, self.first, grid))
+            told = partial(self._trial, candidates, entry, scale=problem.scale)
+            trials = [told(setting, held_out) for setting, held_out in zip(grid, decisions, strict=True)]
+            others = self.folds[len(self.first) :]
+            if len(others):
+                best = min(range(len(grid)), key=lambda place: trials[place].cost)
+                again = [place for place, trial in enumerate(trials) if place == best or trial.is_anchor]
+                more = entry.kind.out_of_fold(problem, others, [grid[place] for place in again])
+                for place, held_out in zip(again, more, strict=True):
+                    trials[place] = told(grid[place], np.concatenate([decisions[place], held_out]))
+            found += trials
+        return found
+
+    def _trial(
+        self, candidates: tuple[str, ...], entry: HeadCandidate, setting: dict[str, Any], held_out: Float, *, scale: str
+    ) -> CVResult:
+        """A setting by its held-out decisions (R, n, t)."""
+        aim = self.aim if entry.kind.learns_prior else replace(self.aim, shift=None)
+        got = score_out_of_fold(held_out, self.T, self.folds[: len(held_out)], aim)
+        fields = {**(entry.fields or {}), **setting, "scale": scale}
+        row = (got.score, got.low, got.high, got.rows, got.costs, got.temperature, len(held_out))
+        return CVResult(candidates, entry.name, fields, *row)
+
+    def affordable(self, problem: Problem, entries: Sequence[HeadCandidate], budget: float) -> list[HeadCandidate]:
+        """The entries, cheapest first, whose operations fit the budget together; always one."""
+        efforts = [(entry.kind.effort(problem, self.first), place) for place, entry in enumerate(entries)]
+        kept: list[int] = []
+        spent = 0.0
+        for effort, place in sorted(efforts):
+            spent += effort
+            if not kept or spent <= budget:
+                kept.append(place)
+        return [entries[place] for place in sorted(kept)]
+
+    def thinned(self, rows: Ints) -> CrossValidation:
+        """The same contest on some of the rows."""
+        aim = self.aim if self.aim.weights is None else replace(self.aim, weights=self.aim.weights[rows])
+        weights = None if self.weights is None else self.weights[rows]
+        return CrossValidation(self.T[rows], self.folds[:, rows], aim, weights)
+
+
+def complete_results(trials: Sequence[CVResult]) -> list[CVResult]:
+    """The trials that saw every draw of the folds: only they are compared with each other.
+
+    Of many settings that saw one draw the best is also the luckiest: its cost is too low beside a mean over several.
+    """
+    most = max((trial.draws for trial in trials), default=0)
+    return [trial for trial in trials if trial.draws == most]
+
+
+def select_one_se(trials: Sequence[CVResult]) -> CVResult:
+    """The winner of the finished trials of one set of features.
+
+    The anchor stands unless another setting's mean cost is lower by more than 1 + 32 / n standard errors of the paired
+    differences: held-out rows share most of what they were predicted from, so that on few rows the standard error is
+    too small. Of those that pass, on few rows the one with the best lower bound wins, which keeps to the anchor's
+    neighbourhood; on more the one with the lowest mean cost. Without an anchor the lowest mean does. Of equals the
+    first, which is the simplest.
+    """
+    trials = complete_results(trials)
+    anchor = next((trial for trial in trials if trial.is_anchor), None)
+    if anchor is None:
+        return trials[int(np.argmin([trial.cost for trial in trials]))]
+    doubt = 1.0 + _SMALL_SAMPLE / len(anchor.rows)
+    gains = [_gain(anchor, trial) for trial in trials]
+    passed = [place for place, (mean, error) in enumerate(gains) if mean > doubt * error]
+    if not passed:
+        return anchor
+    caution = doubt if len(anchor.rows) <= CAUTIOUS else 0.0
+    return trials[max(passed, key=lambda place: gains[place][0] - caution * gains[place][1])]
+
+
+def prefer_larger_set(winners: Sequence[CVResult]) -> CVResult:
+    """Of the winners of several sets of features the one of least cost; on few rows a larger set that ties with it.
+
+    A set that holds several candidates hedges against the luck of the draw: of 16 draws of 50 digits there was one in
+    which a single layer looked best by two rows and was worse by 8 points on new ones; side by side nothing was lost.
+    On more rows it has to win.
+    """
+    best = winners[int(np.argmin([winner.cost for winner in winners]))]
+    if len(best.rows) > CAUTIOUS:
+        return best
+    larger = [w for w in winners if len(w.candidates) > len(best.candidates) and not _clearly_worse(w, best)]
+    return min(larger, key=lambda winner: winner.cost, default=best)
+
+
+def _clearly_worse(trial: CVResult, best: CVResult) -> bool:
+    """Whether the mean paired difference of costs is more than 1.96 standard errors above 0."""
+    difference = trial.costs - best.costs
+    if len(difference) < 2:
+        return True
+    return bool(difference.mean() > 1.96 * difference.std(ddof=1) / np.sqrt(len(difference)))
+
+
+def _gain(anchor: CVResult, trial: CVResult) -> tuple[float, float]:
+    """How much cheaper than the anchor a trial is, and the standard error of that."""
+    difference = anchor.costs - trial.costs
+    if len(difference) < 2:
+        return float(difference.sum()), 0.0
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
+
+
+def _bare(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != "scale"}

@@ -1,0 +1,86 @@
+"""CTC heads: frames of features (T, d) → log-probabilities of symbols per frame. The table, and what all share.
+
+Connectionist temporal classification sums over all ways to align a text with the frames: each frame says one symbol or
+the blank, repeats are merged, blanks dropped. A head is a small network on features that stay as they are; one file
+beside this one and one line in ``CTC`` each.
+
+References
+----------
+Graves et al., Connectionist temporal classification, ICML 2006.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+
+from headstart._base.constraints import Interval, Options
+from headstart._base.registry import Family, need_fields
+
+CTC = Family(
+    "CTC heads", {"bilstm": "headstart.speech_heads.bilstm:BiLstm", "linear": "headstart.speech_heads.linear:Linear"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtcHead(ABC):
+    """How frames become text.
+
+    Attributes
+    ----------
+    units : {"auto", "characters", "words"}
+        What a symbol is. ``"auto"`` takes words where a few of them make up all transcripts (digits, commands).
+    beam : int
+        Width of the prefix beam search that reads the text off the frames; 1 takes the best symbol of every frame.
+    epochs, batch_size, lr, weight_decay, dropout
+        Of training (AdamW, cosine schedule). Batches are smaller where items are few, for 12 steps per epoch.
+
+    Notes
+    -----
+    Frames must be at least as many as symbols, and one more between two equal ones.
+    """
+
+    name: ClassVar[str]
+
+    units: Annotated[str, Options("auto", "characters", "words")] = "auto"
+    beam: Annotated[int, Interval(1, 1000, integer=True)] = 8
+    epochs: Annotated[int, Interval(1, 10_000, integer=True)] = 30
+    batch_size: Annotated[int, Interval(1, 4096, integer=True)] = 16
+    lr: Annotated[float, Interval(0, None, closed="neither")] = 3e-3
+    weight_decay: Annotated[float, Interval(0, None)] = 1e-2
+    dropout: Annotated[float, Interval(0, 1, closed="left")] = 0.3
+
+    @abstractmethod
+    def network(self, features: int, outputs: int) -> torch.nn.Module:
+        """Initial weights, from torch's generator.
+
+        The module takes (frames (n, T, features), lengths (n,)) and gives (n, T, outputs); nothing in it depends on
+        frames beyond a length. Buffers ``mean`` and ``scale`` (features,) standardise the features.
+        """
+
+    def fields(self) -> dict[str, Any]:
+        """The hyper-parameters, as plain data."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def ctc(name: str, **fields: Any) -> CtcHead:
+    """Make a CTC head by name, for ``fit(head=…)``: ``ctc("bilstm", hidden=128)``.
+
+    Raises
+    ------
+    UnknownName
+        When there is no such head, or it has no such field. Values are checked by ``fit``.
+
+    Examples
+    --------
+    >>> ctc("bilstm", beam=1).hidden
+    64
+    """
+    kind = CTC[name]
+    need_fields(f"fields of {name}", fields, kind)
+    made: CtcHead = kind(**fields)
+    return made
