@@ -244,7 +244,7 @@ def _level_allowed(house: House, module: Module, target: Module) -> bool:
     if house.floor(module) == 0:
         return True
     if module.room == target.room:
-        return not (module.name in house.members and target.name in house.members)
+        return module.name not in house.members or not (target.name in house.members or target.is_folder)
     return (module.room, target.room) in house.same_floor
 
 

@@ -79,7 +79,7 @@ def town(folder: Path, changes: dict[str, str] | None = None) -> House:
         path.write_text(text, encoding="utf-8")
     (folder / "tests").mkdir(exist_ok=True)
     (folder / "tests" / "test_town.py").write_text("__getattr__, stand, A, f, _f, x, CRAFTS, purl, on\n")
-    pairs = {("shop", "hall"): "a reason"}
+    pairs = {("shop", "hall"): "a reason", ("hall", "_store"): "a reason"}
     return House(
         folder, "town", folder / "tests", TOWN_FLOORS, frozenset({"crafts"}), same_floor=pairs,
         long={"shop": "a reason"},
@@ -92,7 +92,7 @@ def test_a_good_town_passes(rule, tmp_path):
 
 
 DOC = '"""Doc."""\n'
-METHODS = "".join(f'    def m{i}(self):\n        """M."""\n' for i in range(13))
+METHODS = "".join(f'    def m{i}(self):\n        """M."""\n' for i in range(house.MOST_METHODS + 1))
 WRONG = {
     "no floor": (house.every_module_has_a_floor, {"tower": DOC}, "tower"),
     "no floor, private": (house.every_module_has_a_floor, {"_cellar": DOC}, "FLOORS"),
@@ -116,9 +116,20 @@ WRONG = {
     "the door": (house.imports_go_down, {"office/lamp": DOC + "from town import nothing\n"}, "the door"),
     "the door, from a low floor": (house.imports_go_down, {"hall": DOC + "import town\n"}, "the door"),
     "missing": (house.imports_go_down, {"office/lamp": DOC + "import town.gone\n"}, "does not exist"),
-    "neighbour": (house.imports_go_down, {"hall": DOC + "from town import shop\n"}, "only private helpers"),
-    "private to public neighbour": (house.imports_go_down, {"_store": DOC + "from town import hall\n"}, "private"),
-    "another member": (house.imports_go_down, {"crafts/knit": DOC + "from town.crafts import weave\n"}, "base.py"),
+    "neighbour": (
+        house.imports_go_down,
+        {"hall": DOC + "from town import shop\n"},
+        "rooms on one floor do not import each other",
+    ),
+    "neighbour, the other way": (house.imports_go_down, {"_store": DOC + "from town import hall\n"}, "SAME_FLOOR"),
+    "another member": (
+        house.imports_go_down,
+        {
+            "crafts/base": DOC + "CRAFTS = {'knit': 'town.crafts.knit:purl', 'weave': 'town.crafts.weave:loom'}\n",
+            "crafts/knit": DOC + "from town.crafts import weave\n",
+        },
+        "base.py",
+    ),
     "own family's door": (house.imports_go_down, {"crafts/knit": DOC + "from town.crafts import CRAFTS\n"}, "base.py"),
     "circle of two": (
         house.no_circles,
@@ -141,8 +152,8 @@ WRONG = {
     ),
     "torch from": (house.low_floors_are_light, {"ground": DOC + "from torch import nn\n"}, "torch"),
     "timm by need": (house.low_floors_are_light, {"hall": DOC + "timm = need('timm', 'x')\n"}, "timm"),
-    "long": (house.files_are_short, {"hall": DOC + "x = 1\n" * 300}, "301 lines"),
-    "too long for an exception": (house.files_are_short, {"shop": DOC + "x = 1\n" * 400}, "401 lines"),
+    "long": (house.files_are_short, {"hall": DOC + "x = 1\n" * house.MOST_LINES}, "501 lines"),
+    "too long for an exception": (house.files_are_short, {"shop": DOC + "x = 1\n" * house.HARD_STOP}, "801 lines"),
     "print": (house.nothing_prints, {"hall": DOC + "def f():\n    print('x')\n"}, "hall:3"),
     "write": (house.nothing_prints, {"hall": DOC + "import sys\nsys.stdout.write('x')\n"}, "hall:3"),
     "five": (house.few_positional_parameters, {"hall": DOC + "def f(a, b, c, d, e): ...\n"}, "5 positional"),
@@ -154,6 +165,29 @@ WRONG = {
     ),
     "utils": (house.names_say_something, {"office/utils": DOC}, "office.utils"),
     "private utils": (house.names_say_something, {"_utils": DOC}, "_utils"),
+    "dialect, a variable": (
+        house.names_are_the_fields,
+        {"hall": DOC + "def f():\n    found = 1\n"},
+        "hall:3 binds 'found'",
+    ),
+    "dialect, a parameter": (house.names_are_the_fields, {"hall": DOC + "def f(kept): ...\n"}, "binds 'kept'"),
+    "dialect, private": (house.names_are_the_fields, {"hall": DOC + "def _told(): ...\n"}, "binds '_told'"),
+    "dialect, a field": (house.names_are_the_fields, {"hall": DOC + "def f(self):\n    self.given = 1\n"}, "given"),
+    "one class name, two things": (
+        house.class_names_are_unique,
+        {"hall": DOC + "class Table: ...\n", "shop": DOC + "class _Table: ...\n"},
+        "class Table is defined in hall and shop",
+    ),
+    "another folder's private file": (
+        house.private_files_stay_inside,
+        {"office/desk": DOC + "from town.crafts._wool import hall\n"},
+        "crafts._wool, which is private to crafts",
+    ),
+    "crowded": (
+        house.folders_are_not_crowded,
+        {f"office/chair{i}": DOC for i in range(house.MOST_FILES - 2)},
+        f"office has {house.MOST_FILES + 1} files",
+    ),
     "module without": (house.public_names_have_docstrings, {"_store": "x = 1\n"}, "_store has no docstring"),
     "function without": (house.public_names_have_docstrings, {"hall": DOC + "def f(): ...\n"}, "f has no"),
     "method without": (
@@ -162,7 +196,7 @@ WRONG = {
         "hall:4 f",
     ),
     "class without": (house.public_names_have_docstrings, {"hall": DOC + "class A: ...\n"}, "A has no"),
-    "wide": (house.classes_are_narrow, {"hall": DOC + 'class A:\n    """A."""\n' + METHODS}, "13 public methods"),
+    "wide": (house.classes_are_narrow, {"hall": DOC + 'class A:\n    """A."""\n' + METHODS}, "21 public methods"),
     "long functions": (house.functions_are_short, {"hall": DOC + "def f():\n" + "    x = 1\n" * 36}, "f 37"),
     "table, no module": (house.tables_name_what_exists, {"crafts/base": DOC + "T = 'town.crafts.sew:sew'\n"}, "sew"),
     "no test": (house.every_file_is_tested, {"shop": DOC + "def _sell(): ...\n"}, "shop is in no test"),
@@ -199,7 +233,7 @@ FINE = {
     "a stated exception": {"shop": DOC + "from town import hall\n"},
     "torch for types": {"hall": DOC + "import typing\nif typing.TYPE_CHECKING:\n    import torch\n"},
     "torch high up": {"office/lamp": DOC + "def _f():\n    import torch\n    print_it = 1\n"},
-    "long with a reason": {"shop": DOC + "x = 1\n" * 350},
+    "long with a reason": {"shop": DOC + "x = 1\n" * (house.HARD_STOP - 1)},
     "private without docstring": {"hall": DOC + "def _f(): ...\nclass _A:\n    def f(self): ...\n"},
     "keywords": {"hall": DOC + 'class A:\n    """A."""\n    def f(self, a, b, c, d, *, e):\n        """F."""\n'},
     "tested through who uses it": {
@@ -210,6 +244,7 @@ FINE = {
         "crafts/weave": DOC + 'def _weave(): ...\n\n\ndef loom():\n    """L."""\n',
         "crafts/base": DOC + "CRAFTS = {'stand': 'town.crafts.weave:loom'}\n",
     },
+    "private inside its folder": {"crafts/weave": DOC + "from town.crafts._wool import hall\n"},
     "third party by name": {"office/lamp": DOC + "def _f():\n    need('timm', 'x')\n    import_module(variable)\n"},
 }
 
