@@ -200,7 +200,7 @@ def _table_values(tree: ast.Module) -> Iterator[str]:
 def _imported_by_call(node: ast.Call) -> str | None:
     called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     first = node.args[0] if node.args else None
-    if called in ("import_module", "__import__", "need") and isinstance(first, ast.Constant):
+    if called in ("import_module", "__import__", "require_package") and isinstance(first, ast.Constant):
         return str(first.value)
     return None
 

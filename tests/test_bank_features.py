@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart._base.hashing import key_of_array
-from headstart.bank import FeatureBank, Skipped, Store, from_bf16, to_bf16
+from headstart.bank import FeatureBank, SkippedItem, Store, from_bf16, to_bf16
 from headstart.bank import bank as _bank
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, StoreError, UnknownName
@@ -108,7 +108,7 @@ def test_maps_and_sequences(store, data):
 
 
 def test_what_it_says_about_itself(store, data):
-    skipped = [Skipped(Path("a.jpg"), "truncated", 3)]
+    skipped = [SkippedItem(Path("a.jpg"), "truncated", 3)]
     bank = bank_of(store, data, computed=7, skipped=skipped, seconds={"forward": 1.5}, recipes={"pool": {"a": 1}})
     assert bank.layers == ("pool",)
     assert bank.recipe == {"pool": {"a": 1}}
@@ -139,7 +139,7 @@ def test_skipped_and_new_items_are_named_with_what_to_do(store, folder):
     (folder / "dog" / "9.txt").write_text("a new one")
     data = Dataset.from_folder(folder)
     broken = data.items[2]
-    bank = FeatureBank({"pool": table}, skipped=[Skipped(broken, "is no text", 2)])
+    bank = FeatureBank({"pool": table}, skipped=[SkippedItem(broken, "is no text", 2)])
     assert bank.keep(data).tolist() == [True, True, False, True, True, False, True, True, False]
     with pytest.raises(DataError) as caught:
         bank.rows("pool", data)

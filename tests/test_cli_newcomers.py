@@ -138,7 +138,7 @@ class TestExtras:
         monkeypatch.setattr(extras, "requires", lambda _name: ['timm; extra == "image"'])
         monkeypatch.setattr(extras, "available", lambda _name: False)
         with pytest.raises(MissingPackage, match=re.escape('pip install "headstart[launch]"')):
-            extras.need("accelerate", "here")
+            extras.require_package("accelerate", "here")
 
     def test_an_ordinary_install_reads_its_metadata(self, monkeypatch, tmp_path):
         monkeypatch.setattr(extras, "requires", lambda _name: ['timm>=1; extra == "image"', "numpy"])

@@ -571,9 +571,9 @@ def test_reads_of_two_splits_are_their_own():
 
 
 def test_groups_are_numbered_and_loners_are_their_own():
-    numbers = Dataset.from_arrays(PIXELS, groups=["x", None, "x", None, "y", "x"]).group_numbers
+    numbers = Dataset.from_arrays(PIXELS, groups=["x", None, "x", None, "y", "x"]).group_ids
     assert numbers.tolist() == [0, 1, 0, 2, 3, 0]
-    assert Dataset.from_arrays(PIXELS).group_numbers is None
+    assert Dataset.from_arrays(PIXELS).group_ids is None
     mixed = Dataset.from_arrays(PIXELS, groups=[None, 0, None, (2,), None, ("", 4)])
-    assert len(set(mixed.group_numbers.tolist())) == 6, "whatever a group is called, it is no loner"
+    assert len(set(mixed.group_ids.tolist())) == 6, "whatever a group is called, it is no loner"
     assert "6 groups" in repr(mixed)

@@ -151,7 +151,7 @@ WRONG = {
         "torch",
     ),
     "torch from": (house.low_floors_are_light, {"ground": DOC + "from torch import nn\n"}, "torch"),
-    "timm by need": (house.low_floors_are_light, {"hall": DOC + "timm = need('timm', 'x')\n"}, "timm"),
+    "timm by need": (house.low_floors_are_light, {"hall": DOC + "timm = require_package('timm', 'x')\n"}, "timm"),
     "long": (house.files_are_short, {"hall": DOC + "x = 1\n" * house.MOST_LINES}, "501 lines"),
     "too long for an exception": (house.files_are_short, {"shop": DOC + "x = 1\n" * house.HARD_STOP}, "801 lines"),
     "print": (house.nothing_prints, {"hall": DOC + "def f():\n    print('x')\n"}, "hall:3"),
@@ -245,7 +245,9 @@ FINE = {
         "crafts/base": DOC + "CRAFTS = {'stand': 'town.crafts.weave:loom'}\n",
     },
     "private inside its folder": {"crafts/weave": DOC + "from town.crafts._wool import hall\n"},
-    "third party by name": {"office/lamp": DOC + "def _f():\n    need('timm', 'x')\n    import_module(variable)\n"},
+    "third party by name": {
+        "office/lamp": DOC + "def _f():\n    require_package('timm', 'x')\n    import_module(variable)\n"
+    },
 }
 
 

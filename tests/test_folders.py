@@ -9,7 +9,7 @@ import pytest
 
 from headstart._base.progress import listening
 from headstart.dataset import Dataset
-from headstart.dataset.folders import SUFFIXES, modality_of, part_called, scan, tally
+from headstart.dataset.folders import SUFFIXES, canonical_part, count_by_suffix, modality_from_suffix, scan_folder
 from headstart.errors import DataError, UnknownName
 from listeners import Notes
 
@@ -112,7 +112,7 @@ def test_only_a_train_folder_with_classes(tmp_path):
 
 @pytest.mark.parametrize(("name", "part"), [("Train", "train"), (" dev", "val"), ("testing", "test"), ("cat", None)])
 def test_names_of_parts(name, part):
-    assert part_called(name) == part
+    assert canonical_part(name) == part
 
 
 # ---- what is left out, and what is not ----------------------------------------------------------------------------
@@ -266,16 +266,20 @@ def test_names_that_are_no_unicode(tmp_path):
 
 
 def test_suffixes():
-    assert modality_of("a/b.c/photo.JPeG") == "image" and modality_of(Path("x.flac")) == "audio"
-    assert modality_of("x") is None and modality_of(".jpg") is None and modality_of("x.mp4") is None
+    assert modality_from_suffix("a/b.c/photo.JPeG") == "image" and modality_from_suffix(Path("x.flac")) == "audio"
+    assert (
+        modality_from_suffix("x") is None
+        and modality_from_suffix(".jpg") is None
+        and modality_from_suffix("x.mp4") is None
+    )
     promised = ".jpg .jpeg .png .gif .bmp .webp .tif .tiff .ppm .avif .wav .flac .ogg .oga .opus .mp3 .aiff .txt .md"
     assert set(promised.split(" ")) <= set(SUFFIXES)
 
 
 def test_tally_is_short():
     paths = [Path(f"x.{s}") for s in "abcdefgh"] + [Path("Makefile"), Path("y.a")]
-    assert tally(paths) == "10 files (.a 2, .b 1, .c 1, .d 1, .e 1, .f 1, …)"
-    assert tally([Path("Makefile")]) == "1 file (Makefile 1)"
+    assert count_by_suffix(paths) == "10 files (.a 2, .b 1, .c 1, .d 1, .e 1, .f 1, …)"
+    assert count_by_suffix([Path("Makefile")]) == "1 file (Makefile 1)"
 
 
 # ---- real folders -------------------------------------------------------------------------------------------------
@@ -302,5 +306,5 @@ def test_a_real_flat_folder(shared):
 
 
 def test_scan_is_what_from_folder_uses(shared):
-    found = scan(shared / "images/trashnet")
+    found = scan_folder(shared / "images/trashnet")
     assert len(found.files) == 600 and found.empty == [] and found.files[0].part is None

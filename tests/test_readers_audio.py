@@ -480,7 +480,7 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch, package, option
     """Not an unreadable item: nothing is wrong with the file."""
     from headstart._base import extras
 
-    there = extras.available
+    there = extras.is_installed
     monkeypatch.setattr(extras, "available", lambda name: name != package and there(name))
     with pytest.raises(MissingPackage, match=rf"'{package}'.*pip install .*headstart\[audio\]"):
         read(WAV, **options)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart._base import intervals
-from headstart._base.intervals import bootstrap, mover_difference, mover_mean, number, paired_difference, wilson
+from headstart._base.intervals import bootstrap, format_number, mover_difference, mover_mean, paired_difference, wilson
 from headstart._base.printing import WIDTH, clean, listing, paragraph, seconds, shorten, table, width
 from headstart.errors import DataError, OptionError
 from headstart.result import (
@@ -72,7 +72,7 @@ def test_a_metric_is_frozen_and_travels():
      (123456, "1.235e+05"), (math.inf, "inf"), (math.nan, "nan")],
 )  # fmt: skip
 def test_numbers_are_short(value, text):
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 # ---- intervals -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,14 @@ import pytest
 
 from headstart._base.progress import listening
 from headstart.dataset import Dataset
-from headstart.dataset.splits import balanced_bins, dirichlet_bins, proportional, seed_of, share_of, stratified_mask
+from headstart.dataset.splits import (
+    balanced_bins,
+    dirichlet_bins,
+    held_out_share,
+    proportional,
+    resolve_seed,
+    stratified_mask,
+)
 from headstart.errors import DataError, HeadstartWarning, OptionError
 from listeners import Notes
 
@@ -384,17 +391,17 @@ def test_impossible_clients(wrong):
 
 
 def test_seeds():
-    assert seed_of(5) == 5 and seed_of(np.int64(7)) == 7
-    assert seed_of(np.random.default_rng(0)) == seed_of(np.random.default_rng(0))
-    assert seed_of(np.random.RandomState(0)) == seed_of(np.random.RandomState(0))
-    assert seed_of(None) != seed_of(None)
+    assert resolve_seed(5) == 5 and resolve_seed(np.int64(7)) == 7
+    assert resolve_seed(np.random.default_rng(0)) == resolve_seed(np.random.default_rng(0))
+    assert resolve_seed(np.random.RandomState(0)) == resolve_seed(np.random.RandomState(0))
+    assert resolve_seed(None) != resolve_seed(None)
     for wrong in (-1, True, 0.5, "0", [1]):
         with pytest.raises(OptionError, match=r"random_state must be a whole number"):
-            seed_of(wrong)
+            resolve_seed(wrong)
 
 
 def test_shares_are_never_all_or_nothing():
-    assert share_of(0.001, 10) == 0.1 and share_of(0.999, 10) == 0.9 and share_of(3, 10) == 0.3
+    assert held_out_share(0.001, 10) == 0.1 and held_out_share(0.999, 10) == 0.9 and held_out_share(3, 10) == 0.3
 
 
 def test_equal_remainders_are_drawn_at_random():

@@ -355,7 +355,7 @@ def test_parquet_without_rows_or_damaged(tmp_path, parquet):
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
-    monkeypatch.setattr("headstart._base.extras.available", lambda module: False)
+    monkeypatch.setattr("headstart._base.extras.is_installed", lambda module: False)
     with pytest.raises(MissingPackage, match=r"pyarrow.*needed to read parquet tables"):
         Dataset.from_table(write(tmp_path, "t.parquet", b"PAR1"), input="text")
 

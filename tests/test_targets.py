@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from headstart._base.progress import listening
-from headstart.dataset.targets import Target, columns_from, from_cells, like_classes, make_target, parse_target, relabel
+from headstart.dataset.targets import (
+    Target,
+    looks_like_classes,
+    make_target,
+    make_targets,
+    parse_cells,
+    parse_target,
+    relabel,
+)
 from headstart.errors import DataError, OptionError, UnknownName
 from listeners import Notes
 
@@ -67,7 +75,7 @@ def test_many_repeated_numbers_that_are_no_codes_are_a_quantity():
     [([0], True), ([5, 5], True), ([1, 2], True), ([0, 2], True), ([0, 5, 9], False), (list(range(21)), False)],
 )
 def test_like_classes(numbers, expected):
-    assert like_classes(numbers) is expected
+    assert looks_like_classes(numbers) is expected
 
 
 def test_the_choice_for_whole_numbers_is_told_with_the_way_to_change_it():
@@ -326,29 +334,29 @@ def test_a_bad_cell_is_named_by_its_place():
 
 
 def test_from_cells_is_plain():
-    assert from_cells(["1", "2"], None) == [1, 2]
-    assert from_cells(["[" * 100_000], None) == ["[" * 100_000]
+    assert parse_cells(["1", "2"], None) == [1, 2]
+    assert parse_cells(["[" * 100_000], None) == ["[" * 100_000]
 
 
 # ---- several columns, other labels --------------------------------------------------------------------------------
 
 
 def test_columns_from_a_mapping_and_tasks_by_name():
-    columns = columns_from({"kind": ["a", "b"], "size": [1, 2]}, 2, task={"size": "regression"})
+    columns = make_targets({"kind": ["a", "b"], "size": [1, 2]}, 2, task={"size": "regression"})
     assert [(c.name, c.task) for c in columns] == [("kind", "classification"), ("size", "regression")]
     with pytest.raises(UnknownName, match=r"did you mean 'size'"):
-        columns_from({"size": [1, 2]}, 2, task={"sise": "regression"})
+        make_targets({"size": [1, 2]}, 2, task={"sise": "regression"})
 
 
 def test_columns_must_be_as_long_as_the_items():
     with pytest.raises(DataError, match=r"3 items but 2 labels in 'target'; give one per item"):
-        columns_from(["a", "b"], 3, task=None)
+        make_targets(["a", "b"], 3, task=None)
 
 
 @pytest.mark.parametrize("given", ["label", 5, None, b"x"])
 def test_a_column_is_a_sequence(given):
     with pytest.raises(OptionError, match=r"must be a list or an array"):
-        columns_from(given, 1, task=None)
+        make_targets(given, 1, task=None)
 
 
 def test_relabel_keeps_classes_and_task_where_the_labels_are_alike():

@@ -120,8 +120,8 @@ def __getattr__(name: str) -> Any:
         return import_module("importlib.metadata").version("headstart")
     if name.startswith("_"):  # probes of tools: __path__, __wrapped__, …
         raise AttributeError(f"module 'headstart' has no attribute {name!r}")
-    unknown = import_module("headstart._base.registry").unknown
-    raise AttributeError(unknown("names of headstart", name, list(_NAMES)))
+    unknown_name = import_module("headstart._base.registry").unknown_name
+    raise AttributeError(unknown_name("names of headstart", name, list(_NAMES)))
 
 
 def __dir__() -> list[str]:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart._base.constraints import Options
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart._base.typing import Array, Float
 from headstart.errors import DataError, OptionError, UnknownName
 
@@ -89,7 +89,7 @@ def resolve(balance: str, counts: Array, task: str = "classification") -> Balanc
     ('none', 'logit')
     """
     if not BALANCES.allows(balance):
-        raise UnknownName(unknown("values of balance", balance, list(BALANCES.names)))
+        raise UnknownName(unknown_name("values of balance", balance, list(BALANCES.names)))
     if task != "classification":
         if balance in ("logit", "weights"):
             raise OptionError(f"balance={balance!r} needs classes; this task is {task!r}. Use balance='none'.")

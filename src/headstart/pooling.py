@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart.errors import OptionError, UnknownName
 
 # ---- A layer's output as steps in time, one after the other, oldest first. Floor 3; part of pooling. ----
@@ -134,7 +134,7 @@ def resolve(
     """
     if pooling != "auto":
         if pooling not in _PLAIN and not re.fullmatch(r"segments[1-9]\d?", pooling):
-            raise UnknownName(unknown("poolings (for N a number from 1 to 99)", pooling, list(NAMES)))
+            raise UnknownName(unknown_name("poolings (for N a number from 1 to 99)", pooling, list(NAMES)))
         return pooling
     if axes == "c":
         return "avg"

@@ -134,7 +134,7 @@ class Each:
         return [[], [bad] if (bad := self.of.invalid()[0]) else []]
 
 
-def constraints(kind: type) -> Iterator[tuple[str, list[Any]]]:
+def declared_constraints(kind: type) -> Iterator[tuple[str, list[Any]]]:
     """Field name and its declared constraints, for every field of a dataclass that declares some."""
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
@@ -147,7 +147,7 @@ def validate(owner: Any) -> None:
     """Check every declared field of a dataclass instance; all violations come in one OptionError."""
     problems = [
         f"{type(owner).__name__}({name}=…) must be {' or '.join(map(str, declared))}; got {getattr(owner, name)!r}."
-        for name, declared in constraints(type(owner))
+        for name, declared in declared_constraints(type(owner))
         if not any(c.allows(getattr(owner, name)) for c in declared)
     ]
     if problems:
@@ -156,17 +156,17 @@ def validate(owner: Any) -> None:
 
 def invalid_values(kind: type) -> Iterator[tuple[str, Any]]:
     """(field, value) pairs that ``validate`` must refuse: the tests' bad inputs come from the declarations."""
-    for name, declared in constraints(kind):
+    for name, declared in declared_constraints(kind):
         for constraint in declared:
             for value in constraint.invalid():
                 if not any(c.allows(value) for c in declared):
                     yield name, value
 
 
-def wrong_budget(budget: Any) -> str:
+def budget_problem(budget: Any) -> str:
     """The sentence for a budget that is no time, or "".
 
-    >>> wrong_budget(60), wrong_budget(None), wrong_budget("1 min")
+    >>> budget_problem(60), budget_problem(None), budget_problem("1 min")
     ('', '', "budget must be seconds > 0, or None; got '1 min'.")
     """
     fits = budget is None or Interval(0, None, closed="neither").allows(budget)

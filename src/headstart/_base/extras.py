@@ -14,7 +14,7 @@ from headstart.errors import MissingPackage
 _DISTRIBUTION = {"sklearn": "scikit-learn", "PIL": "pillow", "rouge_score": "rouge-score"}
 
 
-def need(module: str, why: str) -> ModuleType:
+def require_package(module: str, why: str) -> ModuleType:
     """Import an optional module or say exactly how to install it.
 
     Parameters
@@ -29,12 +29,12 @@ def need(module: str, why: str) -> ModuleType:
     MissingPackage
         With the pip line, read from headstart's own metadata.
     """
-    if not available(module):
-        raise MissingPackage(f"The package {distribution(module)!r} is needed {why}. {pip_line(module)}")
+    if not is_installed(module):
+        raise MissingPackage(f"The package {distribution_name(module)!r} is needed {why}. {install_hint(module)}")
     return import_module(module)
 
 
-def available(module: str) -> bool:
+def is_installed(module: str) -> bool:
     """Whether a module can be found (it is not imported)."""
     try:
         return find_spec(module) is not None
@@ -42,7 +42,7 @@ def available(module: str) -> bool:
         return False
 
 
-def distribution(module: str) -> str:
+def distribution_name(module: str) -> str:
     """The name under which a module is installed: ``sklearn`` → ``scikit-learn``."""
     root = module.partition(".")[0]
     return _DISTRIBUTION.get(root, root)
@@ -51,7 +51,7 @@ def distribution(module: str) -> str:
 def installed_version(module: str) -> str | None:
     """The installed version of the distribution that carries a module, or None."""
     try:
-        return version(distribution(module))
+        return version(distribution_name(module))
     except PackageNotFoundError:
         return None
 
@@ -87,9 +87,9 @@ def _declared(pyproject: Path) -> dict[str, list[str]] | None:
     return dict(project.get("optional-dependencies", {})) if project.get("name") == "headstart" else None
 
 
-def pip_line(module: str) -> str:
+def install_hint(module: str) -> str:
     """The sentence that tells how to install a module, with the extra that carries it."""
-    name = distribution(module).lower()
+    name = distribution_name(module).lower()
     for extra, lines in extras().items():
         names = {re.split(r"[<>=!~\[ ]", line, maxsplit=1)[0].lower() for line in lines}
         if name in names and extra not in ("all", "dev"):

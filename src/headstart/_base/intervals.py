@@ -74,8 +74,8 @@ class Metric(float):
 
     def __repr__(self) -> str:
         if self.low is None or self.high is None:
-            return number(float(self))
-        return f"{number(float(self))} [{number(self.low)}, {number(self.high)}]"
+            return format_number(float(self))
+        return f"{format_number(float(self))} [{format_number(self.low)}, {format_number(self.high)}]"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (float(self), self.low, self.high, self.better)
@@ -87,10 +87,10 @@ class Metric(float):
         return cls(math.nan if value is None else value, data["low"], data["high"], data["better"])
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A number as headstart prints it: three decimals, or two figures when it is tiny, four when it is big.
 
-    >>> number(0.5), number(0.00012), number(12345.678), number(float("nan"))
+    >>> format_number(0.5), format_number(0.00012), format_number(12345.678), format_number(float("nan"))
     ('0.500', '0.00012', '1.235e+04', 'nan')
     """
     if value != 0 and abs(value) < 0.0095:

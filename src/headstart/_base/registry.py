@@ -44,7 +44,7 @@ class Family(Mapping[str, Any]):
         self._outside: dict[str, Any] | None = None
 
     @property
-    def own(self) -> tuple[str, ...]:
+    def builtin_names(self) -> tuple[str, ...]:
         """The table's names, without those of other packages, which take a search through all that is installed."""
         return tuple(sorted(self._table))
 
@@ -60,7 +60,7 @@ class Family(Mapping[str, Any]):
             return getattr(import_module(module), attribute)
         if name in self._plugins():
             return self._plugins()[name].load()
-        raise UnknownName(unknown(self.kind, name, list(self)))
+        raise UnknownName(unknown_name(self.kind, name, list(self)))
 
     def __iter__(self) -> Iterator[str]:
         yield from sorted({*self._table, *self._plugins()})
@@ -72,12 +72,12 @@ class Family(Mapping[str, Any]):
         return name in self._table or name in self._plugins()
 
 
-def unknown(what: str, name: object, known: list[str]) -> str:
+def unknown_name(what: str, name: object, known: list[str]) -> str:
     """The one sentence for a name that is not known: the nearest known one first, then the list.
 
-    >>> unknown("heads", "rigde", ["lda", "ridge"])
+    >>> unknown_name("heads", "rigde", ["lda", "ridge"])
     "'rigde' is not one of the heads; did you mean 'ridge'? Known: lda, ridge."
-    >>> unknown("models", "?", [f"net{i}" for i in range(100)])
+    >>> unknown_name("models", "?", [f"net{i}" for i in range(100)])
     "'?' is not one of the models. Some of 100: net0, net1, net2, net3, net4, net5, net6, net7."
     """
     near = difflib.get_close_matches(str(name), known, n=_NEAREST, cutoff=0.5)
@@ -90,27 +90,27 @@ def unknown(what: str, name: object, known: list[str]) -> str:
     return f"{name!r} is not one of the {what}{hint} Known: {', '.join(known) or 'none'}."
 
 
-def need_known(what: str, given: Iterable[str], known: Sequence[str]) -> None:
+def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
     """UnknownName for the names given that are not known, all of them together.
 
-    >>> need_known("fields of ridge", ["alpha"], ["alpha", "scale"])
+    >>> check_names("fields of ridge", ["alpha"], ["alpha", "scale"])
     """
-    if wrong := [unknown(what, name, list(known)) for name in given if name not in known]:
+    if wrong := [unknown_name(what, name, list(known)) for name in given if name not in known]:
         raise UnknownName("\n".join(wrong))
 
 
-def need_fields(what: str, given: Iterable[str], kind: type) -> None:
+def check_fields(what: str, given: Iterable[str], kind: type) -> None:
     """UnknownName for the names given that are no field by which a dataclass is made."""
-    need_known(what, given, [field.name for field in dataclasses.fields(kind) if field.init])
+    check_names(what, given, [field.name for field in dataclasses.fields(kind) if field.init])
 
 
-def need_parameters(what: str, given: Iterable[str], function: Callable[..., Any]) -> None:
+def check_parameters(what: str, given: Iterable[str], function: Callable[..., Any]) -> None:
     """UnknownName for the names given that are no keyword-only parameter of a function.
 
     >>> def load(name, *, seed=0): ...
-    >>> need_parameters("options of fake: sources", ["seed"], load)
+    >>> check_parameters("options of fake: sources", ["seed"], load)
     """
     parameters = inspect.signature(function).parameters.values()
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return
-    need_known(what, given, sorted(one.name for one in parameters if one.kind is one.KEYWORD_ONLY))
+    check_names(what, given, sorted(one.name for one in parameters if one.kind is one.KEYWORD_ONLY))

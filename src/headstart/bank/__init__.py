@@ -12,9 +12,20 @@ A row is found by *what the item is* (hash of its bytes) and *how the row was ma
 layer, pooling, engine, precision, …). Neither a file's name nor its place matters, so nothing stale is ever found.
 """
 
-from headstart.bank.bank import FeatureBank, Skipped, Store
+from headstart._base.typing import SkippedItem
+from headstart.bank.bank import FeatureBank, Store
 from headstart.bank.file_keys import KeyTable
 from headstart.bank.shards import from_bf16, to_bf16
 from headstart.bank.table import MemoryStore, MemoryTable, Table
 
-__all__ = ["FeatureBank", "KeyTable", "MemoryStore", "MemoryTable", "Skipped", "Store", "Table", "from_bf16", "to_bf16"]
+__all__ = [
+    "FeatureBank",
+    "KeyTable",
+    "MemoryStore",
+    "MemoryTable",
+    "SkippedItem",
+    "Store",
+    "Table",
+    "from_bf16",
+    "to_bf16",
+]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from headstart._base.hashing import fingerprint
-from headstart._base.registry import unknown
-from headstart._base.typing import Array, Float, Ints
+from headstart._base.registry import unknown_name
+from headstart._base.typing import Array, Float, Ints, SkippedItem
 from headstart.bank.file_keys import KeyTable
 from headstart.bank.table import Table
 from headstart.dataset.dataset import Dataset
@@ -28,12 +28,12 @@ _FOLDS = 5
 _BY = ("fold", "class", "domain", "client", "group")
 
 
-def target_column(data: Dataset, target: str | None, *, needed: bool) -> Target | None:
+def select_column(data: Dataset, target: str | None, *, needed: bool) -> Target | None:
     """The column named, else the only one; None when there is none and it is not needed."""
     columns = {column.name: column for column in data.columns}
     if target is not None:
         if target not in columns:
-            raise UnknownName(unknown("target columns", target, list(columns)))
+            raise UnknownName(unknown_name("target columns", target, list(columns)))
         return columns[target]
     if len(columns) > 1:
         raise OptionError(f"There are several target columns; say which: target= one of {', '.join(columns)}.")
@@ -42,10 +42,10 @@ def target_column(data: Dataset, target: str | None, *, needed: bool) -> Target 
     return next(iter(columns.values()), None)
 
 
-def groups_of(data: Dataset, by: Any, column: Target | None) -> tuple[list[Any], Ints]:
+def resolve_groups(data: Dataset, by: Any, column: Target | None) -> tuple[list[Any], Ints]:
     """The groups' names and each item's group as an index into them, −1 for none."""
     if isinstance(by, str) and by not in _BY:
-        raise UnknownName(unknown("groupings", by, list(_BY)))
+        raise UnknownName(unknown_name("groupings", by, list(_BY)))
     if isinstance(by, str) and by == "class":
         assert column is not None
         return list(column.classes or ()), column.codes()
@@ -73,15 +73,6 @@ def _in_order(labels: Sequence[Any]) -> list[Any]:
 
 
 _BATCH_BYTES = 16 << 20
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An item that was left out: what it is, why, and its number in the dataset."""
-
-    item: Any
-    reason: str
-    index: int
 
 
 @dataclass(frozen=True)
@@ -133,7 +124,7 @@ class FeatureBank:
         Per layer, its table and its recipe.
     computed : int
         Items computed by this call; the others were there.
-    skipped : sequence of Skipped
+    skipped : sequence of SkippedItem
     seconds : mapping
         Stage → seconds.
 
@@ -152,7 +143,7 @@ class FeatureBank:
         recipes: Mapping[str, Mapping[str, Any]] | None = None,
         *,
         computed: int = 0,
-        skipped: Sequence[Skipped] = (),
+        skipped: Sequence[SkippedItem] = (),
         seconds: Mapping[str, float] | None = None,
     ) -> None:
         self._tables = dict(tables)
@@ -170,7 +161,7 @@ class FeatureBank:
     def table(self, layer: str) -> Table:
         """The table of a layer."""
         if layer not in self._tables:
-            raise UnknownName(unknown("layers of this bank", layer, list(self.layers)))
+            raise UnknownName(unknown_name("layers of this bank", layer, list(self.layers)))
         return self._tables[layer]
 
     def keep(self, data: Dataset) -> Array:
@@ -254,7 +245,7 @@ class FeatureBank:
         shape = self.table(layer).shape
         if self.table(layer).ragged or shape is None or len(shape) != 1:
             raise DataError(f"Moments need one row per item; layer {layer!r} holds {shape}: extract it with pooling.")
-        column = target_column(data, target, needed=isinstance(by, str) and by == "class")
+        column = select_column(data, target, needed=isinstance(by, str) and by == "class")
         targets = None if column is None else column.matrix()
         usable = np.ones(len(keys), dtype=bool)
         if targets is not None:
@@ -263,7 +254,7 @@ class FeatureBank:
         empty = Moments.zero(shape[0], 0 if targets is None else targets.shape[1], **kind)  # type: ignore[arg-type]
         if by is None:
             return self._stream(layer, keys, targets, np.flatnonzero(usable), start=empty)
-        names, codes = groups_of(data, by, column)
+        names, codes = resolve_groups(data, by, column)
         order = np.argsort(codes, kind="stable")
         order = order[usable[order] & (codes[order] >= 0)]
         parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from headstart._base.extras import available, extras, installed_version
+from headstart._base.extras import extras, installed_version, is_installed
 from headstart._base.files import cache_folder
 from headstart.cli.app import command
 from headstart.cli.library import LIBRARY
@@ -75,7 +75,7 @@ def torch_state() -> dict[str, Any]:
 
 def torchvision_state() -> dict[str, Any]:
     """Whether torchvision fits torch: ``native``, ``repaired`` (a mismatch that headstart works around), ``absent``."""
-    if not available("torchvision"):
+    if not is_installed("torchvision"):
         return {"state": "absent"}
     try:
         state = LIBRARY["repair_torchvision"]()

@@ -70,12 +70,12 @@ def fit(
     pooling: Pooling = "auto",
     head: Annotated[
         str, typer.Option(metavar="NAME[:…]", rich_help_panel=LEARN,
-                          help=f"{one_of(['auto', *HEADS.own])}, e.g. ridge:alpha=1; "
+                          help=f"{one_of(['auto', *HEADS.builtin_names])}, e.g. ridge:alpha=1; "
                                "for transcription linear or bilstm.")
     ] = "auto",
     policy: Annotated[
         str, typer.Option(metavar="NAME[:…]", rich_help_panel=LEARN,
-                          help=f"Which weights move: {one_of(['auto', *POLICIES.own])}, e.g. full:epochs=5; "
+                          help=f"Which weights move: {one_of(['auto', *POLICIES.builtin_names])}, e.g. full:epochs=5; "
                                "auto is frozen without a budget.")
     ] = "auto",
     balance: Balance = "auto",

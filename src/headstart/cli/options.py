@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from headstart._base.files import did_you_mean
-from headstart._base.registry import need_known
+from headstart._base.registry import check_names
 from headstart._base.typing import TASKS
 from headstart.cli.library import LIBRARY
-from headstart.dataset.folders import modality_of
+from headstart.dataset.folders import modality_from_suffix
 from headstart.dataset.tables import SUFFIXES
 from headstart.engines.base import ENGINES, PRECISIONS
 from headstart.errors import DataError, OptionError, SourceError, StoreError
@@ -66,7 +66,7 @@ Modality = Annotated[str | None, typer.Option(metavar="KIND", show_default=False
 Store = Annotated[Path | None, typer.Option(metavar="FOLDER", show_default="your cache folder",
     help="Where features are kept.", rich_help_panel=_HOW)]  # fmt: skip
 Engine = Annotated[str, typer.Option(metavar="NAME",
-    help=f"What runs the network: {one_of(['auto', *ENGINES.own])}; auto measures once and remembers.",
+    help=f"What runs the network: {one_of(['auto', *ENGINES.builtin_names])}; auto measures once and remembers.",
     rich_help_panel=_HOW)]  # fmt: skip
 Precision = Annotated[str, typer.Option(metavar="NAME", help=f"Of the network: {one_of(['auto', *PRECISIONS])}.",
     rich_help_panel=_HOW)]  # fmt: skip
@@ -98,7 +98,7 @@ def is_table(data: str) -> bool:
 
 def dataset(data: str, columns: Columns) -> Any:
     """DATA and its options → Dataset."""
-    if is_table(data) or (Path(data).expanduser().is_file() and modality_of(data) is None):
+    if is_table(data) or (Path(data).expanduser().is_file() and modality_from_suffix(data) is None):
         one = list(columns.target or ()) or None
         return LIBRARY["Dataset"].from_table(
             data, columns.input, one, task=columns.task, groups=columns.groups, split=columns.split,
@@ -183,7 +183,7 @@ def load_source(address: str, weights: Path | None, options: Sequence[str] | Non
         known = list(inspect.signature(LIBRARY["SOURCES"][family]).parameters)[1:]
         given = pairs(options)
         arguments |= {"options": given} if "options" in known and given else given
-        need_known(f"options of {family}: sources", arguments, known)
+        check_names(f"options of {family}: sources", arguments, known)
     return LIBRARY["load_source"](address, **arguments)
 
 

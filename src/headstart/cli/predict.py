@@ -22,7 +22,7 @@ from headstart.cli.extract import left_out
 from headstart.cli.library import LIBRARY
 from headstart.cli.options import Columns, Data, Input, count, dataset, is_table, items_of, load_predictor
 from headstart.cli.output import Page, interval, shell_line, short, table, title, under
-from headstart.dataset.folders import modality_of
+from headstart.dataset.folders import modality_from_suffix
 from headstart.errors import DataError, HeadstartError, OptionError
 
 PANEL = "Work"
@@ -96,7 +96,7 @@ def named_items(words: Sequence[str], input: str | None, modality: str) -> Any:
             found += _inside(path, modality)
         elif modality == "text" and not _is(path, "file"):
             found.append(word)
-            if is_table(word) or modality_of(word) is not None:
+            if is_table(word) or modality_from_suffix(word) is not None:
                 note(f"There is no file {word}: it is taken as a text.{did_you_mean(path)}")
         else:
             found.append(path)

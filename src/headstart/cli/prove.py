@@ -63,7 +63,7 @@ def prove(
     ] = 0.3,
     policy: Annotated[
         str, typer.Option(metavar="NAME[:…]", rich_help_panel=LEARN,
-                          help=f"Of fine-tuning: {one_of(['auto', *POLICIES.own])}; frozen leaves it out.")
+                          help=f"Of fine-tuning: {one_of(['auto', *POLICIES.builtin_names])}; frozen leaves it out.")
     ] = "auto",
     source_data: Annotated[
         str | None, typer.Option(metavar="DATA", show_default=False, rich_help_panel=LEARN,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from headstart._base.extras import available, need, pip_line
+from headstart._base.extras import install_hint, is_installed, require_package
 from headstart.cli import finding
 from headstart.cli.app import command
 from headstart.cli.library import LIBRARY
@@ -81,8 +81,8 @@ def _found_list(found: list[finding.FoundSource]) -> Any:
 
 def _family(name: str) -> dict[str, Any]:
     package, what, address, of, online = _ABOUT.get(name, (None, "from another package", f"{name}:NAME", "any", False))
-    ready = package is None or available(package)
-    install = None if ready or package is None else pip_line(package).partition(": ")[2]
+    ready = package is None or is_installed(package)
+    install = None if ready or package is None else install_hint(package).partition(": ")[2]
     facts = {"family": name, "what": what, "address": address, "modality": of}
     return {**facts, "ready": ready, "install": install, "network": online}
 
@@ -98,9 +98,9 @@ def _family_table(families: list[dict[str, Any]]) -> Any:
 
 def _names(pattern: str) -> list[str]:
     """timm's names like a pattern; a plain word is looked for anywhere in them."""
-    if available("timm"):
+    if is_installed("timm"):
         LIBRARY["repair_torchvision"]()
-    timm = need("timm", "to list its names")
+    timm = require_package("timm", "to list its names")
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     names = sorted(name for name in timm.list_models() if fnmatchcase(name, wanted))
     if not names:

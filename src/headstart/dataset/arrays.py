@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart._base.typing import MODALITIES, Array, Modality
-from headstart.dataset.folders import modality_of
+from headstart.dataset.folders import modality_from_suffix
 from headstart.errors import DataError, OptionError, UnknownName
 
 _CHANNELS = (1, 3, 4)
 _CHECKED = 1 << 24  # numbers looked at in one go, so that the check for NaN needs no copy of a large array
 
 
-def items_from(X: Any, modality: str | None) -> tuple[tuple[Any, ...], Modality, bool]:
+def parse_arrays(X: Any, modality: str | None) -> tuple[tuple[Any, ...], Modality, bool]:
     """Items, modality, and whether they count as preprocessed already, of what a user gives as ``X``.
 
     Raises
@@ -27,7 +27,7 @@ def items_from(X: Any, modality: str | None) -> tuple[tuple[Any, ...], Modality,
         No items, a shape or a dtype that stands for nothing, or numbers that are not finite.
     """
     if modality is not None and modality not in MODALITIES:
-        raise UnknownName(unknown("modalities", modality, list(MODALITIES)))
+        raise UnknownName(unknown_name("modalities", modality, list(MODALITIES)))
     if hasattr(X, "toarray"):
         raise DataError("X is a sparse matrix; give X.toarray().")
     if isinstance(X, (str, bytes, Path)) or not hasattr(X, "__len__") or isinstance(X, dict):
@@ -56,7 +56,7 @@ def _from_sequence(values: list[Any], modality: str | None) -> tuple[tuple[Any, 
         raise DataError(f"X must be an array, a list of texts or a list of arrays; it holds {kinds}.")
     arrays = [np.asarray(v) for v in values]
     if len({(a.shape, a.dtype.kind) for a in arrays}) == 1:
-        return items_from(np.stack(arrays), modality)
+        return parse_arrays(np.stack(arrays), modality)
     kinds_found = {_kind_of(_sealed(a[None]), modality) for a in arrays}
     if len(kinds_found) > 1 or kinds_found == {"vector"}:
         shapes = ", ".join(map(str, sorted({a.shape for a in arrays})[:4]))
@@ -131,7 +131,7 @@ def _check_finite(array: Array) -> None:
             )
 
 
-def items_of(given: Any, modality: str | None) -> tuple[tuple[Any, ...], Modality, bool]:
+def parse_items(given: Any, modality: str | None) -> tuple[tuple[Any, ...], Modality, bool]:
     """Items of what a user asks a prediction for: one item or a list of paths, texts, file contents or arrays.
 
     A string is a path where pictures, sounds are expected and a text where texts are; a ``Path`` is always a file.
@@ -142,12 +142,12 @@ def items_of(given: Any, modality: str | None) -> tuple[tuple[Any, ...], Modalit
         given = np.asarray(given)
     if isinstance(given, np.ndarray) and given.dtype.kind not in "OUS":
         single = given.ndim == 1 or (given.ndim in (2, 3) and _one_picture(given, modality))
-        return items_from(given[None] if single else given, modality)
+        return parse_arrays(given[None] if single else given, modality)
     values = list(given) if isinstance(given, Iterable) else [given]
     if not values:
         raise DataError("There is nothing to predict: the list of items is empty.")
     if all(hasattr(v, "__array__") and not isinstance(v, np.str_) for v in values):
-        return items_from(values, modality)
+        return parse_arrays(values, modality)
     if any(not isinstance(v, (str, bytes, Path)) for v in values):
         kinds = " and ".join(sorted({type(v).__name__ for v in values}))
         raise DataError(f"Items are paths, texts and files' contents, or they are arrays; got {kinds}.")
@@ -171,11 +171,11 @@ def _checked(modality: str) -> Modality:
     for name in MODALITIES:
         if name == modality:
             return name
-    raise UnknownName(unknown("modalities", modality, list(MODALITIES)))
+    raise UnknownName(unknown_name("modalities", modality, list(MODALITIES)))
 
 
 def _guess(values: Sequence[Any]) -> Modality:
-    kinds = Counter(modality_of(v) if isinstance(v, (str, Path)) else None for v in values)
+    kinds = Counter(modality_from_suffix(v) if isinstance(v, (str, Path)) else None for v in values)
     known = [kind for kind in kinds if kind is not None]
     if len(known) == 1 and None not in kinds:
         return known[0]

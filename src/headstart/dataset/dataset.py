@@ -13,15 +13,15 @@ import numpy as np
 
 from headstart._base.hashing import fingerprint
 from headstart._base.progress import note
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart._base.typing import MODALITIES, Array, Ints, Modality
 from headstart.dataset import splits
-from headstart.dataset.arrays import items_from, items_of
-from headstart.dataset.duplicates import KeyCache, keys_of, same_content, warn_duplicates
-from headstart.dataset.folders import part_called
-from headstart.dataset.loading import load_folder, load_table, plain_groups
-from headstart.dataset.splits import numbered, seed_of
-from headstart.dataset.targets import Target, columns_from, relabel
+from headstart.dataset.arrays import parse_arrays, parse_items
+from headstart.dataset.duplicates import KeyCache, content_keys, find_same_content, warn_duplicates
+from headstart.dataset.folders import canonical_part
+from headstart.dataset.loading import load_folder, load_table, parse_groups
+from headstart.dataset.splits import group_ids, resolve_seed
+from headstart.dataset.targets import Target, make_targets, relabel
 from headstart.errors import DataError, OptionError, UnknownName
 
 # ---- One line that tells what a Dataset holds. ----
@@ -111,7 +111,7 @@ class Holding:
 
     def __post_init__(self) -> None:
         if self.modality not in MODALITIES:
-            raise UnknownName(unknown("modalities", self.modality, list(MODALITIES)))
+            raise UnknownName(unknown_name("modalities", self.modality, list(MODALITIES)))
         for name in ("items", "columns", "groups", "parts"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
@@ -128,12 +128,12 @@ class Holding:
         return len(self.items)
 
     @property
-    def group_numbers(self) -> Ints | None:
+    def group_ids(self) -> Ints | None:
         """Number of each item's group, from 0; an item without one is a group of its own. Shape (n,)."""
-        return None if self.groups is None else numbered(self.groups)
+        return None if self.groups is None else group_ids(self.groups)
 
     def __repr__(self) -> str:
-        numbers = self.group_numbers
+        numbers = self.group_ids
         extras = [] if numbers is None else [f"{len(np.unique(numbers)):,} groups"]
         if self.parts is not None:
             extras.append(", ".join(f"{p} {self.parts.count(p):,}" for p in dict.fromkeys(self.parts) if p is not None))
@@ -190,7 +190,7 @@ class Holding:
         Found once and remembered; ``table`` may remember files between runs. Cost: one read of every unknown file.
         """
         if "keys" not in self._known:
-            self._known["keys"] = keys_of(self.items, table)
+            self._known["keys"] = content_keys(self.items, table)
         return list(self._known["keys"])
 
     @property
@@ -240,7 +240,7 @@ class Holding:
         return [(self.items[i], other.items[j]) for i, j in self._same(other)]
 
     def _same(self, other: Holding) -> list[tuple[int, int]]:
-        return same_content(self.items, other.items, (self._known.get("keys"), other._known.get("keys")))
+        return find_same_content(self.items, other.items, (self._known.get("keys"), other._known.get("keys")))
 
     def without(self, other: Holding) -> Self:
         """This data less the items whose exact content is in ``other``."""
@@ -252,7 +252,7 @@ class Holding:
         """The same items with other labels: a sequence, an array, or a mapping name → sequence."""
         if task is None and len(self.columns) == 1 and not isinstance(targets, Mapping):
             return self._with(columns=[relabel(self.columns[0], targets)])
-        return self._with(columns=columns_from(targets, len(self), task=task))
+        return self._with(columns=make_targets(targets, len(self), task=task))
 
     def without_targets(self) -> Self:
         """The same items without labels."""
@@ -365,11 +365,11 @@ class Dataset(Holding):
         sample_rate : int, optional
             Of sounds, in Hz.
         """
-        items, kind, preprocessed = items_from(X, modality)
-        columns = () if y is None else columns_from(y, len(items), task=task)
+        items, kind, preprocessed = parse_arrays(X, modality)
+        columns = () if y is None else make_targets(y, len(items), task=task)
         facts = {"preprocessed": preprocessed or None, "sample_rate": sample_rate}
         meta = {key: value for key, value in facts.items() if value is not None}
-        return cls(items, columns, modality=kind, groups=plain_groups(groups), meta=meta)
+        return cls(items, columns, modality=kind, groups=parse_groups(groups), meta=meta)
 
     @classmethod
     def from_items(cls, items: Any, modality: str | None = None) -> Dataset:
@@ -379,7 +379,7 @@ class Dataset(Holding):
         a_text = isinstance(items, str) and modality == "text"
         if isinstance(items, (str, Path)) and not a_text and os.path.isdir(items):
             return cls.from_folder(items, modality).without_targets()
-        found, kind, preprocessed = items_of(items, modality)
+        found, kind, preprocessed = parse_items(items, modality)
         return cls(found, modality=kind, meta={"preprocessed": True} if preprocessed else {})
 
     # ---- ways to divide it
@@ -399,7 +399,7 @@ class Dataset(Holding):
         HeadstartWarning
             When items of the test part are exact duplicates of training items.
         """
-        seed = seed_of(random_state)
+        seed = resolve_seed(random_state)
         mask = splits.split_mask(self.columns, self.groups, len(self), test_size, seed=seed)
         if self.parts is not None:
             note('The data has parts of its own, to be had by data.part("train"); this split does not look at them.')
@@ -410,17 +410,17 @@ class Dataset(Holding):
 
     def sample(self, per_class: int | None = None, *, n: int | None = None, random_state: Any = 0) -> Dataset:
         """A random sample: ``per_class`` items of every class (all of a smaller one), or ``n`` in all, stratified."""
-        seed = seed_of(random_state)
+        seed = resolve_seed(random_state)
         indices = splits.sample_indices(self.columns, len(self), count=n, each=per_class, seed=seed)
         return self._piece(indices, random_state=seed)
 
     def fold_ids(self, k: int = 5, random_state: Any = 0) -> Ints:
         """The fold 0 … k-1 that holds each item out: stratified, groups together. Shape (n,)."""
-        return splits.fold_ids(self.columns, self.groups, len(self), k, seed=seed_of(random_state))
+        return splits.fold_ids(self.columns, self.groups, len(self), k, seed=resolve_seed(random_state))
 
     def folds(self, k: int = 5, random_state: Any = 0) -> list[tuple[Dataset, Dataset]]:
         """(train, held out) for each of ``k`` folds; every item is held out once."""
-        seed = seed_of(random_state)
+        seed = resolve_seed(random_state)
         ids = self.fold_ids(k, seed)
         facts = {"random_state": seed}
         return [
@@ -436,11 +436,11 @@ class Dataset(Holding):
         HeadstartWarning
             When items of this part are exact duplicates of items in a part that was asked for before.
         """
-        found = splits.find_part(self.parts, name)
+        found = splits.match_part(self.parts, name)
         pieces: dict[str, Dataset] = self._known.setdefault("parts", {})
         if found not in pieces:  # kept, so that the reads of a test part add up
             mask = np.array([p == found for p in self.parts or ()], bool)
-            role = part_called(found) if part_called(found) in ("train", "test") else None
+            role = canonical_part(found) if canonical_part(found) in ("train", "test") else None
             pieces[found] = self._piece(np.flatnonzero(mask), role=role)._with(parts=None)
             for known in [p for p in pieces if p != found]:
                 pairs = pieces[found].overlap(pieces[known])
@@ -449,12 +449,12 @@ class Dataset(Holding):
 
     def dirichlet(self, clients: int, alpha: float = 1.0, random_state: Any = 0) -> list[Dataset]:
         """The items spread over clients that differ: the smaller ``alpha``, the fewer classes each has."""
-        seed = seed_of(random_state)
+        seed = resolve_seed(random_state)
         ids = splits.client_ids(self.columns, len(self), clients=clients, alpha=alpha, seed=seed)
         return [self._piece(np.flatnonzero(ids == i), random_state=seed, client=i) for i in range(clients)]
 
 
-def need_targets(data: Any, verb: str) -> None:
+def check_has_targets(data: Any, verb: str) -> None:
     """Refuse what is no dataset, and one without targets; ``verb`` is what was called.
 
     Raises

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart._base.files import did_you_mean
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart._base.typing import Modality
 from headstart.errors import DataError, UnknownName
 
@@ -50,21 +50,21 @@ class Scan:
     empty: list[str]
 
 
-def modality_of(path: Path | str) -> Modality | None:
+def modality_from_suffix(path: Path | str) -> Modality | None:
     """The modality that a file name's suffix stands for.
 
-    >>> modality_of("cat.JPG"), modality_of("notes.docx")
+    >>> modality_from_suffix("cat.JPG"), modality_from_suffix("notes.docx")
     ('image', None)
     """
     return SUFFIXES.get(os.path.splitext(path)[1].lower())
 
 
-def part_called(name: str) -> str | None:
+def canonical_part(name: str) -> str | None:
     """``"train"``, ``"val"`` or ``"test"`` for the names that folders and split columns give them, else None."""
     return _PARTS.get(name.strip().lower())
 
 
-def scan(root: Path, modality: str | None = None) -> Scan:
+def scan_folder(root: Path, modality: str | None = None) -> Scan:
     """The usable files under a folder, their modality, and the files left out.
 
     The first folder level names the classes; what is nested deeper belongs to them. When every first-level folder is
@@ -101,7 +101,7 @@ def scan(root: Path, modality: str | None = None) -> Scan:
 
 def _check(root: Path, modality: str | None) -> None:
     if modality is not None and modality not in _BY_MODALITY:
-        raise UnknownName(unknown("modalities of files", modality, list(_BY_MODALITY)))
+        raise UnknownName(unknown_name("modalities of files", modality, list(_BY_MODALITY)))
     if not os.path.exists(root):
         raise DataError(f"There is no folder {root}.{did_you_mean(root)}")
     if not root.is_dir():
@@ -111,7 +111,7 @@ def _check(root: Path, modality: str | None) -> None:
 def _parts(root: Path) -> list[tuple[str | None, Path]]:
     """(part, folder) for a train/test layout, else the root alone. A lone flat folder ``train/`` is a class."""
     folders = _listing(root)[0]
-    parts = [(part_called(folder.name), folder) for folder in folders]
+    parts = [(canonical_part(folder.name), folder) for folder in folders]
     layout = bool(parts) and all(part for part, _ in parts)
     if layout and (len(parts) > 1 or _listing(folders[0])[0]):
         return parts
@@ -150,15 +150,15 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
 
 
 def _usable(path: Path, modality: str | None) -> bool:
-    kind = modality_of(path)
+    kind = modality_from_suffix(path)
     return kind is not None and modality in (None, kind)
 
 
 def _single(files: Sequence[FoundFile], root: Path, ignored: Sequence[Path], wanted: str | None) -> Modality:
-    counts = Counter(kind for f in files if (kind := modality_of(f.path)) is not None)
+    counts = Counter(kind for f in files if (kind := modality_from_suffix(f.path)) is not None)
     if not counts:
         suffixes = [suffix for suffix, kind in SUFFIXES.items() if wanted in (None, kind)]
-        left = f" Left out: {tally(ignored)}." if ignored else " It is empty."
+        left = f" Left out: {count_by_suffix(ignored)}." if ignored else " It is empty."
         what = _WORDS.get(wanted or "", "image, sound or text")
         raise DataError(f"No {what} file is in {root}.{left} Known suffixes: {' '.join(suffixes)}.")
     if len(counts) > 1:
@@ -170,10 +170,10 @@ def _single(files: Sequence[FoundFile], root: Path, ignored: Sequence[Path], wan
     return next(iter(counts))
 
 
-def tally(paths: Iterable[Path]) -> str:
+def count_by_suffix(paths: Iterable[Path]) -> str:
     """Files by suffix, for a message.
 
-    >>> tally([Path("a.csv"), Path("b.mp4"), Path("c.mp4")])
+    >>> count_by_suffix([Path("a.csv"), Path("b.mp4"), Path("c.mp4")])
     '3 files (.mp4 2, .csv 1)'
     """
     counts = Counter(path.suffix.lower() or path.name for path in paths)
@@ -182,7 +182,7 @@ def tally(paths: Iterable[Path]) -> str:
     return f"{total:,} file{'s' * (total != 1)} ({kinds}{', …' * (len(counts) > 6)})"
 
 
-def locate(cells: Sequence[str], folder: Path, modality: str | None) -> tuple[list[Path] | None, Modality]:
+def resolve_inputs(cells: Sequence[str], folder: Path, modality: str | None) -> tuple[list[Path] | None, Modality]:
     """Whether a table's input column holds paths or texts.
 
     They are paths when they end like files and at least one of the files exists; a few that are missing stay, and are
@@ -199,8 +199,8 @@ def locate(cells: Sequence[str], folder: Path, modality: str | None) -> tuple[li
         When all cells look like files and none of them exists, or when they are of several modalities.
     """
     if modality is not None and modality not in _BY_MODALITY:
-        raise UnknownName(unknown("modalities of a table's input", modality, list(_BY_MODALITY)))
-    kinds = Counter(kind for c in cells if _like_a_file(c) and (kind := modality_of(c)) is not None)
+        raise UnknownName(unknown_name("modalities of a table's input", modality, list(_BY_MODALITY)))
+    kinds = Counter(kind for c in cells if _like_a_file(c) and (kind := modality_from_suffix(c)) is not None)
     sure = modality in ("image", "audio")
     if not sure and not kinds:
         return None, "text"
@@ -219,7 +219,12 @@ def locate(cells: Sequence[str], folder: Path, modality: str | None) -> tuple[li
 
 
 def _like_a_file(cell: str) -> bool:
-    return 0 < len(cell) <= _LONGEST_PATH and "\n" not in cell and "\0" not in cell and modality_of(cell) is not None
+    return (
+        0 < len(cell) <= _LONGEST_PATH
+        and "\n" not in cell
+        and "\0" not in cell
+        and modality_from_suffix(cell) is not None
+    )
 
 
 def _is_file(path: Path) -> bool:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from headstart._base.progress import note
-from headstart.dataset.folders import locate, scan, tally
+from headstart.dataset.folders import count_by_suffix, resolve_inputs, scan_folder
 from headstart.dataset.tables import TableFile, read_table
-from headstart.dataset.targets import Target, make_target, parse_target, plain, tasks_of
+from headstart.dataset.targets import Target, make_target, parse_target, resolve_tasks, to_python
 from headstart.errors import DataError, OptionError
 
 _SHOWN = 8
@@ -19,10 +19,10 @@ _INPUT_NAMES = ("path", "file", "filename", "filepath", "image", "audio", "text"
 def load_folder(root: Path, modality: str | None) -> dict[str, Any]:
     """The arguments of a Dataset from class folders (see ``Dataset.from_folder``)."""
     root = root.expanduser()
-    found = scan(root, modality)
+    found = scan_folder(root, modality)
     notes = []
     if found.ignored:
-        notes.append(f"{root}: left out {tally(found.ignored)}, e.g. {found.ignored[0]}.")
+        notes.append(f"{root}: left out {count_by_suffix(found.ignored)}, e.g. {found.ignored[0]}.")
     if found.empty:
         notes.append(f"{root}: no {found.modality} file is in {', '.join(found.empty[:5])}.")
     labels = [f.label for f in found.files]
@@ -49,7 +49,7 @@ def load_table(
 ) -> dict[str, Any]:
     """The arguments of a Dataset from a table (see ``Dataset.from_table``)."""
     path = path.expanduser()
-    tasks = tasks_of(targets, task)
+    tasks = resolve_tasks(targets, task)
     chosen: list[str] = []
 
     def wanted(names: Sequence[str]) -> list[str]:
@@ -58,25 +58,25 @@ def load_table(
 
     table = read_table(path, wanted)
     cells = _inputs(path, table, chosen[0])
-    paths, kind = locate(cells, path.parent, modality)
+    paths, kind = resolve_inputs(cells, path.parent, modality)
     return _finish(
         items=tuple(cells if paths is None else paths),
         columns=tuple(_target(path, table, name, tasks[name]) for name in dict.fromkeys(targets)),
         modality=kind,
-        groups=None if groups is None else plain_groups(_or_none(table.columns[groups])),
+        groups=None if groups is None else parse_groups(_or_none(table.columns[groups])),
         parts=None if split is None else tuple(None if v is None else str(v) for v in _or_none(table.columns[split])),
         root=None if paths is None else path.parent,
         meta={},
     )
 
 
-def plain_groups(groups: Any) -> tuple[Any, ...] | None:
+def parse_groups(groups: Any) -> tuple[Any, ...] | None:
     """Groups as plain Python values; None stays None, and so does a missing group."""
     if groups is None:
         return None
     if isinstance(groups, (str, bytes)) or not hasattr(groups, "__len__"):
         raise OptionError(f"groups must be a sequence with one group per item; got {groups!r}.")
-    return tuple(plain("groups", g) for g in groups)
+    return tuple(to_python("groups", g) for g in groups)
 
 
 def _finish(*, meta: dict[str, Any], **arguments: Any) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart._base.progress import note
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart._base.typing import Array, Float, Ints
-from headstart.dataset.folders import part_called
+from headstart.dataset.folders import canonical_part
 from headstart.dataset.targets import Target
 from headstart.errors import DataError, OptionError, UnknownName
 
@@ -31,7 +31,7 @@ class _Bins(NamedTuple):
     amounts: Array
 
 
-def seed_of(random_state: Any) -> int:
+def resolve_seed(random_state: Any) -> int:
     """The seed to use and to record: a whole number as it is, a fresh one for None, one drawn from a generator."""
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
@@ -44,7 +44,7 @@ def seed_of(random_state: Any) -> int:
     raise OptionError(f"random_state must be a whole number ≥ 0, None or a numpy generator; got {random_state!r}.")
 
 
-def share_of(test_size: Any, n: int) -> float:
+def held_out_share(test_size: Any, n: int) -> float:
     """``test_size`` as a fraction of ``n`` items.
 
     Raises
@@ -247,7 +247,7 @@ _NAMED = 5
 
 def split_mask(columns: Sequence[Target], groups: Sequence[Any] | None, n: int, test_size: Any, *, seed: int) -> Array:
     """Which of ``n`` items are held out: stratified, groups kept together. Shape (n,), bool."""
-    share, rng = share_of(test_size, n), np.random.default_rng(seed)
+    share, rng = held_out_share(test_size, n), np.random.default_rng(seed)
     codes = _codes(columns, n)
     if groups is None and codes is not None:
         mask = stratified_mask(codes, share, rng)
@@ -309,15 +309,15 @@ def client_ids(columns: Sequence[Target], n: int, *, clients: Any, alpha: Any, s
     return dirichlet_bins(codes, int(clients), float(alpha), np.random.default_rng(seed))
 
 
-def find_part(parts: Sequence[str | None] | None, name: str) -> str:
+def match_part(parts: Sequence[str | None] | None, name: str) -> str:
     """The part that is called so, or that means the same: "validation" finds "dev"."""
     if parts is None:
         raise DataError("The data has no parts: name its split column with from_table(split=), or use data.split().")
     names = sorted({p for p in parts if p is not None})
-    alike = {meaning: p for p in names if (meaning := part_called(p)) is not None}
-    found = name if name in names else alike.get(part_called(str(name)) or "")
+    alike = {meaning: p for p in names if (meaning := canonical_part(p)) is not None}
+    found = name if name in names else alike.get(canonical_part(str(name)) or "")
     if found is None:
-        raise UnknownName(unknown("parts", name, names))
+        raise UnknownName(unknown_name("parts", name, names))
     return found
 
 
@@ -344,7 +344,7 @@ def _units(groups: Sequence[Any] | None, n: int, least: int) -> Ints:
     """Number of the group of each item; an item without a group is one of its own."""
     if groups is None:
         return np.arange(n, dtype=np.int64)
-    units = numbered(groups)
+    units = group_ids(groups)
     many = int(units.max(initial=-1)) + 1
     if many < least:
         raise DataError(
@@ -354,7 +354,7 @@ def _units(groups: Sequence[Any] | None, n: int, least: int) -> Ints:
     return units
 
 
-def numbered(groups: Sequence[Any]) -> Ints:
+def group_ids(groups: Sequence[Any]) -> Ints:
     """Number of the group of each item, in the order in which groups come first. Shape (n,)."""
     index: dict[Any, int] = {}
     named = ((i,) if g is None else (0, g) for i, g in enumerate(groups))

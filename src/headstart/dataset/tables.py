@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart._base.extras import need
+from headstart._base.extras import require_package
 from headstart._base.files import did_you_mean
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart.errors import DataError, UnknownName
 
 _DELIMITERS: Mapping[str, str] = {".csv": ",;\t|", ".tsv": "\t,;|", ".tab": "\t,;|"}
@@ -84,7 +84,7 @@ def check_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> No
     """Refuse columns that are not there, and columns that are there twice."""
     for name in wanted:
         if name not in names:
-            raise UnknownName(unknown(f"columns of {path.name}", name, list(names)))
+            raise UnknownName(unknown_name(f"columns of {path.name}", name, list(names)))
         if list(names).count(name) > 1:
             raise DataError(f"{path} has {list(names).count(name)} columns called {name!r}; rename one.")
 
@@ -232,8 +232,8 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> TableFile:
-    parquet = need("pyarrow.parquet", "to read parquet tables")
-    arrow = need("pyarrow", "to read parquet tables")
+    parquet = require_package("pyarrow.parquet", "to read parquet tables")
+    arrow = require_package("pyarrow", "to read parquet tables")
     try:
         with parquet.ParquetFile(os.fspath(path)) as file:
             names = list(file.schema_arrow.names)

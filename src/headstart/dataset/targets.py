@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from headstart._base.progress import note
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart._base.typing import TASKS, Array, Float, Ints, Task
 from headstart.errors import DataError, OptionError, UnknownName
 
@@ -27,7 +27,9 @@ _LONG = 60  # letters on average: no names of classes, where no two are alike
 _FEW = 20  # up to this many different whole numbers may be class labels even when they are not 0, 1, 2, …
 
 
-def unpack(name: str, values: Sequence[Any] | Array, task: str | None) -> tuple[list[Any], str | None, int | None]:
+def parse_labels(
+    name: str, values: Sequence[Any] | Array, task: str | None
+) -> tuple[list[Any], str | None, int | None]:
     """Plain labels, the task when the shape decides it, and the number of columns of a 0-1 matrix."""
     if hasattr(values, "detach") or hasattr(values, "to_numpy"):  # torch tensors, pandas and polars columns
         values = np.asarray(values)
@@ -38,7 +40,7 @@ def unpack(name: str, values: Sequence[Any] | Array, task: str | None) -> tuple[
             raise DataError(f"Target {name!r} has shape {values.shape}; give one label or one row per item.")
         if values.ndim == 2 and values.dtype.kind in "biuf":
             return _unpack_matrix(name, values, task)
-    return [plain(name, v) for v in values], task, None
+    return [to_python(name, v) for v in values], task, None
 
 
 def _unpack_matrix(name: str, values: Array, task: str | None) -> tuple[list[Any], str | None, int | None]:
@@ -52,10 +54,10 @@ def _unpack_matrix(name: str, values: Array, task: str | None) -> tuple[list[Any
         )
     if task == "multilabel" or (task is None and zero_one and values.dtype.kind in "biu"):
         return [tuple(np.flatnonzero(row).tolist()) for row in values], "multilabel", values.shape[1]
-    return [plain(name, row) for row in values.astype(np.float64)], task or "regression", None
+    return [to_python(name, row) for row in values.astype(np.float64)], task or "regression", None
 
 
-def plain(name: str, value: Any) -> Any:
+def to_python(name: str, value: Any) -> Any:
     """One label as plain Python: numpy scalars unwrapped, lists as tuples, NaN and pandas' NA as None."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -72,7 +74,7 @@ def plain(name: str, value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         value = sorted(value, key=lambda v: (str(type(v)), v))
     if isinstance(value, (list, tuple)):
-        row = tuple(plain(name, v) for v in value)
+        row = tuple(to_python(name, v) for v in value)
         return None if row and all(v is None for v in row) else row
     raise DataError(
         f"Target {name!r} holds a {type(value).__name__} ({str(value)[:60]!r}); "
@@ -80,7 +82,7 @@ def plain(name: str, value: Any) -> Any:
     )
 
 
-def from_cells(cells: Sequence[str], task: str | None) -> list[Any]:
+def parse_cells(cells: Sequence[str], task: str | None) -> list[Any]:
     """Plain labels from a table's cells, where everything is a string; an empty cell is a missing label."""
     if task == "regression":
         return [None if cell.strip().lower() in _NOT_A_VALUE else cell for cell in cells]
@@ -140,19 +142,19 @@ def infer_task(name: str, values: list[Any]) -> Task:
         _mention_free_text(name, given)
         return "classification"
     written = float in kinds  # 1.0 and 0.0: how tables that have gaps are often written
-    if written and not (all(float(v).is_integer() for v in given) and like_classes([int(v) for v in given])):
+    if written and not (all(float(v).is_integer() for v in given) and looks_like_classes([int(v) for v in given])):
         return "regression"
-    task: Task = "classification" if not written and like_classes(given) else "regression"
+    task: Task = "classification" if not written and looks_like_classes(given) else "regression"
     other = "regression" if task == "classification" else "classification"
     many = f"{len(set(given)):,} different whole numbers" + (f", written as {given[0]}" if written else "")
     note(f"Target {name!r} holds {many}: taken as {task}; task={other!r} changes it.")
     return task
 
 
-def like_classes(numbers: Sequence[int]) -> bool:
+def looks_like_classes(numbers: Sequence[int]) -> bool:
     """Whether whole numbers look like class labels: 0 … k-1 or 1 … k, or only a few values that repeat.
 
-    >>> like_classes([0, 1, 2, 1]), like_classes([31, 64, 19, 47])
+    >>> looks_like_classes([0, 1, 2, 1]), looks_like_classes([31, 64, 19, 47])
     (True, False)
     """
     different = sorted(set(numbers))
@@ -281,8 +283,8 @@ def make_target(name: str, values: Sequence[Any] | Array, task: str | None = Non
     ('cat', 'dog')
     """
     if task is not None and task not in TASKS:
-        raise UnknownName(unknown("tasks", task, list(TASKS)))
-    labels, task, width = unpack(name, values, task)
+        raise UnknownName(unknown_name("tasks", task, list(TASKS)))
+    labels, task, width = parse_labels(name, values, task)
     if width is not None:
         return Target(name, "multilabel", tuple(labels), tuple(range(width)))
     return _BUILDERS[task or infer_task(name, labels)](name, labels, where)
@@ -290,10 +292,10 @@ def make_target(name: str, values: Sequence[Any] | Array, task: str | None = Non
 
 def parse_target(name: str, cells: Sequence[str], task: str | None = None, *, where: Where = _ITEM) -> Target:
     """A target column from a table's cells, where everything is a string; an empty cell is a missing label."""
-    return make_target(name, from_cells(cells, task), task, where=where)
+    return make_target(name, parse_cells(cells, task), task, where=where)
 
 
-def columns_from(y: Any, n: int, *, task: str | Mapping[str, str] | None, name: str = "target") -> tuple[Target, ...]:
+def make_targets(y: Any, n: int, *, task: str | Mapping[str, str] | None, name: str = "target") -> tuple[Target, ...]:
     """Target columns from what a user gives as ``y``: a sequence, an array, or a mapping name → sequence.
 
     Raises
@@ -307,22 +309,22 @@ def columns_from(y: Any, n: int, *, task: str | Mapping[str, str] | None, name: 
             raise OptionError(f"Target {column!r} must be a list or an array with one label per item; got {values!r}.")
         if len(values) != n:
             raise DataError(f"There are {n:,} items but {len(values):,} labels in {column!r}; give one per item.")
-    tasks = tasks_of(list(given), task)
+    tasks = resolve_tasks(list(given), task)
     return tuple(make_target(column, values, tasks[column]) for column, values in given.items())
 
 
-def tasks_of(names: Sequence[str], task: str | Mapping[str, str] | None) -> dict[str, str | None]:
+def resolve_tasks(names: Sequence[str], task: str | Mapping[str, str] | None) -> dict[str, str | None]:
     """The task of each column, from one word for all or a mapping column → task."""
     if not isinstance(task, Mapping):
         return dict.fromkeys(names, task)
     if extra := sorted(set(task) - set(names)):
-        raise UnknownName(unknown("target columns", extra[0], list(names)))
+        raise UnknownName(unknown_name("target columns", extra[0], list(names)))
     return {name: task.get(name) for name in names}
 
 
 def relabel(old: Target, values: Any) -> Target:
     """New labels for a column: its task and its classes stay when the new labels are of the same kind."""
-    (guess,) = columns_from(values, len(old.values), task=None, name=old.name)
+    (guess,) = make_targets(values, len(old.values), task=None, name=old.name)
     same_kind = {type(v) for v in guess.values if v is not None} <= {type(v) for v in old.values if v is not None}
     try:
         new = make_target(old.name, values, old.task) if same_kind or old.task == "regression" else guess

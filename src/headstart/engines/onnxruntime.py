@@ -50,11 +50,11 @@ class OnnxRuntimeEngine:
     @staticmethod
     def default_device() -> str:
         """cuda where onnxruntime can use it, else cpu: it has builds of its own, whatever torch can do."""
-        ort = extras.need("onnxruntime", "to run onnx: sources")
+        ort = extras.require_package("onnxruntime", "to run onnx: sources")
         return "cuda" if "CUDAExecutionProvider" in ort.get_available_providers() else "cpu"
 
     @staticmethod
     def version() -> dict[str, str]:
         """onnxruntime's version."""
-        ort = extras.need("onnxruntime", "to run onnx: sources")
+        ort = extras.require_package("onnxruntime", "to run onnx: sources")
         return {"onnxruntime": str(ort.__version__)}

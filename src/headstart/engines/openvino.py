@@ -133,9 +133,9 @@ def _is_open(compiled: Any, x: np.ndarray) -> bool:
 def _openvino() -> Any:
     """OpenVINO, imported without the package that it sends telemetry with."""
     if "openvino" in sys.modules:
-        return extras.need("openvino", "for engine='openvino'")
+        return extras.require_package("openvino", "for engine='openvino'")
     with _without(_TELEMETRY):
-        return extras.need("openvino", "for engine='openvino'")
+        return extras.require_package("openvino", "for engine='openvino'")
 
 
 @contextmanager

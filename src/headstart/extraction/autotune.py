@@ -21,7 +21,7 @@ import numpy as np
 from headstart._base.files import cache_folder, read_json, write_json
 from headstart._base.hashing import fingerprint
 from headstart._base.progress import note
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart.engines.base import ENGINES, PRECISIONS, RuntimeConfig
 from headstart.errors import MissingPackage, NumericsError, SourceError, StoreError, UnknownName
 from headstart.pooling import reducer, resolve
@@ -61,7 +61,7 @@ def choose_runtime(
     """
     names = _engines(source, engine)
     if precision not in ("auto", *PRECISIONS):
-        raise UnknownName(unknown("precisions", precision, ["auto", *PRECISIONS]))
+        raise UnknownName(unknown_name("precisions", precision, ["auto", *PRECISIONS]))
     device = _device(names, device)
     fixed = engine != "auto" and precision != "auto" and batch_size is not None
     place = _remembered(source, names, {"engine": engine, "precision": precision, "device": device})
@@ -93,7 +93,7 @@ def _engines(source: Any, engine: str) -> list[str]:
     if engine != "auto":
         able = [*source.engines, *(name for name in ENGINES if name not in source.engines and _can(name, source))]
         if engine not in able:
-            raise UnknownName(unknown(f"engines of {source.address}", engine, able))
+            raise UnknownName(unknown_name(f"engines of {source.address}", engine, able))
         return [engine]
     found, absent = [], []
     for name in source.engines:

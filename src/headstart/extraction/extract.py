@@ -15,8 +15,9 @@ import numpy as np
 from headstart._base import extras
 from headstart._base.files import cache_folder, write_atomic
 from headstart._base.progress import LEFT_OUT, note, track
-from headstart._base.registry import need_known
-from headstart.bank.bank import FeatureBank, Skipped, Store
+from headstart._base.registry import check_names
+from headstart._base.typing import SkippedItem
+from headstart.bank.bank import FeatureBank, Store
 from headstart.bank.table import MemoryStore
 from headstart.dataset.dataset import Dataset
 from headstart.engines.base import ENGINES, RuntimeConfig
@@ -176,7 +177,7 @@ def _check(source: Source, data: Dataset, on_error: str | None, batch_size: int 
 def _poolings(pooling: str | Mapping[str, str], source: Source, names: Sequence[str]) -> dict[str, str]:
     """Layer → its pooling, ``"auto"`` resolved."""
     asked = dict.fromkeys(names, pooling) if isinstance(pooling, str) else pooling
-    need_known("layers extracted, which pooling= can name", asked, names)
+    check_names("layers extracted, which pooling= can name", asked, names)
     token = bool(source.meta.get("class_token"))
     found = {name: source.layer(name) for name in names}
     return {
@@ -201,14 +202,14 @@ def _home(store: str | Path | bool | None, data: Dataset) -> tuple[Any, list[byt
         return home, data.keys(table)
 
 
-def _unread(data: Dataset, keys: Sequence[bytes | None], read: Any, *, raising: bool) -> list[Skipped]:
+def _unread(data: Dataset, keys: Sequence[bytes | None], read: Any, *, raising: bool) -> list[SkippedItem]:
     """The items that have no content key, with the reason; the first is raised where that is asked for."""
     found = []
     for index in (i for i, key in enumerate(keys) if key is None):
         problem = why(read, index)
         if raising:
             raise problem
-        found.append(Skipped(label(data, index), problem.reason, index))
+        found.append(SkippedItem(label(data, index), problem.reason, index))
     return found
 
 
@@ -258,15 +259,15 @@ def _announce(source: Source, items: int, pools: Mapping[str, str], choice: Runt
 
 
 def _skipped(
-    data: Dataset, keys: Sequence[bytes | None], unread: Sequence[Skipped], problems: Sequence[Any]
-) -> list[Skipped]:
+    data: Dataset, keys: Sequence[bytes | None], unread: Sequence[SkippedItem], problems: Sequence[Any]
+) -> list[SkippedItem]:
     """Every item that was left out, in dataset order; copies of a broken item are named, too."""
     reasons = {work.key: work.problem.reason for work in problems}
-    broken = [Skipped(label(data, i), reasons[key], i) for i, key in enumerate(keys) if key in reasons]
-    return sorted(chain(unread, broken), key=lambda one: one.index)
+    broken = [SkippedItem(label(data, i), reasons[key], i) for i, key in enumerate(keys) if key in reasons]
+    return sorted(chain(unread, broken), key=lambda one: one.position)
 
 
-def _report(home: Any, data: Dataset, skipped: Sequence[Skipped], spent: pipeline.Spent) -> None:
+def _report(home: Any, data: Dataset, skipped: Sequence[SkippedItem], spent: pipeline.Spent) -> None:
     """Say what was cut and what was left out, and write the latter down; DataError when nothing is left."""
     for remark, count in spent.remarks.items():
         note(f"{count:,} of {len(data):,} items: {remark}.")

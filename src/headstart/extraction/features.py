@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from headstart._base.progress import note
-from headstart.bank.bank import FeatureBank, Skipped
+from headstart._base.typing import SkippedItem
+from headstart.bank.bank import FeatureBank
 from headstart.dataset.dataset import Dataset
 from headstart.engines.base import ENGINES, RuntimeConfig
 from headstart.errors import DataError, MissingPackage, UnreadableItem
@@ -70,7 +71,7 @@ class FeatureSet:
         Their positions in what was asked for.
     at : mapping (source, layer) → rows
         One row per item, or per piece; un-pooled ones are lists of arrays (steps, d).
-    skipped : tuple of Skipped
+    skipped : tuple of SkippedItem
     division : Division, optional
         The pieces of the items in ``data``, where they were taken apart: ``owner`` counts in ``data``.
     """
@@ -78,7 +79,7 @@ class FeatureSet:
     data: Dataset
     keep: np.ndarray
     at: Mapping[LayerKey, Any]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedItem, ...]
     division: Segments | None = None
 
 
@@ -112,7 +113,7 @@ def _rows(
     *,
     on_error: str,
     store: str | Path | bool | None,
-) -> tuple[np.ndarray, dict[LayerKey, Any], tuple[Skipped, ...]]:
+) -> tuple[np.ndarray, dict[LayerKey, Any], tuple[SkippedItem, ...]]:
     """Positions of what every source can read, the rows of that, and what was left out."""
     if not len(data):
         return np.arange(0), {}, ()
@@ -135,12 +136,12 @@ def _rows(
     keep = np.flatnonzero(there)
     kept = _taken(data, keep)
     at = {(index, layer): read(bank, layer, kept) for index, bank in banks for layer in bank.layers}
-    seen = {one.index: one for _, bank in banks for one in bank.skipped}
+    seen = {one.position: one for _, bank in banks for one in bank.skipped}
     whole = has_frames(at, len(keep))
     for i in keep[~whole].tolist():
         if on_error == "raise":
             raise UnreadableItem(label(data, i), TOO_LONG)
-        seen[i] = Skipped(label(data, i), TOO_LONG, i)
+        seen[i] = SkippedItem(label(data, i), TOO_LONG, i)
     at = {place: take_rows(X, np.flatnonzero(whole)) for place, X in at.items()}
     return keep[whole], at, tuple(seen[i] for i in sorted(seen))
 
@@ -170,7 +171,7 @@ def _taken(data: Dataset, keep: np.ndarray) -> Dataset:
 
 
 def _gathered(
-    data: Dataset, whole: Segments, there: np.ndarray, *, at: Mapping[LayerKey, Any], lost: Sequence[Skipped]
+    data: Dataset, whole: Segments, there: np.ndarray, *, at: Mapping[LayerKey, Any], lost: Sequence[SkippedItem]
 ) -> FeatureSet:
     """The items all of whose pieces were read, and their pieces; an item without pieces is left out."""
     readable = np.isin(np.arange(len(whole.owner)), there)
@@ -179,7 +180,7 @@ def _gathered(
     keep = np.flatnonzero((wanted > 0) & (got == wanted))
     reasons = {**whole.unreadable, **{int(whole.owner[one.index]): one.reason for one in lost}}
     skipped = [
-        Skipped(label(data, i), reasons.get(i, _NOTHING), i)
+        SkippedItem(label(data, i), reasons.get(i, _NOTHING), i)
         for i in np.flatnonzero((wanted == 0) | (got < wanted)).tolist()
     ]
     used = np.flatnonzero(np.isin(whole.owner, keep))
@@ -242,8 +243,8 @@ def _installed(engine: str) -> bool:
     return True
 
 
-def _unreadable(source: Source, data: Dataset) -> tuple[Skipped, ...]:
+def _unreadable(source: Source, data: Dataset) -> tuple[SkippedItem, ...]:
     """The items that cannot be read, one by one: asked only when not a single row came out."""
     if data.modality != source.modality and not data.meta.get("preprocessed"):
         return ()
-    return tuple(Skipped(label(data, i), problem.reason, i) for i, problem in unreadable(source, data).items())
+    return tuple(SkippedItem(label(data, i), problem.reason, i) for i, problem in unreadable(source, data).items())

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from headstart._base.constraints import Options, validate
-from headstart._base.registry import Family, need_fields
+from headstart._base.registry import Family, check_fields
 from headstart._base.typing import TASKS, Array, Float, Ints
 from headstart.errors import DataError, NotFitted, NumericsError, OptionError, StoreError
 from headstart.heads.problem import Problem, checked_prior, problem_of
@@ -92,7 +92,7 @@ def head(name: str, **fields: Any) -> Head:
     Ridge(alpha=2.0, scale='none', select='gcv')
     """
     kind = HEADS[name]
-    need_fields(f"fields of {name}", fields, kind)
+    check_fields(f"fields of {name}", fields, kind)
     made: Head = kind(**fields)
     return made
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from headstart._base.intervals import Better, Metric, bootstrap, wilson
-from headstart._base.registry import Family, unknown
+from headstart._base.registry import Family, unknown_name
 from headstart._base.typing import TASKS, Array, Float, Task
 from headstart.dataset.targets import LARGEST
 from headstart.errors import DataError, UnknownName
@@ -190,7 +190,7 @@ def rows_of(
 ) -> MetricInputs:
     """Rows without those whose truth is missing (None or NaN). See :func:`headstart.metrics.evaluate`."""
     if task not in TASKS:
-        raise UnknownName(unknown("tasks", task, list(TASKS)))
+        raise UnknownName(unknown_name("tasks", task, list(TASKS)))
     n = len(truth)
     sizes = {"truth": n, "predicted": len(predicted), **({} if proba is None else {"proba": len(proba)})}
     if len(set(sizes.values())) > 1:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart._base.extras import need
+from headstart._base.extras import require_package
 from headstart._base.typing import Float
 from headstart.metrics.base import Measure, MetricInputs, mean, ratio
 
@@ -55,7 +55,7 @@ def _tokenizer(texts: tuple[str, ...]) -> Any:
 
 def _all(rows: MetricInputs) -> dict[str, Float]:
     if "rouge" not in rows.memo:
-        scorer = need("rouge_score.rouge_scorer", "for ROUGE").RougeScorer(
+        scorer = require_package("rouge_score.rouge_scorer", "for ROUGE").RougeScorer(
             list(KINDS), use_stemmer=True, tokenizer=_tokenizer(rows.truth)
         )
         found = [scorer.score(truth, predicted) for truth, predicted in zip(rows.truth, rows.predicted)]
@@ -80,7 +80,7 @@ TRANSCRIPTION = frozenset({"transcription"})
 
 def _edits(rows: MetricInputs, unit: str) -> Float:
     """Shapes: (n, 2): edits, length of the truth."""
-    jiwer = need("jiwer", "for word and character error rates")
+    jiwer = require_package("jiwer", "for word and character error rates")
     count = jiwer.process_words if unit == "words" else jiwer.process_characters
     parts = np.zeros((len(rows), 2))
     for i, (truth, predicted) in enumerate(zip(rows.truth, rows.predicted)):

@@ -22,7 +22,7 @@ _EPS = float(np.finfo(np.float64).eps)
 AnyArray = TypeVar("AnyArray", bound=Array)
 
 
-def fixed(array: AnyArray) -> AnyArray:
+def read_only(array: AnyArray) -> AnyArray:
     """The same array, read-only from now on: records are shared, not copied."""
     array.setflags(write=False)
     return array
@@ -68,7 +68,7 @@ class Centred:
 
     def __post_init__(self) -> None:
         for array in (self.mean, self.scatter, self.target_mean, self.cross, self.target_scatter):
-            fixed(array)
+            read_only(array)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from headstart._base.typing import Float, Ints
 from headstart.errors import DataError, NumericsError, OptionError
 from headstart.linalg.pca import symmetric
-from headstart.moments.centred import Centred, fixed
+from headstart.moments.centred import Centred, read_only
 from headstart.moments.exact import Quantiser, Sums
 
 State: TypeAlias = Centred | Sums
@@ -118,7 +118,7 @@ class Derived:
         least = max(self.features, 16) * float(np.finfo(np.float64).eps) * float(values.max(initial=0))
         rank = min(int(np.count_nonzero(values > least)), max(self.count - 1, 0))
         first = len(values) - rank
-        return fixed(values[first:].copy()), fixed(np.ascontiguousarray(vectors[:, first:]))
+        return read_only(values[first:].copy()), read_only(np.ascontiguousarray(vectors[:, first:]))
 
     @cached_property
     def class_counts(self) -> Ints:
@@ -133,7 +133,7 @@ class Derived:
             raise DataError("Class counts need targets of 0 and 1; these moments hold values (regression).")
         known = self.state.target_total if isinstance(self.state, Sums) else self.count * self.target_mean
         step = self.quantiser.target_step if self.quantiser is not None else 1.0
-        return fixed(np.rint(step * known).astype(np.int64))
+        return read_only(np.rint(step * known).astype(np.int64))
 
     @cached_property
     def class_means(self) -> Float:
@@ -142,7 +142,7 @@ class Derived:
         with np.errstate(divide="ignore", invalid="ignore"):
             means = self.mean + self.cross.T / counts
         means[counts[:, 0] == 0] = np.nan
-        return fixed(means)
+        return read_only(means)
 
     @cached_property
     def between(self) -> Float:
@@ -150,7 +150,7 @@ class Derived:
         self._need_classes()
         present = self.class_counts > 0
         away = self.cross[:, present] / np.sqrt(self.class_counts[present])
-        return fixed(away @ away.T)
+        return read_only(away @ away.T)
 
     @cached_property
     def within(self) -> Float:
@@ -160,10 +160,10 @@ class Derived:
             within = np.zeros((self.features, self.features))
             for part in self.classes:
                 within += part.scatter
-            return fixed(within)
+            return read_only(within)
         within = self.scatter - self.between
         np.fill_diagonal(within, np.maximum(within.diagonal(), 0.0))  # rounding only: the two may be nearly equal
-        return fixed(within)
+        return read_only(within)
 
     def weighted(self, weights: Float) -> Centred:
         """The same six arrays with every row of class c counted ``weights[c]`` times.

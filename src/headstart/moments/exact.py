@@ -15,7 +15,7 @@ import numpy as np
 from headstart._base.constraints import Allow, Interval, validate
 from headstart._base.typing import Array, Float
 from headstart.errors import NumericsError
-from headstart.moments.centred import Centred, fixed
+from headstart.moments.centred import Centred, read_only
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Sums:
 
     def __post_init__(self) -> None:
         for name in ARRAYS:
-            fixed(getattr(self, name))
+            read_only(getattr(self, name))
 
     @property
     def shape(self) -> tuple[int, int]:

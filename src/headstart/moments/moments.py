@@ -22,7 +22,7 @@ from headstart.moments.exact import Quantiser, Sums
 _BLOCK_BYTES = 32 << 20
 
 
-def checked(X: Any, T: Any) -> tuple[Array, Array]:
+def check_rows(X: Any, T: Any) -> tuple[Array, Array]:
     """Features (n, d) and targets (n, t) as arrays of real numbers, or one DataError with all that is wrong."""
     X = np.asarray(X)
     T = np.zeros((len(X) if X.ndim else 0, 0)) if T is None else np.asarray(T)
@@ -41,7 +41,7 @@ def checked(X: Any, T: Any) -> tuple[Array, Array]:
     return X, T
 
 
-def blocks(X: Array, T: Array) -> Iterator[tuple[Float, Float]]:
+def float_blocks(X: Array, T: Array) -> Iterator[tuple[Float, Float]]:
     """Float64 copies of blocks of about 32 MiB: never of the whole of a large X.
 
     Raises
@@ -166,9 +166,9 @@ class Moments(Derived):
         NumericsError
             When rows are not finite (the message says how many), or too large for float64 or the quantiser.
         """
-        X, T = checked(X, T)
+        X, T = check_rows(X, T)
         total = nothing = cls.zero(X.shape[1], T.shape[1], exact=exact, per_class=per_class, fourth=fourth)
-        for rows, targets in blocks(X, T):
+        for rows, targets in float_blocks(X, T):
             total = total + _of_block(rows, targets, nothing)
         return total
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from headstart._base.constraints import Allow, Interval, Options, validate
-from headstart._base.registry import Family, need_fields, unknown
+from headstart._base.registry import Family, check_fields, unknown_name
 from headstart.errors import UnknownName
 
 POLICIES = Family(
@@ -131,7 +131,7 @@ def topmost(placed: Sequence[ParameterInfo], layers: int | str) -> set[int]:
     if isinstance(layers, str) and layers != "auto":
         named = {p.layer: p.unit for p in placed if p.layer}
         if layers not in named:
-            raise UnknownName(unknown("layers that a policy can start from", layers, list(named)))
+            raise UnknownName(unknown_name("layers that a policy can start from", layers, list(named)))
         return {unit for unit in known if unit >= named[layers]}
     many = max(1, round((max(known, default=0) + 1) / 4)) if layers == "auto" else int(layers)
     return set(known[-many:])
@@ -155,7 +155,7 @@ def policy(name: str | Policy, **settings: Any) -> Policy:
     if isinstance(name, Policy):
         return name
     kind = POLICIES[name]
-    need_fields(f"fields of policy {name!r}", settings, kind)
+    check_fields(f"fields of policy {name!r}", settings, kind)
     made: Policy = kind(**settings)
     validate(made)
     return made

@@ -38,7 +38,7 @@ class Lora(Policy):
 
     def adapt(self, network: Any, moves: Sequence[TrainableParameter]) -> list[TrainableParameter]:
         """Put the additions into the network; they move in place of the weights."""
-        peft = extras.need("peft", "for policy='lora'")
+        peft = extras.require_package("peft", "for policy='lora'")
         names = [move.name.removesuffix(_WEIGHT) for move in moves]
         config = peft.LoraConfig(
             r=self.rank, lora_alpha=self.alpha, target_modules="|".join(map(re.escape, names)), lora_dropout=0.0
@@ -52,7 +52,7 @@ class Lora(Policy):
 
     def merge(self, network: Any) -> None:
         """Add the products to the weights and take peft's layers out again."""
-        layer = extras.need("peft.tuners.lora", "for policy='lora'").LoraLayer
+        layer = extras.require_package("peft.tuners.lora", "for policy='lora'").LoraLayer
         for name, module in list(network.named_modules()):
             if isinstance(module, layer):
                 module.merge()

@@ -36,9 +36,9 @@ def export(predictor: Any, path: Path, format: str) -> Path:
     """See :meth:`headstart.predictor.Predictor.export`."""
     if format not in FORMATS:
         raise OptionError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.")
-    onnx = extras.need("onnx", "to export predictors")
-    ort = extras.need("onnxruntime", "to compare an exported file with the predictor")
-    extras.need("onnxscript", "to export predictors")
+    onnx = extras.require_package("onnx", "to export predictors")
+    ort = extras.require_package("onnxruntime", "to compare an exported file with the predictor")
+    extras.require_package("onnxscript", "to export predictors")
     source = _single(predictor)
     batch = source.input.example(_EXAMPLES)
     if batch.counts is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart._base.hashing import fingerprint
-from headstart._base.registry import need_parameters
+from headstart._base.registry import check_parameters
 from headstart.dataset.dataset import Dataset
 from headstart.errors import DataError
 from headstart.extraction.loading import readable, reading
@@ -115,7 +115,7 @@ def _fresh(
         source = load_source(architecture, **options)
         return dataclasses.replace(source, network=copy.deepcopy(source.module))
     build = ARCHITECTURES[architecture]
-    need_parameters(f"options of architecture {architecture!r}", options, build)
+    check_parameters(f"options of architecture {architecture!r}", options, build)
     if data.columns:  # one output per class, or per value of a regression
         options = {"classes": data.columns[0].matrix().shape[1], **options}
     made: Source = build(data, seed=seed, image_size=image_size, **options)

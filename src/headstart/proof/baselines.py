@@ -89,7 +89,7 @@ def _again(source: Source, seed: int) -> Source:
 
 
 def _keras_clone(model: Any, seed: int) -> Any:
-    keras = extras.need("keras", "for keras: sources")
+    keras = extras.require_package("keras", "for keras: sources")
     before = random.getstate(), np.random.get_state()  # noqa: NPY002 - Keras seeds the global ones
     try:
         keras.utils.set_random_seed(seed)

@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart._base.hashing import fingerprint_tensors
 from headstart._base.progress import listening
-from headstart.dataset.dataset import Dataset, need_targets
+from headstart.dataset.dataset import Dataset, check_has_targets
 from headstart.errors import DataError, HeadstartWarning, OptionError
 from headstart.imbalance import resolve
 from headstart.proof.analysis import FEWEST_GROUPS, TestSet
@@ -69,7 +69,7 @@ class FewShotSplits:
     @property
     def groups(self) -> np.ndarray | None:
         """(n,) number of each item's group; an item without one is a group of its own."""
-        return self.data.group_numbers
+        return self.data.group_ids
 
     def draw(self, count: int, repeat: int) -> np.ndarray:
         """Positions of the training items: ``count`` of every class, fewer of a smaller one."""
@@ -132,7 +132,7 @@ def few_shot_splits(
 
 
 def _column(data: Dataset, target: str | None) -> Any:
-    need_targets(data, "prove")
+    check_has_targets(data, "prove")
     named = [c for c in data.columns if target in (None, c.name)]
     if len(named) != 1:
         names = ", ".join(repr(c.name) for c in data.columns)
@@ -205,7 +205,7 @@ def _joined(pool: Dataset, test: Dataset) -> Dataset:
 
 
 def _about_groups(test: Dataset) -> list[str]:
-    many = FEWEST_GROUPS if test.group_numbers is None else len(np.unique(test.group_numbers))
+    many = FEWEST_GROUPS if test.group_ids is None else len(np.unique(test.group_ids))
     if many >= FEWEST_GROUPS:
         return []
     return [

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from headstart._base import extras
-from headstart._base.constraints import wrong_budget
+from headstart._base.constraints import budget_problem
 from headstart._base.files import cache_folder
 from headstart._base.hashing import fingerprint
 from headstart._base.processes import require_single_process
 from headstart._base.progress import note
 from headstart.dataset.dataset import Dataset
-from headstart.dataset.splits import seed_of
+from headstart.dataset.splits import resolve_seed
 from headstart.errors import OptionError
 from headstart.extraction.extract import extract
 from headstart.policies.base import POLICIES, Policy
@@ -102,7 +102,7 @@ def prove(
     """
     require_single_process("prove(), which compares what equal seconds are worth,")
     begun = time.perf_counter()
-    seed = seed_of(random_state)
+    seed = resolve_seed(random_state)
     source = load_source(source)
     shots = _check(shots, repeats, budget=budget, steps=steps)
     draws = few_shot_splits(data, target, shots=shots, repeats=repeats, test_size=test_size, seed=seed)
@@ -140,7 +140,7 @@ def _check(shots: Sequence[int], repeats: int, *, budget: float | None, steps: i
         wrong.append(f"shots must be whole numbers ≥ 1, labels per class to compare at; got {shots!r}.")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < _FEWEST:
         wrong.append(f"repeats must be at least {_FEWEST}, to see the luck of the draw; got {repeats!r}.")
-    if problem := wrong_budget(budget):
+    if problem := budget_problem(budget):
         wrong.append(problem)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         wrong.append(f"steps must be a whole number ≥ 1; got {steps!r}.")

@@ -12,8 +12,8 @@ import numpy as np
 
 from headstart._base.progress import note
 from headstart.bank.bank import FeatureBank
-from headstart.dataset.dataset import Dataset, need_targets
-from headstart.dataset.splits import seed_of
+from headstart.dataset.dataset import Dataset, check_has_targets
+from headstart.dataset.splits import resolve_seed
 from headstart.errors import DataError, HeadstartError, OptionError
 from headstart.extraction.extract import extract
 from headstart.heads.base import Head
@@ -130,10 +130,10 @@ def rank(
     too good: a test split says what it is worth.
     """
     begun = time.perf_counter()
-    need_targets(data, "rank")
+    check_has_targets(data, "rank")
     if budget is not None and not budget > 0:
         raise OptionError(f"budget must be seconds > 0, or None; got {budget!r}.")
-    random_state = seed_of(random_state)
+    random_state = resolve_seed(random_state)
     column = column_of(data, target)
     layers = layers if isinstance(layers, str) else tuple(layers)
     found_sources, notes = loaded(sources)
@@ -145,7 +145,7 @@ def rank(
     kept, T = usable(data, column.name, list(banks.values()))
     names = {f"{i} {layer}": (source, layer) for i, source in enumerate(banks) for layer in source.select(layers)[::-1]}
     rows = {name: banks[source].rows(layer, kept) for name, (source, layer) in names.items()}
-    groups = kept.group_numbers
+    groups = kept.group_ids
     judged = few(T, column.task, random_state, MOST_ROWS)
     some, truth = {name: X[judged] for name, X in rows.items()}, T[judged]
     part = None if groups is None else groups[judged]

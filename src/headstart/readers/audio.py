@@ -26,7 +26,7 @@ from typing import Annotated, Any, BinaryIO, ClassVar
 import numpy as np
 
 from headstart._base.constraints import Allow, Interval, Options
-from headstart._base.extras import need
+from headstart._base.extras import require_package
 from headstart._base.typing import Array
 from headstart.errors import OptionError
 from headstart.readers.base import Clip, Item, Refused, checked_size, content, kind_of, refusing
@@ -111,7 +111,9 @@ def resampled(blocks: Iterable[Array], source: int, target: int, *, method: str)
 
 
 def _soxr(blocks: Iterable[Array], source: int, target: int) -> Iterator[Array]:
-    stream = need("soxr", "for AudioReader(resampler='soxr')").ResampleStream(source, target, 1, dtype="float32")
+    stream = require_package("soxr", "for AudioReader(resampler='soxr')").ResampleStream(
+        source, target, 1, dtype="float32"
+    )
     for block in blocks:
         yield stream.resample_chunk(block)
     yield stream.resample_chunk(np.empty(0, np.float32), last=True)
@@ -282,7 +284,7 @@ def _file(item: Item) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def _decoder(file: BinaryIO, kind: str, max_seconds: float) -> Iterator[tuple[int, Iterable[Array]]]:
-    soundfile = need("soundfile", "to read sounds")
+    soundfile = require_package("soundfile", "to read sounds")
     try:
         with soundfile.SoundFile(file) as sound:
             rate = sound.samplerate

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from headstart._base.constraints import validate
-from headstart._base.registry import Family, need_fields
+from headstart._base.registry import Family, check_fields
 from headstart._base.typing import Array
 from headstart.errors import HeadstartError, UnreadableItem
 
@@ -99,7 +99,7 @@ def reader(modality: str, **options: Any) -> Reader:
         A value that an option does not allow.
     """
     kind = READERS[modality]
-    need_fields(f"options of the {modality} reader", options, kind)
+    check_fields(f"options of the {modality} reader", options, kind)
     made: Reader = kind(**options)
     validate(made)
     return made

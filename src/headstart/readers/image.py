@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 import numpy as np
 
 from headstart._base.constraints import Allow, Each, Interval, Options
-from headstart._base.extras import available, need
+from headstart._base.extras import is_installed, require_package
 from headstart._base.typing import Array
 from headstart.errors import OptionError
 from headstart.readers.base import Item, Refused, content, kind_of, refusing
@@ -157,9 +157,9 @@ def _exif_orientation(segment: bytes) -> int:
 
 def turbo(blob: bytes, header: Header, *, mode: str, scale: int, required: bool) -> Array | None:
     """Decode with simplejpeg; None when Pillow has to decide (not installed, or a kind of JPEG it does not know)."""
-    if not required and not available("simplejpeg"):
+    if not required and not is_installed("simplejpeg"):
         return None
-    decode = need("simplejpeg", "for ImageReader(decoder='simplejpeg')").decode_jpeg
+    decode = require_package("simplejpeg", "for ImageReader(decoder='simplejpeg')").decode_jpeg
     options: dict[str, Any] = {"colorspace": "GRAY" if mode == "L" else "RGB"}
     if scale > 1:
         options |= {"min_height": -(-header.height // scale), "min_width": -(-header.width // scale)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from headstart._base.intervals import Metric, number
+from headstart._base.intervals import Metric, format_number
 from headstart._base.printing import blocks, listing, paragraph, table
 from headstart._base.printing import seconds as duration
 from headstart.result.record import Record
@@ -264,7 +264,7 @@ class Proof(Record):
         return cls(**given)
 
     def __str__(self) -> str:
-        chance = "" if self.chance is None else f"Guessing gives {number(self.chance)}."
+        chance = "" if self.chance is None else f"Guessing gives {format_number(self.chance)}."
         parts = {"Time saved": self.time_saved, "On the source task": self.forgetting}
         others = [f"{what}: {value}." for what, value in parts.items() if value is not None]
         return blocks(

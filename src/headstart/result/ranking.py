@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any
 
-from headstart._base.intervals import Metric, number
+from headstart._base.intervals import Metric, format_number
 from headstart._base.printing import WIDTH, blocks, listing, paragraph, table, width
 from headstart._base.printing import seconds as duration
 from headstart.errors import DataError, OptionError
@@ -188,7 +188,7 @@ class Ranking(Record):
         return cls(**{**given, "fused": fused, "rows": tuple(Row(**row) for row in given["rows"])})
 
     def __str__(self) -> str:
-        base = "" if self.baseline is None else f" · knowing nothing gives {number(self.baseline)}"
+        base = "" if self.baseline is None else f" · knowing nothing gives {format_number(self.baseline)}"
         rows = f"{len(self.rows)} row{'s' * (len(self.rows) != 1)}"
         return blocks(
             paragraph(f"Ranking · {rows} by {self.metric}{base}"),

@@ -11,9 +11,9 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from headstart._base.intervals import Metric, mover_difference, number, paired_difference
+from headstart._base.intervals import Metric, format_number, mover_difference, paired_difference
 from headstart._base.printing import blocks, table
-from headstart._base.typing import Array
+from headstart._base.typing import Array, SkippedItem
 from headstart.errors import DataError
 
 
@@ -51,19 +51,8 @@ def frozen(array: Array) -> Array:
     return array
 
 
-@dataclass(frozen=True)
-class SkippedItem:
-    """An item that could not be read, and why."""
-
-    item: str
-    reason: str
-    index: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.item}: {self.reason}"
-
-
 def _skipped_item(record: Any) -> SkippedItem:
+    """The record with its item as text: a file of results holds plain data."""
     return SkippedItem(str(record.item), str(record.reason), getattr(record, "index", None))
 
 
@@ -176,7 +165,14 @@ class Comparison:
 
     def __str__(self) -> str:
         body = [
-            [r.metric, number(r.ours), number(r.theirs), repr(r.difference), r.verdict, "yes" if r.paired else "no"]
+            [
+                r.metric,
+                format_number(r.ours),
+                format_number(r.theirs),
+                repr(r.difference),
+                r.verdict,
+                "yes" if r.paired else "no",
+            ]
             for r in self.rows
         ]
         text = table(["metric", "ours", "theirs", "difference, 95 %", "ours is", "paired"], body, "lrrll")

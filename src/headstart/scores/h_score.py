@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart.errors import NumericsError, UnknownName
 from headstart.moments.derived import oas_share
 from headstart.moments.moments import Moments
@@ -62,7 +62,7 @@ def _shrinkage(moments: Moments, name: str) -> float:
     if name == "none":
         return 0.0
     if name not in ("ledoit_wolf", "oas"):
-        raise UnknownName(unknown("kinds of shrinkage", name, ["auto", "ledoit_wolf", "none", "oas"]))
+        raise UnknownName(unknown_name("kinds of shrinkage", name, ["auto", "ledoit_wolf", "none", "oas"]))
     return (moments.ledoit_wolf() if name == "ledoit_wolf" else moments.oas())[1]
 
 

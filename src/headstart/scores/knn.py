@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart._base.typing import Array, Float, Ints
 from headstart.errors import DataError, NumericsError, OptionError, UnknownName
 from headstart.moments.moments import Moments
@@ -73,7 +73,7 @@ def _right(X: Float, labels: Ints, rows: slice, k: int) -> int:
 
 def _check(X: Float, T: Float, k: int, metric: str) -> None:
     if metric not in ("cosine", "euclidean"):
-        raise UnknownName(unknown("metrics", metric, ["cosine", "euclidean"]))
+        raise UnknownName(unknown_name("metrics", metric, ["cosine", "euclidean"]))
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise OptionError(f"n_neighbors must be a whole number ≥ 1; got {k!r}.")
     if X.ndim != 2 or T.ndim != 2 or len(X) != len(T):

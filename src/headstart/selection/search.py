@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from headstart._base.progress import note
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart._base.typing import Array, Float, Ints
 from headstart.errors import DataError, NumericsError, OptionError
 from headstart.heads.base import HEADS, Head, head
@@ -335,7 +335,7 @@ def _without_folds(last: str, entries: list[HeadCandidate], task: str, *, balanc
 
 def _need_rows(features: Mapping[str, Array], T: Float, task: str) -> None:
     if task not in _METRIC:
-        raise OptionError(unknown("tasks that have heads", task, list(_METRIC)))
+        raise OptionError(unknown_name("tasks that have heads", task, list(_METRIC)))
     if not features:
         raise DataError("There are no features to choose from: give {name: (n, d) array}.")
     wrong = [f"{name}: {X.shape}" for name, X in features.items() if X.ndim != 2 or len(X) != len(T)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from headstart._base.hashing import fingerprint, fingerprint_tensors, key_of_bytes
-from headstart._base.registry import Family, need_parameters, unknown
+from headstart._base.registry import Family, check_parameters, unknown_name
 from headstart.errors import OptionError, SourceError, UnknownName
 from headstart.sources.fingerprint import code_of_modules, stamp_of, state_of, structure_of
 from headstart.sources.layers import call, first_tensor, forward_features, measure_layers
@@ -189,7 +189,7 @@ class Source:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise UnknownName(unknown(f"layers of {self.address}", name, [layer.name for layer in self.layers]))
+        raise UnknownName(unknown_name(f"layers of {self.address}", name, [layer.name for layer in self.layers]))
 
     def select(self, layers: str | Iterable[str]) -> tuple[str, ...]:
         """Names, patterns, ``"auto"``, ``"last"`` or ``"all"`` → layer names in execution order.
@@ -285,7 +285,7 @@ def load_source(address: str | Source, **options: Any) -> Source:
         near = reads if Path(str(address)).expanduser().is_dir() else ""
         raise OptionError(f"A source address is FAMILY:NAME, e.g. 'timm:mobilenetv2_100'; got {str(address)!r}.{near}")
     load = SOURCES[family]
-    need_parameters(f"options of {family}: sources", options, load)
+    check_parameters(f"options of {family}: sources", options, load)
     source: Source = load(name, **options)
     return source
 

@@ -180,7 +180,7 @@ def _package_folder(name: str) -> Path | None:
 
 
 def _hub_folder(name: str) -> Path:
-    hub = extras.need("huggingface_hub", "to look up hub names")
+    hub = extras.require_package("huggingface_hub", "to look up hub names")
     patterns = ["*.json", "*.safetensors", "1_Pooling/*", "2_Dense/*", "3_Dense/*"]
     try:
         return Path(hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
@@ -259,7 +259,7 @@ def load(
     ------
     OfflineError, SourceError, WeightsError, MissingPackage
     """
-    transformers = extras.need("transformers", "for hf: sources")
+    transformers = extras.require_package("transformers", "for hf: sources")
     if files is not None:
         return _build(name, transformers, dict(files), weights=None, max_length=max_length)
     folder = folder_of(name)

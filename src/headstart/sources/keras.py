@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart._base import extras
-from headstart._base.registry import need_known
+from headstart._base.registry import check_names
 from headstart.errors import OptionError, SourceError, UnsafeFile, WeightsError
 from headstart.sources.base import Input, Source
 from headstart.sources.inputs.array import ArrayInput
@@ -208,7 +208,7 @@ def load(name: Any, *, scale: str = "auto", files: Mapping[str, bytes] | None = 
     WeightsError, SourceError, MissingPackage
     """
     known = [field.name for field in fields(ImageInput) if field.name not in _DECIDED]
-    need_known("options of keras: sources", image_options, ["scale", *known])
+    check_names("options of keras: sources", image_options, ["scale", *known])
     keras = _keras()
     address = f"keras:{name}" if isinstance(name, (str, Path)) else f"keras:{getattr(name, 'name', 'model')}"
     model = _from_bytes(keras, files[_FILE]) if files is not None else name
@@ -238,7 +238,7 @@ def load(name: Any, *, scale: str = "auto", files: Mapping[str, bytes] | None = 
 def _keras() -> Any:
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "torch"
-    keras = extras.need("keras", "for keras: sources")
+    keras = extras.require_package("keras", "for keras: sources")
     if keras.backend.backend() != "torch":
         raise SourceError(
             f"Keras runs on {keras.backend.backend()} in this process; headstart needs it on torch. "

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart.errors import SourceError, UnknownName
 from headstart.sources.types import Layer
 
@@ -79,7 +79,7 @@ def forward_features(
     try:
         for name in reduce:
             if name not in named:
-                raise UnknownName(unknown(f"layers of {source.address}", name, list(named)))
+                raise UnknownName(unknown_name(f"layers of {source.address}", name, list(named)))
             handles.append(named[name].register_forward_hook(hook(name)))
         call(source, network, tensors)
     except _Stop:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart.errors import OptionError, StoreError, UnknownName
 from headstart.sources.base import Source
 from headstart.sources.inputs.text import PAD, SequenceInput
@@ -93,7 +93,7 @@ def load(
         When a saved vocabulary is damaged.
     """
     if cell not in _CELLS:
-        raise UnknownName(unknown("cells of a recurrent network", cell, list(_CELLS)))
+        raise UnknownName(unknown_name("cells of a recurrent network", cell, list(_CELLS)))
     sizes = {"classes": classes, "max_length": max_length, "embedding": embedding, "hidden": hidden}
     for what, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:

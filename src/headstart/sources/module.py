@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart._base.registry import need_known, unknown
+from headstart._base.registry import check_names, unknown_name
 from headstart.errors import DataError, OptionError, SourceError, UnknownName
 from headstart.sources.base import Input, Source
 from headstart.sources.fingerprint import code_of
@@ -102,7 +102,7 @@ def from_module(
         raise SourceError(f"from_module takes a torch.nn.Module; got {type(module).__name__}.")
     known = [name for name, _ in module.named_modules()]
     if classifier is not None and classifier not in known:
-        raise UnknownName(unknown("modules of this network", classifier, known[1:]))
+        raise UnknownName(unknown_name("modules of this network", classifier, known[1:]))
     label = name or type(module).__name__
     how = _input(modality, size, preprocess, shape=shape, options=image_options)
     return Source(f"module:{label}", module.eval(), how, classifier=classifier, meta=dict(meta or {}))
@@ -118,7 +118,7 @@ def _input(
 ) -> Input:
     plain = modality == "image" and preprocess is None
     fields_of = sorted({field.name for field in fields(ImageInput)} - {"size", "modality"})
-    need_known("options of from_module", options, fields_of)
+    check_names("options of from_module", options, fields_of)
     if options and not plain:
         raise OptionError(f"{', '.join(options)} would have no effect: they belong to the preprocessing of pictures.")
     if plain:

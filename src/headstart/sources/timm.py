@@ -23,7 +23,7 @@ import torch
 from headstart._base import extras
 from headstart._base.files import did_you_mean, read_json
 from headstart._base.hashing import canonical_json
-from headstart._base.registry import need_known, unknown
+from headstart._base.registry import check_names, unknown_name
 from headstart.errors import OfflineError, OptionError, SourceError, UnknownName, WeightsError
 from headstart.sources.base import Input, Source
 from headstart.sources.inputs.image import ImageInput
@@ -40,7 +40,7 @@ _YES = ("1", "true", "yes", "on")
 
 def cached_file(repository: str, names: Iterable[str | None]) -> Path | None:
     """The first of these files of a hub repository that is in the local cache."""
-    if not repository or not extras.available("huggingface_hub"):
+    if not repository or not extras.is_installed("huggingface_hub"):
         return None
     from huggingface_hub import try_to_load_from_cache
 
@@ -161,7 +161,7 @@ def load(
     if "num_classes" in config:
         arguments.setdefault("num_classes", config["num_classes"])
     if not timm.is_model(architecture.partition(".")[0]):
-        raise UnknownName(unknown("timm models", architecture, timm.list_models()))
+        raise UnknownName(unknown_name("timm models", architecture, timm.list_models()))
     file = Path(weights).expanduser() if weights is not None else _weights_in(folder) if config and not files else None
     tensors = read_weights(file) if file is not None and pretrained else None
     if tensors is not None:
@@ -252,13 +252,13 @@ def _given(arguments: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, An
 
 
 def _timm() -> Any:
-    if extras.available("timm"):
+    if extras.is_installed("timm"):
         repair_torchvision()
-    return extras.need("timm", "for timm: sources")
+    return extras.require_package("timm", "for timm: sources")
 
 
 def _check_options(options: Mapping[str, Any] | None, input: Mapping[str, Any] | None) -> None:
-    need_known("preprocessing fields", input or (), [*_INPUT_KEYS, *_PATCH_KEYS])
+    check_names("preprocessing fields", input or (), [*_INPUT_KEYS, *_PATCH_KEYS])
     try:
         canonical_json(dict(options or {}))
     except (TypeError, ValueError) as error:
@@ -320,7 +320,9 @@ def _from_hub(timm: Any, architecture: str) -> dict[str, Any] | None:
     if not known:
         raise SourceError(f"timm has no pretrained weights for {name}. Give weights=FILE, or pretrained=False.")
     if tag and tag not in known:
-        raise UnknownName(unknown(f"weights of timm:{name}", architecture, [f"{name}.{one}" for one in sorted(known)]))
+        raise UnknownName(
+            unknown_name(f"weights of timm:{name}", architecture, [f"{name}.{one}" for one in sorted(known)])
+        )
     cfg = timm.get_pretrained_cfg(architecture)
     repository = str(cfg.hf_hub_id or "").partition("@")[0]
     file = cached_file(repository, (cfg.hf_hub_filename, *_WEIGHTS))

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 
 from headstart._base.constraints import Interval, Options
-from headstart._base.registry import Family, need_fields
+from headstart._base.registry import Family, check_fields
 
 CTC = Family(
     "CTC heads", {"bilstm": "headstart.speech_heads.bilstm:BiLstm", "linear": "headstart.speech_heads.linear:Linear"}
@@ -81,6 +81,6 @@ def ctc(name: str, **fields: Any) -> CtcHead:
     64
     """
     kind = CTC[name]
-    need_fields(f"fields of {name}", fields, kind)
+    check_fields(f"fields of {name}", fields, kind)
     made: CtcHead = kind(**fields)
     return made

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from headstart._base.extras import need
+from headstart._base.extras import require_package
 from headstart._base.hashing import fingerprint
 from headstart._base.processes import is_main, local_shard, rank_and_world_size
 from headstart.errors import HeadstartError, OptionError
@@ -42,7 +42,7 @@ def init_distributed() -> None:
 @cache
 def _accelerator() -> Any:
     number, many = rank_and_world_size()
-    accelerate = need("accelerate", f"to train in {many} processes together (this is number {number + 1})")
+    accelerate = require_package("accelerate", f"to train in {many} processes together (this is number {number + 1})")
     wait = accelerate.utils.InitProcessGroupKwargs(timeout=_WAIT)
     found = accelerate.Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[wait])
     if (found.process_index, found.num_processes) != (number, many):

@@ -338,7 +338,7 @@ def _folds(data: Dataset, T: Float, task: str, *, seed: int) -> list[Fold]:
 
     A fifth is held out, or whole groups: one of them where there are fewer than five.
     """
-    whole = len(data) if data.group_numbers is None else len(np.unique(data.group_numbers))
+    whole = len(data) if data.group_ids is None else len(np.unique(data.group_ids))
     parts = min(round(1 / _HELD_OUT), whole)
     if len(data) < round(1 / _HELD_OUT) or parts < 2:
         return []

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from headstart._base import extras
-from headstart._base.constraints import wrong_budget
-from headstart._base.registry import unknown
-from headstart.dataset.dataset import Dataset, need_targets
-from headstart.dataset.splits import seed_of
+from headstart._base.constraints import budget_problem
+from headstart._base.registry import unknown_name
+from headstart.dataset.dataset import Dataset, check_has_targets
+from headstart.dataset.splits import resolve_seed
 from headstart.dataset.targets import Target
 from headstart.errors import OptionError, UnknownName
 from headstart.heads.base import Head
@@ -101,7 +101,7 @@ def fit(
     wanted = policy_named(_policy(policy, budget))
     job = FitConfig(
         sources=_sources(source), data=data, layers=layers if isinstance(layers, str) else tuple(layers), head=head,
-        pooling=pooling, balance=balance, budget=budget, seed=seed_of(random_state), store=store,
+        pooling=pooling, balance=balance, budget=budget, seed=resolve_seed(random_state), store=store,
         checkpoint=Path(checkpoint).expanduser() if checkpoint else None,
         how={"engine": engine, "precision": precision, "on_error": on_error, "device": device},
         length=length, exact=exact,
@@ -187,13 +187,13 @@ def _sources(source: Source | str | Sequence[Source | str]) -> tuple[Source, ...
 
 def _check(data: Any, balance: str) -> None:
     """What can be refused before any feature is computed."""
-    need_targets(data, "fit")
+    check_has_targets(data, "fit")
     if not BALANCES.allows(balance):
-        raise UnknownName(unknown("values of balance", balance, list(BALANCES.names)))
+        raise UnknownName(unknown_name("values of balance", balance, list(BALANCES.names)))
 
 
 def _policy(policy: str | Policy, budget: float | None) -> str | Policy:
-    if problem := wrong_budget(budget):
+    if problem := budget_problem(budget):
         raise OptionError(problem)
     if policy != "auto":
         return policy

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from headstart._base.progress import note
-from headstart.bank.bank import Skipped
+from headstart._base.typing import SkippedItem
 from headstart.dataset.dataset import Dataset
 from headstart.dataset.targets import Target
 from headstart.engines.base import RuntimeConfig
@@ -47,7 +47,7 @@ class Candidates:
     data: Dataset
     rows: Mapping[LayerKey, np.ndarray]
     poolings: Mapping[LayerKey, str]
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedItem, ...] = ()
 
     def labelled(self, target: str) -> tuple[Candidates, np.ndarray]:
         """The items that have a label in one column, and their (n, t) targets."""
@@ -98,7 +98,7 @@ def select_for_target(
         rows,
         T,
         task=column.task,
-        groups=labelled.data.group_numbers,
+        groups=labelled.data.group_ids,
         heads=head,
         balance=balance,
         fuse=fuse,
@@ -248,7 +248,7 @@ def extracted(job: FitConfig) -> tuple[Candidates, tuple[RuntimeConfig, ...]]:
     for bank in banks:
         there &= bank.keep(data)
     kept = data if there.all() else data.take(np.flatnonzero(there))
-    skipped = {one.index: one for bank in banks for one in bank.skipped}
+    skipped = {one.position: one for bank in banks for one in bank.skipped}
     if len(kept) == 0:
         raise DataError("None of the items can be read.")
     if skipped:

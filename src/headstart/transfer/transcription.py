@@ -18,8 +18,8 @@ from headstart._base.hashing import fingerprint
 from headstart._base.intervals import Metric
 from headstart._base.processes import local_shard
 from headstart._base.progress import note
-from headstart._base.registry import unknown
-from headstart.bank.bank import Skipped
+from headstart._base.registry import unknown_name
+from headstart._base.typing import SkippedItem
 from headstart.dataset.dataset import Dataset
 from headstart.dataset.targets import Target
 from headstart.errors import DataError, OptionError, UnknownName
@@ -73,7 +73,7 @@ def _check(job: FitConfig, columns: Sequence[Target]) -> None:
     if isinstance(job.head, CtcHead):
         validate(job.head)
     elif job.head != "auto" and job.head not in CTC:
-        raise UnknownName(unknown("heads for transcription", job.head, ["auto", *CTC]))
+        raise UnknownName(unknown_name("heads for transcription", job.head, ["auto", *CTC]))
     if job.pooling not in ("auto", "frames"):
         raise OptionError(f"Transcription needs frames in time: pooling='frames' (or 'auto'); got {job.pooling!r}.")
     wrong = [s.address for s in job.sources if s.modality not in ("audio", "any")]
@@ -109,7 +109,7 @@ def _fit(job: FitConfig, columns: Sequence[Target]) -> FitResult:
 
 def _extracted(
     job: FitConfig,
-) -> tuple[Dataset, dict[LayerKey, list[np.ndarray]], tuple[Any, ...], tuple[Skipped, ...]]:
+) -> tuple[Dataset, dict[LayerKey, list[np.ndarray]], tuple[Any, ...], tuple[SkippedItem, ...]]:
     """Frames of every candidate layer of every source, for the items that all of them can read whole."""
     data = job.data
     banks = [
@@ -174,7 +174,7 @@ def _trials(job: FitConfig, heard: SpeechData, alphabet: Alphabet) -> list[_Spee
 
 def _folds(data: Dataset, seed: int) -> np.ndarray:
     """Fold 0 is held out: whole speakers where groups are known."""
-    groups = _FOLDS if data.group_numbers is None else len(np.unique(data.group_numbers))
+    groups = _FOLDS if data.group_ids is None else len(np.unique(data.group_ids))
     if groups < 2:
         return np.random.default_rng(seed).permutation(len(data)) % _FOLDS
     return data.fold_ids(min(_FOLDS, groups), random_state=seed)

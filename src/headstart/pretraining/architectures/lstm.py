@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from headstart._base.registry import need_parameters
+from headstart._base.registry import check_parameters
 from headstart.errors import DataError, UnreadableItem
 from headstart.readers.base import reader
 from headstart.sources.base import SOURCES, Source
@@ -31,7 +31,7 @@ def build(
     """
     if data.modality != "text":
         raise DataError(f"The architecture 'lstm' takes texts; this dataset is {data.modality}.")
-    need_parameters("options of architecture 'lstm'", options, SOURCES["lstm"])
+    check_parameters("options of architecture 'lstm'", options, SOURCES["lstm"])
     words = fit_vocabulary(_readable(data.items), vocabulary)
     return SOURCES["lstm"]("lstm", vocabulary=words, classes=classes, max_length=max_length, seed=seed, **options)
 

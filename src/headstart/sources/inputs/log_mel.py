@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 
 from headstart._base.constraints import Interval, validate
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart._base.typing import Array
 from headstart.errors import DataError, OptionError
 from headstart.sources.types import Batch, Timing
@@ -93,7 +93,7 @@ class LogMel:
                 problems.append(f"LogMel covers {key}={value!r} only; got {config[key]!r}.")
         if "log" in given:
             given["log_offset"] = _offset(given.pop("log"))
-        problems += [unknown("fields of a log-mel front end", key, names) for key in given if key not in names]
+        problems += [unknown_name("fields of a log-mel front end", key, names) for key in given if key not in names]
         if problems:
             raise OptionError("\n".join(problems))
         made = cls(**given)

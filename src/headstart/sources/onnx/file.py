@@ -51,7 +51,7 @@ def read_model(path: Path) -> tuple[Any, bytes]:
 
 def parsed(content: bytes, origin: str) -> Any:
     """A model from bytes; local functions are written out, so that every tensor has a name of its own."""
-    onnx = extras.need("onnx", "for onnx: sources")
+    onnx = extras.require_package("onnx", "for onnx: sources")
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own kinds, which are not ours to name
@@ -62,7 +62,7 @@ def parsed(content: bytes, origin: str) -> Any:
         bodies = {(one.domain, one.name): one.node for one in model.functions}
         if _written_out(model.graph.node, bodies, {}, ()) > _MOST_NODES:
             raise WeightsError(f"The functions inside {origin} would be more than {_MOST_NODES:,} nodes.")
-        inliner = extras.need("onnx.inliner", "for onnx: sources")
+        inliner = extras.require_package("onnx.inliner", "for onnx: sources")
         try:
             model = inliner.inline_local_functions(model)
         except Exception as error:  # the C++ side raises bare exceptions
@@ -131,7 +131,7 @@ def _take_in(tensor: Any, path: Path) -> None:
 
 def _length(tensor: Any) -> int:
     """Bytes of a tensor that is kept elsewhere: as it says, which must be what its shape says."""
-    onnx = extras.need("onnx", "for onnx: sources")
+    onnx = extras.require_package("onnx", "for onnx: sources")
     try:
         item = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except KeyError as error:

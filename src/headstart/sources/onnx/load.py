@@ -13,7 +13,7 @@ from typing import Any
 
 from headstart._base import extras
 from headstart._base.progress import note
-from headstart._base.registry import need_known, unknown
+from headstart._base.registry import check_names, unknown_name
 from headstart.errors import OptionError, SourceError, UnknownName
 from headstart.sources.base import Input, Source
 from headstart.sources.inputs.array import ArrayInput
@@ -75,10 +75,10 @@ def load(
     Cost: one run of five example inputs with every tensor kept, when the layers are first asked for. Batches of a fixed
     size are filled up.
     """
-    extras.need("onnx", "for onnx: sources")
-    extras.need("onnxruntime", "to run onnx: sources")
+    extras.require_package("onnx", "for onnx: sources")
+    extras.require_package("onnxruntime", "to run onnx: sources")
     free = [field.name for field in fields(ImageInput) if field.name not in ("size", "channels", "modality")]
-    need_known("options of onnx: sources", image_options, free)
+    check_names("options of onnx: sources", image_options, free)
     if files is None:
         path = Path(name).expanduser()
         model, content = read_model(path)
@@ -89,7 +89,7 @@ def load(
     label = f"onnx:{name}"
     if output is not None and output not in {name for node in model.graph.node for name in node.output}:
         outputs = [value.name for value in model.graph.output]
-        raise UnknownName(unknown(f"outputs of {label}", output, outputs))
+        raise UnknownName(unknown_name(f"outputs of {label}", output, outputs))
     network = OnnxNetwork(model, label, output=output)
     asked = {"modality": modality, "shape": _plain(shape), "size": _plain(size)}
     if _TOKENIZER in kept:
@@ -127,7 +127,7 @@ def _classifier(network: OnnxNetwork, asked: str | None) -> str | None:
     if asked == "auto":
         return network.classifier()
     if asked is not None and asked not in network.graph.producer:
-        raise UnknownName(unknown(f"tensors of {network.label}", asked, list(network.graph.producer)))
+        raise UnknownName(unknown_name(f"tensors of {network.label}", asked, list(network.graph.producer)))
     return asked
 
 
@@ -236,7 +236,7 @@ def _texts(network: OnnxNetwork, tokenizer: bytes, max_length: int) -> Input:
     if strange or "input_ids" not in network.inputs:
         taken = ", ".join(network.inputs)
         raise SourceError(f"{network.label} takes {taken}; a text model takes {', '.join(_TOKENS)}.")
-    extras.need("tokenizers", "for texts")
+    extras.require_package("tokenizers", "for texts")
     fixed = network.inputs["input_ids"][1]
     if fixed is not None and len(fixed) > 1 and fixed[1] is not None:
         raise SourceError(f"{network.label} takes texts of {fixed[1]} tokens only; export it with an open length.")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from headstart._base import extras
-from headstart._base.registry import unknown
+from headstart._base.registry import unknown_name
 from headstart.errors import OptionError, SourceError, UnknownName
 from headstart.sources.onnx.graph import Graph, representative
 from headstart.sources.types import Layer
@@ -61,7 +61,7 @@ class OnnxNetwork:
 
     def fingerprint_state(self) -> dict[str, np.ndarray]:
         """Weights by name, and the graph without what only describes it."""
-        onnx = extras.need("onnx", "for onnx: sources")
+        onnx = extras.require_package("onnx", "for onnx: sources")
         state = {f"weights {t.name}": onnx.numpy_helper.to_array(t) for t in self.model.graph.initializer}
         plain = type(self.model)()
         plain.opset_import.extend(self.model.opset_import)
@@ -161,7 +161,7 @@ class OnnxNetwork:
         listed = {layer.name: layer.candidate for layer in source.layers}
         for name in names:
             if name not in listed:
-                raise UnknownName(unknown(f"layers of {source.address}", name, list(listed)))
+                raise UnknownName(unknown_name(f"layers of {source.address}", name, list(listed)))
         groups = [[n for n in listed if n in names and listed[n] is kind] for kind in (True, False)]
         return [(wanted, self._session(self._kept(wanted, listed), device)) for wanted in groups if wanted]
 
@@ -204,7 +204,7 @@ class OnnxNetwork:
 def _made(model: Any, device: str, label: str, *, plain: bool) -> Any:
     import torch
 
-    ort = extras.need("onnxruntime", "to run onnx: sources")
+    ort = extras.require_package("onnxruntime", "to run onnx: sources")
     where = provider(device)
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -224,7 +224,7 @@ def _made(model: Any, device: str, label: str, *, plain: bool) -> Any:
 
 def provider(device: str) -> str:
     """The part of onnxruntime that runs on a device."""
-    ort = extras.need("onnxruntime", "to run onnx: sources")
+    ort = extras.require_package("onnxruntime", "to run onnx: sources")
     kind = device.partition(":")[0]
     name = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(kind, "")
     if name not in ort.get_available_providers():
@@ -250,7 +250,7 @@ def _short(error: Exception) -> str:
 
 def _described(value: Any) -> tuple[Any, tuple[Any, ...] | None]:
     """numpy dtype and shape of an input; None for what the file leaves open."""
-    onnx = extras.need("onnx", "for onnx: sources")
+    onnx = extras.require_package("onnx", "for onnx: sources")
     kind = value.type.tensor_type
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
