@@ -100,8 +100,8 @@ def test_kills_at_random_moments_and_the_rows_are_bit_identical(tmp_path):
 
 
 KILL_AT = """
-from headstart import _files
-from headstart.bank import _shard_folder, _shards
+from headstart._base import files
+from headstart.bank import shard_folder, shards
 
 where = sys.argv[2]
 
@@ -117,9 +117,9 @@ def after(function):
 table = Store(Path(sys.argv[1])).table({"layer": "pool"})
 fill(table, range(10), 10, 50)
 if where == "before writing":
-    _shard_folder.write_shard = die
+    shard_folder.write_shard = die
 if where == "in the middle of the rows":
-    raw = _shards.raw
+    raw = shards.raw
     class Half:
         def __init__(self, block):
             self.block = block
@@ -128,9 +128,9 @@ if where == "in the middle of the rows":
             file.seek(0, 2)
             file.write(raw(block)[:777])
         die()
-    _shards.raw = half
+    shards.raw = half
 if where == "before flushing":
-    _files._sync = die
+    files._sync = die
 if where == "before renaming":
     os.replace = die
 if where == "after renaming":
@@ -249,7 +249,7 @@ MEASURE = """
 from headstart.bank import FeatureBank, _bank, _shard_rows, _shards
 
 _bank._BATCH_BYTES = 2 << 20
-_shards.BLOCK = _shard_rows.BLOCK = 2 << 20
+shards.BLOCK = _shard_rows.BLOCK = 2 << 20
 
 class Column:
     def __init__(self, n):

@@ -105,8 +105,9 @@ def test_another_process_makes_the_same_choice(source, cache):
         "from headstart.extraction import autotune\n"
         "from headstart.sources import load_source\n"
         "def never(): raise SystemExit('measured again')\n"
-        "made = autotune.choose(load_source('fake:image'), never, engine='auto', precision='auto', device='cpu')\n"
-        "print(made.to_dict())\n"
+        "runtime = autotune.choose_runtime(load_source('fake:image'), never, engine='auto', precision='auto',"
+        " device='cpu')\n"
+        "print(runtime.to_dict())\n"
     )
     here = Path(__file__).parent
     done = subprocess.run(

@@ -31,7 +31,7 @@ ROOMS = {  # built last: a name may be missing only as long as its room is
     "fit": "transfer",
     "prove": "proof",
     "rank": "ranking",
-    "report": "report",
+    "report": "reporting",
 }
 NAMES = headstart._NAMES
 
@@ -139,20 +139,6 @@ def test_the_version_is_the_installed_one():
     from importlib.metadata import version
 
     assert headstart.__version__ == version("headstart")
-
-
-def test_a_verb_is_not_lost_when_a_folder_of_its_name_is_imported():
-    """Python binds an imported submodule to its package; the door keeps ``report`` a verb."""
-    code = (
-        "import headstart, sys, types\n"
-        "headstart._NAMES['report'] = 'math:sqrt'\n"
-        "folder = types.ModuleType('headstart.reporting')\n"
-        "setattr(headstart, 'report', folder)\n"  # what the import system does
-        "print(headstart.reporting(9.0))\n"
-        "setattr(headstart, 'other', folder)\n"
-        "print(headstart.other is folder)\n"
-    )
-    assert fresh(code).split() == ["3.0", "True"]
 
 
 def test_modules_are_still_reachable_by_their_path():

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -552,7 +553,7 @@ def test_progress_counts_every_item_once(broken, store):
 
 
 def test_a_long_run_is_announced(store, monkeypatch):
-    from headstart.extraction import extract as module
+    module = import_module("headstart.extraction.extract")  # the package gives the function of that name
 
     monkeypatch.setattr(module, "_LONG_SECONDS", 0.0)
     with listening(log := Log()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from headstart.dataset import Dataset
 from headstart.errors import OptionError, StoreError, UnknownName
 from headstart.extraction import extract, reading
 from headstart.finetuning import FineTuneModel, HeadInit, LayerSpec, finetune
-from headstart.finetuning import finetune as module
 from headstart.finetuning.finetune import decisions, schedule_for
 from headstart.finetuning.parameter_groups import locate_parameters, lowest_moving
 from headstart.heads import head
@@ -25,6 +25,8 @@ from headstart.sources import load_source
 from headstart.training import loss_for
 from headstart.training.batches import Samples
 from networks import image_source, picture_data, separable, state_bytes, vector_source
+
+module = import_module("headstart.finetuning.finetune")  # the package gives the function of that name
 
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 16}
 

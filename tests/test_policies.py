@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,6 @@ import networks
 import tiny_models
 from headstart.errors import OptionError, UnknownName
 from headstart.finetuning import HeadInit, LayerSpec, finetune
-from headstart.finetuning import finetune as module
 from headstart.finetuning.boundary import _boundaries
 from headstart.finetuning.finetune import schedule_for
 from headstart.finetuning.parameter_groups import locate_parameters
@@ -19,6 +20,8 @@ from headstart.policies import ParameterInfo, policy
 from headstart.sources import load_source
 from headstart.training.batches import Samples
 from networks import image_source, state_bytes, vector_source
+
+module = import_module("headstart.finetuning.finetune")  # the package gives the function of that name
 
 PLACED = [
     ParameterInfo(f"u{unit}.{name}", unit, kind, f"layer{unit}")

@@ -275,8 +275,8 @@ def test_data_that_cannot_be_used(make, kind, said):
         ("cnn", {"objective": "supervized"}, UnknownName, "did you mean 'supervised'"),
         ("cnn", {"lrr": 3}, UnknownName, "'lrr' is not one of the options of architecture 'cnn'"),
         ("cnn", {"image_size": 8}, OptionError, "at least 10 × 10"),
-        ("cnn", {"epochs": 0}, OptionError, r"Schedule\(epochs=…\)"),
-        ("cnn", {"lr": -1.0}, OptionError, r"Schedule\(lr=…\)"),
+        ("cnn", {"epochs": 0}, OptionError, r"TrainingConfig\(epochs=…\)"),
+        ("cnn", {"lr": -1.0}, OptionError, r"TrainingConfig\(lr=…\)"),
         ("fake:image", {"sise": 3}, UnknownName, "did you mean 'size'"),
     ],
 )

@@ -82,7 +82,7 @@ def test_rows_are_sorted_and_intervals_hold_their_score(ranking):
 
 
 def test_every_candidate_layer_of_every_source_is_a_row(ranking):
-    wanted = {(s.fingerprint, name) for s in ranking.sources for name in s.select("search")}
+    wanted = {(s.fingerprint, name) for s in ranking.sources for name in s.select("auto")}
     assert len(wanted) == 6
     assert {(row.fingerprint, row.layer) for row in ranking.it.rows} == wanted
     assert len(ranking.it.rows) == len(wanted)
@@ -91,7 +91,7 @@ def test_every_candidate_layer_of_every_source_is_a_row(ranking):
 def test_depth_grows_along_a_source(ranking):
     for source in ranking.sources:
         mine = {row.layer: row for row in ranking.it.rows if row.fingerprint == source.fingerprint}
-        inorder = [mine[layer] for layer in source.select("search")]
+        inorder = [mine[layer] for layer in source.select("auto")]
         assert all(a.depth < b.depth and a.macs < b.macs for a, b in pairwise(inorder))
         assert inorder[-1].depth == pytest.approx(1)
         assert {row.source for row in inorder} == {source.name}
@@ -112,7 +112,7 @@ def test_record_says_what_was_ranked(ranking):
 
 def test_accuracy_is_the_cross_validated_score_of_the_setting_reported(ranking, monkeypatch):
     made = []
-    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
+    monkeypatch.setattr(_rank, "select_head", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
     found = rank(ranking.sources[0], ranking.data, store=False)
     bank = extract(ranking.sources[0], ranking.data, store=False)
     T = ranking.data.columns[0].matrix()
@@ -142,7 +142,7 @@ def test_a_ranking_by_a_head_that_selects_says_how_many_features_it_keeps(rankin
 
 def test_the_head_that_is_asked_for_is_the_one_that_is_ranked(ranking, monkeypatch):
     made = []
-    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
+    monkeypatch.setattr(_rank, "select_head", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
     rank(ranking.sources[0], ranking.data, head="knn", store=False)
     assert {trial.head for trial in made[0].trials} == {"knn"}
 
@@ -491,7 +491,7 @@ def test_groups_stay_in_one_fold(monkeypatch):
     X = (vectors(30)[groups] + rng.normal(size=(120, 8)) * 1e-3).astype(np.float32)
     y = names_of(rng.permutation(30)[groups] % 2)
     made = []
-    monkeypatch.setattr(_rank, "choose", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
+    monkeypatch.setattr(_rank, "select_head", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
     together = rank(dense(), Dataset.from_arrays(X, y, groups=groups.tolist()))
     for folds in made[0].folds:
         assert all(len(set(folds[groups == g])) == 1 for g in range(30))
@@ -596,7 +596,7 @@ def test_the_second_time_nothing_is_extracted(monkeypatch):
     def never(*_, **__):
         raise AssertionError("everything is in the bank already")
 
-    monkeypatch.setattr(extraction._pipeline, "good", lambda *a, **k: never())
+    monkeypatch.setattr(extraction.pipeline, "good", lambda *a, **k: never())
     assert strip(rank(source, data)) == strip(first)
 
 

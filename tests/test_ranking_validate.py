@@ -37,7 +37,7 @@ def made(truths: dict[str, float], *, n: int = 40, **scores):
 @pytest.fixture
 def told(monkeypatch):
     """Test scores are what the rows say, and scores those of the ranking."""
-    monkeypatch.setattr(validate, "choose", lambda *_, **__: None)
+    monkeypatch.setattr(validate, "select_head", lambda *_, **__: None)
     monkeypatch.setattr(validate, "_solved", lambda choice, X, *_: float(X[0, 0]))
     monkeypatch.setattr(validate, "_scored", lambda row, *_: {name: getattr(row, name) for name in validate._SCORES})
 
@@ -83,13 +83,13 @@ def test_the_first_k_and_up_to_four_others(k):
 
 def test_truth_is_from_rows_that_were_held_out(monkeypatch):
     seen = []
-    choose = validate.choose
+    select_head = validate.select_head
 
     def spy(rows, T, **options):
         seen.append(next(iter(rows.values())))
-        return choose(rows, T, **options)
+        return select_head(rows, T, **options)
 
-    monkeypatch.setattr(validate, "choose", spy)
+    monkeypatch.setattr(validate, "select_head", spy)
     X, y = separable(100)
     T = np.eye(3)[y]
     arguments = {"names": {"0 a": (SimpleNamespace(fingerprint="f"), "a")}, "task": "classification", "seed": 3}
@@ -98,7 +98,7 @@ def test_truth_is_from_rows_that_were_held_out(monkeypatch):
     train = np.array([row.tobytes() in keys for row in X])
     assert len(seen) == 1
     assert 0.55 < train.mean() < 0.65
-    head = choose({"x": X[train]}, T[train], task="classification", random_state=3).fit({"x": X[train]}, T[train])
+    head = select_head({"x": X[train]}, T[train], task="classification", random_state=3).fit({"x": X[train]}, T[train])
     right = head.decision(X[~train]).argmax(1) == y[~train]
     assert found.rows[0][2] == pytest.approx(right.mean())
     assert found.tau == {}
@@ -149,7 +149,7 @@ def test_what_makes_no_sense_is_refused(k, options):
 
 
 def solved(X, T, test, task):
-    choice = validate.choose({"x": X[~test]}, T[~test], task=task, random_state=0)
+    choice = validate.select_head({"x": X[~test]}, T[~test], task=task, random_state=0)
     return validate._solved(choice, X, T, test)
 
 

@@ -101,12 +101,12 @@ def test_documents_stay_whole_in_cross_validation(source, data):
     from headstart.transfer import summarization
 
     seen = []
-    kept = summarization.choose
+    kept = summarization.select_head
     try:
-        summarization.choose = lambda *args, **how: seen.append(found := kept(*args, **how)) or found
+        summarization.select_head = lambda *args, **how: seen.append(found := kept(*args, **how)) or found
         fit(source, data, store=False)
     finally:
-        summarization.choose = kept
+        summarization.select_head = kept
     owner = np.repeat(np.arange(12), 10)
     for choice in seen:
         assert all(len(set(folds[owner == i])) == 1 for folds in choice.folds for i in range(12))

@@ -1,6 +1,7 @@
 """Extractive summaries without a model: the oracle, features, TextRank, lengths."""
 
 from collections import Counter
+from importlib import import_module
 from itertools import pairwise
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_similarity_against_the_whole_matrix():
 def test_blocks_of_similarity_change_nothing(monkeypatch):
     rows = np.random.default_rng(0).normal(size=(23, 4))
     whole = similarity(rows)
-    monkeypatch.setattr("headstart.summarization.features._BLOCK", 5)
+    monkeypatch.setattr(import_module("headstart.summarization.features"), "_BLOCK", 5)
     np.testing.assert_allclose(similarity(rows), whole)
 
 

@@ -438,7 +438,7 @@ def test_nothing_to_train_or_to_train_on():
 @pytest.mark.parametrize(("field", "value"), list(invalid_values(TrainingConfig)), ids=str)
 def test_settings_that_are_not_allowed(field, value):
     net, loss, _ = setup()
-    with pytest.raises(OptionError, match=rf"Schedule\({field}=…\)"):
+    with pytest.raises(OptionError, match=rf"TrainingConfig\({field}=…\)"):
         fit(net, loss, TrainingConfig(**{field: value}))
 
 

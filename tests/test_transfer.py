@@ -404,16 +404,16 @@ class TestTuning:
     def test_what_wins_is_trained_again_on_all_items(self, monkeypatch):
         """Scores are scripted so that tuning wins; the last run has every item, as many epochs, nothing held out."""
         seen = []
-        real = finetune_search.tune
+        real = finetune_search.finetune
 
         def watched(*args, **how):
             seen.append((len(how["samples"]), how["policy"].epochs, how.get("score")))
             return real(*args, **how)
 
         rising = iter(range(100))
-        monkeypatch.setattr(finetune_search, "tune", watched)
+        monkeypatch.setattr(finetune_search, "finetune", watched)
         monkeypatch.setattr(finetune_search, "scorer", lambda *_, **__: lambda decision: float(next(rising)))
-        monkeypatch.setattr(finetune_search, "clear", lambda *_, **__: True)
+        monkeypatch.setattr(finetune_search, "significantly_better", lambda *_, **__: True)
         predictor = tuned(bright(40), policy=policy("full", epochs=3, views=1))
         assert predictor.history["kept"] == "tuned"
         assert [(items, epochs) for items, epochs, _ in seen] == [(32, 3), (40, 3)]

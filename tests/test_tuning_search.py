@@ -132,7 +132,7 @@ def test_the_second_ground_adds_the_deepest_layer_to_those_of_the_frozen_predict
         seen["own"], seen["all"] = answer.parts, list(real(answer, labelled, T, **how))
         return iter(seen["all"])
 
-    monkeypatch.setattr(preparing, "grounds", watched)
+    monkeypatch.setattr(preparing, "starting_points", watched)
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 2
     pictures = (rng.integers(0, 160, (60, 16, 16, 3)) + 60 * labels[:, None, None, None]).astype(np.uint8)

@@ -61,7 +61,7 @@ def extras() -> dict[str, list[str]]:
 
     An editable install keeps the metadata of the day it was made, however old, and the code goes on.
     """
-    checkout = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    checkout = Path(__file__).resolve().parents[3] / "pyproject.toml"
     if (told := _declared(checkout)) is not None:
         return told
     found: dict[str, list[str]] = {}
