@@ -90,7 +90,7 @@ def test_real_photos_give_timms_features(shared, tmp_path):
     with torch.no_grad():
         for path, row in zip(paths, rows.rows("global_pool", data)):
             image = Image.open(path).convert("RGB")
-            pixels = how.prepare(reader("image", **how.reading()).read(path)).astype(np.float32)
+            pixels = how.prepare(reader("image", **how.reader_options()).read(path)).astype(np.float32)
             assert np.abs(pixels - timm_pixels(np.asarray(image), how)).max() <= 2.01
             wanted = plain.forward_head(plain.forward_features(transform(image)[None]), pre_logits=True)[0].numpy()
             cosine = float(row @ wanted / np.linalg.norm(row) / np.linalg.norm(wanted))
@@ -103,7 +103,7 @@ def test_large_photos_decoded_at_reduced_scale_stay_close(tmp_path):
     path = tmp_path / "large.jpg"
     Image.fromarray(pixels).save(path, quality=92)
     how = ImageInput(size=(160, 160))
-    small = reader("image", **how.reading()).read(path)
+    small = reader("image", **how.reader_options()).read(path)
     assert small.shape[0] < 1920
     assert min(small.shape[:2]) >= 182
     found = how.prepare(small).astype(float)

@@ -69,8 +69,8 @@ def test_every_sample_is_in_a_patch(samples):
     sample = how.prepare(Clip(tone(2)[:samples], RATE))
     assert sample["x"].shape == (expected_patches(samples), 1, 10, 12)
     assert sample["x"].dtype == np.float32
-    assert how.pieces(sample) == int(sample["total"]) == expected_patches(samples)
-    assert how.remark(sample) is None
+    assert how.n_windows(sample) == int(sample["total"]) == expected_patches(samples)
+    assert how.warning(sample) is None
 
 
 def test_a_long_clip_is_thinned_evenly_and_remarked():
@@ -78,7 +78,7 @@ def test_a_long_clip_is_thinned_evenly_and_remarked():
     whole = dataclasses.replace(HOW, max_patches=10_000).prepare(clip)["x"]
     sample = HOW.prepare(clip)
     assert len(whole) > 50
-    assert HOW.pieces(sample) == 20
+    assert HOW.n_windows(sample) == 20
     assert int(sample["total"]) == len(whole)
     assert np.array_equal(sample["x"][0], whole[0])
     assert np.array_equal(sample["x"][-1], whole[-1])
@@ -86,14 +86,14 @@ def test_a_long_clip_is_thinned_evenly_and_remarked():
     steps = np.diff(places)
     assert steps.min() >= 1
     assert steps.max() - steps.min() <= 1
-    assert "longer than 20 patches" in HOW.remark(sample)
+    assert "longer than 20 patches" in HOW.warning(sample)
 
 
 def test_silence_is_remarked():
     quiet = HOW.prepare(Clip(np.zeros(RATE // 2, np.float32), RATE))
-    assert HOW.remark(quiet) == "silent"
+    assert HOW.warning(quiet) == "silent"
     assert np.allclose(quiet["x"], np.log(0.001), atol=1e-5)
-    assert HOW.remark(HOW.prepare(Clip(tone(0.5), RATE))) is None
+    assert HOW.warning(HOW.prepare(Clip(tone(0.5), RATE))) is None
 
 
 def test_batches_know_whose_patches_they_hold():
@@ -133,7 +133,7 @@ def test_the_front_end_of_a_model_folder():
     }  # fmt: skip
     how = PatchInput.from_config(config)
     assert how == PatchInput()
-    assert how.reading() == {"sample_rate": 16000}
+    assert how.reader_options() == {"sample_rate": 16000}
     assert how.front_end.patch_samples == 15_600
     for wrong in ({"mel_scale": "slaney"}, {"pcen": True}, {"log": "log10(mel)"}):
         with pytest.raises(OptionError):
@@ -178,7 +178,7 @@ def test_what_was_thinned_or_silent_is_counted(source, tmp_path):
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 8))
 def test_batches_end_before_they_hold_too_many_patches(counts, size):
     works = [pipeline.WorkItem(i, b"", {"x": np.empty((n, 0))}) for i, n in enumerate(counts)]
-    batches = pipeline._cut(works, size, HOW.pieces)
+    batches = pipeline._cut(works, size, HOW.n_windows)
     assert [work.index for batch in batches for work in batch] == list(range(len(counts)))
     held = [sum(counts[work.index] for work in batch) for batch in batches]
     assert all(1 <= len(batch) <= size for batch in batches)

@@ -40,7 +40,7 @@ class Texts(Plain):
 
 
 class Clips(Plain):
-    def pieces(self, sample):
+    def n_windows(self, sample):
         return sample
 
 

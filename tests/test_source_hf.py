@@ -155,8 +155,8 @@ def test_long_texts_are_cut_reported_and_keep_their_closing_token(folders):
     long = "a cat sat on the warm mat while two dogs ran"
     sample = source.input.prepare(long)
     assert sample["ids"].tolist() == [2, *(WORDS.index(w) for w in long.split()[:4]), 3]
-    assert source.input.remark(sample) == "longer than 6 tokens and cut there"
-    assert source.input.remark(source.input.prepare("a cat sat on")) is None
+    assert source.input.warning(sample) == "longer than 6 tokens and cut there"
+    assert source.input.warning(source.input.prepare("a cat sat on")) is None
     with listening(log := Notes()):
         found = rows(source, [long, "cat", f"{long} away"], "output")
     assert any("2 of 3 items: longer than 6 tokens and cut there" in text for text in log)

@@ -17,7 +17,7 @@ from headstart.errors import DataError, HeadstartError, OptionError, StoreError,
 from headstart.extraction import extract
 from headstart.pretraining import pretrain
 from headstart.sources import load_source
-from headstart.sources.inputs.text import PAD, UNKNOWN, SequenceInput, fit_vocabulary, tokenise
+from headstart.sources.inputs.text import PAD, UNKNOWN, VocabularyInput, fit_vocabulary, tokenise
 from networks import state_bytes
 
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 4, "store": False}
@@ -99,13 +99,13 @@ def test_no_words_no_vocabulary(texts):
 
 
 def test_numbers_of_tokens():
-    how = SequenceInput(("cat", "the"), 4)
+    how = VocabularyInput(("cat", "the"), 4)
     assert how.prepare("The CAT flew")["ids"].tolist() == [3, 2, UNKNOWN]
     assert how.prepare("")["ids"].tolist() == [UNKNOWN]
     long = how.prepare("the the the the the")
     assert long["ids"].tolist() == [3, 3, 3, 3]
-    assert how.remark(long) == "longer than 4 tokens and cut there"
-    assert how.remark(how.prepare("the the the the")) is None
+    assert how.warning(long) == "longer than 4 tokens and cut there"
+    assert how.warning(how.prepare("the the the the")) is None
     batch = how.collate([how.prepare("cat"), how.prepare("the cat the")])
     assert batch.inputs["x"].tolist() == [[2, PAD, PAD], [3, 2, 3]]
     assert batch.mask.tolist() == [[1, 0, 0], [1, 1, 1]]
@@ -113,7 +113,7 @@ def test_numbers_of_tokens():
 
 @given(st.integers(1, 7), st.integers(0, 9), st.integers(1, 20))
 def test_examples_are_numbers_of_the_vocabulary(n, words, length):
-    batch = SequenceInput(tuple(f"w{i}" for i in range(words)), length).example(n)
+    batch = VocabularyInput(tuple(f"w{i}" for i in range(words)), length).example(n)
     ids = batch.inputs["x"]
     assert len(ids) == n
     assert ids.max() < words + 2
@@ -122,7 +122,7 @@ def test_examples_are_numbers_of_the_vocabulary(n, words, length):
 
 
 def test_descriptions_follow_vocabulary_and_length():
-    made = [SequenceInput(("a", "b"), 5), SequenceInput(("b", "a"), 5), SequenceInput(("a", "b"), 6)]
+    made = [VocabularyInput(("a", "b"), 5), VocabularyInput(("b", "a"), 5), VocabularyInput(("a", "b"), 6)]
     assert len({json.dumps(how.describe(), sort_keys=True) for how in made}) == 3
 
 

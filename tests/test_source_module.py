@@ -205,7 +205,7 @@ def test_squeezenet_from_a_real_pth_file(shared, tmp_path):
 
 def test_callable_inputs_describe_themselves():
     how = CallableInput(small, (3, 8, 8), "image", "small")
-    assert how.reading() == {}
+    assert how.reader_options() == {}
     assert how.describe()["code"]
     assert how.example(2).inputs["x"].shape == (2, 3, 8, 8)
     assert how.collate([how.prepare(pictures(1)[0])]).inputs["x"].dtype == np.float32

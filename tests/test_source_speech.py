@@ -113,13 +113,13 @@ def test_silence_and_very_short_clips_are_finite(folders):
                                 sample_rate=RATE)  # fmt: skip
     source = load_source(f"hf:{folders()}")
     assert np.isfinite(extract(source, quiet, layers="all", pooling="avg", **HOW).rows("output", quiet)).all()
-    assert source.input.remark(source.input.prepare(np.zeros(900, np.float32))) is None
+    assert source.input.warning(source.input.prepare(np.zeros(900, np.float32))) is None
 
 
 def test_a_long_clip_is_cut_said_and_has_no_frames(folders):
     source = load_source(f"hf:{folders()}")
     sample = source.input.prepare(np.random.default_rng(0).normal(size=31 * RATE).astype(np.float32))
-    assert len(sample["x"]) == 30 * RATE and "longer than 30 s" in source.input.remark(sample)
+    assert len(sample["x"]) == 30 * RATE and "longer than 30 s" in source.input.warning(sample)
     batch = source.input.collate([sample, source.input.prepare(clips()[0])])
     assert batch.timing.lengths[0] == 0 < batch.timing.lengths[1]
 

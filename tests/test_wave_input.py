@@ -71,8 +71,8 @@ def test_a_batch_is_filled_up_and_masked():
 
 def test_what_is_longer_is_cut_and_said():
     long, silent = HOW.prepare(noise(4001)), HOW.prepare(Clip(np.zeros(800, np.float32), 8000))
-    assert len(long["x"]) == 4000 and "longer than 0.5 s" in HOW.remark(long)
-    assert HOW.remark(HOW.prepare(noise(4000))) is None and HOW.remark(silent) == "silent"
+    assert len(long["x"]) == 4000 and "longer than 0.5 s" in HOW.warning(long)
+    assert HOW.warning(HOW.prepare(noise(4000))) is None and HOW.warning(silent) == "silent"
     assert np.isfinite(silent["x"]).all()
     assert HOW.collate([long, silent]).timing.lengths.tolist() == [0, HOW.frames(800)]
 

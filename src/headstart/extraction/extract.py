@@ -116,7 +116,7 @@ def extract(
         _announce(source, len(missing), {name: pools[name] for name in lacking}, choice)
         reduce = {name: reducer(pools[name], source.layer(name).axes) for name in lacking}
         with track(f"{source.name}: features", len(missing)) as done:
-            prepare = pipeline.prepared(read, spent, getattr(source.input, "remark", None))
+            prepare = pipeline.prepared(read, spent, getattr(source.input, "warning", None))
             works = RUNNERS[runner](workers).map(prepare, missing, ahead=3 * size)
             usable = pipeline.good(works, spent, done, raising=raising)
             writer = pipeline.Writer(lacking, spent)

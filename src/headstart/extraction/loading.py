@@ -22,7 +22,7 @@ def reader_for(source: Source, data: Dataset) -> Any:
     """The modality's reader with the source's wishes; arrays that are preprocessed already are only checked."""
     if data.meta.get("preprocessed"):
         return reader("vector")
-    return reader(data.modality, **(source.input.reading() if data.modality == source.modality else {}))
+    return reader(data.modality, **(source.input.reader_options() if data.modality == source.modality else {}))
 
 
 def reading(

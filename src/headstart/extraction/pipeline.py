@@ -91,21 +91,21 @@ def windows(works: Iterator[WorkItem], size: int, how: Any) -> Iterator[list[lis
     """Groups of batches to be written together.
 
     Where the source's input knows lengths, items are sorted by length inside a group; where one item gives several
-    pieces (patches of a clip), a batch ends before it holds more than a few per item.
+    windows (patches of a clip), a batch ends before it holds more than a few per item.
     """
-    length, pieces = getattr(how, "length", None), getattr(how, "pieces", None)
+    length, n_windows = getattr(how, "length", None), getattr(how, "n_windows", None)
     many = size * (_SORTED_BATCHES if length is not None else 1)
     while group := list(islice(works, many)):
         if length is not None:
             group.sort(key=lambda work: length(work.sample))
-        yield _cut(group, size, pieces)
+        yield _cut(group, size, n_windows)
 
 
-def _cut(group: list[WorkItem], size: int, pieces: Callable[[Any], int] | None) -> list[list[WorkItem]]:
+def _cut(group: list[WorkItem], size: int, n_windows: Callable[[Any], int] | None) -> list[list[WorkItem]]:
     batches: list[list[WorkItem]] = []
     held = 0
     for work in group:
-        weight = 1 if pieces is None else pieces(work.sample)
+        weight = 1 if n_windows is None else n_windows(work.sample)
         full = not batches or len(batches[-1]) == size or held + weight > size * _PIECES
         if full:
             batches.append([])

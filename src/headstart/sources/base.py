@@ -51,7 +51,7 @@ class Input(Protocol):
     def modality(self) -> str:
         """image, text, audio or vector: which reader decodes its items."""
 
-    def reading(self) -> dict[str, Any]:
+    def reader_options(self) -> dict[str, Any]:
         """Options for the modality's reader (size hint, sample rate)."""
 
     def prepare(self, decoded: Any) -> Any:
@@ -68,14 +68,6 @@ class Input(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Everything that changes numbers, as plain data."""
-
-
-@dataclass(frozen=True)
-class SourceHead:
-    """The classifier that came with a source: which layer feeds it, and its class names where known."""
-
-    layer: str
-    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

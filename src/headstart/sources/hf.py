@@ -25,7 +25,7 @@ from headstart._base.files import read_json
 from headstart.errors import OfflineError, OptionError, SourceError, WeightsError
 from headstart.sources.base import Source
 from headstart.sources.inputs.text import TextInput
-from headstart.sources.speech import DEAF, SPEECH, speech_source, still
+from headstart.sources.speech import UNSUPPORTED_AUDIO, SPEECH, speech_source, disable_regularization
 from headstart.sources.weights import fit_weights, read_weights
 
 # ---- The end of a sentence encoder in sentence-transformers' form: pooling, dense layers, normalisation. ----
@@ -275,7 +275,7 @@ def _build(
     if config.model_type in SPEECH:
         if max_length is not None:
             raise OptionError(f"max_length= counts the tokens of texts; hf:{name} takes sounds.")
-        still(config)
+        disable_regularization(config)
     with _quiet(transformers):
         network = _network(transformers, name, config)
     if weights is not None:
@@ -333,7 +333,7 @@ def _config(transformers: Any, name: str, files: Mapping[str, bytes]) -> Any:
 def _input(
     config: Any, files: Mapping[str, bytes], network: Any, *, max_length: int | None, head: SentenceHead | None
 ) -> TextInput:
-    if config.model_type in DEAF:
+    if config.model_type in UNSUPPORTED_AUDIO:
         raise SourceError(f"{config.model_type} takes sounds; of these hf: reads {', '.join(SPEECH)}.")
     if "tokenizer.json" not in files:
         raise SourceError(

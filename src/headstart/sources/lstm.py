@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from headstart._base.registry import unknown_name
 from headstart.errors import OptionError, StoreError, UnknownName
 from headstart.sources.base import Source
-from headstart.sources.inputs.text import PAD, SequenceInput
+from headstart.sources.inputs.text import PAD, VocabularyInput
 
 _FILE = "vocabulary.json"
 _CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
@@ -114,7 +114,7 @@ def load(
     return Source(
         f"lstm:{name}",
         network.eval(),
-        SequenceInput(tuple(vocabulary), max_length),
+        VocabularyInput(tuple(vocabulary), max_length),
         classifier="classifier",
         rebuild={"family": "lstm", "name": name, "options": options},
         files={_FILE: json.dumps(list(vocabulary), ensure_ascii=False).encode()},

@@ -26,7 +26,7 @@ class CallableInput:
     modality: str
     label: str
 
-    def reading(self) -> dict[str, Any]:
+    def reader_options(self) -> dict[str, Any]:
         """The reader gives its default."""
         return {}
 

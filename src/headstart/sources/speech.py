@@ -22,7 +22,7 @@ from headstart.sources.base import Source
 from headstart.sources.inputs.audio import WaveInput
 
 SPEECH = ("hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm")
-DEAF = ("data2vec-audio", "sew", "sew-d", "wav2vec2-bert", "wav2vec2-conformer", "whisper")
+UNSUPPORTED_AUDIO = ("data2vec-audio", "sew", "sew-d", "wav2vec2-bert", "wav2vec2-conformer", "whisper")
 
 # set around a forward pass, one value per thread: what the norm must know and modules do not hand on
 _SAMPLES: ContextVar[torch.Tensor | None] = ContextVar("samples", default=None)
@@ -64,7 +64,7 @@ class MaskedGroupNorm(nn.GroupNorm):
         return (out * self.weight[:, None] + self.bias[:, None]).to(x.dtype) * real
 
 
-def still(config: Any) -> None:
+def disable_regularization(config: Any) -> None:
     """Training may not hide parts of the input or drop layers by chance that no seed of ours rules."""
     config.apply_spec_augment = False
     config.layerdrop = 0.0

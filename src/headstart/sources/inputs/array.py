@@ -19,7 +19,7 @@ class ArrayInput:
     shape: tuple[int, ...] | None = None
     modality: str = "vector"
 
-    def reading(self) -> dict[str, Any]:
+    def reader_options(self) -> dict[str, Any]:
         """Nothing to say to the reader."""
         return {}
 

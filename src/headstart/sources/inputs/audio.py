@@ -39,7 +39,7 @@ class WaveInput:
     max_seconds: float = 30.0
     modality: str = "audio"
 
-    def reading(self) -> dict[str, Any]:
+    def reader_options(self) -> dict[str, Any]:
         """The sample rate."""
         return {"sample_rate": self.sample_rate}
 
@@ -80,7 +80,7 @@ class WaveInput:
         """Samples: batches are formed of clips of about one length."""
         return len(sample["x"])
 
-    def remark(self, sample: dict[str, np.ndarray]) -> str | None:
+    def warning(self, sample: dict[str, np.ndarray]) -> str | None:
         """What is worth reporting about a sample."""
         if bool(sample["cut"]):
             return f"longer than {self.max_seconds:g} s and cut there"

@@ -52,7 +52,7 @@ class ImageInput:
     channels_last: bool = False
     modality: str = "image"
 
-    def reading(self) -> dict[str, Any]:
+    def reader_options(self) -> dict[str, Any]:
         """The reader may decode at reduced scale, but never below the size that is then resized to."""
         return {"size_hint": self._scaled()}
 

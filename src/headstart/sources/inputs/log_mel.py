@@ -271,7 +271,7 @@ class PatchInput:
             raise OptionError(f"max_patches must be a whole number ≥ 1; got {limit!r}.")
         return cls(LogMel.from_config({key: value for key, value in config.items() if key != "max_patches"}), limit)
 
-    def reading(self) -> dict[str, Any]:
+    def reader_options(self) -> dict[str, Any]:
         """The sample rate that the front end works at."""
         return {"sample_rate": self.front_end.sample_rate}
 
@@ -291,11 +291,11 @@ class PatchInput:
         samples = len(getattr(decoded, "samples", decoded))
         return max(1, 1 + (samples - self.front_end.window_samples) // self.front_end.hop_samples)
 
-    def pieces(self, sample: dict[str, np.ndarray]) -> int:
+    def n_windows(self, sample: dict[str, np.ndarray]) -> int:
         """Patches of a sample."""
         return len(sample["x"])
 
-    def remark(self, sample: dict[str, np.ndarray]) -> str | None:
+    def warning(self, sample: dict[str, np.ndarray]) -> str | None:
         """What is worth reporting about a sample."""
         if int(sample["total"]) > self.max_patches:
             return f"longer than {self.max_patches} patches; so many of them, evenly spread, were used"

@@ -61,7 +61,7 @@ class TextInput:
     def __deepcopy__(self, memo: dict[int, Any]) -> TextInput:
         return self  # it is frozen, and tokenizers copy slowly
 
-    def reading(self) -> dict[str, Any]:
+    def reader_options(self) -> dict[str, Any]:
         """Nothing to say to the reader."""
         return {}
 
@@ -81,7 +81,7 @@ class TextInput:
         """Tokens of a sample: batches are formed of texts of about one length."""
         return len(sample["ids"])
 
-    def remark(self, sample: dict[str, np.ndarray]) -> str | None:
+    def warning(self, sample: dict[str, np.ndarray]) -> str | None:
         """What is worth reporting about a sample."""
         if int(sample["total"]) > self.max_length:
             return f"longer than {self.max_length} tokens and cut there"
@@ -144,7 +144,7 @@ def fit_vocabulary(texts: Iterable[str], size: int = 10_000) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class SequenceInput:
+class VocabularyInput:
     """Text → numbers of its first ``length`` tokens; 0 is padding, 1 an unknown word."""
 
     vocabulary: tuple[str, ...] = field(repr=False)
@@ -155,7 +155,7 @@ class SequenceInput:
         numbers = {token: number for number, token in enumerate(self.vocabulary, _FIRST)}
         object.__setattr__(self, "_numbers", numbers)
 
-    def reading(self) -> dict[str, Any]:
+    def reader_options(self) -> dict[str, Any]:
         """Nothing to say to the reader."""
         return {}
 
@@ -170,7 +170,7 @@ class SequenceInput:
         """Tokens of a sample."""
         return len(sample["ids"])
 
-    def remark(self, sample: dict[str, np.ndarray]) -> str | None:
+    def warning(self, sample: dict[str, np.ndarray]) -> str | None:
         """What is worth reporting about a sample."""
         return f"longer than {self.max_length} tokens and cut there" if sample["total"] > self.max_length else None
 
