@@ -25,7 +25,7 @@ from headstart._base.files import read_json
 from headstart.errors import OfflineError, OptionError, SourceError, WeightsError
 from headstart.sources.base import Source
 from headstart.sources.inputs.text import TextInput
-from headstart.sources.speech import UNSUPPORTED_AUDIO, SPEECH, speech_source, disable_regularization
+from headstart.sources.speech import SPEECH, UNSUPPORTED_AUDIO, disable_regularization, speech_source
 from headstart.sources.weights import fit_weights, read_weights
 
 # ---- The end of a sentence encoder in sentence-transformers' form: pooling, dense layers, normalisation. ----
