@@ -20,11 +20,10 @@ import networks
 from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.errors import DataError, HeadstartError, OptionError, SourceError
-from headstart.pretraining import pretrain
+from headstart.pretraining import pretrain, scratch
+from headstart.pretraining.scratch import reinitialize
 from headstart.proof import baselines, experiment, prove
-from headstart.proof import baselines as _scratch
 from headstart.proof import budget as _plan
-from headstart.proof.baselines import reinitialize
 from headstart.proof.budget import ProofPlan, Speeds, TrainingCost
 from headstart.proof.few_shot_splits import few_shot_splits
 from headstart.proof.forgetting import SourceTask, forgotten
@@ -456,46 +455,50 @@ class TestFresh:
 
 
 class TestScratch:
-    def lesson(self, source, data):
+    def scratch_task(self, source, data):
         from headstart.extraction import reading
         from headstart.training.batches import Samples
 
         samples = Samples(reading(source, data), source.input.collate, len(data))
-        return _scratch.ScratchTask(source, samples, data.columns[0].matrix(), False, "cpu")
+        return scratch.ScratchTask(source, samples, data.columns[0].matrix(), False, "cpu")
 
     def test_learns(self):
         X, y = separable(120)
         data = Dataset.from_arrays(X, y.tolist(), task="classification")
-        lesson = self.lesson(vector_source(networks.Dense), data)
-        model = _scratch.trained(lesson, np.arange(80), epochs=30, lr=3e-3, seed=0)
-        right = _scratch.decisions(model, lesson.samples, np.arange(80, 120)).argmax(1) == y[80:]
+        task = self.scratch_task(vector_source(networks.Dense), data)
+        model = scratch.train_from_scratch(task, np.arange(80), epochs=30, lr=3e-3, seed=0)
+        right = model.decisions(task.samples, np.arange(80, 120)).argmax(1) == y[80:]
         assert right.mean() > 0.9
 
     def test_statistics_are_those_of_the_training_items(self):
         data = picture_data(40, side=16)
         source = image_source(networks.Normed)
-        lesson = self.lesson(source, data)
+        task = self.scratch_task(source, data)
         items = np.arange(32)
-        model = _scratch.trained(lesson, items, epochs=1, lr=1e-4, seed=0)
-        tensors = source.input.tensors(lesson.samples.batch(items), torch.device("cpu"), torch.float32)
+        model = scratch.train_from_scratch(task, items, epochs=1, lr=1e-4, seed=0)
+        tensors = source.input.tensors(task.samples.batch(items), torch.device("cpu"), torch.float32)
         with torch.no_grad():
             seen = model.network.stem[0](tensors["x"])
         assert model.network.stem[1].running_mean.numpy() == pytest.approx(seen.mean((0, 2, 3)).numpy(), abs=1e-4)
 
     def test_the_rate_is_chosen_on_training_items(self, monkeypatch):
         X, y = separable(60)
-        lesson = self.lesson(vector_source(networks.Dense), Dataset.from_arrays(X, y.tolist(), task="classification"))
+        task = self.scratch_task(
+            vector_source(networks.Dense), Dataset.from_arrays(X, y.tolist(), task="classification")
+        )
         seen = []
-        real = lesson.samples.batch
-        monkeypatch.setattr(lesson.samples, "batch", lambda at: seen.extend(at.tolist()) or real(at))
-        lr, losses = _scratch.best_rate(lesson, np.arange(0, 60, 2), epochs=20, seed=0)
+        real = task.samples.batch
+        monkeypatch.setattr(task.samples, "batch", lambda at: seen.extend(at.tolist()) or real(at))
+        lr, losses = scratch.best_learning_rate(task, np.arange(0, 60, 2), epochs=20, seed=0)
         assert set(seen) == set(range(0, 60, 2)), "no other item was looked at"
         assert lr == float(min(losses, key=losses.get)) and lr > 1e-4, "so few steps need a large one"
 
     def test_one_item_per_class_leaves_no_choice(self):
         X, y = separable(3)
-        lesson = self.lesson(vector_source(networks.Dense), Dataset.from_arrays(X, y.tolist(), task="classification"))
-        assert _scratch.best_rate(lesson, np.arange(3), epochs=2, seed=0) == (1e-3, {})
+        task = self.scratch_task(
+            vector_source(networks.Dense), Dataset.from_arrays(X, y.tolist(), task="classification")
+        )
+        assert scratch.best_learning_rate(task, np.arange(3), epochs=2, seed=0) == (1e-3, {})
 
 
 class TestRaw:
@@ -630,7 +633,7 @@ class TestRefusals:
         def diverging(*_args, **_how):
             raise NumericsError("The loss is nan")
 
-        monkeypatch.setattr(_scratch, "trained", diverging)
+        monkeypatch.setattr(scratch, "train_from_scratch", diverging)
         proof = prove(knowing(), signs(), checkpoint=tmp_path, **QUICK)
         assert {row.name for row in proof.rows} == {"raw", "random", "frozen"}
         assert any("scratch: The loss is nan" in note for note in proof.notes)

@@ -99,7 +99,7 @@ class TestContenders:
     def test_rates_are_tried_for_a_part_of_a_run_within_a_budget(self, monkeypatch):
         contest, tried = contest_of(), []
         monkeypatch.setattr(
-            experiment._scratch, "best_rate", lambda *_a, epochs, **_k: tried.append(epochs) or (1e-3, {})
+            experiment.scratch, "best_learning_rate", lambda *_a, epochs, **_k: tried.append(epochs) or (1e-3, {})
         )
         plan = ProofPlan((4,), (), (4,), 2, allowance=None, epochs={4: 40}, seconds=0.0)
         contest.rate(4, plan)

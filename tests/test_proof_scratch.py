@@ -13,10 +13,9 @@ import networks
 from headstart.dataset import Dataset
 from headstart.errors import DataError, NumericsError, SourceError
 from headstart.extraction import reading
-from headstart.pretraining import pretrain
+from headstart.pretraining import pretrain, scratch
+from headstart.pretraining.scratch import ScratchTask, reinitialize
 from headstart.proof import baselines
-from headstart.proof import baselines as _scratch
-from headstart.proof.baselines import ScratchTask, reinitialize
 from headstart.proof.few_shot_splits import FewShotSplits, few_shot_splits
 from headstart.sources import load_source
 from headstart.training.batches import Samples
@@ -36,7 +35,7 @@ def drawn(data: Dataset, **how) -> FewShotSplits:
     return few_shot_splits(data, None, **{"shots": (1, 2), "repeats": 2, "test_size": 0.3, "seed": 0, **how})
 
 
-def lesson_of(source, data: Dataset, *, balanced: bool = False) -> ScratchTask:
+def scratch_task(source, data: Dataset, *, balanced: bool = False) -> ScratchTask:
     samples = Samples(reading(source, data), source.input.collate, len(data))
     return ScratchTask(source, samples, data.columns[0].matrix(), balanced, "cpu")
 
@@ -148,26 +147,30 @@ class TestTraining:
     def test_the_source_given_is_not_touched(self):
         source = image_source(networks.Normed)
         before = state_bytes(source.module)
-        model = _scratch.trained(lesson_of(source, picture_data(12)), np.arange(12), epochs=2, lr=1e-3, seed=0)
+        model = scratch.train_from_scratch(
+            scratch_task(source, picture_data(12)), np.arange(12), epochs=2, lr=1e-3, seed=0
+        )
         assert state_bytes(source.module) == before and hooks_of(model.network) == 0
 
     def test_the_same_seed_gives_the_same_weights(self):
-        lesson = lesson_of(image_source(networks.Normed), picture_data(12))
-        one, same, other = (_scratch.trained(lesson, np.arange(12), epochs=2, lr=1e-3, seed=s) for s in (0, 0, 1))
+        task = scratch_task(image_source(networks.Normed), picture_data(12))
+        one, same, other = (
+            scratch.train_from_scratch(task, np.arange(12), epochs=2, lr=1e-3, seed=s) for s in (0, 0, 1)
+        )
         assert state_bytes(one) == state_bytes(same) != state_bytes(other)
 
     def test_everything_moves(self):
-        lesson = lesson_of(vector_source(networks.Dense), sized_vectors())
-        begun = reinitialize(lesson.source, 0).module.state_dict()
-        model = _scratch.trained(lesson, np.arange(30), epochs=2, lr=1e-3, seed=0)
+        task = scratch_task(vector_source(networks.Dense), sized_vectors())
+        begun = reinitialize(task.source, 0).module.state_dict()
+        model = scratch.train_from_scratch(task, np.arange(30), epochs=2, lr=1e-3, seed=0)
         used = [name for name in begun if not name.startswith("c.")]  # above the last candidate nothing is reached
         assert used and all(not torch.equal(model.network.state_dict()[name], begun[name]) for name in used)
 
     def test_answers_do_not_depend_on_batch_mates(self):
-        lesson = lesson_of(image_source(networks.Normed), picture_data(20))
-        model = _scratch.trained(lesson, np.arange(12), epochs=1, lr=1e-3, seed=0)
-        together = _scratch.decisions(model, lesson.samples, np.arange(12, 20))
-        alone = np.concatenate([_scratch.decisions(model, lesson.samples, np.array([i])) for i in range(12, 20)])
+        task = scratch_task(image_source(networks.Normed), picture_data(20))
+        model = scratch.train_from_scratch(task, np.arange(12), epochs=1, lr=1e-3, seed=0)
+        together = model.decisions(task.samples, np.arange(12, 20))
+        alone = np.concatenate([model.decisions(task.samples, np.array([i])) for i in range(12, 20)])
         assert together == pytest.approx(alone, abs=1e-4)
 
     def test_rare_classes_are_said_where_all_count_the_same(self):
@@ -176,37 +179,37 @@ class TestTraining:
         data = Dataset.from_arrays(X, ["rare" if i % 10 == 0 else "common" for i in range(120)])
         said = {}
         for balanced in (False, True):
-            lesson = lesson_of(vector_source(networks.Dense), data, balanced=balanced)
-            model = _scratch.trained(lesson, np.arange(120), epochs=3, lr=1e-3, seed=0)
-            said[balanced] = int((_scratch.decisions(model, lesson.samples, np.arange(120)).argmax(1) == 1).sum())
+            task = scratch_task(vector_source(networks.Dense), data, balanced=balanced)
+            model = scratch.train_from_scratch(task, np.arange(120), epochs=3, lr=1e-3, seed=0)
+            said[balanced] = int((model.decisions(task.samples, np.arange(120)).argmax(1) == 1).sum())
         assert said[True] > said[False]
 
     def test_rates_at_which_it_diverges_are_not_chosen(self, monkeypatch):
-        real = _scratch.trained
+        real = scratch.train_from_scratch
 
-        def fragile(lesson, items, *, epochs, lr, seed):
+        def fragile(task, items, *, epochs, lr, seed):
             if lr > 5e-4:
                 raise NumericsError("The loss is nan")
-            return real(lesson, items, epochs=epochs, lr=lr, seed=seed)
+            return real(task, items, epochs=epochs, lr=lr, seed=seed)
 
-        monkeypatch.setattr(_scratch, "trained", fragile)
-        lesson = lesson_of(vector_source(networks.Dense), sized_vectors())
-        lr, losses = _scratch.best_rate(lesson, np.arange(30), epochs=5, seed=0)
+        monkeypatch.setattr(scratch, "train_from_scratch", fragile)
+        task = scratch_task(vector_source(networks.Dense), sized_vectors())
+        lr, losses = scratch.best_learning_rate(task, np.arange(30), epochs=5, seed=0)
         assert lr <= 5e-4 and set(losses) == {"0.0001", "0.0003"}
 
     @pytest.mark.parametrize(("count", "batch"), [(2, 4), (24, 6), (96, 24), (400, 32)])
     def test_several_steps_in_an_epoch(self, count, batch):
-        assert _scratch.batch_of(count) == batch
-        assert _scratch.schedule(count, epochs=3, lr=1e-3, seed=1).batch_size == batch
+        assert scratch.batch_size_for(count) == batch
+        assert scratch.scratch_config(count, epochs=3, lr=1e-3, seed=1).batch_size == batch
 
     def test_what_is_held_out_leaves_every_class(self):
         T = np.eye(3)[[0] * 9 + [1] * 2 + [2]]
-        held = _scratch._held_out(T, seed=0)
+        held = scratch._held_out(T, seed=0)
         assert T[held].sum(0).tolist() == [2, 1, 0] and (T[~held].sum(0) > 0).all()
 
     def test_speed_is_measured(self):
-        lesson = lesson_of(vector_source(networks.Dense), sized_vectors())
-        found = _scratch.speed(lesson, np.arange(8), seed=0)
+        task = scratch_task(vector_source(networks.Dense), sized_vectors())
+        found = scratch.measure_speed(task, np.arange(8), seed=0)
         assert found["train"] > 0 and found["predict"] > 0
 
 

@@ -21,9 +21,9 @@ from headstart.extraction.autotune import device_name
 from headstart.extraction.extract import extract
 from headstart.extraction.loading import reading
 from headstart.policies.base import Policy
+from headstart.pretraining import scratch
+from headstart.pretraining.scratch import reinitialize
 from headstart.proof import baselines
-from headstart.proof import baselines as _scratch
-from headstart.proof.baselines import reinitialize
 from headstart.proof.budget import LEAST_REPEATS, ProofPlan, Speeds, TrainingCost, by_budget, by_steps, describe
 from headstart.proof.few_shot_splits import FewShotSplits
 from headstart.proof.forgetting import SourceTask
@@ -69,11 +69,11 @@ class Experiment:
         return _rows(self.bank, self.draws.data)
 
     @cached_property
-    def lesson(self) -> _scratch.ScratchTask:
+    def scratch_task(self) -> scratch.ScratchTask:
         """For training from scratch: items are prepared once."""
         data = self.draws.data
         samples = Samples(reading(self.source, data), self.source.input.collate, len(data))
-        return _scratch.ScratchTask(self.source, samples, self.draws.T, self.draws.balanced, device_name(self.device))
+        return scratch.ScratchTask(self.source, samples, self.draws.T, self.draws.balanced, device_name(self.device))
 
     def feature_seconds(self, items: np.ndarray) -> float:
         """What the features of so many items cost: they are there already, but somebody has to compute them."""
@@ -117,17 +117,17 @@ class Experiment:
     def scratch(self, count: int, repeat: int, *, epochs: int, lr: float) -> Answer:
         """Trained from scratch."""
         begun = time.perf_counter()
-        model = _scratch.trained(self.lesson, self.draws.draw(count, repeat), epochs=epochs, lr=lr,
+        model = scratch.train_from_scratch(self.scratch_task, self.draws.draw(count, repeat), epochs=epochs, lr=lr,
                                  seed=self.seed + repeat)  # fmt: skip
         spent = time.perf_counter() - begun
-        answers = _scratch.decisions(model, self.lesson.samples, self.draws.test).argmax(1)
+        answers = model.decisions(self.scratch_task.samples, self.draws.test).argmax(1)
         return {"predicted": answers.tolist(), "seconds": spent, "epochs": epochs, "lr": lr}
 
     def rate(self, count: int, plan: ProofPlan) -> Answer:
         """The learning rate for training from scratch, chosen on training items of the first draw."""
         epochs = max(1, round(plan.epochs[count] * plan.rate_share))
         items = self.draws.draw(count, 0)
-        lr, losses = _scratch.best_rate(self.lesson, items, epochs=epochs, seed=self.seed)
+        lr, losses = scratch.best_learning_rate(self.scratch_task, items, epochs=epochs, seed=self.seed)
         return {"lr": lr, "losses": losses, "epochs": epochs}
 
     def fine_tuned(self, count: int, repeat: int, *, budget: float | None) -> Answer:
@@ -270,9 +270,9 @@ def planned(contest: Experiment, cells: RunCache, *, budget: float | None, steps
         speed = contest.bank.choice.speed
         train = {"train": 0.0, "predict": 0.0}
         if "scratch" in names:
-            train = dict(baselines.speed(contest.lesson, draws.draw(counts[0], 0), contest.seed))
+            train = dict(scratch.measure_speed(contest.scratch_task, draws.draw(counts[0], 0), contest.seed))
         speeds = Speeds(1 / speed if speed else train["predict"], train["train"], train["predict"], 1.5 * first["wall"])
-        batch = {k: baselines.batch_of(size) for k, size in sizes.items()}
+        batch = {k: scratch.batch_size_for(size) for k, size in sizes.items()}
         work = TrainingCost(sizes, len(draws.test), speeds, batch)
         plan = ProofPlan(
             draws.shots, draws.further, counts, len(draws.ranks), allowance=None, epochs={}, seconds=0.0,
