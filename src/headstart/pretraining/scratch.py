@@ -56,9 +56,7 @@ def reinitialize(source: Source, seed: int) -> Source:
     for name, parameter in result.module.named_parameters():
         is_matrix = parameter.ndim > 1 and parameter.numel() > 1  # biases and scales all begin at 0 or 1
         if is_matrix and name in old_weights and torch.equal(parameter.detach().cpu(), old_weights[name]):
-            raise SourceError(
-                f"{source.address} cannot be reinitialized: {name} and others keep their weights."
-            )
+            raise SourceError(f"{source.address} cannot be reinitialized: {name} and others keep their weights.")
     return dataclasses.replace(result, address=f"{source.address}+random-{seed}", meta={**source.meta, "random": seed})
 
 
