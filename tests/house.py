@@ -63,7 +63,9 @@ SAME_FLOOR: dict[tuple[str, str], str] = {
     ("training", "extraction"): "augmented items are read as extraction reads them",
 }
 
-LONG: dict[str, str] = {}
+LONG: dict[str, str] = {
+    "moments.moments": "one class: what is kept, what follows exactly from it, how it merges",
+}
 
 LIGHT = 2  # floors up to this one run without torch
 HEAVY = frozenset({"keras", "tensorflow", "timm", "torch", "torchvision", "transformers"})

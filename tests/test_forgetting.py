@@ -149,7 +149,7 @@ class TestSolvedFromMoments:
 
     def test_numbers_are_held_whatever_their_size(self):
         values = np.array([[1e20, 1e-12], [-3.25, 0.0], [1e-20, 2.5e-12], [7.0, -1e-12]])
-        ledger = ExactSums.of(X[:4], values, [bytes([i]) * 16 for i in range(4)], numbers=True)
+        ledger = ExactSums.from_rows(X[:4], values, [bytes([i]) * 16 for i in range(4)], regression=True)
         wanted = Moments.from_rows(X[:4], values)
         assert np.allclose(ledger.moments.target_mean, wanted.target_mean, rtol=1e-9, atol=0)
         assert np.allclose(ledger.moments.target_scatter, wanted.target_scatter, rtol=1e-9, atol=0)
@@ -264,7 +264,9 @@ class TestFile:
 
     def test_arrays_of_another_shape_or_kind(self, lda, tmp_path):
         ledger = lda.answers[0].ledger
-        wrong = [{name: cut} for name in ("keys", "marks") for cut in (getattr(ledger, name)[:-1], np.zeros((56, 7)))]
+        wrong = [
+            {name: cut} for name in ("keys", "row_hashes") for cut in (getattr(ledger, name)[:-1], np.zeros((56, 7)))
+        ]
         wrong += [{"targets": cut} for cut in (ledger.targets[:-1], ledger.targets[:, :-1], 2 * ledger.targets)]
         wrong += [{"targets": ledger.targets[::-1] * [1, 1, 0]}, {"keys": ledger.keys.astype(np.int16)}]
         for change in wrong:

@@ -20,8 +20,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 
 from headstart.errors import DataError, NumericsError, OptionError, StoreError
-from headstart.moments import Centred, Moments, Quantiser, storage
-from headstart.moments import moments as _rows
+from headstart.moments import Centred, Moments, Quantiser, centred, storage
 
 
 def sample(n=60, d=5, t=3, seed=0, offset=0.0):
@@ -356,7 +355,7 @@ def test_every_problem_is_named():
 
 
 def test_bad_rows_are_counted_over_all_blocks(monkeypatch):
-    monkeypatch.setattr(_rows, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(centred, "_BLOCK_BYTES", 1)
     X, T = sample(1000)
     X[[3, 700, 999], [0, 2, 4]] = np.nan, np.inf, -np.inf
     T[[5, 999]] = np.nan

@@ -28,7 +28,7 @@ from headstart.errors import NumericsError
 from headstart.heads.base import ABSENT, SCALES, LinearHead, flops, members
 from headstart.heads.problem import Problem
 from headstart.linalg.ridge_cv import FoldPrediction, discriminants
-from headstart.moments.derived import oas_share
+from headstart.moments.centred import oas_share
 
 _GRID = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)
 _MOST = 1 - 1e-9  # left-out scores come from a finite penalty

@@ -4,8 +4,7 @@ Six small arrays per layer say everything that closed-form heads, transferabilit
 feature rows and their targets. They merge, they subtract, and no row need be kept.
 """
 
-from headstart.moments.centred import Centred
-from headstart.moments.derived import oas_share
+from headstart.moments.centred import Centred, oas_share
 from headstart.moments.exact import Quantiser
 from headstart.moments.moments import Moments
 

@@ -47,11 +47,8 @@ class Quantiser:
     @classmethod
     def covering(cls, rows: Array, *, bits: int = 14, targets: Array | None = None) -> Quantiser:
         """The finest grid that holds every value of ``rows`` (and of ``targets``, when given)."""
-        largest = [
-            float(max(abs(float(a.max(initial=0))), abs(float(a.min(initial=0))))) if a is not None else None
-            for a in (rows, targets)
-        ]
-        return cls(largest[0] or 1.0, bits, (largest[1] or 1.0) if targets is not None else None)
+        target_scale = None if targets is None else _largest_magnitude(targets) or 1.0
+        return cls(_largest_magnitude(rows) or 1.0, bits, target_scale)
 
     @property
     def top(self) -> int:
@@ -73,16 +70,16 @@ class Quantiser:
         """How many rows can be summed exactly."""
         return int(2 ** (53 - 2 * self.bits) - 1)
 
-    def record(self) -> dict[str, Any]:
-        """Its fields as plain data."""
+    def config(self) -> dict[str, Any]:
+        """Return its fields as plain data."""
         return asdict(self)
 
     def integers(self, rows: Float) -> Float:
-        """Features (n, d) → integers in float64."""
+        """Round features (n, d) to integers, held in float64."""
         return self._rounded(rows, self.step, "features")
 
     def target_integers(self, targets: Float) -> Float:
-        """Targets (n, t) → integers in float64; without a target scale they must be whole numbers."""
+        """Round targets (n, t) to integers, held in float64; without a target scale they must be whole numbers."""
         if self.target_scale is None and np.any(targets != np.rint(targets)):
             raise NumericsError(
                 "Exact moments need targets that are whole numbers (one-hot, 0 and 1), or a scale for them: "
@@ -100,24 +97,38 @@ class Quantiser:
 
     def _rounded(self, values: Float, step: float, what: str) -> Float:
         validate(self)
-        whole = values / step
-        np.rint(whole, out=whole)
-        largest = max(float(whole.max(initial=0)), -float(whole.min(initial=0)))
+        integers = values / step
+        np.rint(integers, out=integers)
+        largest = max(float(integers.max(initial=0)), -float(integers.min(initial=0)))
         if largest <= self.top:
-            return whole
+            return integers
         if not self.saturate:
-            beyond = int(np.count_nonzero(np.abs(whole) > self.top))
+            beyond = int(np.count_nonzero(np.abs(integers) > self.top))
             raise NumericsError(
-                f"{beyond:,} of {whole.size:,} {what} are beyond the quantiser's largest magnitude {step * self.top:g} "
-                f"(the largest is about {step * largest:g}). Use a larger scale, Quantiser.covering(rows), or "
-                "saturate=True to cut them."
+                f"{beyond:,} of {integers.size:,} {what} are beyond the quantiser's largest magnitude "
+                f"{step * self.top:g} (the largest is about {step * largest:g}). Use a larger scale, "
+                "Quantiser.covering(rows), or saturate=True to cut them."
             )
-        return np.clip(whole, -self.top, self.top, out=whole)
+        return np.clip(integers, -self.top, self.top, out=integers)
+
+
+def _largest_magnitude(array: Array) -> float:
+    return max(abs(float(array.max(initial=0))), abs(float(array.min(initial=0))))
 
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Raw sums of quantised rows; every entry is an integer held in float64."""
+    """Raw sums of quantised rows z (n, d) and targets y (n, t); every entry is an integer held in float64.
+
+    Attributes
+    ----------
+    total, target_total : (d,) and (t,) arrays
+        Σz and Σy.
+    gram, cross : (d, d) and (d, t) arrays
+        Σzzᵀ and Σzyᵀ.
+    target_squares : (t,) array
+        Σy², per column.
+    """
 
     quantiser: Quantiser
     count: int
@@ -137,7 +148,7 @@ class Sums:
         return self.cross.shape[0], self.cross.shape[1]
 
     def centred(self) -> Centred:
-        """The six centred arrays, rounded once. The same sums give the same bits.
+        """Return the six centred arrays, rounded once: the same sums give the same bits.
 
         About the rounded mean m, with r = Σz − n·m: Σ(z−m)(z−m)ᵀ is exact, and S = Σ(z−m)(z−m)ᵀ − rrᵀ/n.
         """
@@ -164,20 +175,20 @@ ARRAYS = tuple(f.name for f in fields(Sums) if f.name not in ("quantiser", "coun
 
 
 def zero(quantiser: Quantiser, features: int, targets: int) -> Sums:
-    """No rows at all: the neutral element of :func:`add`."""
+    """Return the sums of no rows: the neutral element of :func:`add`."""
     square, flat = np.zeros((features, features)), np.zeros((features, targets))
     return Sums(quantiser, 0, np.zeros(features), square, np.zeros(targets), flat, np.zeros(targets))
 
 
-def of_block(quantiser: Quantiser, rows: Float, targets: Float) -> Sums:
-    """The sums of one block of float64 rows."""
+def sum_block(quantiser: Quantiser, rows: Float, targets: Float) -> Sums:
+    """Sum one block of float64 rows."""
     quantiser.check(len(rows))
     z, y = quantiser.integers(rows), quantiser.target_integers(targets)
     return Sums(quantiser, len(z), z.sum(axis=0), z.T @ z, y.sum(axis=0), z.T @ y, np.einsum("nt,nt->t", y, y))
 
 
 def add(a: Sums, b: Sums, sign: int = 1) -> Sums:
-    """Merge (``sign`` 1) or removal (−1), without rounding."""
+    """Merge (``sign`` 1) or remove (−1) ``b``, without rounding."""
     count = a.count + sign * b.count
     if count < 0:
         raise NumericsError(f"Cannot remove {b.count:,} rows from {a.count:,}: remove only what was merged before.")

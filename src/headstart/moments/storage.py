@@ -1,4 +1,4 @@
-"""The arrays of moments, named, checked, and in one safetensors file. Nothing is ever unpickled."""
+"""Moments on disk: named arrays in one safetensors file, checked when read. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ _DAMAGE = (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeE
 
 
 def pack_state(state: Centred | Sums, kinds: tuple[int, int], *, prefix: str = "") -> dict[str, Array]:
-    """Name → array; the symmetric one is packed to its upper triangle, the counts are one array."""
+    """Return the arrays by name; the symmetric one is packed to its upper triangle, the counts are one array."""
     names = ARRAYS if isinstance(state, Sums) else _CENTRED
-    found: dict[str, Array] = {name: np.ascontiguousarray(getattr(state, name)) for name in names}
-    found[names[1]] = found[names[1]][np.triu_indices(state.shape[0])]
-    found["counts"] = np.array([state.count, *kinds], dtype=np.int64)
+    arrays: dict[str, Array] = {name: np.ascontiguousarray(getattr(state, name)) for name in names}
+    symmetric = names[1]
+    arrays[symmetric] = arrays[symmetric][np.triu_indices(state.shape[0])]
+    arrays["counts"] = np.array([state.count, *kinds], dtype=np.int64)
     if isinstance(state, Centred) and state.fourth is not None:
-        found |= {"power": np.array([state.fourth.power]), "skew": np.ascontiguousarray(state.fourth.skew)}
-    return {prefix + name: array for name, array in found.items()}
+        arrays |= {"power": np.array([state.fourth.power]), "skew": np.ascontiguousarray(state.fourth.skew)}
+    return {prefix + name: array for name, array in arrays.items()}
 
 
 def write(path: Path, arrays: Mapping[str, Array], record: Mapping[str, Any]) -> None:
-    """One file that is there whole or not at all, with a checksum over the record and the arrays."""
+    """Write one file, atomically, with a checksum over the record and the arrays."""
     text = canonical_json({**record, "version": VERSION})
     metadata = {"headstart": "moments", "record": text, "sum": _checksum(arrays, text)}
     write_atomic(path, lambda temporary: save_file(dict(arrays), temporary, metadata=metadata))
 
 
 def read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arrays and the record of a file, as they were written, or a StoreError."""
+    """Return the arrays and the record of a file, as they were written, or raise StoreError."""
     if not path.is_file():
         raise StoreError(f"There is no file of moments at {path}.")
     try:
@@ -70,7 +71,7 @@ def _checksum(arrays: Mapping[str, Array], text: str) -> str:
 
 @dataclass(frozen=True)
 class MomentsLayout:
-    """What a record says that its arrays must look like."""
+    """Shapes that a record claims for its arrays."""
 
     features: int
     targets: int
@@ -79,41 +80,46 @@ class MomentsLayout:
     quantiser: Quantiser | None
 
     @classmethod
-    def of(cls, record: Mapping[str, Any], names: list[str]) -> MomentsLayout:
+    def from_config(cls, record: Mapping[str, Any], names: list[str]) -> MomentsLayout:
         """Read a record; ValueError when it does not fit the names of the arrays."""
-        d, t = _whole(record["features"]), _whole(record["targets"])
-        classes = None if record["classes"] is None else _whole(record["classes"])
+        d, t = _dimension(record["features"]), _dimension(record["targets"])
+        classes = None if record["classes"] is None else _dimension(record["classes"])
         if classes is not None and (classes != t or classes > len(names)):
             raise ValueError(f"{classes} classes for {t} targets in {len(names)} arrays")
         quantiser = None if record["exact"] is None else Quantiser(**record["exact"])
         if quantiser is not None:
             validate(quantiser)
         fourth = bool(record["fourth"])
-        own = {*(_CENTRED if quantiser is None else ARRAYS), "counts", *(("power", "skew") if fourth else ())}
-        if set(names) != own | {f"class{c}.{name}" for c in range(classes or 0) for name in own}:
+        expected = {*(_CENTRED if quantiser is None else ARRAYS), "counts"}
+        if fourth:
+            expected |= {"power", "skew"}
+        of_classes = {f"class{c}.{name}" for c in range(classes or 0) for name in expected}
+        if set(names) != expected | of_classes:
             raise ValueError(f"the arrays are {sorted(names)[:9]}")
         return cls(d, t, classes, fourth, quantiser)
 
     def state(self, arrays: Mapping[str, Array], prefix: str, targets: int) -> tuple[Centred | Sums, int, int]:
-        """One record's state and its two kinds, every number checked."""
+        """Return the state, and how many rows were one-hot and binary, every number checked."""
         count, one_hot, binary = _counts(arrays[prefix + "counts"])
         d = self.features
         names = _CENTRED if self.quantiser is None else ARRAYS
         shapes = ((d,), (d * (d + 1) // 2,), (targets,), (d, targets), (targets,))
-        found = [_finite(arrays[prefix + name], name, shape) for name, shape in zip(names, shapes, strict=True)]
-        found[1] = _unpacked(found[1], d)
-        if (found[1].diagonal() < 0).any() or (found[4] < 0).any():
+        # In the order of the names: sums or means, their products, and the same of the targets.
+        first, triangle, target_first, cross, target_squares = (
+            _finite(arrays[prefix + name], name, shape) for name, shape in zip(names, shapes, strict=True)
+        )
+        products = _unpack_triangle(triangle, d)
+        sums = (first, products, target_first, cross, target_squares)
+        if (products.diagonal() < 0).any() or (target_squares < 0).any():
             raise ValueError("a sum of squares is negative")
-        if not count and any(array.any() for array in found):
+        if not count and any(array.any() for array in sums):
             raise ValueError("there are sums of no rows")
         if self.quantiser is None:
-            mean, scatter, target_mean, cross, target_scatter = found
-            fourth = self._fourth(arrays, prefix)
-            return Centred(count, mean, scatter, target_mean, cross, target_scatter, fourth), one_hot, binary
+            return Centred(count, *sums, self._fourth(arrays, prefix)), one_hot, binary
         self.quantiser.check(count)
-        if any(np.any(array != np.rint(array)) for array in found):
+        if any(np.any(array != np.rint(array)) for array in sums):
             raise ValueError("exact sums are not whole numbers")
-        return Sums(self.quantiser, count, *found), one_hot, binary
+        return Sums(self.quantiser, count, *sums), one_hot, binary
 
     def _fourth(self, arrays: Mapping[str, Array], prefix: str) -> Fourth | None:
         if not self.fourth:
@@ -141,13 +147,13 @@ def _finite(array: Array, name: str, shape: tuple[int, ...]) -> Float:
     return np.array(array)
 
 
-def _unpacked(triangle: Float, d: int) -> Float:
+def _unpack_triangle(triangle: Float, d: int) -> Float:
     square = np.zeros((d, d))
     square[np.triu_indices(d)] = triangle
     return square + np.triu(square, 1).T
 
 
-def _whole(value: Any) -> int:
+def _dimension(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
         raise ValueError(f"{value!r} is not a dimension")
     return value

@@ -119,13 +119,13 @@ class HeadModel(TargetModel):
             "classes": None if self.classes is None else list(self.classes),
             "counts": None if self.counts is None else [[label, int(n)] for label, n in self.counts.items()],
             "head": {"name": self.head.name, "fields": self.head.fields(), "arrays": sorted(self.head.state())},
-            "ledger": None if self.ledger is None else self.ledger.record(),
+            "ledger": None if self.ledger is None else self.ledger.config(),
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The head's state, and the logit adjustment and the ledger where there is one."""
         extra = {} if self.log_ratio is None else {"log_ratio": self.log_ratio}
-        return {**self.head.state(), **extra, **({} if self.ledger is None else self.ledger.arrays())}
+        return {**self.head.state(), **extra, **({} if self.ledger is None else self.ledger.state())}
 
     @classmethod
     def rebuilt(
@@ -139,7 +139,7 @@ class HeadModel(TargetModel):
         cls._check(head, classes, log_ratio)
         counts = None if record["counts"] is None else {label: int(n) for label, n in record["counts"]}
         shape = (head._features, len(head.intercept_))
-        ledger = ExactSums.rebuilt(record.get("ledger"), arrays, task=cls.task, shape=shape)
+        ledger = ExactSums.from_config(record.get("ledger"), arrays, task=cls.task, shape=shape)
         return cls(target, parts, head, None if classes is None else tuple(classes), log_ratio, counts, ledger)
 
     @classmethod

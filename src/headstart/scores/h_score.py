@@ -18,7 +18,7 @@ import numpy as np
 
 from headstart._base.registry import unknown_name
 from headstart.errors import NumericsError, UnknownName
-from headstart.moments.derived import oas_share
+from headstart.moments.centred import oas_share
 from headstart.moments.moments import Moments
 from headstart.scores.base import Score, need_classes
 

@@ -118,7 +118,7 @@ def select_for_target(
 def _solved(answer: HeadModel, labelled: Candidates, T: np.ndarray) -> HeadModel:
     """The same head, solved from exact moments, which it keeps."""
     keys = [key or b"" for key in labelled.data.keys()]
-    ledger = ExactSums.of(answer.features(labelled.rows), T, keys, numbers=answer.task == "regression")
+    ledger = ExactSums.from_rows(answer.features(labelled.rows), T, keys, regression=answer.task == "regression")
     try:
         return answer.solved(ledger)
     except OptionError as error:
