@@ -75,7 +75,7 @@ def test_many_blocks_equal_one(monkeypatch):
     for options in ({}, {"per_class": True, "fourth": True}):
         whole = Moments.from_rows(X, T, **options)
         with monkeypatch.context() as patch:
-            patch.setattr(_rows, "_BLOCK_BYTES", 1)
+            patch.setattr(centred, "_BLOCK_BYTES", 1)
             blocked = Moments.from_rows(X, T, **options)
         assert blocked != whole, "64 rows at a time round otherwise"
         assert np.abs(blocked.scatter - whole.scatter).max() < 1e-11 * whole.scatter.max()
