@@ -31,7 +31,7 @@ from headstart.cli import (
 )
 from headstart.cli.library import LIBRARY
 from headstart.cli.listener import ConsoleListener
-from headstart.cli.options import Columns, count, dataset, is_table, load_source, named, pairs
+from headstart.cli.options import Columns, count, dataset, is_table, load_source, parse_named, parse_pairs
 from headstart.cli.output import Page, big, interval, shell_line, short, show, show_json, size_of, table
 from headstart.errors import DataError, HeadstartError, OptionError, SourceError, UnknownName
 
@@ -69,35 +69,35 @@ def drawn(block, width: int = 100) -> str:
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), PLAIN))
 def test_options_read_what_json_writes(options):
-    assert pairs([f"{name}={json.dumps(value)}" for name, value in options.items()]) == options
+    assert parse_pairs([f"{name}={json.dumps(value)}" for name, value in options.items()]) == options
 
 
 @given(st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda t: t not in ("true", "false", "none", "null")))
 def test_words_stay_words(word):
-    assert pairs([f"pad_type={word}"]) == {"pad_type": word}
+    assert parse_pairs([f"pad_type={word}"]) == {"pad_type": word}
 
 
 def test_a_value_may_hold_an_equals_sign():
-    assert pairs(["a=b=c", "path= x "]) == {"a": "b=c", "path": "x"}
+    assert parse_pairs(["a=b=c", "path= x "]) == {"a": "b=c", "path": "x"}
 
 
 @pytest.mark.parametrize("word", ["no-value", "=x", " = x", ""])
 def test_an_option_without_key_or_value_is_refused(word):
     with pytest.raises(OptionError, match="KEY=VALUE"):
-        pairs([word])
+        parse_pairs([word])
 
 
 def test_a_head_or_policy_with_fields():
-    assert named("head", "ridge") == "ridge"
-    assert named("head", "ridge:alpha=2.0").alpha == 2.0
-    policy = named("policy", "full:epochs=5,lr=3e-4")
+    assert parse_named("head", "ridge") == "ridge"
+    assert parse_named("head", "ridge:alpha=2.0").alpha == 2.0
+    policy = parse_named("policy", "full:epochs=5,lr=3e-4")
     assert (policy.epochs, policy.lr) == (5, 3e-4)
 
 
 @pytest.mark.parametrize("text", ["rigde:alpha=1", "ridge:alhpa=1"])
 def test_a_misspelt_head_or_field_is_named(text):
     with pytest.raises(OptionError, match="not one of"):
-        named("head", text)
+        parse_named("head", text)
 
 
 def test_options_of_a_source():
@@ -559,11 +559,11 @@ def test_evaluate_takes_a_part(fitted, photos, tmp_path, capsys):
 
 def test_rows_of_every_task_have_a_cell():
     one = {"item": "x", "label": "a", "probability": 0.75, "probabilities": {"a": 0.75, "b": 0.25}}
-    assert (predict._label(one), predict._chance(one, False)) == ("a", "0.750")
-    assert predict._chance(one, True) == "a 0.75  b 0.25"
+    assert (predict._label(one), predict._probability_text(one, False)) == ("a", "0.750")
+    assert predict._probability_text(one, True) == "a 0.75  b 0.25"
     assert predict._label({"label": ["a", "b"]}) == "a, b" and predict._label({"label": []}) == "none"
     assert predict._label({"label": 3.14159}) == "3.142" and predict._label({"label": None}) is None
-    assert predict._chance({"label": 3.0}, True) is None
+    assert predict._probability_text({"label": 3.0}, True) is None
 
 
 def test_several_targets_are_flattened_for_a_file():

@@ -44,7 +44,7 @@ def printing_aside() -> Iterator[None]:
     """Inside the block, Python's ``print`` and the ``printf`` of C libraries write to standard error."""
     real, descriptor = sys.stdout, _descriptor(sys.stdout)
     flush()
-    kept = None if descriptor is None else os.dup(descriptor)
+    stdout_copy = None if descriptor is None else os.dup(descriptor)
     if descriptor is not None and (error := _descriptor(sys.stderr)) is not None:
         os.dup2(error, descriptor)
     sys.stdout = sys.stderr
@@ -53,9 +53,9 @@ def printing_aside() -> Iterator[None]:
     finally:
         _flush_c()
         sys.stdout = real
-        if kept is not None and descriptor is not None:
-            os.dup2(kept, descriptor)
-            os.close(kept)
+        if stdout_copy is not None and descriptor is not None:
+            os.dup2(stdout_copy, descriptor)
+            os.close(stdout_copy)
 
 
 def close_stdout() -> None:
@@ -154,15 +154,19 @@ def command(name: str, panel: str, *, listed: bool = False) -> Callable[[Callabl
     """
 
     def enrol(function: Callable[..., Page]) -> Callable[..., Page]:
-        own = _typed(inspect.signature(function).parameters.values(), get_type_hints(function, include_extras=True))
-        bundles: dict[str, Any] = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
+        parameters = _typed(
+            inspect.signature(function).parameters.values(), get_type_hints(function, include_extras=True)
+        )
+        bundles: dict[str, Any] = {
+            parameter.name: parameter.annotation for parameter in parameters if is_dataclass(parameter.annotation)
+        }
 
         @wraps(function)
         def work(*args: Any, json: bool = False, quiet: bool = False, **options: Any) -> None:
             for bundle, kind in bundles.items():
-                options[bundle] = kind(**{one.name: options.pop(one.name) for one in fields(kind)})
+                options[bundle] = kind(**{option.name: options.pop(option.name) for option in fields(kind)})
             with printing_aside():
-                page = _heard(function, args, options, quiet=quiet or not is_main(), listed=listed)
+                page = _run_with_listener(function, args, options, quiet=quiet or not is_main(), listed=listed)
             if not is_main():
                 return
             if json:
@@ -170,29 +174,33 @@ def command(name: str, panel: str, *, listed: bool = False) -> Callable[[Callabl
             else:
                 show(page)
 
-        shown = [one for p in own for one in (_spread(p.annotation) if p.name in bundles else [p])]
+        shown = [
+            parameter
+            for parameter in parameters
+            for parameter in (_expand_dataclass(parameter.annotation) if parameter.name in bundles else [parameter])
+        ]
         shown += [inspect.Parameter(n, _KEYWORD, default=False, annotation=kind) for n, kind in _COMMON]
         del work.__wrapped__  # typer shall see our parameters, too
         work.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-        work.__annotations__ = {p.name: p.annotation for p in shown}
+        work.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
         app.command(name, rich_help_panel=panel)(work)
-        app.registered_commands.sort(key=lambda one: _ORDER.index(one.name or ""))
+        app.registered_commands.sort(key=lambda entry: _ORDER.index(entry.name or ""))
         return function
 
     return enrol
 
 
 def _typed(parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]) -> list[inspect.Parameter]:
-    return [one.replace(annotation=hints[one.name]) for one in parameters]
+    return [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]
 
 
-def _spread(kind: Any) -> list[inspect.Parameter]:
+def _expand_dataclass(kind: Any) -> list[inspect.Parameter]:
     """The fields of a dataclass as keyword-only parameters."""
-    found = [one.replace(kind=_KEYWORD) for one in inspect.signature(kind).parameters.values()]
-    return _typed(found, get_type_hints(kind, include_extras=True))
+    parameters = [parameter.replace(kind=_KEYWORD) for parameter in inspect.signature(kind).parameters.values()]
+    return _typed(parameters, get_type_hints(kind, include_extras=True))
 
 
-def _heard(function: Callable[..., Page], args: Any, options: Any, *, quiet: bool, listed: bool) -> Page:
+def _run_with_listener(function: Callable[..., Page], args: Any, options: Any, *, quiet: bool, listed: bool) -> Page:
     """Call a command with its notes, bars and warnings going to standard error."""
     listener = ConsoleListener(console(sys.stderr), quiet=quiet, listed=listed)
 
@@ -209,8 +217,8 @@ def _heard(function: Callable[..., Page], args: Any, options: Any, *, quiet: boo
         listener.close()
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         sys.stdout.write(f"headstart {installed_version('headstart') or 'not installed'}\n")
         raise typer.Exit
 
@@ -241,32 +249,32 @@ def run(arguments: Sequence[str]) -> int:
         drop_stdout()
         return READER_GONE
     except (KeyboardInterrupt, typer.Abort):
-        kept = "Stopped. Features computed so far are kept: the same command goes on from there."
-        return _failed("KeyboardInterrupt", kept, INTERRUPTED, as_json=as_json)
+        message = "Stopped. Features computed so far are kept: the same command goes on from there."
+        return _report_error("KeyboardInterrupt", message, INTERRUPTED, as_json=as_json)
     except HeadstartError as error:
-        return _failed(type(error).__name__, str(error), 1, as_json=as_json)
+        return _report_error(type(error).__name__, str(error), 1, as_json=as_json)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's, or click's own
-            return _misused(error, as_json=as_json)
-        return _surprised(error, as_json=as_json)
+            return _usage_error(error, as_json=as_json)
+        return _unexpected_error(error, as_json=as_json)
 
 
-def _misused(error: Any, *, as_json: bool) -> int:
+def _usage_error(error: Any, *, as_json: bool) -> int:
     context = getattr(error, "ctx", None)
     hint = f" See: {context.command_path} --help" if context is not None else ""
-    return _failed("UsageError", f"{error.format_message()}{hint}", int(error.exit_code), as_json=as_json)
+    return _report_error("UsageError", f"{error.format_message()}{hint}", int(error.exit_code), as_json=as_json)
 
 
-def _surprised(error: Exception, *, as_json: bool) -> int:
+def _unexpected_error(error: Exception, *, as_json: bool) -> int:
     """An error that nobody foresaw: shown with the way to its traceback, and to us."""
     if os.environ.get("HEADSTART_TRACEBACK"):
         traceback.print_exception(error, file=sys.stderr)
     text = " ".join(str(error).split()) or "no message"
     advice = "This should not happen. HEADSTART_TRACEBACK=1 in the environment shows where; please report it."
-    return _failed(type(error).__name__, f"{type(error).__name__}: {text}\n{advice}", 1, as_json=as_json)
+    return _report_error(type(error).__name__, f"{type(error).__name__}: {text}\n{advice}", 1, as_json=as_json)
 
 
-def _failed(kind: str, message: str, code: int, *, as_json: bool) -> int:
+def _report_error(kind: str, message: str, code: int, *, as_json: bool) -> int:
     out = console(sys.stderr)
     for number, line in enumerate(message.splitlines() or [kind]):
         before = Text("Error " if code != INTERRUPTED else "", style="bold red") if number == 0 else Text("      ")

@@ -16,7 +16,7 @@ from headstart._base.files import cache_folder
 from headstart.cli.app import command
 from headstart.cli.library import LIBRARY
 from headstart.cli.options import count
-from headstart.cli.output import Page, facts, short, size_of, table, title, under
+from headstart.cli.output import Page, facts, short, size_of, table, title, with_heading
 
 # ---- What this machine has and can do, as plain data. Each question is answered even when another one fails. ----
 
@@ -26,19 +26,19 @@ _BASE = ("numpy", "scipy", "scikit-learn", "torch", "safetensors", "pillow", "ty
 
 def packages() -> dict[str, Any]:
     """Versions of the base packages, and per extra what is installed and what is missing."""
-    found: dict[str, Any] = {"base": {name: installed_version(name) for name in _BASE}, "extras": {}}
+    report: dict[str, Any] = {"base": {name: installed_version(name) for name in _BASE}, "extras": {}}
     for extra, lines in sorted(extras().items()):
         names = [re.split(r"[<>=!~\[; ]", line, maxsplit=1)[0] for line in lines]
         if extra in ("all", "dev") or not names:
             continue
         versions = {name: installed_version(name) for name in names}
-        missing = [name for name, there in versions.items() if there is None]
-        found["extras"][extra] = {
+        missing = [name for name, version in versions.items() if version is None]
+        report["extras"][extra] = {
             "versions": versions,
             "missing": missing,
             "install": f'pip install "headstart[{extra}]"' if missing else None,
         }
-    return found
+    return report
 
 
 def engines() -> dict[str, str | None]:
@@ -179,12 +179,14 @@ def doctor() -> Page:
     python = document["python"]
     blocks: list[Any] = [
         title(f"headstart {document['headstart']}", f"Python {python['version']}", python["system"]),
-        under("This machine", facts(_machine_facts(document))),
-        under("Packages", _package_table(document["packages"])),
+        with_heading("This machine", facts(_machine_facts(document))),
+        with_heading("Packages", _package_table(document["packages"])),
     ]
     if problems:
         blocks.append(
-            under("To put right", table(["", ""], [[Text("!", style="bold yellow"), p] for p in problems], align="ll"))
+            with_heading(
+                "To put right", table(["", ""], [[Text("!", style="bold yellow"), p] for p in problems], align="ll")
+            )
         )
     else:
         blocks.append(Text("Nothing is wrong.", style="green"))
@@ -192,13 +194,15 @@ def doctor() -> Page:
 
 
 def _problems(document: dict[str, Any]) -> list[str]:
-    found = [f"{name} is missing: pip install {name}" for name, v in document["packages"]["base"].items() if v is None]
-    found += [document[part]["problem"] for part in ("torch", "torchvision") if "problem" in document[part]]
+    problems = [
+        f"{name} is missing: pip install {name}" for name, v in document["packages"]["base"].items() if v is None
+    ]
+    problems += [document[part]["problem"] for part in ("torch", "torchvision") if "problem" in document[part]]
     if not document["cache"]["writable"]:
-        found.append(
+        problems.append(
             f"The cache folder {document['cache']['folder']} cannot be written: set HEADSTART_CACHE to another."
         )
-    return found
+    return problems
 
 
 def _machine_facts(document: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -220,10 +224,10 @@ def _machine_facts(document: dict[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _engines(found: dict[str, str | None]) -> str | None:
-    there = [name for name, version in found.items() if version is not None]
-    absent = [name for name, version in found.items() if version is None]
-    return ", ".join(there) + (f" (not installed: {', '.join(absent)})" if absent else "") if there else None
+def _engines(versions: dict[str, str | None]) -> str | None:
+    installed = [name for name, version in versions.items() if version is not None]
+    absent = [name for name, version in versions.items() if version is None]
+    return ", ".join(installed) + (f" (not installed: {', '.join(absent)})" if absent else "") if installed else None
 
 
 def _bf16(torch: dict[str, Any]) -> str:
@@ -238,12 +242,12 @@ def _package_table(packages: dict[str, Any]) -> Any:
 
     rows: list[list[Any]] = [["base", versions(packages["base"])]]
     for extra, state in packages["extras"].items():
-        there = versions(state["versions"])
+        installed = versions(state["versions"])
         if state["missing"]:
-            line = Text(there + "  " if there else "")
+            line = Text(installed + "  " if installed else "")
             rows.append(
                 [extra, line + Text(f"missing {', '.join(state['missing'])}: {state['install']}", style="yellow")]
             )
         else:
-            rows.append([extra, there])
+            rows.append([extra, installed])
     return table(["", ""], rows, align="ll")

@@ -35,6 +35,9 @@ def export(
         "targets": targets,
     }
     lines = [("file", f"{short(path)}, {size_of(document['bytes'])}")]
-    lines += [(str(one["target"]), f"{one['task']}, {len(one['classes'] or ()) or 'no'} classes") for one in targets]
+    lines += [
+        (str(target["target"]), f"{target['task']}, {len(target['classes'] or ()) or 'no'} classes")
+        for target in targets
+    ]
     blocks = [title(short(predictor), "exported"), facts(lines)]
     return Page(document, blocks, [shell_line("layers", f"onnx:{short(path)}")])

@@ -26,11 +26,11 @@ from headstart.cli.options import (
     Source,
     Store,
     Weights,
+    count_items,
     dataset,
-    items_of,
     load_source,
 )
-from headstart.cli.output import Page, facts, shell_line, short, table, title, under
+from headstart.cli.output import Page, facts, shell_line, short, table, title, with_heading
 from headstart.cli.sources import short_address
 from headstart.errors import OptionError
 
@@ -78,16 +78,16 @@ def extract(
 
 
 def _page(bank: Any, items: Any, loaded: Any, *, root: Path, output: Path | None, data: str) -> Page:
-    kept = int(bank.keep(items).sum())
+    n_readable = int(bank.keep(items).sum())
     widths = {name: math.prod(bank.table(name).shape or ()) for name in bank.layers}
     recipe = bank.recipe[bank.layers[0]]
     document = {
         "source": loaded.address,
         "fingerprint": loaded.fingerprint,
         "items": len(items),
-        "rows": kept,
+        "rows": n_readable,
         "computed": bank.computed,
-        "skipped": [{"item": str(one.item), "reason": one.reason} for one in bank.skipped],
+        "skipped": [{"item": str(skipped.item), "reason": skipped.reason} for skipped in bank.skipped],
         "layers": [{"name": n, "pooling": bank.recipe[n]["pooling"], "width": widths[n]} for n in bank.layers],
         "engine": recipe["engine"],
         "precision": recipe["precision"],
@@ -96,9 +96,9 @@ def _page(bank: Any, items: Any, loaded: Any, *, root: Path, output: Path | None
         "output": None if output is None else str(output),
     }
     blocks: list[Any] = [
-        title(short_address(loaded.address), items_of(items), seconds(bank.seconds["total"])),
+        title(short_address(loaded.address), count_items(items), seconds(bank.seconds["total"])),
         facts([
-            ("computed", f"{bank.computed:,} new, {kept - bank.computed:,} were there already"),
+            ("computed", f"{bank.computed:,} new, {n_readable - bank.computed:,} were there already"),
             ("run by", f"{recipe['engine']}, {recipe['precision']} on {recipe['device']}"),
             ("kept in", short(root)),
             ("written to", None if output is None else short(output)),
@@ -108,31 +108,31 @@ def _page(bank: Any, items: Any, loaded: Any, *, root: Path, output: Path | None
               align="llr"),
     ]  # fmt: skip
     if bank.skipped:
-        blocks.append(left_out([(one.item, one.reason) for one in bank.skipped], len(items)))
+        blocks.append(skipped_items([(skipped.item, skipped.reason) for skipped in bank.skipped], len(items)))
     source = short_address(loaded.address)
     return Page(document, blocks, [shell_line("fit", data, "--source", source, "-o", "my.headstart")])
 
 
-def left_out(problems: list[tuple[Any, str]], total: int) -> Any:
+def skipped_items(problems: list[tuple[Any, str]], total: int) -> Any:
     """Items that could not be read, the first few by name."""
     rows = [[short(item), reason] for item, reason in problems[:_MOST_SKIPPED]]
     more = f", the first {_MOST_SKIPPED}" if len(problems) > _MOST_SKIPPED else ""
     heading = f"{len(problems):,} of {total:,} items could not be read and were left out{more}"
-    return under(heading, table(["item", "reason"], rows, align="ll"))
+    return with_heading(heading, table(["item", "reason"], rows, align="ll"))
 
 
 def _export(bank: Any, items: Any, path: Path) -> None:
     """An array for each layer, the items' names, and the targets, as plain NumPy arrays (no pickles)."""
-    kept = items.take(bank.keep(items))
+    readable = items.take(bank.keep(items))
     arrays: dict[str, Any] = {}
     for name in bank.layers:
         if bank.table(name).ragged:  # the steps of all items one after the other, and how many each has
-            steps = bank.sequences(name, kept)
-            arrays |= {name: np.concatenate(steps), f"steps:{name}": np.array([len(one) for one in steps])}
+            steps = bank.sequences(name, readable)
+            arrays |= {name: np.concatenate(steps), f"steps:{name}": np.array([len(sequence) for sequence in steps])}
         else:
-            arrays[name] = bank.rows(name, kept)
-    arrays["items"] = np.array([str(item) for item in kept.items])
-    for column in kept.columns:
+            arrays[name] = bank.rows(name, readable)
+    arrays["items"] = np.array([str(item) for item in readable.items])
+    for column in readable.columns:
         arrays[f"target:{column.name}"] = np.array(["" if v is None else str(v) for v in column.values])
 
     def write(temporary: Path) -> None:

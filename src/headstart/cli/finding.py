@@ -56,38 +56,44 @@ def in_folder(root: Path) -> list[FoundSource]:
         return [FoundSource(f"{_FILES[root.suffix.lower()]}:{root}", root.suffix[1:], root.stat().st_size)]
     if not root.is_dir():
         raise DataError(f"There is no folder {root}.")
-    found: list[FoundSource] = []
+    sources: list[FoundSource] = []
     waiting = [(root, 0)]
     for _ in range(_MOST_FOLDERS):
         if not waiting:
             break
         folder, depth = waiting.pop(0)
-        here = list(_here(folder))
-        found += here
-        whole = (folder / "predictor.json").is_file()  # its sources are listed already
-        if depth < _DEPTH and not whole and not any(Path(one.address.partition(":")[2]) == folder for one in here):
+        here = list(_sources_in(folder))
+        sources += here
+        is_predictor = (folder / "predictor.json").is_file()  # its sources are listed already
+        if (
+            depth < _DEPTH
+            and not is_predictor
+            and not any(Path(source.address.partition(":")[2]) == folder for source in here)
+        ):
             waiting += [(sub, depth + 1) for sub in _folders(folder)]
-    return found
+    return sources
 
 
 def in_hub_cache() -> list[FoundSource]:
     """Networks that the hub's client has fetched before."""
     hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     root = Path(hub).expanduser()
-    found = []
+    sources = []
     for folder in sorted(root.glob("models--*")) if root.is_dir() else ():
         weights = [path for name in _WEIGHTS for path in folder.glob(f"snapshots/*/{name}")]
         if weights:
             owner, _, name = folder.name.removeprefix("models--").partition("--")
             address = f"timm:{name}" if owner == "timm" else f"hf:{owner}/{name}" if name else f"hf:{owner}"
             config = _json(weights[0].parent / "config.json") or {}
-            found.append(FoundSource(address, "fetched before", _size(weights[0]), **_facts(config, weights[0].parent)))
-    return found
+            sources.append(
+                FoundSource(address, "fetched before", _size(weights[0]), **_facts(config, weights[0].parent))
+            )
+    return sources
 
 
 def in_packages() -> list[FoundSource]:
     """Installed packages that carry a transformers model folder; their name is enough."""
-    found = []
+    sources = []
     for package in distributions():
         record = package.read_text("RECORD") or ""
         model = re.search(r"^(.*)/model\.safetensors,[^,]*,(\d+)$", record, re.MULTILINE)
@@ -95,11 +101,13 @@ def in_packages() -> list[FoundSource]:
             folder = Path(str(package.locate_file(model[1])))
             facts = _facts(_json(folder / "config.json") or {}, folder)
             facts["licence"] = facts["licence"] or _licence_of(package.metadata)
-            found.append(FoundSource(f"hf:{package.metadata['Name']}", "an installed package", int(model[2]), **facts))
-    return sorted(found, key=lambda one: one.address)
+            sources.append(
+                FoundSource(f"hf:{package.metadata['Name']}", "an installed package", int(model[2]), **facts)
+            )
+    return sorted(sources, key=lambda source: source.address)
 
 
-def _here(folder: Path) -> Iterator[FoundSource]:
+def _sources_in(folder: Path) -> Iterator[FoundSource]:
     record = _json(folder / "source.json")
     if record is not None:
         rebuild = record.get("rebuild")
@@ -127,11 +135,11 @@ def _here(folder: Path) -> Iterator[FoundSource]:
 def _facts(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """Modality, input and licence, from a network's ``config.json`` and the model card beside it."""
     inner = config.get("pretrained_cfg")
-    own = inner if isinstance(inner, dict) else {}
-    licence = config.get("license") or own.get("license") or _card(folder)
+    pretrained = inner if isinstance(inner, dict) else {}
+    licence = config.get("license") or pretrained.get("license") or _card(folder)
     facts = {"modality": "", "input": "", "licence": licence if isinstance(licence, str) else ""}
     if isinstance(config.get("architecture"), str):
-        size = own.get("input_size")
+        size = pretrained.get("input_size")
         shape = " × ".join(map(str, size)) if isinstance(size, list) else ""
         return {**facts, "modality": "audio" if config.get("audio_frontend") else "image", "input": shape}
     kind, longest = config.get("model_type"), config.get("max_position_embeddings")
@@ -149,16 +157,18 @@ def _card(folder: Path) -> str:
         head = (folder / "README.md").read_text(encoding="utf-8", errors="replace")[:4_000]
     except OSError:
         return ""
-    found = re.search(r"^license:\s*['\"]?([^\s'\"]+)", head, re.MULTILINE) if head.startswith("---") else None
-    return found[1] if found else ""
+    match = re.search(r"^license:\s*['\"]?([^\s'\"]+)", head, re.MULTILINE) if head.startswith("---") else None
+    return match[1] if match else ""
 
 
 def _licence_of(metadata: Any) -> str:
-    given = metadata.get("License-Expression") or metadata.get("License") or ""
-    if given and given != "UNKNOWN":
-        return str(given).splitlines()[0][:40]
-    named = [line.rpartition("::")[2].strip() for line in metadata.get_all("Classifier") or () if "License ::" in line]
-    return ", ".join(named)
+    licence = metadata.get("License-Expression") or metadata.get("License") or ""
+    if licence and licence != "UNKNOWN":
+        return str(licence).splitlines()[0][:40]
+    licences = [
+        line.rpartition("::")[2].strip() for line in metadata.get_all("Classifier") or () if "License ::" in line
+    ]
+    return ", ".join(licences)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

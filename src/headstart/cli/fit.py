@@ -31,15 +31,15 @@ from headstart.cli.options import (
     Seed,
     Store,
     count,
+    count_items,
     dataset,
-    items_of,
     load_source,
-    named,
     one_of,
+    parse_named,
     sources_of,
-    training,
+    training_part,
 )
-from headstart.cli.output import Page, facts, interval, shell_line, short, table, title, under
+from headstart.cli.output import Page, facts, interval, shell_line, short, table, title, with_heading
 from headstart.cli.predict import result_blocks
 from headstart.cli.sources import short_address
 from headstart.errors import DataError, OptionError
@@ -118,24 +118,24 @@ def fit(
 ) -> Page:  # fmt: skip
     """Fit a predictor: find the best layers and head on your data, fine-tune when asked, and save it."""
     check_output(output)
-    train, held = _parts(data, columns, test_size=test_size, test=test, seed=seed)
+    train, test_set = _parts(data, columns, test_size=test_size, test=test, seed=seed)
     sources = [load_source(address, file, options) for address, file in sources_of(source, weights)]
     begun = time.perf_counter()
     predictor = LIBRARY["fit"](
-        sources, train, layers=layers or "auto", head=named("head", head), policy=named("policy", policy),
+        sources, train, layers=layers or "auto", head=parse_named("head", head), policy=parse_named("policy", policy),
         balance=balance, budget=budget, pooling=pooling, guard=guard, length=length, exact=exact, store=store,
         engine=engine, precision=precision, on_error=on_error, random_state=seed, device=device, checkpoint=checkpoint,
     )  # fmt: skip
     spent = time.perf_counter() - begun
     saved = predictor.save(output)
-    result = None if held is None else predictor.evaluate(held)
+    result = None if test_set is None else predictor.evaluate(test_set)
     return _page(predictor, saved, train, result, spent=spent)
 
 
 def check_output(output: Path) -> None:
     """Said before the work is done, not after it."""
-    place = output.expanduser()
-    if place.exists() and not (place / "predictor.json").is_file():
+    path = output.expanduser()
+    if path.exists() and not (path / "predictor.json").is_file():
         raise DataError(f"{output} exists and is no saved predictor; it is not overwritten. Give -o another name.")
 
 
@@ -145,12 +145,12 @@ def _parts(data: str, columns: Columns, *, test_size: float | None, test: str | 
         raise OptionError("Give --test-size or --test, not both.")
     items = dataset(data, columns)
     if test is not None:
-        return training(items), dataset(test, columns)
+        return training_part(items), dataset(test, columns)
     if test_size:
-        return training(items).split(test_size if test_size < 1 else round(test_size), random_state=seed)
+        return training_part(items).split(test_size if test_size < 1 else round(test_size), random_state=seed)
     if items.parts is not None and "test" in items.parts and "train" in items.parts:
         return items.part("train"), items.part("test")
-    return training(items), None
+    return training_part(items), None
 
 
 def _page(predictor: Any, saved: Path, train: Any, result: Any, *, spent: float) -> Page:
@@ -168,8 +168,11 @@ def _page(predictor: Any, saved: Path, train: Any, result: Any, *, spent: float)
         "test": None if result is None else result.to_dict(rows=False),
     }
     classes = predictor.classes
-    known = count(len(classes), "class") if isinstance(classes, tuple) else ""
-    blocks: list[Any] = [title(short(saved), items_of(train), known, seconds(spent)), facts(_chosen(predictor))]
+    class_count = count(len(classes), "class") if isinstance(classes, tuple) else ""
+    blocks: list[Any] = [
+        title(short(saved), count_items(train), class_count, seconds(spent)),
+        facts(_chosen(predictor)),
+    ]
     for name, picked in selection.items():
         blocks.append(_tried(picked, name if len(selection) > 1 else ""))
     if result is not None:
@@ -189,18 +192,20 @@ def _chosen(predictor: Any) -> list[tuple[str, Any]]:
     trained, kind = None, "fine-tuning"
     if history.get("loss"):
         trained = f"{count(len(history['loss']), 'epoch')}, {seconds(sum(history.get('epoch_seconds', ())))}"
-        kept = history.get("kept")
-        if kept is None:  # a head that is trained; the source stays as it is
+        selected = history.get("kept")
+        if selected is None:  # a head that is trained; the source stays as it is
             kind = "training"
         else:
-            trained += f"; kept: {'frozen' if kept == 'start' else kept}"
+            trained += f"; kept: {'frozen' if selected == 'start' else selected}"
     return [
         ("source", ", ".join(short_address(s.address) for s in predictor.sources)),
         ("layers", layers or "none: sentences are chosen by their words and places alone"),
         ("head", _head(predictor.head)),
         (
             "features",
-            "; ".join(_kept(t["kept"]) for t in predictor.chosen.get("selection", {}).values() if "kept" in t),
+            "; ".join(
+                _selected_features(t["kept"]) for t in predictor.chosen.get("selection", {}).values() if "kept" in t
+            ),
         ),
         ("length", "; ".join(t["length"] for t in predictor.chosen.get("selection", {}).values() if "length" in t)),
         ("policy", predictor.chosen.get("policy")),
@@ -208,16 +213,16 @@ def _chosen(predictor: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _kept(table: Sequence[Any]) -> str:
+def _selected_features(table: Sequence[Any]) -> str:
     """How many features of each layer have weights."""
-    return ", ".join(f"{one['kept']:,} of {one['features']:,} of {one['layer']}" for one in table)
+    return ", ".join(f"{layer['kept']:,} of {layer['features']:,} of {layer['layer']}" for layer in table)
 
 
 def _head(head: Any) -> str:
     """The head's name with the fields that are not what they are by default."""
     usual = {field.name: field.default for field in dataclasses.fields(head)}
-    told = {k: v for k, v in head.fields().items() if v != usual.get(k)}
-    fields = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items())
+    changed = {k: v for k, v in head.fields().items() if v != usual.get(k)}
+    fields = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in changed.items())
     return f"{head.name} ({fields})" if fields else str(head.name)
 
 
@@ -243,7 +248,7 @@ def _tried(picked: Any, name: str) -> Any:
     tried = table(["", "layers", "head", "score", "95 % interval"], body, align="lllrl", keep=1,
                   bold=() if chosen is None else [chosen])  # fmt: skip
     why = "" if chosen is None else _why(picked, rows)
-    return under(heading, Group(tried, Text(why, style="dim")) if why else tried)
+    return with_heading(heading, Group(tried, Text(why, style="dim")) if why else tried)
 
 
 def _why(picked: Any, rows: Sequence[Any]) -> str:

@@ -99,14 +99,14 @@ def is_table(data: str) -> bool:
 def dataset(data: str, columns: Columns) -> Any:
     """DATA and its options → Dataset."""
     if is_table(data) or (Path(data).expanduser().is_file() and modality_from_suffix(data) is None):
-        one = list(columns.target or ()) or None
+        target = list(columns.target or ()) or None
         return LIBRARY["Dataset"].from_table(
-            data, columns.input, one, task=columns.task, groups=columns.groups, split=columns.split,
+            data, columns.input, target, task=columns.task, groups=columns.groups, split=columns.split,
             modality=columns.modality,
         )  # fmt: skip
-    given = [f"--{name}" for name in ("input", "target", "groups", "split", "task") if getattr(columns, name)]
-    if given:
-        raise OptionError(f"{', '.join(given)} is for tables ({', '.join(SUFFIXES)}); {data} is not one.")
+    table_options = [f"--{name}" for name in ("input", "target", "groups", "split", "task") if getattr(columns, name)]
+    if table_options:
+        raise OptionError(f"{', '.join(table_options)} is for tables ({', '.join(SUFFIXES)}); {data} is not one.")
     return LIBRARY["Dataset"].from_folder(data, columns.modality)
 
 
@@ -116,7 +116,7 @@ def need_file_name(output: Path | None, example: str) -> None:
         raise DataError(f"{output} is a folder; -o takes the name of a file, such as {example}.")
 
 
-def training(items: Any) -> Any:
+def training_part(items: Any) -> Any:
     """The part that is there to learn from: ``train`` where the data came in parts, else all of it."""
     return items.part("train") if items.parts is not None and "train" in items.parts else items
 
@@ -134,19 +134,19 @@ def sources_of(addresses: Sequence[str], weights: Sequence[Path] | None) -> list
     return list(zip(addresses, weights or [None] * len(addresses)))  # type: ignore[list-item]
 
 
-def pairs(words: Sequence[str] | None, what: str = "--options") -> dict[str, Any]:
+def parse_pairs(words: Sequence[str] | None, what: str = "--options") -> dict[str, Any]:
     """``["pad_type=same", "in_chans=1"]`` → ``{"pad_type": "same", "in_chans": 1}``.
 
     >>> pairs(["a=1", "b=same", "c=[1, 2]", "d=True", "e=none"])
     {'a': 1, 'b': 'same', 'c': [1, 2], 'd': True, 'e': None}
     """
-    found = {}
+    values = {}
     for word in words or ():
         key, equals, value = word.partition("=")
         if not equals or not key.strip():
             raise OptionError(f"{what} takes KEY=VALUE, e.g. pad_type=same; got {word!r}.")
-        found[key.strip()] = _value(value.strip())
-    return found
+        values[key.strip()] = _value(value.strip())
+    return values
 
 
 def _value(text: str) -> Any:
@@ -159,13 +159,13 @@ def _value(text: str) -> Any:
         return text
 
 
-def named(family: str, text: str) -> Any:
+def parse_named(family: str, text: str) -> Any:
     """``"ridge:alpha=1.0"`` or ``"full:epochs=5,lr=3e-4"`` → the head or policy; a bare name stays a name."""
     name, colon, fields = text.partition(":")
     if not colon:
         return text
     make = LIBRARY["ctc"] if family == "head" and name in LIBRARY["CTC"] else LIBRARY[family]
-    return make(name, **pairs([part for part in fields.split(",") if part.strip()], f"--{family} {name}:"))
+    return make(name, **parse_pairs([part for part in fields.split(",") if part.strip()], f"--{family} {name}:"))
 
 
 def load_source(address: str, weights: Path | None, options: Sequence[str] | None) -> Any:
@@ -180,10 +180,10 @@ def load_source(address: str, weights: Path | None, options: Sequence[str] | Non
     family = address.partition(":")[0]
     arguments: dict[str, Any] = {} if weights is None else {"weights": weights.expanduser()}
     if ":" in address and (weights is not None or options):
-        known = list(inspect.signature(LIBRARY["SOURCES"][family]).parameters)[1:]
-        given = pairs(options)
-        arguments |= {"options": given} if "options" in known and given else given
-        check_names(f"options of {family}: sources", arguments, known)
+        parameters = list(inspect.signature(LIBRARY["SOURCES"][family]).parameters)[1:]
+        values = parse_pairs(options)
+        arguments |= {"options": values} if "options" in parameters and values else values
+        check_names(f"options of {family}: sources", arguments, parameters)
     return LIBRARY["load_source"](address, **arguments)
 
 
@@ -195,10 +195,10 @@ def load_predictor(path: Path) -> Any:
     StoreError
         When there is none, or it is damaged.
     """
-    place = path.expanduser()
-    if not place.exists():
-        raise StoreError(f"There is no saved predictor {path}.{did_you_mean(place)}")
-    return LIBRARY["load"](place)
+    path_or_text = path.expanduser()
+    if not path_or_text.exists():
+        raise StoreError(f"There is no saved predictor {path}.{did_you_mean(path_or_text)}")
+    return LIBRARY["load"](path_or_text)
 
 
 def _address(text: str) -> str:
@@ -224,6 +224,6 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what if number == 1 else plural}"
 
 
-def items_of(data: Any) -> str:
+def count_items(data: Any) -> str:
     """``600 images``, for a heading."""
     return count(len(data), {"audio": "sound"}.get(data.modality, data.modality))

@@ -42,7 +42,7 @@ class Page:
     following: Sequence[str] = field(default=())
 
 
-class _Paper(Console):
+class _PipeConsole(Console):
     """rich's console, but whoever prints decides what a reader that went away means."""
 
     def on_broken_pipe(self) -> None:
@@ -53,10 +53,10 @@ class _Paper(Console):
 def console(stream: Any = None) -> Console:
     """A console that honours NO_COLOR and COLUMNS, and cuts nothing short where there is no terminal."""
     stream = stream or sys.stdout
-    made = _Paper(file=stream, highlight=False, emoji=False, markup=False)
-    if not made.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
-        made.width = _PIPED_WIDTH
-    return made
+    console_ = _PipeConsole(file=stream, highlight=False, emoji=False, markup=False)
+    if not console_.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+        console_.width = _PIPED_WIDTH
+    return console_
 
 
 def show(page: Page) -> None:
@@ -113,21 +113,21 @@ def table(
     align = (align or "lr") + (align or "lr")[-1] * len(headers)
     cells = [[_cell(value) for value in row] for row in rows]
     bold, keep, room = set(bold), keep or 0, console().width - 4
-    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=any(headers))
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=any(headers))
     widest = [max((row[number].cell_len for row in cells), default=0) for number in range(len(headers))]
     numbers = [align[number] == "r" for number in range(len(headers))]
-    fits = sum(wide + 2 for wide, whole in zip(widest, numbers) if whole) + widest[keep] < room
+    fits = sum(wide + 2 for wide, is_number in zip(widest, numbers) if is_number) + widest[keep] < room
     for number, header in enumerate(headers):
         sure = widest[number] < room if number == keep else numbers[number] and fits
-        made.add_column(
+        grid.add_column(
             Text(header),
             justify="right" if align[number] == "r" else "left",
             no_wrap=sure,
             overflow="fold",
         )
     for number, row in enumerate(cells):
-        made.add_row(*row, style="bold" if number in bold else None)
-    return Padding(made, (0, 0, 0, 2), expand=False)
+        grid.add_row(*row, style="bold" if number in bold else None)
+    return Padding(grid, (0, 0, 0, 2), expand=False)
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> ConsoleRenderable:
@@ -136,7 +136,7 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> ConsoleRenderable:
     return table(["", ""], rows, align="ll")
 
 
-def under(heading: str, block: ConsoleRenderable) -> ConsoleRenderable:
+def with_heading(heading: str, block: ConsoleRenderable) -> ConsoleRenderable:
     """A block below its heading."""
     return Group(Text(heading), block)
 

@@ -18,10 +18,10 @@ from headstart._base.files import did_you_mean, write_atomic
 from headstart._base.printing import seconds
 from headstart._base.progress import listening, note
 from headstart.cli.app import command
-from headstart.cli.extract import left_out
+from headstart.cli.extract import skipped_items
 from headstart.cli.library import LIBRARY
-from headstart.cli.options import Columns, Data, Input, count, dataset, is_table, items_of, load_predictor
-from headstart.cli.output import Page, interval, shell_line, short, table, title, under
+from headstart.cli.options import Columns, Data, Input, count, count_items, dataset, is_table, load_predictor
+from headstart.cli.output import Page, interval, shell_line, short, table, title, with_heading
 from headstart.dataset.folders import modality_from_suffix
 from headstart.errors import DataError, HeadstartError, OptionError
 
@@ -47,8 +47,8 @@ def predict(
     """Predict for files, folders, a table or texts."""
     loaded = load_predictor(predictor)
     data = named_items(items, input, loaded.source.modality)
-    rows = _rows(loaded, data, *_answers(loaded, data))
-    bad = [(_called(row["item"]), row["error"]) for row in rows if "error" in row]
+    rows = _rows(loaded, data, *_labels_and_probabilities(loaded, data))
+    bad = [(_item_text(row["item"]), row["error"]) for row in rows if "error" in row]
     if len(bad) == len(rows):
         shown = [f"{item}: {reason}" for item, reason in bad[:_MOST_REASONS]]
         more = ["…"] * (len(bad) > len(shown))
@@ -63,20 +63,20 @@ def predict(
     if len(rows) > _MOST_ROWS:
         blocks.append(f"… and {len(rows) - _MOST_ROWS:,} more. -o FILE.csv or --json gives all of them.")
     if bad:
-        blocks.append(left_out(bad, len(rows)))
+        blocks.append(skipped_items(bad, len(rows)))
     if output is not None:
         following = f"open {short(output)}: {count(len(rows), 'row')}"
     else:
-        again = [word if len(word) <= _MOST_LETTERS or _is(Path(word), "file") else "TEXT" for word in items[:1]]
+        again = [word if len(word) <= _MOST_LETTERS or _exists_as(Path(word), "file") else "TEXT" for word in items[:1]]
         following = shell_line("predict", short(predictor), *again, "-o", "predictions.csv")
     return Page(document, blocks, [following])
 
 
-def _answers(loaded: Any, data: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _labels_and_probabilities(loaded: Any, data: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Labels and probabilities by target; the second pass has nothing to say that the first has not said."""
     labels = _by_target(loaded, loaded.predict(data, on_error="skip"))
     with listening(None):
-        chances = _by_target(loaded, loaded.predict_proba(data, on_error="skip")) if _has_chances(loaded) else {}
+        chances = _by_target(loaded, loaded.predict_proba(data, on_error="skip")) if _has_probabilities(loaded) else {}
     return labels, chances
 
 
@@ -87,24 +87,24 @@ def named_items(words: Sequence[str], input: str | None, modality: str) -> Any:
         return kind.from_table(words[0], input).without_targets()
     if input is not None:
         raise OptionError("--input goes with one table.")
-    if tables := [word for word in words if is_table(word) and _is(Path(word), "file")]:
+    if tables := [word for word in words if is_table(word) and _exists_as(Path(word), "file")]:
         raise OptionError(f"Give a table alone, and one at a time; got {tables[0]} among {len(words)} words.")
-    found: list[Any] = []
+    items: list[Any] = []
     for word in words:
         path = Path(os.path.expanduser(word))  # Path's own raises for a text that begins with ~
-        if word and _is(path, "dir"):  # "" is an empty text, not the folder we are in
-            found += _inside(path, modality)
-        elif modality == "text" and not _is(path, "file"):
-            found.append(word)
+        if word and _exists_as(path, "dir"):  # "" is an empty text, not the folder we are in
+            items += _inside(path, modality)
+        elif modality == "text" and not _exists_as(path, "file"):
+            items.append(word)
             if is_table(word) or modality_from_suffix(word) is not None:
                 note(f"There is no file {word}: it is taken as a text.{did_you_mean(path)}")
         else:
-            found.append(path)
-    missing = [str(path) for path in found if isinstance(path, Path) and not _is(path, "file")]
-    if missing and len(missing) == len(found):
+            items.append(path)
+    missing = [str(path) for path in items if isinstance(path, Path) and not _exists_as(path, "file")]
+    if missing and len(missing) == len(items):
         hint = did_you_mean(Path(missing[0])) if len(missing) == 1 else ""
         raise DataError(f"There is no file {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}.{hint}")
-    return kind.from_items(found, modality)
+    return kind.from_items(items, modality)
 
 
 def _inside(folder: Path, modality: str) -> Sequence[Any]:
@@ -115,36 +115,38 @@ def _inside(folder: Path, modality: str) -> Sequence[Any]:
         raise DataError(f"The predictor takes files of kind {modality}. {error}") from error
 
 
-def _is(path: Path, what: str) -> bool:
+def _exists_as(path: Path, what: str) -> bool:
     try:  # a long text is no path: the system may refuse even to look
         return path.is_dir() if what == "dir" else path.is_file()
     except (OSError, ValueError):
         return False
 
 
-def _by_target(loaded: Any, found: Any) -> dict[str, Any]:
-    return found if isinstance(found, dict) else {loaded.answers[0].target: found}
+def _by_target(loaded: Any, values: Any) -> dict[str, Any]:
+    return values if isinstance(values, dict) else {loaded.answers[0].target: values}
 
 
-def _has_chances(loaded: Any) -> bool:
+def _has_probabilities(loaded: Any) -> bool:
     return all("proba" in answer.gives for answer in loaded.answers)
 
 
 def _rows(loaded: Any, data: Any, labels: dict[str, Any], chances: dict[str, Any]) -> list[dict[str, Any]]:
     read = LIBRARY["reading"](loaded.source, data)
-    known = list(labels[loaded.answers[0].target])
+    target_labels = list(labels[loaded.answers[0].target])
     rows = []
     for i, item in enumerate(data.items):
         row: dict[str, Any] = {"item": str(item) if isinstance(item, (str, Path)) else f"item {i}"}
-        if i >= len(known) or known[i] is None:
+        if i >= len(target_labels) or target_labels[i] is None:
             rows.append({**row, "label": None, "error": _reason(read, i)})
             continue
-        found = {a.target: _one(a, labels[a.target][i], chances.get(a.target), i) for a in loaded.answers}
-        rows.append({**row, **(next(iter(found.values())) if len(found) == 1 else {"targets": found})})
+        predictions = {a.target: _prediction(a, labels[a.target][i], chances.get(a.target), i) for a in loaded.answers}
+        rows.append(
+            {**row, **(next(iter(predictions.values())) if len(predictions) == 1 else {"targets": predictions})}
+        )
     return rows
 
 
-def _one(answer: Any, label: Any, chances: Any, index: int) -> dict[str, Any]:
+def _prediction(answer: Any, label: Any, chances: Any, index: int) -> dict[str, Any]:
     if chances is None:
         return {"label": label}
     by_class = {str(name): float(p) for name, p in zip(answer.classes, chances[index])}
@@ -161,20 +163,24 @@ def _reason(read: Any, index: int) -> str:
     return "could not be read"
 
 
-def _share(value: Any) -> str | None:
+def _ratio_text(value: Any) -> str | None:
     """None for a share of nothing."""
     return None if np.isnan(float(value)) else f"{value:.3f}"
 
 
 def _texts(rows: list[dict[str, Any]]) -> list[Any]:
     """Summaries below what they are of: a table has no room for them."""
-    return [under(_called(row["item"]), Text(row["label"])) for row in rows[:_MOST_ROWS] if row["label"] is not None]
+    return [
+        with_heading(_item_text(row["item"]), Text(row["label"]))
+        for row in rows[:_MOST_ROWS]
+        if row["label"] is not None
+    ]
 
 
-def _called(item: str) -> str:
+def _item_text(item: str) -> str:
     """A path as short as it can be, or how a text begins: it may be a book."""
     name = short(item) or '""'
-    return name if len(name) <= _MOST_LETTERS or _is(Path(item), "file") else f"{name[:_MOST_LETTERS]}…"
+    return name if len(name) <= _MOST_LETTERS or _exists_as(Path(item), "file") else f"{name[:_MOST_LETTERS]}…"
 
 
 def _prediction_table(rows: list[dict[str, Any]], targets: list[str], *, proba: bool) -> Any:
@@ -183,8 +189,8 @@ def _prediction_table(rows: list[dict[str, Any]], targets: list[str], *, proba: 
     shown = []
     for row in rows[:_MOST_ROWS]:
         answers = [row.get("targets", {}).get(name, {}) for name in targets] if several else [row]
-        cells = [cell for one in answers for cell in (_label(one), _chance(one, proba))]
-        shown.append([_called(row["item"]), *cells])
+        cells = [cell for answer in answers for cell in (_label(answer), _probability_text(answer, proba))]
+        shown.append([_item_text(row["item"]), *cells])
     return table(headers, shown, align="l" + "ll" * len(targets))
 
 
@@ -195,7 +201,7 @@ def _label(row: dict[str, Any]) -> str | None:
     return None if label is None else f"{label:.4g}" if isinstance(label, float) else str(label)
 
 
-def _chance(row: dict[str, Any], every: bool) -> str | None:
+def _probability_text(row: dict[str, Any], every: bool) -> str | None:
     chances = row.get("probabilities")
     if chances and (every or "probability" not in row):
         best = sorted(chances.items(), key=lambda pair: -pair[1])[: _MOST_CLASSES if every else 3]
@@ -243,7 +249,7 @@ def evaluate(
     if part is not None or (items.parts is not None and "test" in items.parts):
         items = items.part(part or "test")
     result = loaded.evaluate(items)
-    blocks = [title(short(predictor), items_of(items), seconds(result.cost.get("seconds"))), *result_blocks(result)]
+    blocks = [title(short(predictor), count_items(items), seconds(result.cost.get("seconds"))), *result_blocks(result)]
     following = shell_line("predict", short(predictor), "ITEM")
     return Page({"predictor": str(predictor), **result.to_dict(rows=False)}, blocks, [following])
 
@@ -263,13 +269,15 @@ def result_blocks(result: Any) -> list[Any]:
     classes = sorted(result.per_class, key=lambda r: 2.0 if np.isnan(float(r.recall)) else float(r.recall))
     if classes:
         names = [r.label if r.column is None else f"{r.column} {r.label}" for r in classes[:_MOST_CLASSES]]
-        shown = [[name, r.n, _share(r.recall), _share(r.precision)] for name, r in zip(names, classes)]
+        shown = [[name, r.n, _ratio_text(r.recall), _ratio_text(r.precision)] for name, r in zip(names, classes)]
         more = f", the weakest {_MOST_CLASSES} of {len(classes)}" if len(classes) > _MOST_CLASSES else ", weakest first"
-        blocks.append(under(f"By class{more}", table(["class", "items", "recall", "precision"], shown, align="lrrr")))
+        blocks.append(
+            with_heading(f"By class{more}", table(["class", "items", "recall", "precision"], shown, align="lrrr"))
+        )
     if result.skipped:
         blocks.append(
-            left_out(
-                [(one.item, one.reason) for one in result.skipped],
+            skipped_items(
+                [(skipped.item, skipped.reason) for skipped in result.skipped],
                 len(result.skipped) + int(result.cost.get("items", 0)),
             )
         )

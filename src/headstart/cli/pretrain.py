@@ -11,7 +11,7 @@ import typer
 from headstart._base.printing import seconds
 from headstart.cli.app import command
 from headstart.cli.library import LIBRARY
-from headstart.cli.options import Columns, Data, Options, Seed, count, dataset, items_of, pairs, training
+from headstart.cli.options import Columns, Data, Options, Seed, count, count_items, dataset, parse_pairs, training_part
 from headstart.cli.output import Page, facts, shell_line, short, title
 from headstart.errors import DataError
 
@@ -62,11 +62,11 @@ def pretrain(
     """Train a small network on a source task, to be used as a source afterwards."""
     if output.expanduser().exists() and not (output.expanduser() / "source.json").is_file():
         raise DataError(f"{output} exists and is no saved source; it is not overwritten. Give -o another folder.")
-    items = training(dataset(data, columns))
+    items = training_part(dataset(data, columns))
     begun = time.perf_counter()
     source = LIBRARY["pretrain"](
         architecture, items, objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, budget=budget,
-        image_size=image_size, checkpoint=checkpoint, statistics=statistics, random_state=seed, **pairs(options),
+        image_size=image_size, checkpoint=checkpoint, statistics=statistics, random_state=seed, **parse_pairs(options),
     )  # fmt: skip
     spent = time.perf_counter() - begun
     folder = source.save(output)
@@ -80,7 +80,7 @@ def pretrain(
         "seconds": spent,
     }
     blocks: list[Any] = [
-        title(short(folder), items_of(items), seconds(spent)),
+        title(short(folder), count_items(items), seconds(spent)),
         facts([
             ("architecture", architecture),
             ("objective", objective),

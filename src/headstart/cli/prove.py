@@ -25,14 +25,14 @@ from headstart.cli.options import (
     Store,
     Weights,
     count,
+    count_items,
     dataset,
-    items_of,
     load_source,
-    named,
     need_file_name,
     one_of,
+    parse_named,
 )
-from headstart.cli.output import Page, shell_line, table, title, under
+from headstart.cli.output import Page, shell_line, table, title, with_heading
 from headstart.cli.sources import short_address
 from headstart.errors import OptionError
 from headstart.policies.base import POLICIES
@@ -91,14 +91,14 @@ def prove(
         raise OptionError(f"prove takes one --target; got {', '.join(columns.target)}.")
     proof = LIBRARY["prove"](
         load_source(source, weights, options), items, shots=_numbers(shots), repeats=repeats, budget=budget or None,
-        policy=named("policy", policy), layers=layers or "auto", pooling=pooling, source_data=other,
+        policy=parse_named("policy", policy), layers=layers or "auto", pooling=pooling, source_data=other,
         test_size=test_size if test_size < 1 else round(test_size), store=store,
         checkpoint=checkpoint, device=device, random_state=seed,
     )  # fmt: skip
     document = proof.to_dict()
     if output is not None:
         write_json(output.expanduser(), document)
-    heading = title(short_address(source), items_of(items), f"{count(proof.provenance['repeats'], 'repeat')}",
+    heading = title(short_address(source), count_items(items), f"{count(proof.provenance['repeats'], 'repeat')}",
                     seconds(proof.cost["seconds"]))  # fmt: skip
     return Page(document, [heading, *_blocks(proof)], _following(proof, data, source, output))
 
@@ -113,7 +113,9 @@ def _numbers(text: str) -> list[int]:
 def _blocks(proof: Any) -> list[Any]:
     blocks: list[Any] = [Text(proof.verdict, style=_STYLE[proof.helps]), _curves(proof)]
     if proof.shown:
-        blocks.append(under("Labels saved", table([""], [[f"{one}."] for one in proof.shown], align="l")))
+        blocks.append(
+            with_heading("Labels saved", table([""], [[f"{sentence}."] for sentence in proof.shown], align="l"))
+        )
     if proof.time_saved is not None:
         blocks.append(f"With {proof.time_saved}.")
     if proof.forgetting is not None:

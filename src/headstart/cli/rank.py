@@ -24,15 +24,15 @@ from headstart.cli.options import (
     Pooling,
     Seed,
     Store,
+    count_items,
     dataset,
-    items_of,
     load_source,
-    named,
     need_file_name,
+    parse_named,
     sources_of,
-    training,
+    training_part,
 )
-from headstart.cli.output import Page, console, interval, shell_line, table, title, under
+from headstart.cli.output import Page, console, interval, shell_line, table, title, with_heading
 from headstart.errors import HeadstartError, OptionError
 
 PANEL = "Work"
@@ -92,18 +92,20 @@ def rank(
     if policy is not None and validate is None:
         raise OptionError("--policy is for --validate K: ranking itself trains nothing.")
     need_file_name(output, "ranking.json")
-    items = training(dataset(data, columns))
+    items = training_part(dataset(data, columns))
     sources = _loaded(source, weights, options)
     begun = time.perf_counter()
     ranking = LIBRARY["rank"](
-        sources, items, layers=layers or "auto", head=named("head", head), pooling=pooling, budget=budget,
+        sources, items, layers=layers or "auto", head=parse_named("head", head), pooling=pooling, budget=budget,
         balance=balance, store=store, random_state=seed, device=device,
     )  # fmt: skip
     spent = time.perf_counter() - begun
     checked = None
     if validate is not None:
-        how = {} if policy is None else {"fit": LIBRARY["fit"], "policy": named("policy", policy), "store": store}
-        checked = ranking.validate(validate, **how)
+        fit_options = (
+            {} if policy is None else {"fit": LIBRARY["fit"], "policy": parse_named("policy", policy), "store": store}
+        )
+        checked = ranking.validate(validate, **fit_options)
     document = ranking.to_dict()
     if checked is not None:
         document["validation"] = {
@@ -112,7 +114,7 @@ def rank(
     if output is not None:
         write_json(output.expanduser(), ranking.to_dict())
     blocks = [
-        title("Ranking", items_of(items), f"{len(ranking.rows)} layers by {ranking.metric}", seconds(spent)),
+        title("Ranking", count_items(items), f"{len(ranking.rows)} layers by {ranking.metric}", seconds(spent)),
         *_blocks(ranking, None if all_rows else _ROWS),
         *([] if checked is None else [str(checked)]),
     ]
@@ -122,36 +124,38 @@ def rank(
 def _next(data: str, ranking: Any, sources: Sequence[Any]) -> str:
     """The command that fits what was found best."""
     fused = ranking.fused
-    wanted = fused.fingerprints if fused is not None and fused.wins else (ranking.best.fingerprint,)
-    used = [s.address for s in sources if not isinstance(s, str) and s.fingerprint in wanted]
+    fingerprints = fused.fingerprints if fused is not None and fused.wins else (ranking.best.fingerprint,)
+    used = [s.address for s in sources if not isinstance(s, str) and s.fingerprint in fingerprints]
     return shell_line("fit", data, *(word for address in used for word in ("--source", address)), "-o", "my.headstart")
 
 
 def _loaded(addresses: Sequence[str], weights: Sequence[Path] | None, options: Sequence[str] | None) -> list[Any]:
     """The sources; one that cannot be loaded is left to ``rank``, which goes on without it, unless it is the only."""
-    found: list[Any] = []
+    sources: list[Any] = []
     for address, file in sources_of(addresses, weights):
         try:
-            found.append(load_source(address, file, options))
+            sources.append(load_source(address, file, options))
         except HeadstartError:
             if len(addresses) == 1 or file is not None or options:
                 raise
-            found.append(address)
-    return found
+            sources.append(address)
+    return sources
 
 
-def _blocks(ranking: Any, most: int | None) -> list[Any]:
-    rows = ranking.rows[:most]
+def _blocks(ranking: Any, limit: int | None) -> list[Any]:
+    rows = ranking.rows[:limit]
     more = len(ranking.rows) - len(rows)
     blocks: list[Any] = [_table(ranking, rows), ranking.verdict]
     if more:
-        blocks[0] = under(f"The first {len(rows)} of {len(ranking.rows)}; --all shows them all", blocks[0])
+        blocks[0] = with_heading(f"The first {len(rows)} of {len(ranking.rows)}; --all shows them all", blocks[0])
     if ranking.fused is not None:
         blocks.append(ranking.together)
     if words := ranking.shared.get("words"):
-        blocks.append(under("What your data shares with the sources", table([""], [[w] for w in words], align="l")))
+        blocks.append(
+            with_heading("What your data shares with the sources", table([""], [[w] for w in words], align="l"))
+        )
     if ranking.notes:
-        blocks.append(under("Notes", table([""], [[n] for n in ranking.notes], align="l")))
+        blocks.append(with_heading("Notes", table([""], [[n] for n in ranking.notes], align="l")))
     return blocks
 
 
@@ -161,11 +165,11 @@ def _table(ranking: Any, rows: Sequence[Any]) -> Any:
     several = len(short) > 1
     lead = ["", *(["source"] if several else []), "layer", ranking.metric, "95 % interval", "to the best"]
     body = []
-    for place, row in enumerate(rows, 1):
+    for position, row in enumerate(rows, 1):
         score = "–" if row.accuracy is None else f"{row.accuracy:.3f}"
-        apart = "" if row.difference is None or place == 1 else f"{row.difference:+.3f}"
+        apart = "" if row.difference is None or position == 1 else f"{row.difference:+.3f}"
         names = [short[row.source], row.layer] if several else [row.layer]
-        body.append([f"{place}{'=' if row.tied else ''}", *names, score, interval(row.low, row.high), apart])
+        body.append([f"{position}{'=' if row.tied else ''}", *names, score, interval(row.low, row.high), apart])
     used = 4 + sum(2 + max(len(h), *(len(line[i]) for line in body)) for i, h in enumerate(lead))
     extra = []
     for name in _COLUMNS:

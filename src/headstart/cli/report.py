@@ -37,9 +37,9 @@ def report(
         raise DataError(f"{output} is one of the records; -o takes the name of another file, such as report.html.")
     records = [_read(file.expanduser()) for file in files]
     path = LIBRARY["report"](records, target)
-    shown = [{"file": str(file), "kind": type(one).__name__} for file, one in zip(files, records, strict=True)]
+    shown = [{"file": str(file), "kind": type(record).__name__} for file, record in zip(files, records, strict=True)]
     document: dict[str, Any] = {"output": str(path), "bytes": path.stat().st_size, "records": shown}
-    lines = [(short(one["file"]), one["kind"]) for one in shown]
+    lines = [(short(record["file"]), record["kind"]) for record in shown]
     return Page(document, [title(short(path), size_of(document["bytes"]), "opens in any browser"), facts(lines)])
 
 

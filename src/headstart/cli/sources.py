@@ -14,7 +14,7 @@ from headstart.cli import finding
 from headstart.cli.app import command
 from headstart.cli.library import LIBRARY
 from headstart.cli.options import Options, Weights, count, load_source
-from headstart.cli.output import Page, big, shell_line, short, size_of, table, title, under
+from headstart.cli.output import Page, big, shell_line, short, size_of, table, title, with_heading
 from headstart.errors import DataError
 
 PANEL = "Look around"
@@ -46,8 +46,8 @@ def sources(
 ) -> Page:
     """Show where features can come from: families, what is on this machine, and what needs installing."""
     families = [_family(name) for name in LIBRARY["SOURCES"]]
-    found = [one for folder in folders or () for one in finding.in_folder(folder)]
-    if folders and not found:
+    local = [source for folder in folders or () for source in finding.in_folder(folder)]
+    if folders and not local:
         raise DataError(
             f"No source is in {', '.join(map(str, folders))}: no timm folder, saved source, or network file."
         )
@@ -55,26 +55,26 @@ def sources(
     names = [] if search is None else _names(search)
     document = {
         "families": families,
-        "found": [vars(one) for one in (*found, *cached)],
+        "found": [vars(source) for source in (*local, *cached)],
         **({} if search is None else {"names": names}),
     }
     blocks: list[Any] = [] if folders else [_family_table(families)]
-    if found or cached:
-        blocks.append(under("Weights on this machine: no network is asked", _found_list([*found, *cached])))
+    if local or cached:
+        blocks.append(with_heading("Weights on this machine: no network is asked", _source_list([*local, *cached])))
     if names:
         shown = [[f"timm:{name}"] for name in names[:_MOST_NAMES]]
         more = f", the first {_MOST_NAMES}" if len(names) > _MOST_NAMES else ""
-        blocks.append(under(f"{count(len(names), 'name')} like {search}{more}", table([""], shown)))
-    example = (found or cached or [finding.FoundSource("timm:mobilenetv2_100", "", 0)])[0].address
+        blocks.append(with_heading(f"{count(len(names), 'name')} like {search}{more}", table([""], shown)))
+    example = (local or cached or [finding.FoundSource("timm:mobilenetv2_100", "", 0)])[0].address
     return Page(document, blocks, [shell_line("layers", example)])
 
 
-def _found_list(found: list[finding.FoundSource]) -> Any:
+def _source_list(sources: list[finding.FoundSource]) -> Any:
     """Each address on a line of its own, which it often fills, and below it what is known."""
     lines = Text()
-    for one in found:
-        known = (one.what, one.modality, one.input, one.licence, size_of(one.bytes))
-        lines.append(f"  {short_address(one.address)}\n").append(f"      {' · '.join(filter(None, known))}\n", "dim")
+    for source in sources:
+        facts = (source.what, source.modality, source.input, source.licence, size_of(source.bytes))
+        lines.append(f"  {short_address(source.address)}\n").append(f"      {' · '.join(filter(None, facts))}\n", "dim")
     lines.rstrip()
     return lines
 
@@ -89,10 +89,10 @@ def _family(name: str) -> dict[str, Any]:
 
 def _family_table(families: list[dict[str, Any]]) -> Any:
     rows = []
-    for one in sorted(families, key=lambda one: not one["ready"]):
-        state = "ready, online too" if one["network"] else "ready"
-        shown = Text(state, style="green") if one["ready"] else Text(one["install"], style="yellow")
-        rows.append([one["address"], one["what"], one["modality"], shown])
+    for family in sorted(families, key=lambda family: not family["ready"]):
+        state = "ready, online too" if family["network"] else "ready"
+        shown = Text(state, style="green") if family["ready"] else Text(family["install"], style="yellow")
+        rows.append([family["address"], family["what"], family["modality"], shown])
     return table(["source", "what", "of", ""], rows, align="llll")
 
 
@@ -101,8 +101,8 @@ def _names(pattern: str) -> list[str]:
     if is_installed("timm"):
         LIBRARY["repair_torchvision"]()
     timm = require_package("timm", "to list its names")
-    wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    names = sorted(name for name in timm.list_models() if fnmatchcase(name, wanted))
+    pattern_ = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    names = sorted(name for name in timm.list_models() if fnmatchcase(name, pattern_))
     if not names:
         raise DataError(f"timm has no model like {pattern!r}. Try a shorter pattern, e.g. 'mobilenet*'.")
     return names
