@@ -136,7 +136,7 @@ class TestExtras:
     def test_old_metadata_of_an_editable_install(self, monkeypatch):
         """The metadata is of the day of the install; what the checkout declares is what there is."""
         monkeypatch.setattr(extras, "requires", lambda _name: ['timm; extra == "image"'])
-        monkeypatch.setattr(extras, "available", lambda _name: False)
+        monkeypatch.setattr(extras, "is_installed", lambda _name: False)
         with pytest.raises(MissingPackage, match=re.escape('pip install "headstart[launch]"')):
             extras.require_package("accelerate", "here")
 

@@ -235,7 +235,7 @@ def test_every_family_is_described():
 
 
 def test_a_missing_package_is_named_with_its_pip_line(monkeypatch, capsys):
-    monkeypatch.setattr(sources, "available", lambda name: name != "timm")
+    monkeypatch.setattr(sources, "is_installed", lambda name: name != "timm")
     told = document(capsys, "sources")
     timm = next(one for one in told["families"] if one["family"] == "timm")
     assert timm["ready"] is False and timm["install"] == 'pip install "headstart[image]"'
@@ -390,7 +390,7 @@ def test_torch_and_torchvision(answer, state, monkeypatch):
         return answer
 
     monkeypatch.setattr(doctor, "LIBRARY", {"repair_torchvision": repair})
-    monkeypatch.setattr(doctor, "available", lambda _: True)
+    monkeypatch.setattr(doctor, "is_installed", lambda _: True)
     found = doctor.torchvision_state()
     assert found["state"] == state
     assert ("problem" in found) == (state != "native")
