@@ -159,7 +159,7 @@ class Twin:
             )  # fmt: skip
 
         how = TrainingConfig(epochs=epochs, batch_size=BATCH, lr=lr, weight_decay=1e-2, clip=5.0, warmup=0.1)
-        history = train(self.groups, loss, len(self.texts), schedule=how, buffers=dict(self.front.named_buffers()))
+        history = train(self.groups, loss, len(self.texts), config=how, buffers=dict(self.front.named_buffers()))
         return history.loss
 
     def read(self, samples: list[Any]) -> list[str]:

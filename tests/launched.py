@@ -63,14 +63,14 @@ def loop(_folder):
     named = dict(net.named_parameters())
     late = {name: named.pop(name) for name in list(named) if name.startswith("a.")}
     schedule = TrainingConfig(epochs=6, batch_size=16, lr=0.02, ema=0.5, weight_decay=0.1)
-    groups = [ParameterGroup(late, factor=0.5, from_epoch=2), ParameterGroup(named)]
-    return ran(net, train(groups, loss, 61, schedule=schedule, validate_with=score))
+    groups = [ParameterGroup(late, lr_scale=0.5, start_epoch=2), ParameterGroup(named)]
+    return ran(net, train(groups, loss, 61, config=schedule, validate_score=score))
 
 
 def fewer_items_than_processes(_folder):
     net, loss, _ = begun(3)
     schedule = TrainingConfig(epochs=4, batch_size=1, lr=0.02)
-    return ran(net, train([ParameterGroup(dict(net.named_parameters()))], loss, 3, schedule=schedule))
+    return ran(net, train([ParameterGroup(dict(net.named_parameters()))], loss, 3, config=schedule))
 
 
 def early_stop(_folder):
@@ -79,7 +79,7 @@ def early_stop(_folder):
     scripted = iter([1, 2, 1, 1, 1, 1] if is_main() else [1, 2, 3, 4, 5, 6])
     schedule = TrainingConfig(epochs=6, batch_size=16, patience=2)
     groups = [ParameterGroup(dict(net.named_parameters()))]
-    return ran(net, train(groups, loss, 61, schedule=schedule, validate_with=lambda: float(next(scripted))))
+    return ran(net, train(groups, loss, 61, config=schedule, validate_score=lambda: float(next(scripted))))
 
 
 def budget(_folder):
@@ -94,7 +94,7 @@ def budget(_folder):
     training.time.perf_counter = lambda: now[0]
     try:
         schedule = TrainingConfig(epochs=50, batch_size=16, budget=30.0)
-        history = train([ParameterGroup(dict(net.named_parameters()))], timed, 61, schedule=schedule)
+        history = train([ParameterGroup(dict(net.named_parameters()))], timed, 61, config=schedule)
     finally:
         training.time.perf_counter = real
     return {**ran(net, history), "seconds": np.array(history.epoch_seconds)}
@@ -116,9 +116,9 @@ def resumed(folder):
 
         try:
             path = None if not found else folder / "checkpoint"
-            how = {"validate_with": watched, "checkpoint": path}
+            how = {"validate_score": watched, "checkpoint": path}
             groups = [ParameterGroup(dict(net.named_parameters()))]
-            found.append(ran(net, train(groups, loss, 61, schedule=TrainingConfig(epochs=4, batch_size=16), **how)))
+            found.append(ran(net, train(groups, loss, 61, config=TrainingConfig(epochs=4, batch_size=16), **how)))
         except KeyboardInterrupt:
             found.append({})
     whole, killed, again = found
@@ -256,14 +256,14 @@ def failures(folder):
     def trained(loss=loss, seed=0, **how):
         def work():
             calls.clear()
-            return train(groups, loss, 61, schedule=TrainingConfig(epochs=2, batch_size=16, seed=seed), **how)
+            return train(groups, loss, 61, config=TrainingConfig(epochs=2, batch_size=16, seed=seed), **how)
 
         return work
 
     return {
         "an error in a step": trained(broken(lambda: 1 / 0)),
         "a loss that is no number": trained(broken(lambda: float("nan"))),
-        "an error in validation": trained(validate_with=bad_score),
+        "an error in validation": trained(validate_score=bad_score),
         "other settings": trained(seed=rank_and_world_size()[0]),
         "a checkpoint that cannot be written": trained(checkpoint=folder if is_main() else folder / "x"),
         "prove": lambda: hs.prove("fake:vector", hs.Dataset.from_arrays(X.numpy(), Y.numpy())),

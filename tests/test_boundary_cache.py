@@ -165,7 +165,7 @@ def run(source, samples, *, cache, layers=1, name="last_layers", notes=None, kee
         start = advance = finish = staticmethod(lambda *_: None)
 
     with listening(Listening()):
-        return finetune(source, features, start, samples=samples, targets=T, task="classification", keep=keep,
+        return finetune(source, features, start, samples=samples, targets=T, task="classification", store=keep,
                     policy=policy(name, cache=cache, **fields))  # fmt: skip
 
 
@@ -289,7 +289,7 @@ def test_killed_while_it_is_filled_it_goes_on(tmp_path):
     first = samples_of(source, pictures(22)[:9])
     assert rows.fill(first, range(1)) == 9
     assert ActivationCache(source, "blocks.1", [], keep).fill(samples, range(1)) == 13
-    held = rows.held(samples, range(1), torch.device("cpu"), SimpleNamespace(listed=False, synthetic=True))
+    held = rows.load(samples, range(1), torch.device("cpu"), SimpleNamespace(variable_length=False, stub_inputs=True))
     batch, fed = held.batch(np.arange(22))
     assert fed.value.shape == (22, 12, 8, 8) and len(batch.inputs) == 0
 
@@ -402,7 +402,7 @@ def test_the_range_test_leaves_nothing_behind_and_fears_steep_losses():
     def rate(steepness):
         p = nn.Parameter(torch.ones(4))
         loss = lambda indices, generator: 1 + steepness * (p - 0.9999).square().sum()  # noqa: E731
-        found = range_test([ParameterGroup({"p": p})], loss, 16, schedule=TrainingConfig(batch_size=4))
+        found = range_test([ParameterGroup({"p": p})], loss, 16, config=TrainingConfig(batch_size=4))
         assert torch.equal(p.detach(), torch.ones(4)) and p.grad is None
         return found
 

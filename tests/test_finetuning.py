@@ -17,7 +17,7 @@ from headstart.dataset import Dataset
 from headstart.errors import OptionError, StoreError, UnknownName
 from headstart.extraction import extract, reading
 from headstart.finetuning import FineTuneModel, HeadInit, LayerSpec, finetune
-from headstart.finetuning.finetune import decisions, schedule_for
+from headstart.finetuning.finetune import decisions, training_config_for
 from headstart.finetuning.parameter_groups import locate_parameters, lowest_moving
 from headstart.heads import head
 from headstart.policies import policy
@@ -43,8 +43,8 @@ def problem(n=60, *, classes=3, held=30, d=8, teach=None):
     samples = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, n)
     kept = Samples(lambda i: source.input.prepare(X[n + i]), source.input.collate, held)
     start = HeadInit.of(solved.coef_, solved.intercept_, rows[:n])
-    return {"source": source, "rows": rows, "T": T, "y": y, "n": n, "head": solved, "samples": samples, "held": kept,
-            "start": start}  # fmt: skip
+    return {"source": source, "rows": rows, "T": T, "y": y, "n": n, "head": solved, "samples": samples,
+            "held_out": kept, "start": start}  # fmt: skip
 
 
 def accuracy(p):
@@ -71,7 +71,7 @@ def test_the_first_decisions_are_the_heads(p):
     found = decisions(model, p["samples"])
     wanted = p["head"].decision(p["rows"][: p["n"]])
     assert np.abs(found - wanted).max() < 1e-4
-    coef, intercept = model.solved()
+    coef, intercept = model.export_head()
     assert np.allclose(coef, p["head"].coef_, atol=1e-4)
     assert np.allclose(intercept, p["head"].intercept_, atol=1e-4)
 
@@ -114,14 +114,14 @@ def test_dropout_and_statistics_are_still_at_the_start():
 def test_rates_decay_towards_the_input(p):
     places = locate_parameters(p["source"], ["b"])
     assert places.ends == ("a", "b")
-    moves = policy("full", layer_decay=0.5).moves(places.parameters, 2)
-    assert {m.name: m.factor for m in moves} == {"a.weight": 0.5, "a.bias": 0.5, "b.weight": 1.0, "b.bias": 1.0}
+    moves = policy("full", layer_decay=0.5).trainable(places.parameters, 2)
+    assert {m.name: m.lr_scale for m in moves} == {"a.weight": 0.5, "a.bias": 0.5, "b.weight": 1.0, "b.bias": 1.0}
 
 
 @given(units=st.integers(1, 20), decay=st.floats(0.1, 1.0))
 def test_the_formula_of_decay(units, decay):
     made = policy("full", layer_decay=decay)
-    factors = [made.decayed(unit, units) for unit in range(units)]
+    factors = [made.layer_lr_scale(unit, units) for unit in range(units)]
     assert factors[-1] == 1.0
     assert np.allclose(factors, decay ** np.arange(units - 1, -1, -1))
 
@@ -131,7 +131,7 @@ def test_rates_reach_the_optimiser(p, monkeypatch):
     real = module.train
 
     def watched(groups, *args, **kwargs):
-        seen.update({name: (g.factor, g.weight_decay, g.from_epoch) for g in groups for name in g.parameters})
+        seen.update({name: (g.lr_scale, g.weight_decay, g.start_epoch) for g in groups for name in g.parameters})
         return real(groups, *args, **kwargs)
 
     monkeypatch.setattr(module, "train", watched)
@@ -146,12 +146,12 @@ def test_last_layers_counts_from_the_top():
     source = image_source(networks.Normed, classifier="classifier")
     places = locate_parameters(source, ["pool"])
     assert places.ends == ("blocks.0", "blocks.1", "blocks.2", "blocks.3", "pool")
-    named = {m.name.rpartition(".")[0] for m in policy("last_layers", layers=2).moves(places.parameters, 5)}
+    named = {m.name.rpartition(".")[0] for m in policy("last_layers", layers=2).trainable(places.parameters, 5)}
     assert named == {"blocks.2.0", "blocks.2.1", "blocks.3.0", "blocks.3.1"}  # the pooling has no parameters
-    auto = policy("last_layers").moves(places.parameters, 5)
-    assert auto == policy("last_layers", layers=1).moves(places.parameters, 5)
-    everything = policy("last_layers", layers=99).moves(places.parameters, 5)
-    assert {m.name for m in everything} == {m.name for m in policy("full").moves(places.parameters, 5)}
+    auto = policy("last_layers").trainable(places.parameters, 5)
+    assert auto == policy("last_layers", layers=1).trainable(places.parameters, 5)
+    everything = policy("last_layers", layers=99).trainable(places.parameters, 5)
+    assert {m.name for m in everything} == {m.name for m in policy("full").trainable(places.parameters, 5)}
 
 
 def test_nothing_above_the_deepest_layer_used_moves():
@@ -172,12 +172,12 @@ def test_training_mode_is_for_what_moves_and_keeps_no_statistics():
         source, [LayerSpec("pool", "avg")], HeadInit(np.ones((16, 2)), np.zeros(2), np.zeros(16), np.ones(16))
     )
     places = locate_parameters(source, ["pool"])
-    model.training_from(2, places.modules)
+    model.train_above(2, places.modules)
     training = {name for name, m in model.network.named_modules() if m.training}
     assert {"blocks.2.3", "blocks.3.3"} <= training  # dropout
     assert not {name for name in training if name.startswith(("stem", "blocks.0", "blocks.1"))}
     assert not [name for name in training if isinstance(dict(model.network.named_modules())[name], nn.BatchNorm2d)]
-    model.training_from(None, places.modules)
+    model.train_above(None, places.modules)
     assert not any(m.training for m in model.network.modules())
 
 
@@ -238,10 +238,10 @@ def test_pull_towards_the_start_keeps_it_near(p):
 def test_tuning_helps_and_is_kept():
     """A product of two inputs: random features hardly show it, tuned ones do."""
     p = problem(n=200, classes=2, held=200, teach=lambda X: (X[:, 0] * X[:, 1] > 0).astype(int))
-    outcome = run(p, policy("full", epochs=40, lr=0.02), score=accuracy(p), held=p["held"])
+    outcome = run(p, policy("full", epochs=40, lr=0.02), score=accuracy(p), held_out=p["held_out"])
     assert outcome.scores.keys() == {"start", "average", "tuned"}
-    assert outcome.kept in ("average", "tuned")
-    assert outcome.scores[outcome.kept] > outcome.scores["start"]
+    assert outcome.selected in ("average", "tuned")
+    assert outcome.scores[outcome.selected] > outcome.scores["start"]
     assert outcome.history.loss[-1] < outcome.history.loss[0]
 
 
@@ -255,31 +255,31 @@ def test_the_winner_on_validation_is_what_is_returned(p, winner, monkeypatch):
         order = ["start", "epoch", "average", "tuned"][min(len(seen) - 1, 3)]
         return 1.0 if order == winner else 0.0
 
-    outcome = run(p, policy("full", epochs=1, lr=0.05), score=score, held=p["held"])
-    assert outcome.kept == winner
+    outcome = run(p, policy("full", epochs=1, lr=0.05), score=score, held_out=p["held_out"])
+    assert outcome.selected == winner
     wanted = seen[{"start": 0, "average": 2, "tuned": 3}[winner]]
     model = FineTuneModel(outcome.source, [LayerSpec("b", "avg")],
                   HeadInit(outcome.coef, outcome.intercept, p["start"].centre, p["start"].spread))  # fmt: skip
-    assert np.allclose(decisions(model, p["held"]), wanted, atol=1e-4)
+    assert np.allclose(decisions(model, p["held_out"]), wanted, atol=1e-4)
     same = state_bytes(outcome.source.network) == state_bytes(p["source"].network)
     assert same == (winner == "start")
 
 
 def test_of_equals_the_one_that_moved_less(p):
-    outcome = run(p, policy("full", epochs=1), score=lambda decision: 0.5, held=p["held"])
-    assert outcome.kept == "start"
+    outcome = run(p, policy("full", epochs=1), score=lambda decision: 0.5, held_out=p["held_out"])
+    assert outcome.selected == "start"
     assert np.allclose(outcome.coef, p["head"].coef_, atol=1e-4)
 
 
 def test_a_score_that_is_no_number_does_not_win(p):
     values = iter([0.1, 0.2, float("nan"), float("nan")])
-    outcome = run(p, policy("full", epochs=1), score=lambda decision: next(values), held=p["held"])
-    assert outcome.kept == "start"
+    outcome = run(p, policy("full", epochs=1), score=lambda decision: next(values), held_out=p["held_out"])
+    assert outcome.selected == "start"
 
 
 def test_without_validation_the_tuned_one_is_kept(p):
     outcome = run(p, policy("full", epochs=1))
-    assert outcome.kept == "tuned"
+    assert outcome.selected == "tuned"
     assert outcome.scores == {}
 
 
@@ -291,8 +291,8 @@ def test_the_average_is_the_mean_of_both(p):
         calls.append(1)
         return float(len(calls) == 3)
 
-    average = run(p, policy("full", epochs=1, lr=0.05), score=third, held=p["held"])
-    assert average.kept == "average"
+    average = run(p, policy("full", epochs=1, lr=0.05), score=third, held_out=p["held_out"])
+    assert average.selected == "average"
     for a, b, c in zip(*(s.network.parameters() for s in (p["source"], tuned.source, average.source))):
         assert torch.allclose((a + b) / 2, c, atol=1e-6) or a.shape[0] == 6  # the classifier above does not move
 
@@ -375,7 +375,7 @@ def test_the_offset_reaches_the_loss(p):
 
 def test_killed_and_resumed_is_the_same_to_the_bit(p, tmp_path):
     chosen = policy("full", epochs=4, lr=0.02)
-    whole = run(p, chosen, score=accuracy(p), held=p["held"])
+    whole = run(p, chosen, score=accuracy(p), held_out=p["held_out"])
     calls = []
 
     def dying(decision):
@@ -385,11 +385,11 @@ def test_killed_and_resumed_is_the_same_to_the_bit(p, tmp_path):
         return accuracy(p)(decision)
 
     with pytest.raises(KeyboardInterrupt):
-        run(p, chosen, score=dying, held=p["held"], checkpoint=tmp_path / "run")
-    again = run(p, chosen, score=accuracy(p), held=p["held"], checkpoint=tmp_path / "run")
+        run(p, chosen, score=dying, held_out=p["held_out"], checkpoint=tmp_path / "run")
+    again = run(p, chosen, score=accuracy(p), held_out=p["held_out"], checkpoint=tmp_path / "run")
     assert state_bytes(again.source.network) == state_bytes(whole.source.network)
     assert again.coef.tobytes() == whole.coef.tobytes()
-    assert (again.kept, again.scores) == (whole.kept, whole.scores)
+    assert (again.selected, again.scores) == (whole.selected, whole.scores)
     assert again.history.loss == whole.history.loss
 
 
@@ -405,19 +405,21 @@ def test_a_checkpoint_of_other_targets_or_another_policy_is_refused(p, tmp_path)
 
 
 def test_schedules_follow_the_size_of_the_data():
-    few, many = (schedule_for(policy("full"), n, budget=None, seed=0) for n in (30, 10_000))
+    few, many = (training_config_for(policy("full"), n, budget=None, seed=0) for n in (30, 10_000))
     assert (few.batch_size, few.epochs) == (4, 32)
     assert (many.batch_size, many.epochs) == (32, 5)
-    given = schedule_for(policy("full", epochs=3, batch_size=7, lr=0.5, patience=2, ema=0.9), 100, budget=9.0, seed=4)
+    given = training_config_for(
+        policy("full", epochs=3, batch_size=7, lr=0.5, patience=2, ema=0.9), 100, budget=9.0, seed=4
+    )
     assert (given.epochs, given.batch_size, given.lr, given.patience, given.ema) == (3, 7, 0.5, 2, 0.9)
     assert (given.budget, given.seed) == (9.0, 4)
 
 
 def test_short_runs_take_smaller_steps():
-    long, short = (schedule_for(policy("last_layers", epochs=e), 320, budget=None, seed=0).lr for e in (40, 6))
+    long, short = (training_config_for(policy("last_layers", epochs=e), 320, budget=None, seed=0).lr for e in (40, 6))
     assert long == 1e-3
     assert short == pytest.approx(1e-3 * (60 / 240) ** 0.5)
-    assert schedule_for(policy("last_layers", epochs=1, lr=0.5), 320, budget=None, seed=0).lr == 0.5
+    assert training_config_for(policy("last_layers", epochs=1, lr=0.5), 320, budget=None, seed=0).lr == 0.5
 
 
 # ---- places ---------------------------------------------------------------------------------------------------------
@@ -438,7 +440,7 @@ def test_a_module_used_twice_counts_as_the_earliest():
     places = locate_parameters(source, ["last"])
     units = {p.name: p.unit for p in places.parameters}
     assert units["shared.weight"] == 0
-    moves = policy("last_layers", layers=1).moves(places.parameters, len(places.ends))
+    moves = policy("last_layers", layers=1).trainable(places.parameters, len(places.ends))
     assert lowest_moving(moves, places) == 0
 
 

@@ -143,7 +143,9 @@ def test_nothing_is_tried_in_the_mirror_for_single_views(source, data):
 
 def feed_of(*, count=100, nbytes=1000, cached=True, views=True):
     samples = Samples(lambda i: np.zeros(3), list, count, views=Views(lambda i, v: None, "r") if views else None)
-    return SimpleNamespace(samples=samples, rows=SimpleNamespace(nbytes=nbytes, layer="b") if cached else None, views=3)
+    return SimpleNamespace(
+        samples=samples, cache=SimpleNamespace(nbytes=nbytes, layer="b") if cached else None, views=3
+    )
 
 
 def test_views_without_a_budget_and_as_asked():

@@ -14,7 +14,7 @@ import tiny_models
 from headstart.errors import OptionError, UnknownName
 from headstart.finetuning import HeadInit, LayerSpec, finetune
 from headstart.finetuning.boundary import _boundaries
-from headstart.finetuning.finetune import schedule_for
+from headstart.finetuning.finetune import training_config_for
 from headstart.finetuning.parameter_groups import locate_parameters
 from headstart.policies import ParameterInfo, policy
 from headstart.sources import load_source
@@ -32,7 +32,7 @@ PLACED = [
 
 
 def names(chosen):
-    return {move.name for move in chosen.moves(PLACED, 5)}
+    return {move.name for move in chosen.trainable(PLACED, 5)}
 
 
 def run(source, chosen, *, layer=None, shape=(8,), **how):
@@ -59,15 +59,15 @@ def test_units_by_number_name_and_all():
 
 
 def test_gradual_unfreezes_from_the_top_down():
-    moves = policy("gradual", layers=3, every=2).moves(PLACED, 5)
-    assert {(m.name[1], m.from_epoch) for m in moves} == {("4", 0), ("3", 2), ("2", 4)}
+    moves = policy("gradual", layers=3, every=2).trainable(PLACED, 5)
+    assert {(m.name[1], m.start_epoch) for m in moves} == {("4", 0), ("3", 2), ("2", 4)}
 
 
 def test_gradual_leaves_epochs_for_the_last_to_move():
     chosen = policy("gradual")
-    after = schedule_for(chosen, 10_000, budget=None, seed=0, after=7).epochs
-    assert after == 7 + schedule_for(chosen, 10_000, budget=None, seed=0).epochs
-    assert schedule_for(policy("gradual", epochs=3), 10_000, budget=None, seed=0, after=7).epochs == 3
+    after = training_config_for(chosen, 10_000, budget=None, seed=0, all_from_epoch=7).epochs
+    assert after == 7 + training_config_for(chosen, 10_000, budget=None, seed=0).epochs
+    assert training_config_for(policy("gradual", epochs=3), 10_000, budget=None, seed=0, all_from_epoch=7).epochs == 3
 
 
 def test_a_unit_holds_still_until_its_turn():
@@ -89,7 +89,7 @@ def test_transformers_take_smaller_steps(monkeypatch):
     """A rate that is usual for convolutional networks destroys one of layer norms."""
     seen = []
     real = module.train
-    monkeypatch.setattr(module, "train", lambda *args, **how: seen.append(how["schedule"].lr) or real(*args, **how))
+    monkeypatch.setattr(module, "train", lambda *args, **how: seen.append(how["config"].lr) or real(*args, **how))
     normed = vector_source(lambda: nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.Linear(6, 4)))
     for source in (vector_source(networks.Dense), normed):
         run(source, policy("full", epochs=1))
@@ -123,8 +123,8 @@ def test_what_was_trained_is_what_was_merged():
 
     X = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
     held = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, 12)
-    outcome = run(source, policy("lora", rank=2, epochs=2, lr=0.05), layer="b", score=score, held=held)
-    assert outcome.kept == "tuned"
+    outcome = run(source, policy("lora", rank=2, epochs=2, lr=0.05), layer="b", score=score, held_out=held)
+    assert outcome.selected == "tuned"
     assert np.allclose(scores[2], scores[-1], atol=1e-5)  # after the last epoch, and after merging
 
 

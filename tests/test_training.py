@@ -23,7 +23,7 @@ from torch import nn
 from headstart._base.constraints import invalid_values
 from headstart._base.progress import listening
 from headstart.errors import DataError, HeadstartError, NumericsError, OptionError, StoreError
-from headstart.training import ParameterGroup, TrainingConfig, steps_of, train
+from headstart.training import ParameterGroup, TrainingConfig, epoch_batches, train
 from headstart.training import loop as training
 from networks import seeded, separable
 
@@ -72,7 +72,7 @@ def buffers(net):
 
 
 def fit(net, loss, schedule, score=None, **how):
-    return train([group(net)], loss, len(X), schedule=schedule, validate_with=score, buffers=buffers(net), **how)
+    return train([group(net)], loss, len(X), config=schedule, validate_score=score, buffers=buffers(net), **how)
 
 
 def state(net):
@@ -124,15 +124,15 @@ def test_global_generators_are_left_alone():
 @given(count=st.integers(1, 300), size=st.integers(1, 64), seed=st.integers(0, 5), epoch=st.integers(0, 5))
 def test_every_item_once_per_epoch_in_parts_of_nearly_one_size(count, size, seed, epoch):
     schedule = TrainingConfig(batch_size=size, seed=seed)
-    parts = steps_of(count, schedule, epoch)
+    parts = epoch_batches(count, schedule, epoch)
     assert sorted(np.concatenate(parts).tolist()) == list(range(count))
     lengths = [len(part) for part in parts]
     assert max(lengths) <= size
     assert max(lengths) - min(lengths) <= 1
-    again = steps_of(count, schedule, epoch)
+    again = epoch_batches(count, schedule, epoch)
     assert all(np.array_equal(a, b) for a, b in zip(parts, again))
     if count > 20:
-        assert not np.array_equal(np.concatenate(parts), np.concatenate(steps_of(count, schedule, epoch + 1)))
+        assert not np.array_equal(np.concatenate(parts), np.concatenate(epoch_batches(count, schedule, epoch + 1)))
 
 
 def test_adam_is_torchs():
@@ -143,10 +143,10 @@ def test_adam_is_torchs():
     def loss(model):
         return lambda indices, _: nn.functional.cross_entropy(model(XT[indices]), YT[indices])
 
-    train([group(net)], loss(net), len(X), schedule=schedule)
+    train([group(net)], loss(net), len(X), config=schedule)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, weight_decay=0.1)
     for epoch in range(2):
-        for indices in steps_of(len(X), schedule, epoch):
+        for indices in epoch_batches(len(X), schedule, epoch):
             optimizer.zero_grad()
             loss(twin)(indices, None).backward()
             optimizer.step()
@@ -184,8 +184,8 @@ def test_factors_and_starts_of_groups():
         moved.append(not torch.equal(net.a.weight, before["a.weight"]))
         return 0.0
 
-    groups = [ParameterGroup(first, factor=0.1, from_epoch=2), ParameterGroup(rest, factor=2.0)]
-    train(groups, loss, len(X), schedule=TrainingConfig(epochs=4), validate_with=score, buffers=buffers(net))
+    groups = [ParameterGroup(first, lr_scale=0.1, start_epoch=2), ParameterGroup(rest, lr_scale=2.0)]
+    train(groups, loss, len(X), config=TrainingConfig(epochs=4), validate_score=score, buffers=buffers(net))
     assert moved == [False, False, True, True]
     assert not torch.equal(net.b.weight, before["b.weight"])
 
@@ -197,7 +197,7 @@ def test_weight_decay_only_where_it_is_wanted():
     def loss(indices, _):
         return (decayed + spared).sum() * 0.0
 
-    train(groups, loss, 4, schedule=TrainingConfig(epochs=3, lr=0.1, weight_decay=0.5))
+    train(groups, loss, 4, config=TrainingConfig(epochs=3, lr=0.1, weight_decay=0.5))
     assert torch.equal(spared, torch.ones(3))
     assert (decayed < 1).all()
 
@@ -206,7 +206,7 @@ def test_what_is_in_no_group_does_not_move():
     net, loss, _ = setup()
     net.eval()  # no statistics move either
     before = state(net)
-    train([ParameterGroup({"b.weight": net.b.weight})], loss, len(X), schedule=TrainingConfig(epochs=2))
+    train([ParameterGroup({"b.weight": net.b.weight})], loss, len(X), config=TrainingConfig(epochs=2))
     after = state(net)
     assert {k for k in before if before[k] != after[k]} == {"b.weight"}
 
@@ -234,7 +234,7 @@ def test_clipping_bounds_the_step():
 
     torch.optim.AdamW.step = step
     try:
-        train([ParameterGroup({"w": weight})], loss, 4, schedule=TrainingConfig(epochs=2, clip=0.5))
+        train([ParameterGroup({"w": weight})], loss, 4, config=TrainingConfig(epochs=2, clip=0.5))
     finally:
         torch.optim.AdamW.step = real
         hook.remove()
@@ -313,8 +313,8 @@ def test_the_average_is_what_is_validated_and_kept():
         [ParameterGroup({"w": weight})],
         loss,
         4,
-        schedule=TrainingConfig(epochs=6, lr=0.5, ema=0.5, warmup=0),
-        validate_with=score,
+        config=TrainingConfig(epochs=6, lr=0.5, ema=0.5, warmup=0),
+        validate_score=score,
     )
     after = [*steps[1:], None]
     average, expected = None, []
@@ -359,7 +359,7 @@ class Clock:
 def test_the_budget_cuts_epochs(monkeypatch, budget, epochs):
     clock, weight = Clock(monkeypatch), nn.Parameter(torch.ones(2))
     schedule = TrainingConfig(epochs=50, batch_size=2, budget=budget)
-    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 1.0), 20, schedule=schedule)
+    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 1.0), 20, config=schedule)
     assert len(history.loss) == epochs
     assert history.lr[-1] < 0.2 * schedule.lr or epochs < 5  # the schedule still ends
 
@@ -372,9 +372,7 @@ def test_validation_counts_towards_the_budget(monkeypatch):
         return 0.0
 
     schedule = TrainingConfig(epochs=50, batch_size=2, budget=200.0)
-    history = train(
-        [ParameterGroup({"w": weight})], clock.loss(weight, 1.0), 20, schedule=schedule, validate_with=score
-    )
+    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 1.0), 20, config=schedule, validate_score=score)
     assert len(history.loss) == 4
     assert clock.now <= 200
 
@@ -392,7 +390,7 @@ def test_the_cut_is_said(monkeypatch):
             [ParameterGroup({"w": weight})],
             clock.loss(weight, 1.0),
             20,
-            schedule=TrainingConfig(epochs=9, batch_size=2, budget=30.0),
+            config=TrainingConfig(epochs=9, batch_size=2, budget=30.0),
         )
     assert said == ["3 of 9 epochs fit into 30 s (10.0 s each)."]
 
@@ -422,7 +420,7 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights(clip):
         return torch.sqrt(weight).sum()  # 0 with an infinite slope
 
     with pytest.raises(NumericsError, match="gradient is not finite"):
-        train([ParameterGroup({"w": weight})], loss, 2, schedule=TrainingConfig(epochs=1, clip=clip))
+        train([ParameterGroup({"w": weight})], loss, 2, config=TrainingConfig(epochs=1, clip=clip))
     assert float(weight.detach()) == 0
 
 
@@ -430,9 +428,9 @@ def test_nothing_to_train_or_to_train_on():
     net, loss, _ = setup()
     for groups in ([], [ParameterGroup({})]):
         with pytest.raises(OptionError, match="no group holds a parameter"):
-            train(groups, loss, 10, schedule=TrainingConfig())
+            train(groups, loss, 10, config=TrainingConfig())
     with pytest.raises(DataError, match="number of items is 0"):
-        train([group(net)], loss, 0, schedule=TrainingConfig())
+        train([group(net)], loss, 0, config=TrainingConfig())
 
 
 @pytest.mark.parametrize(("field", "value"), list(invalid_values(TrainingConfig)), ids=str)
@@ -555,8 +553,8 @@ def test_a_budget_that_was_cut_stays_cut(tmp_path, monkeypatch):
         return clock.loss(weight, 1.0)(indices, generator)
 
     with pytest.raises(Killed):
-        train([ParameterGroup({"w": weight})], dying, 20, schedule=schedule, checkpoint=path)
-    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 0.001), 20, schedule=schedule, checkpoint=path)
+        train([ParameterGroup({"w": weight})], dying, 20, config=schedule, checkpoint=path)
+    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 0.001), 20, config=schedule, checkpoint=path)
     assert len(history.loss) == 5
 
 
@@ -602,13 +600,13 @@ def test_a_flipped_bit_is_an_error_or_harmless(tmp_path_factory, data):
         resume(path, TrainingConfig(epochs=1), identity="")
 
 
-@pytest.mark.parametrize("change", ["schedule", "identity", "count", "names", "shapes"])
+@pytest.mark.parametrize("change", ["config", "identity", "count", "names", "shapes"])
 def test_a_checkpoint_of_another_run(checkpoint, change):
     net, loss, score = setup()
-    how = {"schedule": TrainingConfig(epochs=2), "checkpoint": checkpoint, "identity": "mine", "buffers": buffers(net)}
+    how = {"config": TrainingConfig(epochs=2), "checkpoint": checkpoint, "identity": "mine", "buffers": buffers(net)}
     groups, count = [group(net)], len(X)
-    if change == "schedule":
-        how["schedule"] = dataclasses.replace(how["schedule"], lr=0.5)
+    if change == "config":
+        how["config"] = dataclasses.replace(how["config"], lr=0.5)
     elif change == "identity":
         how["identity"] = "another"
     elif change == "count":
@@ -619,7 +617,7 @@ def test_a_checkpoint_of_another_run(checkpoint, change):
         net.b = nn.Linear(16, 4)
         groups = [group(net)]
     with pytest.raises(StoreError, match="belongs to another run"):
-        train(groups, loss, count, validate_with=score, **how)
+        train(groups, loss, count, validate_score=score, **how)
 
 
 def test_a_checkpoint_that_cannot_be_written(tmp_path):

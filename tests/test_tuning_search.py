@@ -38,11 +38,11 @@ class Scripted:
         )
 
     def evidence(self, one):
-        return PairedPredictions(np.zeros((10, 2)), one.outcome.held, np.zeros((10, 2)))
+        return PairedPredictions(np.zeros((10, 2)), one.outcome.held_out_decisions, np.zeros((10, 2)))
 
     def clear(self, one, seen, choices):
         self.choices.append((len(seen), choices))
-        return one.outcome.kept != "start" and self.verdicts.pop(0)
+        return one.outcome.selected != "start" and self.verdicts.pop(0)
 
     def gain(self, seen):
         return self.gains
@@ -61,7 +61,7 @@ def searched(work, budget=100.0, further=("wide",)):
 def test_what_is_clear_at_once_ends_the_search():
     work = Scripted({"deep": 1.0}, [True])
     won = searched(work)
-    assert work.runs == [("deep", 0, "")] and won.outcome.kept == "tuned" and work.choices == [(1, 2)]
+    assert work.runs == [("deep", 0, "")] and won.outcome.selected == "tuned" and work.choices == [(1, 2)]
     assert won.outcome.scores == {"frozen": 0.5, "start": 0.0, "tuned": 1.0}
 
 
@@ -78,25 +78,25 @@ def test_what_is_better_but_not_clearly_is_asked_about_other_items():
     work = Scripted({"deep": 2.0, "wide": 1.0}, [False, False, True])
     won = searched(work)
     assert work.runs == [("deep", 0, ""), ("wide", 0, "wide"), ("deep", 10, "second")]
-    assert won.outcome.kept == "tuned" and won.held[0] == 0 and work.choices[-1] == (2, 4)
+    assert won.outcome.selected == "tuned" and won.held[0] == 0 and work.choices[-1] == (2, 4)
 
 
 def test_what_is_never_clear_stays_frozen():
     won = searched(Scripted({"deep": 2.0, "wide": 1.0}, [False, False, False]))
-    assert won.outcome.kept == "start" and won.outcome.scores["tuned"] == 2.0
+    assert won.outcome.selected == "start" and won.outcome.scores["tuned"] == 2.0
 
 
 def test_without_a_gain_no_other_items_are_asked():
     work = Scripted({"deep": 2.0, "wide": 1.0}, [False, False], gains=0.0)
-    assert searched(work).outcome.kept == "start" and len(work.runs) == 2
+    assert searched(work).outcome.selected == "start" and len(work.runs) == 2
     lost = Scripted({"deep": 0.0, "wide": -1.0}, [])
-    assert searched(lost).outcome.kept == "start" and len(lost.runs) == 2
+    assert searched(lost).outcome.selected == "start" and len(lost.runs) == 2
 
 
 @pytest.mark.parametrize(("budget", "runs"), [(None, 1), (0.5, 1), (1.5, 2), (2.5, 3)])
 def test_only_what_fits_the_budget_is_tried(budget, runs):
     work = Scripted({"deep": 2.0, "wide": 1.0}, [False] * 3)
-    assert searched(work, budget=budget).outcome.kept == "start" and len(work.runs) == runs
+    assert searched(work, budget=budget).outcome.selected == "start" and len(work.runs) == runs
 
 
 def test_the_folds_share_no_item_and_too_few_items_have_none():

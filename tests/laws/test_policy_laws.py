@@ -94,7 +94,7 @@ def trained(source, chosen, *, seed=0, epochs=1, layer=None, **how):
     )
     return finetune(
         source, [LayerSpec(layer, "avg")], start, samples=samples, targets=np.eye(3)[np.arange(10) % 3],
-        task="classification", policy=chosen, seed=seed, held=samples if "score" in how else None, **how,
+        task="classification", policy=chosen, seed=seed, held_out=samples if "score" in how else None, **how,
     )  # fmt: skip
 
 
@@ -106,17 +106,17 @@ def moving(name, **how):
 @given(data=placed())
 def test_moves_are_parameters_that_exist(name, data):
     found, units = data
-    moves = policy(name).moves(found, units)
+    moves = policy(name).trainable(found, units)
     names = [p.name for p in found]
     assert all(isinstance(move, TrainableParameter) and move.name in names for move in moves)
     assert len({move.name for move in moves}) == len(moves)
-    assert all(move.factor > 0 and move.from_epoch >= 0 for move in moves)
+    assert all(move.lr_scale > 0 and move.start_epoch >= 0 for move in moves)
 
 
 @given(data=placed(), decay=st.sampled_from([1.0, 0.9, 0.5]))
 def test_nearer_the_input_is_never_faster(name, data, decay):
     found, units = data
-    moves = {m.name: m.factor for m in policy(name, layer_decay=decay).moves(found, units)}
+    moves = {m.name: m.lr_scale for m in policy(name, layer_decay=decay).trainable(found, units)}
     unit = {p.name: p.unit for p in found}
     for a in moves:
         for b in moves:
@@ -130,7 +130,7 @@ def test_nearer_the_input_is_never_faster(name, data, decay):
 def test_the_order_of_parameters_does_not_matter(name, data, seed):
     found, units = data
     shuffled = [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
-    one, other = (policy(name).moves(some, units) for some in (found, shuffled))
+    one, other = (policy(name).trainable(some, units) for some in (found, shuffled))
     assert sorted(one, key=str) == sorted(other, key=str)
 
 
@@ -138,7 +138,7 @@ def test_the_order_of_parameters_does_not_matter(name, data, seed):
 def test_what_is_frozen_for_good_lies_below_what_moves(name, data):
     """Units that move are the topmost ones, so that there is one frozen prefix (a policy may pick some of them)."""
     found, units = data
-    moves = policy(name).moves(found, units)
+    moves = policy(name).trainable(found, units)
     unit = {p.name: p.unit for p in found}
     touched = {unit[m.name] for m in moves}
     upper = set(range(min(touched, default=units), units))
@@ -148,7 +148,7 @@ def test_what_is_frozen_for_good_lies_below_what_moves(name, data):
 def test_exactly_the_declared_parameters_move(name, source):
     chosen = moving(name)
     places = locate_parameters(source, [source.select("last")[0]])
-    declared = {m.name for m in chosen.moves(places.parameters, len(places.ends)) if m.from_epoch == 0}
+    declared = {m.name for m in chosen.trainable(places.parameters, len(places.ends)) if m.start_epoch == 0}
     before = state_bytes(source.network)
     if not declared:
         with pytest.raises(OptionError, match="moves no parameter"):
@@ -182,7 +182,7 @@ def test_every_buffer_and_the_source_given_are_bit_identical(name, source):
 def test_the_frozen_prefix_gives_the_same_features(name, source):
     chosen = moving(name)
     places = locate_parameters(source, [source.select("last")[0]])
-    lowest = lowest_moving(chosen.moves(places.parameters, len(places.ends)), places)
+    lowest = lowest_moving(chosen.trainable(places.parameters, len(places.ends)), places)
     if not lowest:
         pytest.skip("nothing moves, or everything does")
     outcome = trained(source, chosen)
@@ -227,17 +227,17 @@ def test_killed_and_resumed_equals_uninterrupted(name, source, tmp_path):
     again = trained(source, chosen, score=score(), checkpoint=tmp_path / "run")
     assert state_bytes(again.source.network) == state_bytes(whole.source.network)
     assert again.coef.tobytes() == whole.coef.tobytes()
-    assert (again.history.loss, again.history.score, again.kept) == (
+    assert (again.history.loss, again.history.score, again.selected) == (
         whole.history.loss,
         whole.history.score,
-        whole.kept,
+        whole.selected,
     )
     assert len(again.history.loss) == 4
 
 
 def places_move(name, source):
     places = locate_parameters(source, [source.select("last")[0]])
-    return policy(name).moves(places.parameters, len(places.ends))
+    return policy(name).trainable(places.parameters, len(places.ends))
 
 
 def test_every_setting_is_checked(name):

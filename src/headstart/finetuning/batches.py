@@ -29,12 +29,12 @@ class BatchProvider:
 
     model: FineTuneModel
     samples: Samples
-    held: Samples | None = None
+    held_out: Samples | None = None
     views: int = 1
-    shortcut: TruncatedForward | None = None
-    rows: ActivationCache | None = None
-    kept: CachedActivations | None = None
-    kept_held: CachedActivations | None = None
+    truncated: TruncatedForward | None = None
+    cache: ActivationCache | None = None
+    cached: CachedActivations | None = None
+    cached_held_out: CachedActivations | None = None
 
     def batch(
         self, indices: np.ndarray, generator: torch.Generator | None = None
@@ -45,16 +45,16 @@ class BatchProvider:
             if self.views > 1:  # drawn for the whole batch, whoever computes it
                 views = local_shard(torch.randint(self.views, (len(indices),), generator=generator).numpy())
             indices = local_shard(indices)
-        if self.kept is not None:
-            return self.kept.batch(indices, views)
+        if self.cached is not None:
+            return self.cached.batch(indices, views)
         return self.samples.batch(indices, views), None
 
-    def decisions(self, *, held: bool = True, size: int = 64) -> np.ndarray:
+    def decisions(self, *, held_out: bool = True, size: int = 64) -> np.ndarray:
         """Decision values of the held-out (or the training) samples as they are, (n, t) float64.
 
         Several processes share the work, and all have the same numbers afterwards.
         """
-        samples, kept = (self.held, self.kept_held) if held else (self.samples, self.kept)
+        samples, kept = (self.held_out, self.cached_held_out) if held_out else (self.samples, self.cached)
         assert samples is not None
         count, width = len(samples), self.model.head.out_features
         number, many = rank_and_world_size()
@@ -74,24 +74,24 @@ class BatchProvider:
     @contextmanager
     def running(self) -> Iterator[None]:
         """The stubs in place, where there are any."""
-        self.model.shortcut = self.shortcut
+        self.model.truncated = self.truncated
         try:
-            with self.shortcut.installed() if self.shortcut is not None else nullcontext():
+            with self.truncated.installed() if self.truncated is not None else nullcontext():
                 yield
         finally:
-            self.model.shortcut = None
+            self.model.truncated = None
 
     def fill(self, views: int) -> None:
         """Compute the frozen part's rows of all items in so many views, and hold them ready."""
         self.views = views
-        if self.rows is None or self.shortcut is None:
+        if self.cache is None or self.truncated is None:
             return
-        device, made = self.model.device, self.shortcut
-        self.rows.fill(self.samples, range(views))
-        self.kept = self.rows.held(self.samples, range(views), device, made)
-        if self.held is not None and self.kept_held is None:
-            self.rows.fill(self.held, range(1))
-            self.kept_held = self.rows.held(self.held, range(1), device, made)
+        device, made = self.model.device, self.truncated
+        self.cache.fill(self.samples, range(views))
+        self.cached = self.cache.load(self.samples, range(views), device, made)
+        if self.held_out is not None and self.cached_held_out is None:
+            self.cache.fill(self.held_out, range(1))
+            self.cached_held_out = self.cache.load(self.held_out, range(1), device, made)
 
 
 def make_provider(
@@ -101,12 +101,12 @@ def make_provider(
     moving: list[str],
     *,
     samples: Samples,
-    held: Samples | None,
+    held_out: Samples | None,
     policy: Policy,
-    keep: ActivationStore | None,
+    store: ActivationStore | None,
 ) -> BatchProvider:
     """Cached below the boundary where the policy allows it and it is true; else every step is a full forward pass."""
-    plain = BatchProvider(model, samples, held)
+    plain = BatchProvider(model, samples, held_out)
     if policy.cache is False:
         return plain
     try:
@@ -116,8 +116,8 @@ def make_provider(
             note(f"The frozen part is not cached: {reason}. Every epoch runs the full forward pass.")
         return plain
     model.boundary = made.layer
-    keep = keep or ActivationStore()
+    store = store or ActivationStore()
     lower = below_boundary(model.source, model.features, made.layer)
     return BatchProvider(
-        model, samples, held, shortcut=made, rows=ActivationCache(model.source, made.layer, lower, keep)
+        model, samples, held_out, truncated=made, cache=ActivationCache(model.source, made.layer, lower, store)
     )

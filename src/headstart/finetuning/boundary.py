@@ -86,8 +86,8 @@ class TruncatedForward:
     modules: Mapping[str, Any]
     templates: Mapping[str, Any]
     inputs: Mapping[str, _Shape]
-    synthetic: bool
-    listed: bool
+    stub_inputs: bool
+    variable_length: bool
     fed: BoundaryBatch = field(default_factory=BoundaryBatch)
     poison: bool = False
 
@@ -111,7 +111,7 @@ class TruncatedForward:
 
     def tensors(self, batch: Batch, device: torch.device, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The network's input: the real one, or memory that the stubs ignore."""
-        if not self.synthetic:
+        if not self.stub_inputs:
             return make()
         fed = self.fed
         return {k: shape.empty(fed.inputs, fed.positions, device, self.poison) for k, shape in self.inputs.items()}
@@ -165,7 +165,7 @@ def truncated_forward(
     first = probes[0][0]
     synthetic = not real and first.mask is None
     listed = first.counts is not None or (first.mask is not None and source.layer(layer).axes == "tc")
-    return TruncatedForward(network, layer, modules, templates, inputs, synthetic=synthetic, listed=listed)
+    return TruncatedForward(network, layer, modules, templates, inputs, stub_inputs=synthetic, variable_length=listed)
 
 
 def _recorded(source: Any, network: Any, modules: Mapping[str, Any], tensors: dict[str, Any]) -> dict[str, ModuleTrace]:
@@ -363,13 +363,13 @@ def _compare(
         if not agree([full[0][:2]], [again.detach()]):
             raise CacheInvalid("an item's features change with its batch-mates or from run to run")
         fed = BoundaryActivations(*_frozen(model, made.layer, batch))
-        empty = Batch({} if made.synthetic else batch.inputs, counts=batch.counts, mask=batch.mask)
-        model.shortcut = made
+        empty = Batch({} if made.stub_inputs else batch.inputs, counts=batch.counts, mask=batch.mask)
+        model.truncated = made
         made.poison = True
         with made.installed():
             short = _with_gradients(model, empty, fed, watched)
     finally:
-        made.poison, model.shortcut, model.bf16 = False, None, bf16
+        made.poison, model.truncated, model.bf16 = False, None, bf16
         for parameter, was in zip(watched, state):
             parameter.requires_grad_(was)
     if not agree(full[:1], short[:1]):

@@ -20,9 +20,9 @@ from headstart.errors import OptionError
 from headstart.finetuning.batches import BatchProvider
 from headstart.finetuning.parameter_groups import locate_parameters, lowest_moving
 from headstart.policies.base import Policy
-from headstart.training.checkpoint import ParameterGroup, put
+from headstart.training.checkpoint import ParameterGroup, copy_into
 from headstart.training.distributed import gradients
-from headstart.training.loop import TrainingConfig, steps_of
+from headstart.training.loop import TrainingConfig, epoch_batches
 
 _VIEWS = 4  # unless the policy says how many
 _DISK = 2 << 30  # bytes, at most, for views that nobody asked for
@@ -57,7 +57,7 @@ def plan_budget(policy: Policy, feed: BatchProvider, budget: float | None, speed
         if policy.views is not None and policy.views > 1:
             raise OptionError("views= above 1 needs pictures: other items have no random variants. Leave it out.")
         return BudgetPlan(1, budget)
-    cached = feed.rows is not None
+    cached = feed.cache is not None
     pass_seconds = len(samples) / speed if cached and speed else 0.0
     views = policy.views or _default(feed, budget, pass_seconds)
     if budget is not None and cached:
@@ -66,9 +66,9 @@ def plan_budget(policy: Policy, feed: BatchProvider, budget: float | None, speed
 
 
 def _default(feed: BatchProvider, budget: float | None, pass_seconds: float) -> int:
-    if feed.rows is None:
+    if feed.cache is None:
         return _VIEWS
-    most = min(_VIEWS, _DISK // max(1, feed.rows.nbytes * len(feed.samples)))
+    most = min(_VIEWS, _DISK // max(1, feed.cache.nbytes * len(feed.samples)))
     if budget is not None and pass_seconds:
         most = min(most, int(_SHARE * budget / pass_seconds))
     return max(1, int(most))
@@ -77,27 +77,27 @@ def _default(feed: BatchProvider, budget: float | None, pass_seconds: float) -> 
 def log_plan(
     feed: BatchProvider,
     loss: Callable[[np.ndarray, torch.Generator], torch.Tensor],
-    schedule: TrainingConfig,
+    config: TrainingConfig,
     label: str,
 ) -> None:
     """Say epochs × seconds, views and disk. Cost: three steps without an update."""
     count = len(feed.samples)
-    seconds = time_step(loss, schedule, count) * math.ceil(count / schedule.batch_size)
-    epochs = schedule.epochs
-    if schedule.budget is not None:
-        epochs = max(1, min(epochs, int(schedule.budget / max(seconds, 1e-9))))
+    seconds = time_step(loss, config, count) * math.ceil(count / config.batch_size)
+    epochs = config.epochs
+    if config.budget is not None:
+        epochs = max(1, min(epochs, int(config.budget / max(seconds, 1e-9))))
     text = f"{label}: {epochs} epochs × {seconds:.1f} s over {count:,} items"
-    if feed.rows is not None:
-        size = feed.rows.nbytes * count * feed.views / 1e6
-        text += f", {feed.views} view(s) of each cached at {feed.rows.layer} ({size:,.0f} MB)"
+    if feed.cache is not None:
+        size = feed.cache.nbytes * count * feed.views / 1e6
+        text += f", {feed.views} view(s) of each cached at {feed.cache.layer} ({size:,.0f} MB)"
     else:
         text += f", {feed.views} view(s) of each, full forward passes"
     note(text + ".")
 
 
-def time_step(loss: Any, schedule: TrainingConfig, count: int) -> float:
+def time_step(loss: Any, config: TrainingConfig, count: int) -> float:
     """Seconds of one step, the first left out; random numbers and gradients are as they were afterwards."""
-    indices = next(iter(steps_of(count, schedule, 0)))
+    indices = next(iter(epoch_batches(count, config, 0)))
     times = []
     with torch.random.fork_rng():
         for _ in range(1 + _TIMED):
@@ -116,7 +116,7 @@ def estimate(source: Any, layers: Sequence[str], policy: Policy, *, count: int, 
     A step costs three forward passes of what lies above the boundary.
     """
     places = locate_parameters(source, layers)
-    lowest = lowest_moving(policy.moves(places.parameters, len(places.ends)), places)
+    lowest = lowest_moving(policy.trainable(places.parameters, len(places.ends)), places)
     if not speed or lowest is None:
         return None
     depth = source.layer(places.ends[lowest - 1]).depth if lowest else 0.0
@@ -138,7 +138,7 @@ def range_test(
     loss: Callable[[np.ndarray, torch.Generator], torch.Tensor],
     count: int,
     *,
-    schedule: TrainingConfig,
+    config: TrainingConfig,
 ) -> float:
     """A third of the largest learning rate at which the smoothed loss has not grown yet.
 
@@ -146,9 +146,9 @@ def range_test(
     """
     named = {name: p for group in groups for name, p in group.parameters.items()}
     before = {name: p.detach().clone() for name, p in named.items()}
-    settings = [{"params": list(g.parameters.values()), "factor": g.factor} for g in groups]
+    settings = [{"params": list(g.parameters.values()), "factor": g.lr_scale} for g in groups]
     optimizer = torch.optim.AdamW(settings, lr=_LOW, weight_decay=0.0)
-    batches = [b for epoch in range(_STEPS) for b in steps_of(count, schedule, epoch)][:_STEPS]
+    batches = [b for epoch in range(_STEPS) for b in epoch_batches(count, config, epoch)][:_STEPS]
     good, smooth, first = _LOW, math.nan, math.nan
     with torch.random.fork_rng():
         for number, indices in enumerate(batches):
@@ -162,9 +162,9 @@ def range_test(
             if not smooth <= _WORSE * first + _LITTLE:
                 break
             good = rate
-            torch.nn.utils.clip_grad_norm_(list(named.values()), schedule.clip or math.inf)
+            torch.nn.utils.clip_grad_norm_(list(named.values()), config.clip or math.inf)
             optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    put(named, before)
+    copy_into(named, before)
     note(f"Learning-rate range test: the loss grows above {good:.1e}; {good / _SAFETY:.1e} is used.")
     return good / _SAFETY

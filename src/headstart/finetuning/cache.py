@@ -46,14 +46,14 @@ class ActivationStore:
         The engine's choice for this source on this machine.
     """
 
-    home: Any = field(default_factory=MemoryStore)
+    store: Any = field(default_factory=MemoryStore)
     recipe: Callable[[str, str, RuntimeConfig], Mapping[str, Any]] | None = None
     choice: RuntimeConfig = field(default_factory=lambda: RuntimeConfig("torch", "fp32"))
 
     def table(self, layer: str, pooling: str, dtype: str | None = None) -> Any:
         """The table of one layer."""
         made = dict(self.recipe(layer, pooling, self.choice)) if self.recipe else {"layer": layer, "pooling": pooling}
-        return self.home.table({**made, "dtype": dtype} if dtype else made)
+        return self.store.table({**made, "dtype": dtype} if dtype else made)
 
 
 class ActivationCache:
@@ -69,11 +69,11 @@ class ActivationCache:
 
     def __init__(self, source: Any, layer: str, below: Sequence[LayerSpec], keep: ActivationStore) -> None:
         self._source, self._keep, self.layer = source, keep, layer
-        self.half = keep.choice.precision != "fp32"
+        self.is_bf16 = keep.choice.precision != "fp32"
         axes = {one.name: one.axes for one in source.layers}
         sides = source.layer(layer).shape
-        self.nbytes = (2 if self.half else 4) * math.prod(max(side, 1) for side in sides)
-        self._tables = {layer: keep.table(layer, "none", "bfloat16" if self.half else "float32")}
+        self.nbytes = (2 if self.is_bf16 else 4) * math.prod(max(side, 1) for side in sides)
+        self._tables = {layer: keep.table(layer, "none", "bfloat16" if self.is_bf16 else "float32")}
         self._tables |= {f.layer: keep.table(f.layer, f.pooling) for f in below if f.layer != layer}
         self._reduce = {layer: _whole(axes[layer])}
         self._reduce |= {f.layer: reducer(f.pooling, axes[f.layer]) for f in below if f.layer != layer}
@@ -83,7 +83,7 @@ class ActivationCache:
 
         Several processes share the work where rows are kept on disk; then each looks what may still be missing.
         """
-        if rank_and_world_size()[1] > 1 and self._keep.home.root is not None:
+        if rank_and_world_size()[1] > 1 and self._keep.store.root is not None:
             run_on_all(lambda: self._fill(samples, views, *rank_and_world_size()))
             for table in self._tables.values():
                 table.refresh()
@@ -105,7 +105,7 @@ class ActivationCache:
             if not known and number // size % parts == part
         ]
         spent = pipeline.Spent()
-        prepare = pipeline.prepared(lambda number: samples.one(places[number][1], places[number][0]), spent)
+        prepare = pipeline.prepared(lambda number: samples.read(places[number][1], places[number][0]), spent)
         with track(f"{self._source.name}: frozen part", len(missing)) as done:
             works = RUNNERS["local"](None).map(prepare, missing, ahead=3 * size)
             usable = pipeline.good(works, spent, done, raising=True)
@@ -119,24 +119,26 @@ class ActivationCache:
 
         def run(batch: Any) -> dict[str, Any]:
             rows: dict[str, Any] = engine(batch)
-            if self.half and self.layer in rows:
+            if self.is_bf16 and self.layer in rows:
                 values = rows[self.layer]
                 rows[self.layer] = [to_bf16(one) for one in values] if isinstance(values, list) else to_bf16(values)
             return rows
 
         return run
 
-    def held(
+    def load(
         self, samples: Samples, views: Sequence[int], device: torch.device, made: TruncatedForward
     ) -> CachedActivations:
         """The rows of all samples and views, to take batches from."""
         keys = _keys(samples, views)
         rows = {name: table.get(keys) for name, table in self._tables.items()}
         main = rows.pop(self.layer)
-        if made.listed and isinstance(main, np.ndarray):  # all of one size
+        if made.variable_length and isinstance(main, np.ndarray):  # all of one size
             main = list(main)
         below = {name: torch.from_numpy(np.array(values, np.float32)).to(device) for name, values in rows.items()}
-        return CachedActivations(samples, main, below, half=self.half, device=device, synthetic=made.synthetic)
+        return CachedActivations(
+            samples, main, below, is_bf16=self.is_bf16, device=device, stub_inputs=made.stub_inputs
+        )
 
 
 def _whole(axes: str) -> Callable[[torch.Tensor, Any], Any]:
@@ -160,12 +162,12 @@ class CachedActivations:
         main: Any,
         below: Mapping[str, torch.Tensor],
         *,
-        half: bool,
+        is_bf16: bool,
         device: torch.device,
-        synthetic: bool,
+        stub_inputs: bool,
     ) -> None:
         self._samples, self._main, self._below = samples, main, below
-        self._half, self._device, self._synthetic = half, device, synthetic
+        self._is_bf16, self._device, self._synthetic = is_bf16, device, stub_inputs
         self._there: torch.Tensor | None = None
         if device.type == "cuda" and isinstance(main, np.ndarray) and main.nbytes <= _ON_DEVICE:
             self._there = self._tensor(np.array(main)).to(device)
@@ -191,7 +193,7 @@ class CachedActivations:
 
     def _tensor(self, rows: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(rows)
-        return tensor.view(torch.bfloat16) if self._half else tensor
+        return tensor.view(torch.bfloat16) if self._is_bf16 else tensor
 
 
 def _padded(parts: Sequence[np.ndarray], mask: Any) -> np.ndarray:

@@ -32,7 +32,7 @@ def relation(feed: BatchProvider, targets: torch.Tensor, task: str, size: int = 
             f"{model.source.address} has {'none' if name is None else name!r}. Leave it out."
         )
     parts = []
-    with model.also(name), torch.inference_mode():
+    with model.capture(name), torch.inference_mode():
         for first in range(0, len(feed.samples), size):
             indices = np.arange(first, min(first + size, len(feed.samples)))
             model(*feed.batch(indices))
@@ -47,7 +47,7 @@ def cotuning(model: Any, wanted: torch.Tensor, related: torch.Tensor) -> torch.T
 
 
 def _logits(model: Any, items: int) -> torch.Tensor:
-    found: torch.Tensor = model.seen
+    found: torch.Tensor = model.captured
     if found.ndim != 2 or len(found) != items:
         raise OptionError(
             f"cotuning= needs one row of source classes per item; the classifier gives {tuple(found.shape)}."

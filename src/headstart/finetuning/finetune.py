@@ -42,7 +42,7 @@ _RATE = {"full": 3e-4, "last_layers": 1e-3, "gradual": 1e-3, "lora": 2e-3}
 _DELICATE = 0.1  # networks of layer norms (transformers) are tuned ten times slower than convolutional ones
 _LARGEST_BATCH = 32
 
-Goal = Callable[[torch.Tensor, np.ndarray, "Mix | None"], torch.Tensor]
+LossFn = Callable[[torch.Tensor, np.ndarray, "Mix | None"], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class FineTuneResult:
     source : Source
         A new one: its weights differ, so its fingerprint does.
     coef, intercept : arrays (d, t), (t,)
-    kept : "start", "average" or "tuned"
+    selected : "start", "average" or "tuned"
         What validation chose; ``"tuned"`` when nothing was chosen.
     scores : mapping
         Validation score of each.
     moved : tuple of str
         Parameters that training has changed.
-    held : (n, t) array or None
+    held_out_decisions : (n, t) array or None
         What was kept decides about the held-out items.
     """
 
@@ -68,10 +68,10 @@ class FineTuneResult:
     coef: np.ndarray
     intercept: np.ndarray
     history: History
-    kept: str
+    selected: str
     scores: Mapping[str, float]
     moved: tuple[str, ...]
-    held: np.ndarray | None = None
+    held_out_decisions: np.ndarray | None = None
 
 
 def finetune(
@@ -84,13 +84,13 @@ def finetune(
     task: str,
     policy: Policy,
     score: Callable[[np.ndarray], float] | None = None,
-    held: Samples | None = None,
+    held_out: Samples | None = None,
     offset: np.ndarray | None = None,
     budget: float | None = None,
     seed: int = 0,
     device: str = "cpu",
     checkpoint: Path | None = None,
-    keep: ActivationStore | None = None,
+    store: ActivationStore | None = None,
     average: bool = False,
 ) -> FineTuneResult:
     """Train what the policy moves, starting from a solved head.
@@ -104,7 +104,7 @@ def finetune(
     offset : (t,) array, optional
         Added to decision values in the loss (logit adjustment).
     budget : seconds, optional
-    keep : Keep, optional
+    store : Keep, optional
         Where what the frozen part gives is kept; in memory, for this run, when not given.
     average : bool
         Without validation, keep the average of start and tuned, not the tuned weights.
@@ -115,33 +115,35 @@ def finetune(
         When the policy moves nothing, or the task cannot be fine-tuned.
     """
     places = locate_parameters(source, [f.layer for f in features])
-    moves = policy.moves(places.parameters, len(places.ends))
-    if not moves:
+    trainable = policy.trainable(places.parameters, len(places.ends))
+    if not trainable:
         raise OptionError(f"Policy {policy.name!r} moves no parameter of {source.address}.")
     model = FineTuneModel(source, features, start, device=device)
-    begin = snapshot(model, moves)
+    begin = snapshot(model, trainable)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        working = policy.adapt(model.network, moves)
-    lowest = lowest_moving(moves, places)
+        working = policy.adapt(model.network, trainable)
+    lowest = lowest_moving(trainable, places)
     model.boundary = places.ends[lowest - 1] if lowest else None
     names = [move.name for move in working]
-    feed = make_provider(model, places, lowest, names, samples=samples, held=held, policy=policy, keep=keep)
-    allowed = plan_budget(policy, feed, budget, keep.choice.speed if keep is not None else 0.0)
+    feed = make_provider(model, places, lowest, names, samples=samples, held_out=held_out, policy=policy, store=store)
+    allowed = plan_budget(policy, feed, budget, store.choice.speed if store is not None else 0.0)
     feed.fill(allowed.views)
-    model.bf16 = _in_bf16(policy, keep, device)
+    model.bf16 = _in_bf16(policy, store, device)
     goal = _goal(feed, targets, task, policy=policy, offset=offset)
-    training = partial(model.training_from, lowest, places.modules)
+    training = partial(model.train_above, lowest, places.modules)
     course = TrainingTask(model, feed, goal, training, snapshot(model, working), policy)
-    watched = partial(course.validation, score) if held is not None and score is not None else None
-    after = max(move.from_epoch for move in moves)
+    watched = partial(course.validation, score) if held_out is not None and score is not None else None
+    after = max(move.start_epoch for move in trainable)
     delicate = any("layernorm" in p.kind for p in places.parameters)
-    schedule = schedule_for(policy, len(samples), budget=allowed.budget, seed=seed, after=after, delicate=delicate)
+    schedule = training_config_for(
+        policy, len(samples), budget=allowed.budget, seed=seed, all_from_epoch=after, has_layer_norm=delicate
+    )
     groups = groups_of(model, working, policy)
     with feed.running():
         course.begun(groups)
         if policy.lr == "auto":
-            found = range_test(groups, course.loss, len(samples), schedule=schedule)
+            found = range_test(groups, course.loss, len(samples), config=schedule)
             schedule = dataclasses.replace(schedule, lr=found)
         if is_main():
             log_plan(feed, course.loss, schedule, f"{source.name}, policy {policy.name}")
@@ -150,18 +152,18 @@ def finetune(
             groups,
             course.loss,
             len(samples),
-            schedule=schedule,
-            validate_with=watched,
+            config=schedule,
+            validate_score=watched,
             checkpoint=checkpoint,
             identity=_identity(source, policy, start, targets) if checkpoint is not None else "",
             label=f"{source.name}: fine-tuning",
         )
-        model.still()
+        model.set_eval()
         policy.merge(model.network)
         moved = changed_parameters(model, begin)
         kept = select_weights(model, begin, watched, scores, average=average)
         decided = feed.decisions() if watched else None
-    coef, intercept = model.solved()
+    coef, intercept = model.export_head()
     return FineTuneResult(_as_source(source, model), coef, intercept, history, kept, scores, moved, decided)
 
 
@@ -178,7 +180,7 @@ class TrainingTask:
 
     model: FineTuneModel
     feed: BatchProvider
-    goal: Goal
+    goal: LossFn
     training: Callable[[], None]
     origin: Mapping[str, torch.Tensor]
     policy: Policy
@@ -200,19 +202,19 @@ class TrainingTask:
         batch, fed = self.feed.batch(indices, generator)
         indices = local_shard(indices)
         mixing = self.model.mixing(self.policy.mixup, batch, len(indices), generator)
-        with self.model.also(self.classifier), mixing as mix:
+        with self.model.capture(self.classifier), mixing as mix:
             value = self.goal(self.model(batch, fed), indices, mix)
         return value + l2sp_penalty(self.model, self.origin, self.policy.l2sp) if self.policy.l2sp else value
 
     def validation(self, score: Callable[[np.ndarray], float]) -> float:
         """The score of the held-out items as things are."""
-        self.model.still()
+        self.model.set_eval()
         value = score(self.feed.decisions())
         self.training()
         return value
 
 
-def _goal(feed: BatchProvider, targets: np.ndarray, task: str, *, policy: Policy, offset: np.ndarray | None) -> Goal:
+def _goal(feed: BatchProvider, targets: np.ndarray, task: str, *, policy: Policy, offset: np.ndarray | None) -> LossFn:
     """The loss of decisions about some of the training items, whose targets are mixed as they were."""
     device = feed.model.device
     wanted = torch.from_numpy(np.asarray(targets, np.float32)).to(device)
@@ -232,18 +234,25 @@ def _goal(feed: BatchProvider, targets: np.ndarray, task: str, *, policy: Policy
     return goal
 
 
-def schedule_for(
-    policy: Policy, count: int, *, budget: float | None, seed: int, after: int = 0, delicate: bool = False
+def training_config_for(
+    policy: Policy,
+    count: int,
+    *,
+    budget: float | None,
+    seed: int,
+    all_from_epoch: int = 0,
+    has_layer_norm: bool = False,
 ) -> TrainingConfig:
     """The schedule of a policy for so many items: what is not given follows from their number.
 
-    ``after`` is the first epoch in which everything moves that ever does; a ``delicate`` network takes smaller steps,
+    ``all_from_epoch`` is the first epoch in which everything moves that ever does. A network of layer norms takes
+    smaller steps,
     and so does a short run, which has no time to recover from large ones.
     """
     batch = policy.batch_size or int(min(_LARGEST_BATCH, max(4, count // 8)))
-    epochs = policy.epochs or after + int(np.clip(round(_STEPS * batch / max(count, 1)), 5, 40))
+    epochs = policy.epochs or all_from_epoch + int(np.clip(round(_STEPS * batch / max(count, 1)), 5, 40))
     steps = epochs * math.ceil(max(count, 1) / batch)
-    own = _RATE.get(policy.name, 1e-3) * (_DELICATE if delicate else 1.0) * min(1.0, (steps / _STEPS) ** 0.5)
+    own = _RATE.get(policy.name, 1e-3) * (_DELICATE if has_layer_norm else 1.0) * min(1.0, (steps / _STEPS) ** 0.5)
     return TrainingConfig(
         epochs=epochs,
         batch_size=batch,
@@ -258,7 +267,7 @@ def schedule_for(
 
 def decisions(model: FineTuneModel, samples: Samples, size: int = 64) -> np.ndarray:
     """Decision values of all samples, (n, t) float64, from full forward passes."""
-    return BatchProvider(model, samples).decisions(held=False, size=size)
+    return BatchProvider(model, samples).decisions(held_out=False, size=size)
 
 
 def _identity(source: Any, policy: Policy, start: HeadInit, targets: np.ndarray) -> str:

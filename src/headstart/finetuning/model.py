@@ -74,11 +74,11 @@ class FineTuneModel(torch.nn.Module):
             self.network.to(memory_format=torch.channels_last)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
-        self.shortcut: Any = None
+        self.truncated: Any = None
         self.boundary: str | None = None
         self._mix: Mix | None = None
-        self._also: str | None = None
-        self.seen: torch.Tensor | None = None
+        self._capture: str | None = None
+        self.captured: torch.Tensor | None = None
         self.bf16 = False
         self.head = torch.nn.Linear(*start.coef.shape).to(device)
         self.register_buffer("centre", torch.from_numpy(start.centre).float().to(device))
@@ -95,26 +95,26 @@ class FineTuneModel(torch.nn.Module):
         below = {} if fed is None else fed.below
         wanted = {name: function for name, function in self._reduce.items() if name not in below}
         reduce = rows_of_batch(wanted, batch)
-        if self._also is not None:
-            reduce[self._also] = lambda output: output
+        if self._capture is not None:
+            reduce[self._capture] = lambda output: output
         tensors = self._tensors(batch, fed)
         hooked = mixed_at(self.source, self.network, self.boundary, None if fed is not None else self._mix)
         with hooked, torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             kept = {**below, **self.source.run(self.network, tensors, reduce)}
-        self.seen = kept.get(self._also) if self._also is not None else None
+        self.captured = kept.get(self._capture) if self._capture is not None else None
         if self._mix is not None:
             frozen = self._frozen_layers()
             kept = {k: self._mix(v) if k in frozen else v for k, v in kept.items()}
         return torch.cat([kept[f.layer].float() for f in self.features], 1)
 
     @contextmanager
-    def also(self, layer: str | None) -> Iterator[None]:
+    def capture(self, layer: str | None) -> Iterator[None]:
         """Inside, what this layer gives is left in ``seen`` by every forward pass."""
-        self._also = layer
+        self._capture = layer
         try:
             yield
         finally:
-            self._also = self.seen = None
+            self._capture = self.captured = None
 
     @contextmanager
     def mixing(self, alpha: float, batch: Any, items: int, generator: torch.Generator) -> Iterator[Mix | None]:
@@ -146,8 +146,8 @@ class FineTuneModel(torch.nn.Module):
         if fed is None:
             return make()
         value = fed.value if self._mix is None else self._mix(fed.value)
-        self.shortcut.feed(self._laid_out(value), batch)
-        given: dict[str, Any] = self.shortcut.tensors(batch, self.device, make)
+        self.truncated.feed(self._laid_out(value), batch)
+        given: dict[str, Any] = self.truncated.tensors(batch, self.device, make)
         return given
 
     def _laid_out(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -156,24 +156,24 @@ class FineTuneModel(torch.nn.Module):
 
     def forward(self, batch: Any, fed: BoundaryActivations | None = None) -> torch.Tensor:
         """(items, outputs) decision values."""
-        return self.decide(self.rows(batch, fed))
+        return self.head_forward(self.rows(batch, fed))
 
-    def decide(self, rows: torch.Tensor) -> torch.Tensor:
+    def head_forward(self, rows: torch.Tensor) -> torch.Tensor:
         """(items, outputs) decision values of features; they are standardised first, which only conditions training."""
         decision: torch.Tensor = self.head((rows - self.centre) / self.spread)
         return decision
 
-    def training_from(self, unit: int | None, modules: Mapping[str, int]) -> None:
+    def train_above(self, unit: int | None, modules: Mapping[str, int]) -> None:
         """Training mode for everything that runs in ``unit`` or above, except what keeps statistics of its own."""
         for name, module in self.network.named_modules():
             statistics = any(True for _ in module.buffers(recurse=False)) or "norm" in type(module).__name__.lower()
             module.training = unit is not None and modules.get(name, -1) >= unit and not statistics
 
-    def still(self) -> None:
+    def set_eval(self) -> None:
         """Evaluation mode everywhere."""
-        self.training_from(None, {})
+        self.train_above(None, {})
 
-    def solved(self) -> tuple[np.ndarray, np.ndarray]:
+    def export_head(self) -> tuple[np.ndarray, np.ndarray]:
         """The head as (coef (d, t), intercept (t,)) on the features as they are, float64."""
         weight = self.head.weight.detach().cpu().double().numpy().T
         centre, spread = (b.detach().cpu().double().numpy() for b in (self.centre, self.spread))

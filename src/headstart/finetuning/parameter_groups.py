@@ -12,7 +12,7 @@ import torch
 from headstart.finetuning.model import FineTuneModel
 from headstart.policies.base import ParameterInfo, Policy, TrainableParameter
 from headstart.sources.layers import modules_of
-from headstart.training.checkpoint import ParameterGroup, put
+from headstart.training.checkpoint import ParameterGroup, copy_into
 
 _HEAD_WIDTH = 64
 
@@ -23,7 +23,7 @@ def groups_of(model: FineTuneModel, moves: Sequence[TrainableParameter], policy:
     groups: dict[tuple[float, int, bool], dict[str, torch.nn.Parameter]] = {}
     for move in moves:
         parameter = named[move.name]
-        groups.setdefault((move.factor, move.from_epoch, parameter.ndim > 1), {})[f"network.{move.name}"] = parameter
+        groups.setdefault((move.lr_scale, move.start_epoch, parameter.ndim > 1), {})[f"network.{move.name}"] = parameter
     made = [ParameterGroup(members, factor, decay, epoch) for (factor, epoch, decay), members in groups.items()]
     head = {f"head.{name}": parameter for name, parameter in model.head.named_parameters()}
     width = min(1.0, _HEAD_WIDTH / model.head.in_features)  # one step of Adam moves a decision by rate times width
@@ -70,11 +70,11 @@ def select_weights(
         kept = "average" if average else "tuned"
     else:
         for name in ("average", "tuned"):
-            put(named, states[name])
+            copy_into(named, states[name])
             scores[name] = validation()
         worth = {name: -math.inf if math.isnan(score) else score for name, score in scores.items()}
         kept = max(states, key=lambda name: worth[name])  # the first of equals
-    put(named, states[kept])
+    copy_into(named, states[kept])
     return kept
 
 

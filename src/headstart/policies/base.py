@@ -47,8 +47,8 @@ class TrainableParameter:
     """A parameter that moves: at ``factor`` times the learning rate, from epoch ``from_epoch`` on."""
 
     name: str
-    factor: float = 1.0
-    from_epoch: int = 0
+    lr_scale: float = 1.0
+    start_epoch: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Policy(ABC):
     precision: Annotated[str, Options("auto", "fp32", "bf16")] = "auto"
 
     @abstractmethod
-    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Which parameters move, and how fast. The frozen boundary follows from it."""
 
     def adapt(self, network: Any, moves: Sequence[TrainableParameter]) -> list[TrainableParameter]:
@@ -112,7 +112,7 @@ class Policy(ABC):
         """Undo ``adapt`` after training, so that the network is an ordinary one; nothing as a rule."""
         return
 
-    def decayed(self, unit: int, units: int) -> float:
+    def layer_lr_scale(self, unit: int, units: int) -> float:
         """The learning-rate factor of a unit."""
         return self.layer_decay ** (units - 1 - unit)
 

@@ -30,11 +30,11 @@ class Lora(Policy):
     rank: Annotated[int, Interval(1, 4096, integer=True)] = 8
     alpha: Annotated[float, Interval(0, None, closed="neither")] = 16.0
 
-    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Weights of linear layers: what changes in the end."""
         top = topmost(placed, self.layers)
         chosen = (p for p in placed if p.unit in top and p.kind == "linear" and f".{p.name}".endswith(_WEIGHT))
-        return [TrainableParameter(p.name, self.decayed(p.unit, units)) for p in chosen]
+        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in chosen]
 
     def adapt(self, network: Any, moves: Sequence[TrainableParameter]) -> list[TrainableParameter]:
         """Put the additions into the network; they move in place of the weights."""
@@ -45,7 +45,7 @@ class Lora(Policy):
         )
         peft.inject_adapter_in_model(config, network)
         return [
-            TrainableParameter(f"{name}.lora_{part}.default{_WEIGHT}", move.factor, move.from_epoch)
+            TrainableParameter(f"{name}.lora_{part}.default{_WEIGHT}", move.lr_scale, move.start_epoch)
             for name, move in zip(names, moves)
             for part in "AB"
         ]

@@ -21,11 +21,11 @@ class BiasOnly(Policy):
     partial: ClassVar[bool] = True
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all")] = "all"
 
-    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Parameters whose own name says bias."""
         top = topmost(placed, self.layers)
         chosen = (p for p in placed if p.unit in top and "bias" in p.name.rpartition(".")[2])
-        return [TrainableParameter(p.name, self.decayed(p.unit, units)) for p in chosen]
+        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in chosen]
 
 
 # Only scales and shifts of normalisation layers move (Frankle et al. 2021); their running statistics never do.
@@ -42,11 +42,11 @@ class NormOnly(Policy):
     partial: ClassVar[bool] = True
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all")] = "all"
 
-    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Parameters of modules whose type says norm."""
         top = topmost(placed, self.layers)
         return [
-            TrainableParameter(p.name, self.decayed(p.unit, units))
+            TrainableParameter(p.name, self.layer_lr_scale(p.unit, units))
             for p in placed
             if p.unit in top and "norm" in p.kind
         ]

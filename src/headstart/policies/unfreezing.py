@@ -16,9 +16,9 @@ class Full(Policy):
 
     name: ClassVar[str] = "full"
 
-    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Every placed parameter."""
-        return [TrainableParameter(p.name, self.decayed(p.unit, units)) for p in placed]
+        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in placed]
 
 
 # ---- Nothing moves: the features are the source's, only the head is solved. ----
@@ -30,7 +30,7 @@ class Frozen(Policy):
 
     name: ClassVar[str] = "frozen"
 
-    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """None."""
         return []
 
@@ -50,11 +50,15 @@ class Gradual(Policy):
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all"), Name("a layer")] = "auto"
     every: Annotated[int, Interval(1, 1000, integer=True)] = 1
 
-    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Parameters of the topmost units, each with the epoch from which it moves."""
         top = sorted(topmost(placed, self.layers), reverse=True)
         turn = {unit: number * self.every for number, unit in enumerate(top)}
-        return [TrainableParameter(p.name, self.decayed(p.unit, units), turn[p.unit]) for p in placed if p.unit in turn]
+        return [
+            TrainableParameter(p.name, self.layer_lr_scale(p.unit, units), turn[p.unit])
+            for p in placed
+            if p.unit in turn
+        ]
 
 
 # ---- Only the last few units move; what lies below them is frozen and runs only once per item and view. ----
@@ -72,7 +76,7 @@ class LastLayers(Policy):
     name: ClassVar[str] = "last_layers"
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all"), Name("a layer")] = "auto"
 
-    def moves(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
         """Parameters of the topmost units that have any: pooling and its like do not count."""
         top = topmost(placed, self.layers)
-        return [TrainableParameter(p.name, self.decayed(p.unit, units)) for p in placed if p.unit in top]
+        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in placed if p.unit in top]

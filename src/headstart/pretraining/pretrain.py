@@ -90,7 +90,7 @@ def pretrain(
             [ParameterGroup(plan.parameters)],
             plan.loss,
             plan.count,
-            schedule=schedule,
+            config=schedule,
             buffers={name: b for name, b in source.module.named_buffers() if name not in plan.parameters},
             checkpoint=Path(checkpoint).expanduser() if checkpoint is not None else None,
             identity=begun,

@@ -206,7 +206,7 @@ def train_from_scratch(task: ScratchTask, items: np.ndarray, *, epochs: int, lr:
         [ParameterGroup(dict(model.named_parameters()))],
         loss,
         len(items),
-        schedule=scratch_config(len(items), epochs=epochs, lr=lr, seed=seed),
+        config=scratch_config(len(items), epochs=epochs, lr=lr, seed=seed),
         buffers=dict(model.named_buffers()),
         label="from scratch",
     )

@@ -52,10 +52,10 @@ class Samples:
     def batch(self, indices: np.ndarray, views: np.ndarray | None = None) -> Any:
         """The samples at these places as one batch; ``views`` names the variant of each, 0 the item as it is."""
         if views is None:
-            return self._collate([self.one(int(i)) for i in indices])
-        return self._collate([self.one(int(i), int(v)) for i, v in zip(indices, views)])
+            return self._collate([self.read(int(i)) for i in indices])
+        return self._collate([self.read(int(i), int(v)) for i, v in zip(indices, views)])
 
-    def one(self, index: int, view: int = 0) -> Any:
+    def read(self, index: int, view: int = 0) -> Any:
         """One prepared sample."""
         if view:
             assert self.views is not None

@@ -23,9 +23,9 @@ class ParameterGroup:
     """Named parameters that share a learning-rate factor, and a function of the epoch that may hold them still."""
 
     parameters: Mapping[str, torch.nn.Parameter]
-    factor: float = 1.0
+    lr_scale: float = 1.0
     weight_decay: bool = True
-    from_epoch: int = 0
+    start_epoch: int = 0
 
 
 @dataclass
@@ -71,7 +71,7 @@ class TrainingState:
         return {name: p for group in self.groups for name, p in group.parameters.items()}
 
 
-def put(named: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
+def copy_into(named: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
     """Copy values into tensors, by name, in place."""
     with torch.no_grad():
         for name, value in values.items():
@@ -113,7 +113,7 @@ def resume(state: TrainingState, path: Path, of_run: Mapping[str, Any]) -> None:
             f"The checkpoint {path} belongs to another run (other data, settings or parameters); delete it, or name "
             "another file."
         )
-    put(own, kinds["now"])
+    copy_into(own, kinds["now"])
     state.average, state.best = kinds["average"], kinds["best"]
     for key, value in kinds["adam"].items():
         what, _, name = key.partition("/")

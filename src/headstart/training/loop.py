@@ -23,7 +23,7 @@ from headstart._base.processes import is_main, rank_and_world_size
 from headstart._base.progress import Track, note, track
 from headstart.errors import DataError, NumericsError, OptionError
 from headstart.training import distributed
-from headstart.training.checkpoint import History, ParameterGroup, TrainingState, put, resume, save
+from headstart.training.checkpoint import History, ParameterGroup, TrainingState, copy_into, resume, save
 
 Loss = Callable[[np.ndarray, torch.Generator], torch.Tensor]
 
@@ -67,8 +67,8 @@ def train(
     loss: Loss,
     count: int,
     *,
-    schedule: TrainingConfig,
-    validate_with: Callable[[], float] | None = None,
+    config: TrainingConfig,
+    validate_score: Callable[[], float] | None = None,
     buffers: Mapping[str, torch.Tensor] | None = None,
     checkpoint: Path | None = None,
     identity: str = "",
@@ -82,7 +82,7 @@ def train(
         What moves. Everything else is left alone, bit for bit.
     loss : callable
         (indices, generator) → scalar tensor with a graph: the mean over ``local_shard`` of the items.
-    validate_with : callable, optional
+    validate_score : callable, optional
         Score after each epoch, higher is better; the parameters of the best epoch are left behind, without it the last.
     buffers : mapping, optional
         Tensors that move without gradients (batch-norm statistics of an unfrozen part); checkpointed and restored.
@@ -100,39 +100,39 @@ def train(
     StoreError
         When the checkpoint is damaged or belongs to another run.
     """
-    validate(schedule)
+    validate(config)
     groups = [group for group in groups if group.parameters]
     if not groups:
         raise OptionError("There is nothing to train: no group holds a parameter.")
     if count < 1:
         raise DataError("There is nothing to train on: the number of items is 0.")
-    state = TrainingState(groups, buffers or {}, _optimizer(groups, schedule), schedule.epochs)
+    state = TrainingState(groups, buffers or {}, _optimizer(groups, config), config.epochs)
     for parameter in state.named().values():
         parameter.requires_grad_(True)
-    of_run = {**vars(schedule), "count": count, "identity": identity}
+    of_run = {**vars(config), "count": count, "identity": identity}
     if checkpoint is not None and checkpoint.is_file():
         resume(state, checkpoint, of_run)
     distributed.assert_same_on_all_ranks(
-        [vars(schedule), count, state.shapes(), state.epoch, state.step], "training to do"
+        [vars(config), count, state.shapes(), state.epoch, state.step], "training to do"
     )
     distributed.average_tensors(state.everything())
-    steps = max(1, math.ceil(count / schedule.batch_size))
+    steps = max(1, math.ceil(count / config.batch_size))
     with torch.random.fork_rng(), track(label, state.epochs * steps) as done:
         done(state.epoch * steps)
-        run = _Run(state, loss, count, steps, schedule=schedule, done=done, begun=time.perf_counter())
-        while state.epoch < state.epochs and not _stale(state.history, schedule):
+        run = _Run(state, loss, count, steps, schedule=config, done=done, begun=time.perf_counter())
+        while state.epoch < state.epochs and not _stale(state.history, config):
             _epoch(run)
             distributed.average_tensors(state.buffers)
-            _validated(state, validate_with)
+            _validated(state, validate_score)
             state.epoch += 1
             _fit_budget(run, whole=True)
             if checkpoint is not None:
                 _saved(state, checkpoint, of_run)
-    if _stale(state.history, schedule):
-        state.history.stopped = f"no better for {schedule.patience} epochs"
+    if _stale(state.history, config):
+        state.history.stopped = f"no better for {config.patience} epochs"
     state.optimizer.zero_grad(set_to_none=True)
-    put(state.named(), state.average)
-    put(state.everything(), state.best)
+    copy_into(state.named(), state.average)
+    copy_into(state.everything(), state.best)
     distributed.average_tensors(state.everything())
     return state.history
 
@@ -150,7 +150,7 @@ class _Run:
     begun: float
 
 
-def steps_of(count: int, schedule: TrainingConfig, epoch: int) -> Iterable[np.ndarray]:
+def epoch_batches(count: int, schedule: TrainingConfig, epoch: int) -> Iterable[np.ndarray]:
     """The batches of one epoch: a permutation seeded by (seed, epoch), cut into nearly equal parts."""
     order = np.random.default_rng([schedule.seed, epoch]).permutation(count)
     return np.array_split(order, max(1, math.ceil(count / schedule.batch_size)))
@@ -160,7 +160,7 @@ def _optimizer(groups: Sequence[ParameterGroup], schedule: TrainingConfig) -> to
     settings = [
         {
             "params": list(group.parameters.values()),
-            "lr": schedule.lr * group.factor,
+            "lr": schedule.lr * group.lr_scale,
             "weight_decay": schedule.weight_decay if group.weight_decay else 0.0,
         }
         for group in groups
@@ -172,7 +172,7 @@ def _optimizer(groups: Sequence[ParameterGroup], schedule: TrainingConfig) -> to
 def _epoch(run: _Run) -> None:
     start = time.perf_counter()
     state, total, rate = run.state, 0.0, 0.0
-    for number, indices in enumerate(steps_of(run.count, run.schedule, state.epoch)):
+    for number, indices in enumerate(epoch_batches(run.count, run.schedule, state.epoch)):
         rate = _set_rates(state, run.schedule, run.steps)
         total += _step(run, number, indices) * len(indices)
         state.step += 1
@@ -225,8 +225,8 @@ def _set_rates(state: TrainingState, schedule: TrainingConfig, steps: int) -> fl
     else:
         share = 0.5 * (1 + math.cos(math.pi * (state.step - warm) / max(1, total - warm)))
     for setting, group in zip(state.optimizer.param_groups, state.groups):
-        held = state.epoch < group.from_epoch
-        setting["lr"] = 0.0 if held else schedule.lr * group.factor * share
+        held = state.epoch < group.start_epoch
+        setting["lr"] = 0.0 if held else schedule.lr * group.lr_scale * share
         for parameter in group.parameters.values():
             parameter.requires_grad_(not held)
     return schedule.lr * share
@@ -262,14 +262,14 @@ def _validated(state: TrainingState, score: Callable[[], float] | None) -> None:
         state.history.best = state.epoch
         return
     raw = {name: p.detach().clone() for name, p in state.named().items()} if state.average else {}
-    put(state.named(), state.average)
+    copy_into(state.named(), state.average)
     value = distributed.broadcast_scalar(score)
     value = -math.inf if math.isnan(value) else value
     if not state.history.score or value > max(state.history.score):
         state.best = {name: tensor.detach().clone() for name, tensor in state.everything().items()}
         state.history.best = state.epoch
     state.history.score.append(value)
-    put(state.named(), raw)
+    copy_into(state.named(), raw)
 
 
 def _stale(history: History, schedule: TrainingConfig) -> bool:

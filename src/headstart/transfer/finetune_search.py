@@ -50,7 +50,7 @@ class FineTuneRun:
     @property
     def score(self) -> float:
         """Of what was kept, on the held-out items."""
-        return self.outcome.scores[self.outcome.kept]
+        return self.outcome.scores[self.outcome.selected]
 
     @property
     def seconds(self) -> float:
@@ -100,7 +100,7 @@ class FineTuneSearch:
             targets=self.T[fitting],
             policy=self.policy,
             score=score,
-            held=preparing.samples(self.source, self.data, held) if len(held) else None,
+            held_out=preparing.samples(self.source, self.data, held) if len(held) else None,
             budget=budget,
             checkpoint=self._named(name),
         )
@@ -118,7 +118,7 @@ class FineTuneSearch:
             ),
             targets=self.T,
             policy=dataclasses.replace(self.policy, epochs=len(won.outcome.history.loss)),
-            average=won.outcome.kept == "average",
+            average=won.outcome.selected == "average",
             checkpoint=self._named("all"),
         )
         return dataclasses.replace(won.outcome, source=again.source, coef=again.coef, intercept=again.intercept)
@@ -141,13 +141,13 @@ class FineTuneSearch:
         if answer.log_ratio is not None:
             fresh.adjust(answer.log_ratio)
         frozen = fresh.decision(X[held]) / (1.0 if answer.task == "regression" else fresh.temperature_)
-        assert one.outcome.held is not None
-        return PairedPredictions(frozen, one.outcome.held, self.T[held])
+        assert one.outcome.held_out_decisions is not None
+        return PairedPredictions(frozen, one.outcome.held_out_decisions, self.T[held])
 
     def clear(self, one: FineTuneRun, seen: Sequence[PairedPredictions], choices: int) -> bool:
         """Whether what the run kept is no start, and clearly better than the frozen predictor."""
         balanced = self.shift is not None
-        return one.outcome.kept != "start" and significantly_better(
+        return one.outcome.selected != "start" and significantly_better(
             seen, self.answer.task, balanced=balanced, choices=choices
         )
 
@@ -173,7 +173,7 @@ class FineTuneSearch:
             offset=None if self.shift is None else -self.shift,
             seed=self.seed,
             device=self.device,
-            keep=preparing.activation_store(self.source, self.data, self.choice, self.policy, store=self.store),
+            store=preparing.activation_store(self.source, self.data, self.choice, self.policy, store=self.store),
             **how,
         )
 
@@ -272,9 +272,12 @@ def search_finetuning(
     else:
         won = work.run(ground, everything, everything[:0], budget=budget)
     outcome = won.outcome
-    if folds and outcome.kept != "start" and (budget is None or work.affords(won, budget, more=0)):
+    if folds and outcome.selected != "start" and (budget is None or work.affords(won, budget, more=0)):
         outcome = work.on_all(won)
-        note(f"{outcome.kept.capitalize()} weights won on held-out items, and are trained again on all {len(T)} items.")
+        note(
+            f"{outcome.selected.capitalize()} weights won on held-out items, and are trained again on all "
+            f"{len(T)} items."
+        )
     return _result(predictor, won.ground, outcome, policy, seconds=time.perf_counter() - begun)
 
 
@@ -306,12 +309,12 @@ def _searched(
         )
         seen = [work.evidence(best)]
         kept = work.clear(best, seen, choices)
-    if not kept and best.outcome.kept != "start" and work.gain(seen) > 0 and room(best):
+    if not kept and best.outcome.selected != "start" and work.gain(seen) > 0 and room(best):
         seen.append(work.evidence(work.run(best.ground, *folds[1], budget=share, name="second")))
         kept = work.clear(best, seen, choices)
     scores = {"frozen": work.scorer(best.held)(seen[0].frozen), **best.outcome.scores}
-    chosen = best.outcome.kept if kept else "start"
-    return dataclasses.replace(best, outcome=dataclasses.replace(best.outcome, scores=scores, kept=chosen))
+    chosen = best.outcome.selected if kept else "start"
+    return dataclasses.replace(best, outcome=dataclasses.replace(best.outcome, scores=scores, selected=chosen))
 
 
 def _score(predictor: Predictor, answer: HeadModel) -> float | None:
@@ -359,17 +362,17 @@ def _result(
     history = {
         **outcome.history.to_dict(),
         "scores": dict(outcome.scores),
-        "kept": outcome.kept,
+        "kept": outcome.selected,
         "moved": list(outcome.moved),
     }
     shown = ", ".join(f"{name} {value:.3f}" for name, value in outcome.scores.items())
     timing = {**predictor.chosen.get("seconds", {}), "finetune": round(seconds, 3)}
-    chosen = {**predictor.chosen, "policy": "frozen" if outcome.kept == "start" else policy.name, "seconds": timing}
-    if outcome.kept == "start":
+    chosen = {**predictor.chosen, "policy": "frozen" if outcome.selected == "start" else policy.name, "seconds": timing}
+    if outcome.selected == "start":
         note(f"Fine-tuning did not help on held-out items ({shown}): the frozen predictor is returned.")
         return dataclasses.replace(predictor, history=history, chosen=chosen)
     if shown:
-        note(f"Fine-tuned with {policy.name}; on held-out items: {shown}; kept: {outcome.kept}.")
+        note(f"Fine-tuned with {policy.name}; on held-out items: {shown}; kept: {outcome.selected}.")
     head = _as_head(outcome, answer)
     parts = tuple(dataclasses.replace(part, source=0) for part in answer.parts)
     index = answer.parts[0].source

@@ -249,7 +249,7 @@ def _trained(
     )  # fmt: skip
     identity = fingerprint([recogniser.record(), texts, job.sources[trial.place[0]].fingerprint, trial.place[1]])
     history = train(
-        [ParameterGroup(dict(network.named_parameters()))], loss, len(texts), schedule=schedule, checkpoint=checkpoint,
+        [ParameterGroup(dict(network.named_parameters()))], loss, len(texts), config=schedule, checkpoint=checkpoint,
         identity=identity, label=f"{head.name} on {heard.label(trial.place)}",
     )  # fmt: skip
     for parameter in network.parameters():
