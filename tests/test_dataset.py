@@ -29,7 +29,7 @@ def files(root: Path, **contents: bytes) -> dict[str, Path]:
     return {name: root / f"{name}.jpg" for name in contents}
 
 
-def pictures(paths, labels=None) -> Dataset:
+def images(paths, labels=None) -> Dataset:
     data = Dataset(tuple(paths), modality="image")
     return data if labels is None else data.with_targets(labels)
 
@@ -40,20 +40,20 @@ ARRAYS = {
     "vectors": (np.zeros((3, 4)), None, "vector", False),
     "whole vectors": (np.zeros((3, 4), int), None, "vector", False),
     "byte vectors": (np.zeros((3, 4), np.uint8), None, "vector", False),
-    "grey pictures": (np.zeros((3, 8, 8), np.uint8), None, "image", False),
-    "colour pictures": (np.zeros((3, 8, 8, 3), np.uint8), None, "image", False),
+    "grey images": (np.zeros((3, 8, 8), np.uint8), None, "image", False),
+    "colour images": (np.zeros((3, 8, 8, 3), np.uint8), None, "image", False),
     "one channel": (np.zeros((3, 8, 8, 1), np.uint8), None, "image", False),
-    "float pictures": (np.zeros((3, 28, 28, 1), np.float32), None, "image", True),
+    "float images": (np.zeros((3, 28, 28, 1), np.float32), None, "image", True),
     "channels first": (np.zeros((3, 3, 28, 28), np.float32), None, "image", True),
-    "float grey pictures": (np.zeros((3, 28, 28)), None, "image", True),
+    "float grey images": (np.zeros((3, 28, 28)), None, "image", True),
     "sounds": (np.zeros((3, 1000), np.float32), "audio", "audio", False),
     "texts": (["a", "b", "c"], None, "text", False),
     "text array": (np.array(["a", "b", "c"]), None, "text", False),
     "list of rows": ([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], None, "vector", False),
     "list of arrays": ([np.zeros((8, 8), np.uint8)] * 3, None, "image", False),
-    "different pictures": ([np.zeros((8, n, 3), np.uint8) for n in (4, 5, 6)], None, "image", False),
+    "different images": ([np.zeros((8, n, 3), np.uint8) for n in (4, 5, 6)], None, "image", False),
     "different sounds": ([np.zeros(n, np.float32) for n in (4, 5, 6)], "audio", "audio", False),
-    "different float pictures": ([np.zeros((3, 8, n), np.float32) for n in (8, 9, 10)], "image", "image", True),
+    "different float images": ([np.zeros((3, 8, n), np.float32) for n in (8, 9, 10)], "image", "image", True),
     "vectors by name": (np.zeros((3, 4)), "vector", "vector", False),
 }
 
@@ -73,7 +73,7 @@ REFUSED = {
     "nothing": ([], None, r"no items"),
     "no rows": (np.zeros((0, 4)), None, r"no items \(shape \(0, 4\)\)"),
     "one number each": (np.zeros(5), None, r"reshape\(-1, 1\)"),
-    "five axes": (np.zeros((2, 2, 2, 2, 2)), None, r"pictures"),
+    "five axes": (np.zeros((2, 2, 2, 2, 2)), None, r"images"),
     "wide integers": (np.zeros((3, 8, 8), int), None, r"X\.astype\(np\.uint8\)"),
     "channels first in bytes": (np.zeros((3, 3, 8, 8), np.uint8), None, r"X\.transpose\(0, 2, 3, 1\)"),
     "seven channels": (np.zeros((3, 8, 8, 7), np.uint8), None, r"1, 3 or 4 channels"),
@@ -85,9 +85,9 @@ REFUSED = {
     "mixed": (["a", np.zeros(3)], None, r"it holds ndarray, str"),
     "None inside": (["a", None], None, r"NoneType"),
     "different vectors": ([np.zeros(3), np.zeros(4)], None, r"different shapes \(\(3,\), \(4,\)\)"),
-    "pictures of two kinds": ([np.zeros((8, 8), np.uint8), np.zeros((9, 9))], None, r"mixes uint8"),
-    "vectors as pictures": (np.zeros((3, 4)), "image", r"which is vector, not image"),
-    "texts as pictures": (["a.jpg"], "image", r"from_folder or from_table"),
+    "images of two kinds": ([np.zeros((8, 8), np.uint8), np.zeros((9, 9))], None, r"mixes uint8"),
+    "vectors as images": (np.zeros((3, 4)), "image", r"which is vector, not image"),
+    "texts as images": (["a.jpg"], "image", r"from_folder or from_table"),
 }
 
 
@@ -357,7 +357,7 @@ def test_what_cannot_be_read_has_no_key(tmp_path):
 
 def test_keys_of_many_files_come_in_order(tmp_path):
     paths = files(tmp_path, **{f"n{i}": str(i).encode() for i in range(200)})
-    assert pictures(paths.values()).keys() == [key_of_bytes(str(i).encode()) for i in range(200)]
+    assert images(paths.values()).keys() == [key_of_bytes(str(i).encode()) for i in range(200)]
 
 
 class Memory:
@@ -378,14 +378,14 @@ def test_a_key_table_saves_reading(tmp_path):
     paths = files(tmp_path, a=b"1", b=b"2")
     gone = tmp_path / "gone.jpg"
     table = Memory({paths["a"]: b"k" * 16})
-    data = pictures([*paths.values(), gone])
+    data = images([*paths.values(), gone])
     assert data.keys(table) == [b"k" * 16, key_of_bytes(b"2"), None]
     assert table.recorded == {paths["b"]: key_of_bytes(b"2")}
 
 
 def test_keys_are_found_once(tmp_path):
     path = files(tmp_path, a=b"1", b=b"2")
-    data = pictures(path.values(), ["x", "y"])
+    data = images(path.values(), ["x", "y"])
     before = data.keys()
     for p in path.values():
         p.unlink()
@@ -396,13 +396,13 @@ def test_keys_are_found_once(tmp_path):
 
 def test_the_fingerprint_follows_contents_and_targets(tmp_path):
     a, b = files(tmp_path / "x", a=b"1", b=b"2"), files(tmp_path / "y", c=b"1", d=b"2")
-    base = pictures(a.values(), ["u", "v"]).fingerprint
-    assert pictures(b.values(), ["u", "v"]).fingerprint == base
-    assert pictures(reversed(b.values()), ["u", "v"]).fingerprint != base
-    assert pictures(b.values(), ["v", "u"]).fingerprint != base
-    assert pictures(b.values()).fingerprint != base
+    base = images(a.values(), ["u", "v"]).fingerprint
+    assert images(b.values(), ["u", "v"]).fingerprint == base
+    assert images(reversed(b.values()), ["u", "v"]).fingerprint != base
+    assert images(b.values(), ["v", "u"]).fingerprint != base
+    assert images(b.values()).fingerprint != base
     b["c"].write_bytes(b"3")
-    assert pictures(b.values(), ["u", "v"]).fingerprint != base
+    assert images(b.values(), ["u", "v"]).fingerprint != base
 
 
 # ---- duplicates ---------------------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def test_the_fingerprint_follows_contents_and_targets(tmp_path):
 def test_overlap_of_files(tmp_path):
     mine = files(tmp_path / "mine", a=b"same", b=b"lone", c=b"other", d=b"same")
     theirs = files(tmp_path / "theirs", p=b"same", q=b"size", r=b"other", s=b"same")
-    first, second = pictures(mine.values()), pictures(theirs.values())
+    first, second = images(mine.values()), images(theirs.values())
     assert first.overlap(second) == [(mine["a"], theirs["p"]), (mine["c"], theirs["r"]), (mine["d"], theirs["p"])]
     assert first.without(second).items == (mine["b"],)
     assert second.without(first).items == (theirs["q"],)
@@ -423,15 +423,15 @@ def test_files_that_agree_in_size_and_middle_but_not_whole(tmp_path):
     middle = bytes(20_000)
     mine = files(tmp_path / "mine", a=b"1" + middle + b"1", b=b"2" + middle + b"2")
     theirs = files(tmp_path / "theirs", p=b"1" + middle + b"2", q=b"2" + middle + b"2")
-    assert pictures(mine.values()).overlap(pictures(theirs.values())) == [(mine["b"], theirs["q"])]
+    assert images(mine.values()).overlap(images(theirs.values())) == [(mine["b"], theirs["q"])]
 
 
 def test_the_same_path_is_the_same_item_even_when_unreadable(tmp_path, monkeypatch):
     gone = tmp_path / "gone.jpg"
-    assert pictures([gone]).overlap(pictures([tmp_path / "x.jpg", gone])) == [(gone, gone)]
-    assert pictures([gone]).overlap(pictures([tmp_path / "x.jpg"])) == []
+    assert images([gone]).overlap(images([tmp_path / "x.jpg", gone])) == [(gone, gone)]
+    assert images([gone]).overlap(images([tmp_path / "x.jpg"])) == []
     monkeypatch.chdir(tmp_path)
-    assert pictures([gone]).overlap(pictures([Path("gone.jpg")])) == [(gone, Path("gone.jpg"))]
+    assert images([gone]).overlap(images([Path("gone.jpg")])) == [(gone, Path("gone.jpg"))]
 
 
 def test_only_likely_duplicates_are_read(tmp_path, monkeypatch):
@@ -444,7 +444,7 @@ def test_only_likely_duplicates_are_read(tmp_path, monkeypatch):
         return key_of_file(path)
 
     monkeypatch.setattr("headstart.dataset.duplicates.key_of_file", remember)
-    assert pictures(mine.values()).overlap(pictures(theirs.values())) == [(mine["a"], theirs["p"])]
+    assert images(mine.values()).overlap(images(theirs.values())) == [(mine["a"], theirs["p"])]
     assert sorted(read) == ["a.jpg", "p.jpg"]
 
 
@@ -470,7 +470,7 @@ def test_overlap_with_nothing():
 def test_a_split_with_duplicates_warns_and_says_what_to_do(tmp_path):
     paths = files(tmp_path / "cat", **{f"n{i}": b"the same" for i in range(8)})
     with pytest.warns(HeadstartWarning, match=r"2 items of the test part are also in the training part") as caught:
-        train, test = pictures(paths.values(), ["cat"] * 8).split()
+        train, test = images(paths.values(), ["cat"] * 8).split()
     message = str(caught[0].message)
     assert "cat/n" in message and "train = train.without(test)" in message and caught[0].filename == __file__
     assert len(train) == 6 and len(train.without(test)) == 0

@@ -211,7 +211,7 @@ def test_a_class_may_be_a_link(tmp_path):
 def test_missing_empty_and_not_a_folder(tmp_path):
     with pytest.raises(DataError, match=r"There is no folder .*gone"):
         Dataset.from_folder(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"No image, sound or text file is in .*It is empty.*jpg"):
+    with pytest.raises(DataError, match=r"No image, audio or text file is in .*It is empty.*jpg"):
         Dataset.from_folder(tmp_path)
     lay(tmp_path, "x/a.docx", "x/b.docx")
     with pytest.raises(DataError, match=r"Left out: 2 files \(\.docx 2\)"):

@@ -268,7 +268,7 @@ class TestDraws:
     def test_the_parts_that_the_data_came_with(self):
         data = signs()
         parts = ["test" if i < 40 else "train" for i in range(160)]
-        draws = self.draws(data._with(parts=parts))
+        draws = self.draws(data._replace(parts=parts))
         assert len(draws.test) == 40
         assert {id(i) for i in draws.data.items} >= {id(i) for i in data.items[:40]}
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 Float: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
+RandomState: TypeAlias = int | np.integer[Any] | np.random.Generator | np.random.RandomState | None
 Modality: TypeAlias = Literal["image", "text", "audio", "vector"]
 Task: TypeAlias = Literal["classification", "multilabel", "regression", "transcription", "summarization"]
 

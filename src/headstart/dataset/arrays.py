@@ -1,4 +1,4 @@
-"""Items from arrays and from lists of anything."""
+"""Parse what users hand over as data: arrays, lists of arrays, texts, paths, or files' contents."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from headstart._base.registry import unknown_name
 from headstart._base.typing import MODALITIES, Array, Modality
@@ -15,16 +16,16 @@ from headstart.dataset.folders import modality_from_suffix
 from headstart.errors import DataError, OptionError, UnknownName
 
 _CHANNELS = (1, 3, 4)
-_CHECKED = 1 << 24  # numbers looked at in one go, so that the check for NaN needs no copy of a large array
+_CHECK_SIZE = 1 << 24  # numbers looked at in one go, so that the check for NaN needs no copy of a large array
 
 
-def parse_arrays(X: Any, modality: str | None) -> tuple[tuple[Any, ...], Modality, bool]:
-    """Items, modality, and whether they count as preprocessed already, of what a user gives as ``X``.
+def parse_arrays(X: ArrayLike, modality: str | None) -> tuple[tuple[Any, ...], Modality, bool]:
+    """Return items, modality, and True where the items count as preprocessed already, of a user's ``X``.
 
     Raises
     ------
     DataError
-        No items, a shape or a dtype that stands for nothing, or numbers that are not finite.
+        When there are no items, the shape or dtype fits no modality, or numbers are not finite.
     """
     if modality is not None and modality not in MODALITIES:
         raise UnknownName(unknown_name("modalities", modality, list(MODALITIES)))
@@ -37,7 +38,7 @@ def parse_arrays(X: Any, modality: str | None) -> tuple[tuple[Any, ...], Modalit
     array = X if isinstance(X, np.ndarray) else np.asarray(X)
     if array.ndim == 0 or len(array) == 0:
         raise DataError(f"X has no items (shape {array.shape}).")
-    array = _sealed(array)
+    array = _immutable(array)
     kind = _kind_of(array, modality)
     return tuple(array), kind, kind == "image" and array.dtype.kind == "f"
 
@@ -57,22 +58,22 @@ def _from_sequence(values: list[Any], modality: str | None) -> tuple[tuple[Any, 
     arrays = [np.asarray(v) for v in values]
     if len({(a.shape, a.dtype.kind) for a in arrays}) == 1:
         return parse_arrays(np.stack(arrays), modality)
-    kinds_found = {_kind_of(_sealed(a[None]), modality) for a in arrays}
+    kinds_found = {_kind_of(_immutable(a[None]), modality) for a in arrays}
     if len(kinds_found) > 1 or kinds_found == {"vector"}:
         shapes = ", ".join(map(str, sorted({a.shape for a in arrays})[:4]))
-        raise DataError(f"The arrays in X have different shapes ({shapes}); only pictures and sounds may.")
+        raise DataError(f"The arrays in X have different shapes ({shapes}); only images and audio may.")
     floats = {a.dtype.kind == "f" for a in arrays}
     if len(floats) > 1:
-        raise DataError("X mixes uint8 pictures with float ones; give one kind.")
-    return tuple(_sealed(a) for a in arrays), next(iter(kinds_found)), kinds_found == {"image"} and floats == {True}
+        raise DataError("X mixes uint8 images with float ones; give one kind.")
+    return tuple(_immutable(a) for a in arrays), next(iter(kinds_found)), kinds_found == {"image"} and floats == {True}
 
 
-def _sealed(array: Array) -> Array:
-    """A read-only array. One that could be written to is copied: content keys must not go stale behind our back."""
-    writable: Any = array
-    while isinstance(writable, np.ndarray) and not writable.flags.writeable:
-        writable = writable.base
-    if isinstance(writable, np.ndarray):
+def _immutable(array: Array) -> Array:
+    """Return a read-only array. One that could be written to is copied, or content keys would go stale unseen."""
+    owner: Any = array  # of the memory: a read-only view of a writable array can change, too
+    while isinstance(owner, np.ndarray) and not owner.flags.writeable:
+        owner = owner.base
+    if isinstance(owner, np.ndarray):
         array = array.copy()
     view = array.view()
     view.flags.writeable = False
@@ -80,7 +81,7 @@ def _sealed(array: Array) -> Array:
 
 
 def _kind_of(array: Array, modality: str | None) -> Modality:
-    """The modality of a batch, by its number of axes and dtype."""
+    """Infer the modality of a batch from its number of axes and dtype."""
     kind: Modality
     if array.dtype.kind not in "iufb":
         raise DataError(f"X has dtype {array.dtype}; give numbers, or a list of texts.")
@@ -92,7 +93,7 @@ def _kind_of(array: Array, modality: str | None) -> Modality:
         kind = "image"
         _check_image(array)
     else:
-        raise DataError(f"X has shape {array.shape}; give (n, d) vectors or (n, height, width[, channels]) pictures.")
+        raise DataError(f"X has shape {array.shape}; give (n, d) vectors or (n, height, width[, channels]) images.")
     if modality not in (None, kind):
         raise DataError(f"X has shape {array.shape} and dtype {array.dtype}, which is {kind}, not {modality}.")
     _check_finite(array)
@@ -104,24 +105,24 @@ def _check_image(array: Array) -> None:
     first = array.ndim == 4 and array.shape[1] in _CHANNELS
     if array.dtype.kind != "f" and array.dtype != np.uint8:
         raise DataError(
-            f"Pictures of dtype {array.dtype} have no agreed range. Give uint8 from 0 to 255 (X.astype(np.uint8)), or "
+            f"Images of dtype {array.dtype} have no agreed range. Give uint8 from 0 to 255 (X.astype(np.uint8)), or "
             "float if they are preprocessed already."
         )
     if array.ndim == 4 and not last:
         if first and array.dtype == np.uint8:
             raise DataError(
-                f"uint8 pictures are (n, height, width, channels); {array.shape} needs X.transpose(0, 2, 3, 1)."
+                f"uint8 images are (n, height, width, channels); {array.shape} needs X.transpose(0, 2, 3, 1)."
             )
         if not first:
-            raise DataError(f"X has shape {array.shape}; pictures have 1, 3 or 4 channels in the last axis.")
+            raise DataError(f"X has shape {array.shape}; images have 1, 3 or 4 channels in the last axis.")
     if 0 in array.shape:
-        raise DataError(f"X has shape {array.shape}: the pictures have no pixels.")
+        raise DataError(f"X has shape {array.shape}: the images have no pixels.")
 
 
 def _check_finite(array: Array) -> None:
     if array.dtype.kind != "f":
         return
-    step = max(1, _CHECKED // max(1, array[0].size))
+    step = max(1, _CHECK_SIZE // max(1, array[0].size))
     for start in range(0, len(array), step):
         block = array[start : start + step]
         if not np.isfinite(block).all():
@@ -131,19 +132,19 @@ def _check_finite(array: Array) -> None:
             )
 
 
-def parse_items(given: Any, modality: str | None) -> tuple[tuple[Any, ...], Modality, bool]:
-    """Items of what a user asks a prediction for: one item or a list of paths, texts, file contents or arrays.
+def parse_items(x: object, modality: str | None) -> tuple[tuple[Any, ...], Modality, bool]:
+    """Return the items of a prediction: one item or a list of paths, texts, file contents or arrays.
 
-    A string is a path where pictures, sounds are expected and a text where texts are; a ``Path`` is always a file.
+    A string is a path where images or audio are expected and a text where texts are; a ``Path`` is always a file.
     """
-    if isinstance(given, (str, bytes, Path)):
-        given = [given]
-    if hasattr(given, "__array__") and not isinstance(given, (list, tuple)):
-        given = np.asarray(given)
-    if isinstance(given, np.ndarray) and given.dtype.kind not in "OUS":
-        single = given.ndim == 1 or (given.ndim in (2, 3) and _one_picture(given, modality))
-        return parse_arrays(given[None] if single else given, modality)
-    values = list(given) if isinstance(given, Iterable) else [given]
+    if isinstance(x, (str, bytes, Path)):
+        x = [x]
+    if hasattr(x, "__array__") and not isinstance(x, (list, tuple)):
+        x = np.asarray(x)
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "OUS":
+        single = x.ndim == 1 or (x.ndim in (2, 3) and _is_single_image(x, modality))
+        return parse_arrays(x[None] if single else x, modality)
+    values: list[Any] = list(x) if isinstance(x, Iterable) else [x]
     if not values:
         raise DataError("There is nothing to predict: the list of items is empty.")
     if all(hasattr(v, "__array__") and not isinstance(v, np.str_) for v in values):
@@ -151,34 +152,34 @@ def parse_items(given: Any, modality: str | None) -> tuple[tuple[Any, ...], Moda
     if any(not isinstance(v, (str, bytes, Path)) for v in values):
         kinds = " and ".join(sorted({type(v).__name__ for v in values}))
         raise DataError(f"Items are paths, texts and files' contents, or they are arrays; got {kinds}.")
-    kind = _checked(modality) if modality is not None else _guess(values)
+    kind = _check_modality(modality) if modality is not None else _guess_modality(values)
     if kind == "vector":
         raise DataError(f"Vectors are given as arrays, not as {type(values[0]).__name__}.")
     return tuple(_as_item(v, kind) for v in values), kind, False
 
 
-def _one_picture(array: Array, modality: str | None) -> bool:
+def _is_single_image(array: Array, modality: str | None) -> bool:
     return modality == "image" and (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in _CHANNELS))
 
 
-def _as_item(value: Any, kind: Modality) -> Path | str | bytes:
+def _as_item(value: str | bytes | Path, kind: Modality) -> Path | str | bytes:
     if isinstance(value, bytes):
         return value
     return str(value) if isinstance(value, str) and kind == "text" else Path(value)
 
 
-def _checked(modality: str) -> Modality:
+def _check_modality(modality: str) -> Modality:
     for name in MODALITIES:
         if name == modality:
             return name
     raise UnknownName(unknown_name("modalities", modality, list(MODALITIES)))
 
 
-def _guess(values: Sequence[Any]) -> Modality:
+def _guess_modality(values: Sequence[Any]) -> Modality:
     kinds = Counter(modality_from_suffix(v) if isinstance(v, (str, Path)) else None for v in values)
-    known = [kind for kind in kinds if kind is not None]
-    if len(known) == 1 and None not in kinds:
-        return known[0]
-    if not known and all(isinstance(v, str) for v in values):
+    by_suffix = [kind for kind in kinds if kind is not None]
+    if len(by_suffix) == 1 and None not in kinds:
+        return by_suffix[0]
+    if not by_suffix and all(isinstance(v, str) for v in values):
         return "text"
-    raise DataError("It is not clear whether the items are pictures, sounds or texts; say modality=.")
+    raise DataError("It is not clear whether the items are images, audio or texts; say modality=.")

@@ -1,4 +1,4 @@
-"""Content keys of items, and which items of two sets are the same.
+"""Content keys of items, and the items that two sets share.
 
 An item is a ``Path`` (a file), a ``str`` (a text), ``bytes`` (a file's content) or a numpy array.
 """
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -22,41 +22,41 @@ from headstart.errors import HeadstartWarning
 Item: TypeAlias = Path | str | bytes | Array
 
 _CHUNK = 64  # files per job: two threads that hash whole chunks gain 1.4 x here, single files in threads lose
-_SAMPLE = 4096
+_SAMPLE = 4096  # bytes
 
 
 class KeyCache(Protocol):
     """Remembers the keys of unchanged files, so that they need not be read again."""
 
     def lookup(self, path: Path) -> bytes | None:
-        """The key recorded for the file as it is now, or None."""
+        """Return the key recorded for the file as it is now, or None."""
 
     def record(self, path: Path, key: bytes) -> object:
         """Remember the key of a file as it is now."""
 
 
-def content_keys(items: Sequence[Any], table: KeyCache | None = None) -> list[bytes | None]:
-    """The 16-byte content key of each item; None for a file that cannot be read.
+def content_keys(items: Sequence[Item], table: KeyCache | None = None) -> list[bytes | None]:
+    """Return the 16-byte content key of each item; None for a file that cannot be read.
 
-    Cost: one pass over the bytes (1.5 GB/s from memory here); files that the table knows cost one ``stat``.
+    **Cost**: one pass over the bytes (1.5 GB/s from memory here); files that the table knows cost one ``stat``.
     """
     keys: list[bytes | None] = [None] * len(items)
-    unread: list[int] = []
+    unread: list[tuple[int, Path]] = []
     for i, item in enumerate(items):
         if not isinstance(item, Path):
             keys[i] = _key_in_memory(item)
-        elif table is None or (known := table.lookup(item)) is None:
-            unread.append(i)
+        elif table is None or (remembered := table.lookup(item)) is None:
+            unread.append((i, item))
         else:
-            keys[i] = known
-    for i, key in zip(unread, _keys_of_files([items[i] for i in unread])):
+            keys[i] = remembered
+    for (i, path), key in zip(unread, _keys_of_files([path for _, path in unread])):
         keys[i] = key
         if table is not None and key is not None:
-            table.record(items[i], key)
+            table.record(path, key)
     return keys
 
 
-def _key_in_memory(item: Any) -> bytes:
+def _key_in_memory(item: str | bytes | Array) -> bytes:
     if isinstance(item, str):
         return key_of_text(item)
     return key_of_bytes(item) if isinstance(item, bytes) else key_of_array(item)
@@ -87,58 +87,57 @@ def _size(path: Path) -> int | None:
 
 
 def find_same_content(
-    mine: Sequence[Any],
-    theirs: Sequence[Any],
-    known: tuple[Sequence[bytes | None] | None, Sequence[bytes | None] | None] = (None, None),
+    items: Sequence[Item],
+    others: Sequence[Item],
+    keys: tuple[Sequence[bytes | None] | None, Sequence[bytes | None] | None] = (None, None),
 ) -> list[tuple[int, int]]:
-    """(i, j) for every item of the first set that is also in the second, with the first such item there.
+    """Return (i, j) for every item i of the first set that is also in the second, with the first such item j.
 
-    Cheap marks come first (the path itself, size, a sample of the bytes), so that only likely duplicates are read
-    whole. An unreadable file equals nothing but the same path.
+    Cheap properties come first (the path itself, size, a sample of the bytes), so that only likely duplicates are read
+    in full; ``keys`` has those of either side that are computed already. An unreadable file equals nothing but the
+    same path.
 
-    Cost: one ``stat`` per file, and one read of the files whose size and sample occur on both sides.
+    **Cost**: one ``stat`` per file, and one read of the files whose size and sample occur on both sides.
     """
     pairs: dict[int, int] = {}
-    left, right = dict(enumerate(mine)), dict(enumerate(theirs))
-    for mark in (_path, _glance, _sample):
-        marks, others = _marks(left, mark), _marks(right, mark)
-        if mark is _path:
-            first = _first(others)
-            pairs.update({i: first[m] for i, m in marks.items() if m in first})
-            left = {i: item for i, item in left.items() if i not in pairs}
-            continue
-        common = set(marks.values()) & set(others.values())
-        left = {i: left[i] for i, m in marks.items() if m in common}
-        right = {j: right[j] for j, m in others.items() if m in common}
-    keys, other_keys = _full_keys(left, known[0]), _full_keys(right, known[1])
-    first = _first(other_keys)
-    pairs.update({i: first[key] for i, key in keys.items() if key in first})
+    left, right = dict(enumerate(items)), dict(enumerate(others))
+    first = _first_index(_properties(right, _path))
+    pairs.update({i: first[path] for i, path in _properties(left, _path).items() if path in first})
+    left = {i: item for i, item in left.items() if i not in pairs}
+    for cheap in (_size_or_text, _sampled_key):
+        left_values, right_values = _properties(left, cheap), _properties(right, cheap)
+        common = set(left_values.values()) & set(right_values.values())
+        left = {i: left[i] for i, value in left_values.items() if value in common}
+        right = {j: right[j] for j, value in right_values.items() if value in common}
+    first = _first_index(_full_keys(right, keys[1]))
+    pairs.update({i: first[key] for i, key in _full_keys(left, keys[0]).items() if key in first})
     return sorted(pairs.items())
 
 
-def _marks(items: dict[int, Any], mark: Callable[[Any], Hashable | None]) -> dict[int, Hashable]:
-    found = {i: mark(item) for i, item in items.items()}
-    return {i: m for i, m in found.items() if m is not None}
+def _properties(items: dict[int, Item], of: Callable[[Item], Hashable | None]) -> dict[int, Hashable]:
+    """Compute a property of each item; items that have none are left out."""
+    values = {i: of(item) for i, item in items.items()}
+    return {i: value for i, value in values.items() if value is not None}
 
 
-def _first(marks: dict[int, Hashable]) -> dict[Hashable, int]:
+def _first_index(values: dict[int, Hashable]) -> dict[Hashable, int]:
     first: dict[Hashable, int] = {}
-    for i, m in marks.items():
-        first.setdefault(m, i)
+    for i, value in values.items():
+        first.setdefault(value, i)
     return first
 
 
-def _full_keys(items: dict[int, Any], known: Sequence[bytes | None] | None) -> dict[int, Hashable]:
-    keys = [known[i] for i in items] if known is not None else content_keys(list(items.values()))
+def _full_keys(items: dict[int, Item], computed: Sequence[bytes | None] | None) -> dict[int, Hashable]:
+    keys = [computed[i] for i in items] if computed is not None else content_keys(list(items.values()))
     return {i: key for i, key in zip(items, keys) if key is not None}
 
 
-def _path(item: Any) -> Hashable | None:
+def _path(item: Item) -> Hashable | None:
     return os.path.abspath(item) if isinstance(item, Path) else None
 
 
-def _glance(item: Any) -> Hashable | None:
-    """What can be known without reading: a file's or content's size, a text itself, an array's shape."""
+def _size_or_text(item: Item) -> Hashable | None:
+    """Return what needs no reading: a file's or content's size, a text itself, an array's shape."""
     if isinstance(item, Path):
         return _size(item)
     if isinstance(item, bytes):
@@ -146,8 +145,8 @@ def _glance(item: Any) -> Hashable | None:
     return item if isinstance(item, str) else (item.dtype.str, item.shape)
 
 
-def _sample(item: Any) -> Hashable | None:
-    """Key of some bytes from the middle: files and pictures begin and end alike more often than they run alike."""
+def _sampled_key(item: Item) -> Hashable | None:
+    """Hash some bytes from the middle: files and images begin and end alike more often than they run alike."""
     if isinstance(item, Path):
         try:
             with open(item, "rb") as file:
@@ -162,8 +161,8 @@ def _sample(item: Any) -> Hashable | None:
     return key_of_bytes(flat[start : start + max(1, _SAMPLE // flat.itemsize)].tobytes())
 
 
-def warn_duplicates(pairs: list[tuple[Any, Any]], part: str, other: str, remedy: str) -> None:
-    """Warn about items that two parts share; ``stacklevel`` points at the caller of the verb that found them."""
+def warn_duplicates(pairs: list[tuple[Item, Item]], part: str, other: str, remedy: str) -> None:
+    """Warn about items that two parts share; the warning points at the caller of the verb that found them."""
     if not pairs:
         return
     shown = "; ".join(f"{_short(a)} = {_short(b)}" for a, b in pairs[:2])
@@ -176,7 +175,7 @@ def warn_duplicates(pairs: list[tuple[Any, Any]], part: str, other: str, remedy:
     )
 
 
-def _short(item: Any) -> str:
+def _short(item: Item) -> str:
     if isinstance(item, Path):
         return f"{item.parent.name}/{item.name}"
     if isinstance(item, str):

@@ -1,4 +1,4 @@
-"""Which files are which modality, and what lies in a folder of them."""
+"""Modalities by file suffix, and the class folders, parts and files below a folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from headstart._base.files import did_you_mean
@@ -21,7 +22,7 @@ _BY_MODALITY: dict[Modality, str] = {
 }
 SUFFIXES: dict[str, Modality] = {f".{s}": m for m, words in _BY_MODALITY.items() for s in words.split()}
 _BY_NAME: dict[str, Modality] = {name: name for name in _BY_MODALITY}
-_WORDS = {"image": "image", "audio": "sound", "text": "text"}
+_NOUNS = {"image": "image", "audio": "audio", "text": "text"}
 _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -42,7 +43,7 @@ class FoundFile:
 
 @dataclass(frozen=True)
 class Scan:
-    """What lies in a folder: usable files in path order, files left out, class folders without a usable file."""
+    """The content of a folder: usable files in path order, files left out, class folders without a usable file."""
 
     files: list[FoundFile]
     modality: Modality
@@ -51,7 +52,7 @@ class Scan:
 
 
 def modality_from_suffix(path: Path | str) -> Modality | None:
-    """The modality that a file name's suffix stands for.
+    """Return the modality that a file name's suffix stands for.
 
     >>> modality_from_suffix("cat.JPG"), modality_from_suffix("notes.docx")
     ('image', None)
@@ -60,12 +61,12 @@ def modality_from_suffix(path: Path | str) -> Modality | None:
 
 
 def canonical_part(name: str) -> str | None:
-    """``"train"``, ``"val"`` or ``"test"`` for the names that folders and split columns give them, else None."""
+    """Return ``"train"``, ``"val"`` or ``"test"`` for the names that folders and split columns give them, else None."""
     return _PARTS.get(name.strip().lower())
 
 
 def scan_folder(root: Path, modality: str | None = None) -> Scan:
-    """The usable files under a folder, their modality, and the files left out.
+    """List the usable files under a folder, their modality, and the files left out.
 
     The first folder level names the classes; what is nested deeper belongs to them. When every first-level folder is
     called train, val or test (or a synonym), those are parts and the classes lie one level deeper. Links to folders
@@ -87,16 +88,16 @@ def scan_folder(root: Path, modality: str | None = None) -> Scan:
         folders, beside = _listing(folder)
         seen = {os.path.realpath(f) for f in (root, folder)}
         inside = {sub.name: [FoundFile(path, sub.name, part) for path in _walk(sub, set(seen))] for sub in folders}
-        everything = [f for group in inside.values() for f in group] + [FoundFile(path, None, part) for path in beside]
-        usable = [f for f in everything if _usable(f.path, modality)]
-        if any(f.label is not None for f in usable):  # class folders there are: what lies beside them has no class
+        candidates = [*chain.from_iterable(inside.values()), *(FoundFile(path, None, part) for path in beside)]
+        usable = [f for f in candidates if _usable(f.path, modality)]
+        if any(f.label is not None for f in usable):  # there are class folders: what lies beside them has no class
             usable = [f for f in usable if f.label is not None]
         files += usable
-        kept = {f.path for f in usable}
-        ignored += [f.path for f in everything if f.path not in kept]
+        used = {f.path for f in usable}
+        ignored += [f.path for f in candidates if f.path not in used]
         empty += sorted(set(inside) - {f.label for f in usable if f.label})
     files.sort(key=lambda f: f.path.relative_to(root).parts)
-    return Scan(files, _single(files, root, ignored, modality), sorted(ignored), empty)
+    return Scan(files, _single_modality(files, root, ignored, modality), sorted(ignored), empty)
 
 
 def _check(root: Path, modality: str | None) -> None:
@@ -109,7 +110,7 @@ def _check(root: Path, modality: str | None) -> None:
 
 
 def _parts(root: Path) -> list[tuple[str | None, Path]]:
-    """(part, folder) for a train/test layout, else the root alone. A lone flat folder ``train/`` is a class."""
+    """Return (part, folder) pairs of a train/test layout, else the root alone; a lone flat ``train/`` is a class."""
     folders = _listing(root)[0]
     parts = [(canonical_part(folder.name), folder) for folder in folders]
     layout = bool(parts) and all(part for part, _ in parts)
@@ -119,7 +120,7 @@ def _parts(root: Path) -> list[tuple[str | None, Path]]:
 
 
 def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(folders, files) of a folder in name order, without hidden ones, system droppings, pipes and devices."""
+    """Return (folders, files) of a folder in name order, without hidden ones, system droppings, pipes and devices."""
     folders, files = [], []
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -136,15 +137,15 @@ def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
-    """Every file below a folder; a folder that was seen already (a loop of links, a way back up) is not entered."""
+    """Yield every file below a folder; one that was seen already (a loop of links, a way back up) is not entered."""
     waiting = [folder]
     while waiting:
-        here = waiting.pop()
-        real = os.path.realpath(here)
+        current = waiting.pop()
+        real = os.path.realpath(current)
         if real in seen:
             continue
         seen.add(real)
-        folders, files = _listing(here)
+        folders, files = _listing(current)
         waiting += reversed(folders)
         yield from files
 
@@ -154,24 +155,25 @@ def _usable(path: Path, modality: str | None) -> bool:
     return kind is not None and modality in (None, kind)
 
 
-def _single(files: Sequence[FoundFile], root: Path, ignored: Sequence[Path], wanted: str | None) -> Modality:
+def _single_modality(files: Sequence[FoundFile], root: Path, ignored: Sequence[Path], modality: str | None) -> Modality:
+    """Return the one modality of the files; DataError where there are none or several."""
     counts = Counter(kind for f in files if (kind := modality_from_suffix(f.path)) is not None)
     if not counts:
-        suffixes = [suffix for suffix, kind in SUFFIXES.items() if wanted in (None, kind)]
-        left = f" Left out: {count_by_suffix(ignored)}." if ignored else " It is empty."
-        what = _WORDS.get(wanted or "", "image, sound or text")
-        raise DataError(f"No {what} file is in {root}.{left} Known suffixes: {' '.join(suffixes)}.")
+        suffixes = [suffix for suffix, kind in SUFFIXES.items() if modality in (None, kind)]
+        reason = f" Left out: {count_by_suffix(ignored)}." if ignored else " It is empty."
+        noun = _NOUNS.get(modality or "", "image, audio or text")
+        raise DataError(f"No {noun} file is in {root}.{reason} Known suffixes: {' '.join(suffixes)}.")
     if len(counts) > 1:
-        found = ", ".join(f"{n:,} {kind}" for kind, n in counts.most_common())
+        listed = ", ".join(f"{n:,} {kind}" for kind, n in counts.most_common())
         raise DataError(
-            f"{root} holds several modalities ({found}); say which one to use, e.g. "
+            f"{root} holds several modalities ({listed}); say which one to use, e.g. "
             f"modality={counts.most_common(1)[0][0]!r} (--modality)."
         )
     return next(iter(counts))
 
 
 def count_by_suffix(paths: Iterable[Path]) -> str:
-    """Files by suffix, for a message.
+    """Count files by suffix, for a message.
 
     >>> count_by_suffix([Path("a.csv"), Path("b.mp4"), Path("c.mp4")])
     '3 files (.mp4 2, .csv 1)'
@@ -183,7 +185,7 @@ def count_by_suffix(paths: Iterable[Path]) -> str:
 
 
 def resolve_inputs(cells: Sequence[str], folder: Path, modality: str | None) -> tuple[list[Path] | None, Modality]:
-    """Whether a table's input column holds paths or texts.
+    """Decide whether a table's input column holds paths or texts.
 
     They are paths when they end like files and at least one of the files exists; a few that are missing stay, and are
     reported when they are read. ``modality="image"`` or ``"audio"`` says that they are paths.
@@ -200,25 +202,25 @@ def resolve_inputs(cells: Sequence[str], folder: Path, modality: str | None) -> 
     """
     if modality is not None and modality not in _BY_MODALITY:
         raise UnknownName(unknown_name("modalities of a table's input", modality, list(_BY_MODALITY)))
-    kinds = Counter(kind for c in cells if _like_a_file(c) and (kind := modality_from_suffix(c)) is not None)
-    sure = modality in ("image", "audio")
-    if not sure and not kinds:
+    kinds = Counter(kind for c in cells if _looks_like_file(c) and (kind := modality_from_suffix(c)) is not None)
+    only_paths = modality in ("image", "audio")
+    if not only_paths and not kinds:
         return None, "text"
-    if not any(_is_file(folder / cell) for cell in cells if sure or _like_a_file(cell)):
-        if not sure and (modality == "text" or sum(kinds.values()) < len(cells)):
+    if not any(_is_file(folder / cell) for cell in cells if only_paths or _looks_like_file(cell)):
+        if not only_paths and (modality == "text" or sum(kinds.values()) < len(cells)):
             return None, "text"
         raise DataError(
             f"None of the {len(cells):,} files that the input column names exists; the first would be "
             f"{(folder / cells[0]).absolute()}. Paths are relative to the table's folder; URLs are not downloaded."
         )
     if modality is None and len(kinds) > 1:
-        found = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
-        raise DataError(f"The input column names files of several modalities ({found}); say modality=.")
+        listed = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
+        raise DataError(f"The input column names files of several modalities ({listed}); say modality=.")
     paths = [folder / cell for cell in cells]
     return paths, _BY_NAME[modality] if modality is not None else next(iter(kinds))
 
 
-def _like_a_file(cell: str) -> bool:
+def _looks_like_file(cell: str) -> bool:
     return (
         0 < len(cell) <= _LONGEST_PATH
         and "\n" not in cell

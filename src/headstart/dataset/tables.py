@@ -1,6 +1,6 @@
-"""Columns of a table file (csv, tsv, jsonl, parquet), read row by row.
+"""Read columns of a table file (csv, tsv, jsonl, parquet), row by row.
 
-Only the columns asked for are kept. Every complaint names the file and the line.
+Only the requested columns are kept. Every complaint names the file and the line.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from headstart._base.extras import require_package
 from headstart._base.files import did_you_mean
@@ -24,6 +24,8 @@ SUFFIXES = (*_DELIMITERS, *_LINES, *_PARQUET)
 _LARGEST_CELL = 1 << 28
 _SHOWN = 3  # problems listed in one message
 
+ColumnSelector: TypeAlias = Callable[[Sequence[str]], Sequence[str]]  # names of a file → those to read
+
 
 @dataclass(frozen=True)
 class TableFile:
@@ -34,7 +36,7 @@ class TableFile:
     names : tuple of str
         All the columns that the file has.
     columns : dict of str to list
-        The columns asked for. Cells are strings (``typed=False``) or JSON values (``typed=True``), None where absent.
+        The requested columns. Cells are strings (``typed=False``) or JSON values (``typed=True``), None where absent.
     lines : list of int
         The 1-based line of the file (row for parquet) on which each row starts.
     typed : bool
@@ -46,8 +48,8 @@ class TableFile:
     typed: bool
 
 
-def read_table(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> TableFile:
-    """Read the columns that ``wanted`` picks from the names a file has.
+def read_table(path: Path, select: ColumnSelector) -> TableFile:
+    """Read the columns that ``select`` picks from the names a file has.
 
     Raises
     ------
@@ -58,7 +60,7 @@ def read_table(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> 
 
     Notes
     -----
-    Cost: one pass; memory for the columns asked for. A tab-separated file whose quotes do not pair up is read with
+    Cost: one pass; memory for the requested columns. A tab-separated file whose quotes do not pair up is read with
     quotes as plain characters, as most data sets in that format mean them.
     """
     if not os.path.exists(path):
@@ -67,22 +69,24 @@ def read_table(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> 
         raise DataError(f"{path} is a folder, not a table. Folders go to Dataset.from_folder.")
     suffix = path.suffix.lower()
     if suffix in _DELIMITERS:
-        table = _read_delimited(path, wanted)
+        table = _read_delimited(path, select)
     elif suffix in _LINES:
-        table = _read_jsonl(path, wanted)
+        table = _read_jsonl(path, select)
     elif suffix in _PARQUET:
-        table = _read_parquet(path, wanted)
+        table = _read_parquet(path, select)
     else:
-        known = "csv, tsv, jsonl, parquet"
-        raise DataError(f"{path.name} is no table that can be read; known formats: {known}. Save it as one of them.")
+        raise DataError(
+            f"{path.name} is no table that can be read; known formats: csv, tsv, jsonl, parquet. "
+            "Save it as one of them."
+        )
     if not table.lines:
         raise DataError(f"{path} has columns ({', '.join(table.names)}) but no rows.")
     return table
 
 
-def check_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
+def check_columns(path: Path, requested: Sequence[str], names: Sequence[str]) -> None:
     """Refuse columns that are not there, and columns that are there twice."""
-    for name in wanted:
+    for name in requested:
         if name not in names:
             raise UnknownName(unknown_name(f"columns of {path.name}", name, list(names)))
         if list(names).count(name) > 1:
@@ -90,7 +94,7 @@ def check_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> No
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file with their endings; UTF-8 only, with or without a byte-order mark."""
+    """Yield the lines of a text file with their endings; UTF-8 only, with or without a byte-order mark."""
     number = 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -122,11 +126,11 @@ def _encoding_message(path: Path, error: UnicodeDecodeError) -> str:
 # ---------------------------------------------------------------------------------------------- csv and tsv
 
 
-def _read_delimited(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> TableFile:
+def _read_delimited(path: Path, select: ColumnSelector) -> TableFile:
     # The limit is global in the csv module. It is raised and left so: setting it back could break another thread.
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
     delimiter, names = _header(path)
-    picked = wanted(names)
+    picked = select(names)
     check_columns(path, picked, names)
     if path.suffix.lower() == ".csv":
         return _rows(path, names, picked, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL)
@@ -145,8 +149,8 @@ def _read_delimited(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]
 
 
 def _header(path: Path) -> tuple[str, list[str]]:
-    """The delimiter that cuts the first row into most cells (the usual one when several do), and those cells."""
-    best: tuple[str, list[str]] | None = None
+    """Return the delimiter that cuts the first row into most cells (the usual one when several do), and those cells."""
+    header: tuple[str, list[str]] | None = None
     for delimiter in _DELIMITERS[path.suffix.lower()]:
         try:
             first = next((row for row in csv.reader(_lines(path), delimiter=delimiter) if row), None)
@@ -154,10 +158,10 @@ def _header(path: Path) -> tuple[str, list[str]]:
             raise DataError(f"{path}, line 1: {error}.") from error
         if first is None:
             raise DataError(f"{path} is empty: a table starts with a row of column names.")
-        if best is None or len(first) > len(best[1]):
-            best = delimiter, first
-    assert best is not None
-    return best[0], [name.strip() for name in best[1]]
+        if header is None or len(first) > len(header[1]):
+            header = delimiter, first
+    assert header is not None
+    return header[0], [name.strip() for name in header[1]]
 
 
 def _rows(path: Path, names: list[str], picked: Sequence[str], *, delimiter: str, quoting: int) -> TableFile:
@@ -192,7 +196,7 @@ def _rows(path: Path, names: list[str], picked: Sequence[str], *, delimiter: str
 # ---------------------------------------------------------------------------------------------- json lines
 
 
-def _read_jsonl(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> TableFile:
+def _read_jsonl(path: Path, select: ColumnSelector) -> TableFile:
     seen: dict[str, None] = {}
     picked: Sequence[str] | None = None
     columns: dict[str, list[Any]] = {}
@@ -201,9 +205,9 @@ def _read_jsonl(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) ->
         if not line.strip():
             continue
         record = _record(path, number, line)
-        if picked is None:  # the first object tells the names; later ones may leave some out or add to them
+        if picked is None:  # the first object gives the names; later ones may leave some out or add to them
             seen.update(dict.fromkeys(record))
-            picked = wanted(list(seen))
+            picked = select(list(seen))
             columns = {name: [] for name in picked}
         seen.update(dict.fromkeys(record))
         lines.append(number)
@@ -231,13 +235,13 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- parquet
 
 
-def _read_parquet(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> TableFile:
+def _read_parquet(path: Path, select: ColumnSelector) -> TableFile:
     parquet = require_package("pyarrow.parquet", "to read parquet tables")
     arrow = require_package("pyarrow", "to read parquet tables")
     try:
         with parquet.ParquetFile(os.fspath(path)) as file:
             names = list(file.schema_arrow.names)
-            picked = wanted(names)
+            picked = select(names)
             check_columns(path, picked, names)
             columns: dict[str, list[Any]] = {name: [] for name in picked}
             count = 0
@@ -252,7 +256,7 @@ def _read_parquet(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) 
 
 
 def _json_like(value: Any) -> Any:
-    """Dates, decimals and the like as text or numbers; what JSON knows stays."""
+    """Return dates, decimals and the like as text or numbers; what JSON knows stays."""
     if value is None or isinstance(value, (str, int, float, bool, list, dict, bytes)):
         return value
     return float(value) if hasattr(value, "as_tuple") else str(value)

@@ -105,7 +105,7 @@ def few_shot_splits(
     """
     column = _column(data, target)
     labelled = np.array([value is not None for value in column.values])
-    data = data._with(columns=[column])
+    data = data._replace(columns=[column])
     data = data if labelled.all() else data.take(np.flatnonzero(labelled))
     pool, test, notes = _parted(data, test_size, seed)
     T = np.concatenate([pool.columns[0].matrix(), test.columns[0].matrix()])
@@ -153,7 +153,7 @@ def _parted(data: Dataset, test_size: float, seed: int) -> tuple[Dataset, Datase
             pool, test = data.part("train"), data.part("test")
             notes.append("Training and test part are those that the data came with.")
         else:
-            pool, test = data._with(parts=None).split(test_size, random_state=seed)
+            pool, test = data._replace(parts=None).split(test_size, random_state=seed)
         if len(test) > _MOST_TESTED:
             notes.append(f"Of {len(test):,} test items a stratified sample of {_MOST_TESTED:,} is used.")
             test = test.sample(n=_MOST_TESTED, random_state=seed)
@@ -201,7 +201,7 @@ def _joined(pool: Dataset, test: Dataset) -> Dataset:
     ]
     groups = None if pool.groups is None else (*pool.groups, *(test.groups or ()))
     meta = {key: value for key, value in pool.meta.items() if key != "role"}
-    return pool._with(items=(*pool.items, *test.items), columns=columns, groups=groups, parts=None, meta=meta)
+    return pool._replace(items=(*pool.items, *test.items), columns=columns, groups=groups, parts=None, meta=meta)
 
 
 def _about_groups(test: Dataset) -> list[str]:
