@@ -80,7 +80,7 @@ def test_networks_that_fix_the_number_of_inputs_are_refused():
 
 def test_without_the_package(monkeypatch):
     there = extras.is_installed
-    monkeypatch.setattr(extras, "available", lambda name: name != "openvino" and there(name))
+    monkeypatch.setattr(extras, "is_installed", lambda name: name != "openvino" and there(name))
     monkeypatch.setattr(extras, "installed_version", lambda name: None)
     with pytest.raises(MissingPackage, match=r"openvino"):
         ENGINES["openvino"].version()

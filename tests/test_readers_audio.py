@@ -481,6 +481,6 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch, package, option
     from headstart._base import extras
 
     there = extras.is_installed
-    monkeypatch.setattr(extras, "available", lambda name: name != package and there(name))
+    monkeypatch.setattr(extras, "is_installed", lambda name: name != package and there(name))
     with pytest.raises(MissingPackage, match=rf"'{package}'.*pip install .*headstart\[audio\]"):
         read(WAV, **options)

@@ -379,9 +379,9 @@ def test_without_simplejpeg(monkeypatch):
     from headstart.readers import image as _jpeg
 
     want = read(encoded("JPEG"))
-    monkeypatch.setattr(_jpeg, "available", lambda module: False)
+    monkeypatch.setattr(_jpeg, "is_installed", lambda module: False)
     assert np.array_equal(read(encoded("JPEG")), want)
-    monkeypatch.setattr(extras, "available", lambda module: False)
+    monkeypatch.setattr(extras, "is_installed", lambda module: False)
     with pytest.raises(MissingPackage, match="pip install"):
         read(encoded("JPEG"), decoder="simplejpeg")
 

@@ -460,7 +460,7 @@ def test_numbers_that_are_not_finite_name_the_layer(tmp_path):
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_missing_packages_say_how_to_get_them(package, file, monkeypatch):
     there = extras.is_installed
-    monkeypatch.setattr(extras, "available", lambda name: name != package and there(name))
+    monkeypatch.setattr(extras, "is_installed", lambda name: name != package and there(name))
     with pytest.raises(MissingPackage, match=rf"'{package}'.*headstart\[onnx\]"):
         load_source(f"onnx:{file}")
 
