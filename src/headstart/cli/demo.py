@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -13,6 +13,9 @@ from headstart.cli.app import command
 from headstart.cli.library import LIBRARY
 from headstart.cli.options import Seed
 from headstart.cli.output import Page, console, interval, shell_line, short, table, title, with_heading
+
+if TYPE_CHECKING:
+    from headstart.demo.demo import Demo
 
 PANEL = "Start here"
 _WIDE = 84
@@ -48,7 +51,7 @@ def demo(
     return Page(document, blocks, [following])
 
 
-def _rows(result: Any) -> Any:
+def _rows(result: Demo) -> Any:
     what = {
         "scratch": "the same network, from random weights",
         "frozen": "features of digits 0–4, a solved head",
@@ -69,7 +72,7 @@ def _rows(result: Any) -> Any:
     return table(["", "accuracy", "95 % interval", "time", ""], rows, align="lrrrl", bold=[best])
 
 
-def _layers(result: Any) -> Any:
+def _layers(result: Demo) -> Any:
     body = [
         [layer.layer, layer.what, f"{layer.numbers:,}", f"{layer.accuracy:.3f}", f"{layer.chosen} of {result.repeats}"]
         for layer in result.layers

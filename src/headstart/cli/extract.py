@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -33,6 +33,11 @@ from headstart.cli.options import (
 from headstart.cli.output import Page, facts, shell_line, short, table, title, with_heading
 from headstart.cli.sources import short_address
 from headstart.errors import OptionError
+
+if TYPE_CHECKING:
+    from headstart.bank.bank import FeatureBank
+    from headstart.dataset.dataset import Dataset
+    from headstart.sources.base import Source as SourceModel
 
 PANEL = "Work"
 _MOST_SKIPPED = 5
@@ -77,7 +82,9 @@ def extract(
     return _page(bank, items, loaded, root=root, output=output, data=data)
 
 
-def _page(bank: Any, items: Any, loaded: Any, *, root: Path, output: Path | None, data: str) -> Page:
+def _page(
+    bank: FeatureBank, items: Dataset, loaded: SourceModel, *, root: Path, output: Path | None, data: str
+) -> Page:
     n_readable = int(bank.keep(items).sum())
     widths = {name: math.prod(bank.table(name).shape or ()) for name in bank.layers}
     recipe = bank.recipe[bank.layers[0]]
@@ -121,7 +128,7 @@ def skipped_items(problems: list[tuple[Any, str]], total: int) -> Any:
     return with_heading(heading, table(["item", "reason"], rows, align="ll"))
 
 
-def _export(bank: Any, items: Any, path: Path) -> None:
+def _export(bank: FeatureBank, items: Dataset, path: Path) -> None:
     """An array for each layer, the items' names, and the targets, as plain NumPy arrays (no pickles)."""
     readable = items.take(bank.keep(items))
     arrays: dict[str, Any] = {}

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
@@ -45,6 +45,12 @@ from headstart.cli.sources import short_address
 from headstart.errors import DataError, OptionError
 from headstart.heads.base import HEADS
 from headstart.policies.base import POLICIES
+
+if TYPE_CHECKING:
+    from headstart.dataset.dataset import Dataset
+    from headstart.heads.base import Head
+    from headstart.predictor.predictor import Predictor
+    from headstart.result.result import Result
 
 PANEL = "Work"
 _MOST_TRIED = 8
@@ -139,7 +145,9 @@ def check_output(output: Path) -> None:
         raise DataError(f"{output} exists and is no saved predictor; it is not overwritten. Give -o another name.")
 
 
-def _parts(data: str, columns: Columns, *, test_size: float | None, test: str | None, seed: int) -> tuple[Any, Any]:
+def _parts(
+    data: str, columns: Columns, *, test_size: float | None, test: str | None, seed: int
+) -> tuple[Dataset, Dataset | None]:
     """(training data, data to measure on or None): the parts that the data came with, unless told otherwise."""
     if test_size and test is not None:
         raise OptionError("Give --test-size or --test, not both.")
@@ -153,7 +161,7 @@ def _parts(data: str, columns: Columns, *, test_size: float | None, test: str | 
     return training_part(items), None
 
 
-def _page(predictor: Any, saved: Path, train: Any, result: Any, *, spent: float) -> Page:
+def _page(predictor: Predictor, saved: Path, train: Dataset, result: Result | None, *, spent: float) -> Page:
     selection = predictor.chosen.get("selection", {})
     document = {
         "predictor": str(saved),
@@ -186,7 +194,7 @@ def _page(predictor: Any, saved: Path, train: Any, result: Any, *, spent: float)
     return Page(document, blocks, following)
 
 
-def _chosen(predictor: Any) -> list[tuple[str, Any]]:
+def _chosen(predictor: Predictor) -> list[tuple[str, Any]]:
     layers = " + ".join(predictor.layers)
     history = predictor.history
     trained, kind = None, "fine-tuning"
@@ -218,7 +226,7 @@ def _selected_features(table: Sequence[Any]) -> str:
     return ", ".join(f"{layer['kept']:,} of {layer['features']:,} of {layer['layer']}" for layer in table)
 
 
-def _head(head: Any) -> str:
+def _head(head: Head) -> str:
     """The head's name with the fields that are not what they are by default."""
     usual = {field.name: field.default for field in dataclasses.fields(head)}
     changed = {k: v for k, v in head.fields().items() if v != usual.get(k)}
@@ -226,7 +234,7 @@ def _head(head: Any) -> str:
     return f"{head.name} ({fields})" if fields else str(head.name)
 
 
-def _tried(picked: Any, name: str) -> Any:
+def _tried(picked: Mapping[str, Any], name: str) -> Any:
     """What was tried, by cross-validation on the training data, the best first; the choice in bold."""
     rows = list(picked.get("table", ()))
     chosen = next((i for i, row in enumerate(rows) if row["layers"] == picked.get("layers")), None)
@@ -251,7 +259,7 @@ def _tried(picked: Any, name: str) -> Any:
     return with_heading(heading, Group(tried, Text(why, style="dim")) if why else tried)
 
 
-def _why(picked: Any, rows: Sequence[Any]) -> str:
+def _why(picked: Mapping[str, Any], rows: Sequence[Any]) -> str:
     """Why the choice is not the row with the highest score, where it is not; rows are in the order of what decides."""
     chosen = next(row for row in rows if row["layers"] == picked["layers"])
     scores = [row["score"] for row in rows if row["score"] is not None]

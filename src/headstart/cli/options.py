@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,11 @@ from headstart.dataset.tables import SUFFIXES
 from headstart.engines.base import ENGINES, PRECISIONS
 from headstart.errors import DataError, OptionError, SourceError, StoreError
 from headstart.imbalance import BALANCES
+
+if TYPE_CHECKING:
+    from headstart.dataset.dataset import Dataset
+    from headstart.predictor.predictor import Predictor
+    from headstart.sources.base import Source as SourceModel
 
 _DATA, _HOW, _FEATURES = "About the data", "How it is run", "Features"
 LEARN = "How it is learned"
@@ -96,7 +101,7 @@ def is_table(data: str) -> bool:
     return Path(data).suffix.lower() in SUFFIXES and not Path(data).expanduser().is_dir()
 
 
-def dataset(data: str, columns: Columns) -> Any:
+def dataset(data: str, columns: Columns) -> Dataset:
     """DATA and its options → Dataset."""
     if is_table(data) or (Path(data).expanduser().is_file() and modality_from_suffix(data) is None):
         target = list(columns.target or ()) or None
@@ -116,7 +121,7 @@ def need_file_name(output: Path | None, example: str) -> None:
         raise DataError(f"{output} is a folder; -o takes the name of a file, such as {example}.")
 
 
-def training_part(items: Any) -> Any:
+def training_part(items: Dataset) -> Dataset:
     """The part that is there to learn from: ``train`` where the data came in parts, else all of it."""
     return items.part("train") if items.parts is not None and "train" in items.parts else items
 
@@ -168,7 +173,7 @@ def parse_named(family: str, text: str) -> Any:
     return make(name, **parse_pairs([part for part in fields.split(",") if part.strip()], f"--{family} {name}:"))
 
 
-def load_source(address: str, weights: Path | None, options: Sequence[str] | None) -> Any:
+def load_source(address: str, weights: Path | None, options: Sequence[str] | None) -> SourceModel:
     """A source by address; a folder may be given as it is, without its family.
 
     Raises
@@ -187,7 +192,7 @@ def load_source(address: str, weights: Path | None, options: Sequence[str] | Non
     return LIBRARY["load_source"](address, **arguments)
 
 
-def load_predictor(path: Path) -> Any:
+def load_predictor(path: Path) -> Predictor:
     """What fit saved.
 
     Raises
@@ -224,6 +229,6 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what if number == 1 else plural}"
 
 
-def count_items(data: Any) -> str:
+def count_items(data: Dataset) -> str:
     """``600 images``, for a heading."""
     return count(len(data), {"audio": "sound"}.get(data.modality, data.modality))

@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -24,6 +24,12 @@ from headstart.cli.options import Columns, Data, Input, count, count_items, data
 from headstart.cli.output import Page, interval, shell_line, short, table, title, with_heading
 from headstart.dataset.folders import modality_from_suffix
 from headstart.errors import DataError, HeadstartError, OptionError
+
+if TYPE_CHECKING:
+    from headstart.dataset.dataset import Dataset
+    from headstart.predictor.predictor import Predictor as SavedPredictor
+    from headstart.predictor.target_model import TargetModel
+    from headstart.result.result import Result
 
 PANEL = "Work"
 _MOST_ROWS, _MOST_CLASSES, _MOST_LETTERS, _MOST_REASONS = 50, 12, 60, 5
@@ -72,7 +78,7 @@ def predict(
     return Page(document, blocks, [following])
 
 
-def _labels_and_probabilities(loaded: Any, data: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _labels_and_probabilities(loaded: SavedPredictor, data: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
     """Labels and probabilities by target; the second pass has nothing to say that the first has not said."""
     labels = _by_target(loaded, loaded.predict(data, on_error="skip"))
     with listening(None):
@@ -80,7 +86,7 @@ def _labels_and_probabilities(loaded: Any, data: Any) -> tuple[dict[str, Any], d
     return labels, chances
 
 
-def named_items(words: Sequence[str], input: str | None, modality: str) -> Any:
+def named_items(words: Sequence[str], input: str | None, modality: str) -> Dataset:
     """What the words name: a table's rows, the files of folders, files, or the words themselves as texts."""
     kind = LIBRARY["Dataset"]
     if len(words) == 1 and (input is not None or is_table(words[0])):
@@ -122,15 +128,17 @@ def _exists_as(path: Path, what: str) -> bool:
         return False
 
 
-def _by_target(loaded: Any, values: Any) -> dict[str, Any]:
+def _by_target(loaded: SavedPredictor, values: Any) -> dict[str, Any]:
     return values if isinstance(values, dict) else {loaded.answers[0].target: values}
 
 
-def _has_probabilities(loaded: Any) -> bool:
+def _has_probabilities(loaded: SavedPredictor) -> bool:
     return all("proba" in answer.gives for answer in loaded.answers)
 
 
-def _rows(loaded: Any, data: Any, labels: dict[str, Any], chances: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(
+    loaded: SavedPredictor, data: Dataset, labels: dict[str, Any], chances: dict[str, Any]
+) -> list[dict[str, Any]]:
     read = LIBRARY["reading"](loaded.source, data)
     target_labels = list(labels[loaded.answers[0].target])
     rows = []
@@ -146,7 +154,7 @@ def _rows(loaded: Any, data: Any, labels: dict[str, Any], chances: dict[str, Any
     return rows
 
 
-def _prediction(answer: Any, label: Any, chances: Any, index: int) -> dict[str, Any]:
+def _prediction(answer: TargetModel, label: Any, chances: Any, index: int) -> dict[str, Any]:
     if chances is None:
         return {"label": label}
     by_class = {str(name): float(p) for name, p in zip(answer.classes, chances[index])}
@@ -254,14 +262,14 @@ def evaluate(
     return Page({"predictor": str(predictor), **result.to_dict(rows=False)}, blocks, [following])
 
 
-def _as_fitted(loaded: Any, columns: Columns) -> Columns:
+def _as_fitted(loaded: SavedPredictor, columns: Columns) -> Columns:
     """What is not said about a table is as it was when the predictor was fitted: the target columns, and the task."""
     tasks = {answer.task for answer in loaded.answers}
     target = columns.target or [answer.target for answer in loaded.answers]
     return dataclasses.replace(columns, target=target, task=columns.task or (tasks.pop() if len(tasks) == 1 else None))
 
 
-def result_blocks(result: Any) -> list[Any]:
+def result_blocks(result: Result) -> list[Any]:
     """A Result for people: metrics, classes (the worst first), what was left out, notes."""
     rows = [[name, f"{float(m):.3f}", interval(m.low, m.high), "lower is better" if m.better == "lower" else ""]
             for name, m in result.metrics.items()]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -36,6 +36,9 @@ from headstart.cli.output import Page, shell_line, table, title, with_heading
 from headstart.cli.sources import short_address
 from headstart.errors import OptionError
 from headstart.policies.base import POLICIES
+
+if TYPE_CHECKING:
+    from headstart.result.proof import Proof
 
 PANEL = "Work"
 _HOW_MUCH = "How much is compared"
@@ -110,7 +113,7 @@ def _numbers(text: str) -> list[int]:
         raise OptionError(f"--shots takes whole numbers, as 4,16,64; got {text!r}.") from error
 
 
-def _blocks(proof: Any) -> list[Any]:
+def _blocks(proof: Proof) -> list[Any]:
     blocks: list[Any] = [Text(proof.verdict, style=_STYLE[proof.helps]), _curves(proof)]
     if proof.shown:
         blocks.append(
@@ -125,12 +128,12 @@ def _blocks(proof: Any) -> list[Any]:
     return blocks
 
 
-def _curves(proof: Any) -> Any:
+def _curves(proof: Proof) -> Any:
     gains = [i for i, line in enumerate(proof.lines) if line[1].startswith("→")]
     return table(proof.headers, proof.lines, align="rllrr", keep=1, bold=gains)
 
 
-def _following(proof: Any, data: str, source: str, output: Path | None) -> list[str]:
+def _following(proof: Proof, data: str, source: str, output: Path | None) -> list[str]:
     if proof.helps is False:
         return [shell_line("sources")]
     return [shell_line("fit", data, "--source", short_address(source), "-o", "my.headstart")]

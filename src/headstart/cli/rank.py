@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,6 +34,9 @@ from headstart.cli.options import (
 )
 from headstart.cli.output import Page, console, interval, shell_line, table, title, with_heading
 from headstart.errors import HeadstartError, OptionError
+
+if TYPE_CHECKING:
+    from headstart.result.ranking import Ranking
 
 PANEL = "Work"
 _ROWS = 15
@@ -121,7 +124,7 @@ def rank(
     return Page(document, blocks, [_next(data, ranking, sources)] if ranking.transfers else [])
 
 
-def _next(data: str, ranking: Any, sources: Sequence[Any]) -> str:
+def _next(data: str, ranking: Ranking, sources: Sequence[Any]) -> str:
     """The command that fits what was found best."""
     fused = ranking.fused
     fingerprints = fused.fingerprints if fused is not None and fused.wins else (ranking.best.fingerprint,)
@@ -142,7 +145,7 @@ def _loaded(addresses: Sequence[str], weights: Sequence[Path] | None, options: S
     return sources
 
 
-def _blocks(ranking: Any, limit: int | None) -> list[Any]:
+def _blocks(ranking: Ranking, limit: int | None) -> list[Any]:
     rows = ranking.rows[:limit]
     more = len(ranking.rows) - len(rows)
     blocks: list[Any] = [_table(ranking, rows), ranking.verdict]
@@ -159,7 +162,7 @@ def _blocks(ranking: Any, limit: int | None) -> list[Any]:
     return blocks
 
 
-def _table(ranking: Any, rows: Sequence[Any]) -> Any:
+def _table(ranking: Ranking, rows: Sequence[Any]) -> Any:
     """As many columns as the terminal is wide; the score and its interval always."""
     short = distinct(list(dict.fromkeys(row.source for row in ranking.rows)))
     several = len(short) > 1
