@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -228,7 +228,7 @@ def _selected_features(table: Sequence[Any]) -> str:
 
 def _head(head: Head) -> str:
     """The head's name with the fields that are not what they are by default."""
-    usual = {field.name: field.default for field in dataclasses.fields(head)}
+    usual = {field.name: field.default for field in dataclasses.fields(head)}  # type: ignore[arg-type]
     changed = {k: v for k, v in head.fields().items() if v != usual.get(k)}
     fields = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in changed.items())
     return f"{head.name} ({fields})" if fields else str(head.name)

@@ -157,7 +157,7 @@ def _rows(
 def _prediction(answer: TargetModel, label: Any, chances: Any, index: int) -> dict[str, Any]:
     if chances is None:
         return {"label": label}
-    by_class = {str(name): float(p) for name, p in zip(answer.classes, chances[index])}
+    by_class = {str(name): float(p) for name, p in zip(answer.classes or (), chances[index])}
     if answer.task == "multilabel":
         return {"label": list(label), "probabilities": by_class}
     return {"label": label, "probability": by_class[str(label)], "probabilities": by_class}
