@@ -103,7 +103,7 @@ class TestVerdict:
             "Transfer helps: frozen features against the best rival, "
         )
         assert helping.labels_saved and helping.labels_saved.factor > 1
-        assert helping.time_saved.rival == "scratch"
+        assert helping.time_saved.baseline == "scratch"
 
     def test_everybody_at_every_point(self, helping):
         at = {shots: [row.name for row in helping.rows if row.shots == shots] for shots in (4, 8)}

@@ -112,11 +112,11 @@ class TestClaims:
     def test_the_better_of_two_ways_counts_and_is_paid_for(self):
         rng = np.random.default_rng(4)
         found = contest(rng, gain=3.0)
-        one = {gain.rival: gain for gain in gains_of(found) if gain.shots is None}
+        one = {gain.baseline: gain for gain in gains_of(found) if gain.shots is None}
         for shots in (4, 16):
             found.curves["fine-tuned", shots] = Curve(found.curves["raw", shots].right, (1.0,) * 3)
         assert found.transfer == "frozen" and helps(found) is True
-        two = {gain.rival: gain for gain in gains_of(found) if gain.shots is None}
+        two = {gain.baseline: gain for gain in gains_of(found) if gain.shots is None}
         assert all(two[r].low < one[r].low and two[r].value == one[r].value for r in one)
         for shots in (4, 16):
             found.curves["fine-tuned", shots] = Curve(np.ones((3, 120)), (1.0,) * 3)

@@ -320,16 +320,16 @@ class TestLaws:
 
 def proof_of(**fields) -> Proof:
     rows = [
-        ProofRow("raw", 4, accuracy=0.4, low=0.3, high=0.5, seconds=0.2, scores=(0.4, 0.4), what="raw pixels"),
+        ProofRow("raw", 4, accuracy=0.4, low=0.3, high=0.5, seconds=0.2, scores=(0.4, 0.4), description="raw pixels"),
         ProofRow("scratch", 4, accuracy=0.3, low=0.2, high=0.4, seconds=9.0, scores=(0.3, 0.3), epochs=7.0),
         ProofRow("frozen", 4, accuracy=0.7, low=0.6, high=0.8, seconds=2.0, scores=(0.7, 0.7), transfer=True),
     ]
-    saved = LabelsSaved(4, "raw", equals=None, low=9.0, high=None, least=4, most=20, reached=False, what="raw pixels")
+    saved = LabelsSaved(4, "raw", equals=None, low=9.0, high=None, least=4, most=20, reached=False, description="raw pixels")
     how = {
         "verdict": "Transfer helps.", "helps": True, "gains": [Gain("raw", 4, value=0.3, low=0.2, high=0.4)],
         "labels_saved": saved, "labels": [saved], "notes": ["a note"], "provenance": {"repeats": 2},
         "time_saved": TimeSaved(
-            4, "scratch", seconds=2.0, accuracy=0.7, rival_seconds=9.0, rival_accuracy=0.3, reached=False
+            4, "scratch", seconds=2.0, accuracy=0.7, baseline_seconds=9.0, baseline_accuracy=0.3, reached=False
         ),
         "forgetting": Forgetting(0.9, 0.8, change=-0.1, low=-0.2, high=0.0, items=50),
     }  # fmt: skip
@@ -337,13 +337,13 @@ def proof_of(**fields) -> Proof:
 
 
 class TestPage:
-    def shown(self, proof: Proof, capsys) -> str:
+    def summary(self, proof: Proof, capsys) -> str:
         for block in page._blocks(proof):
             page_console().print(block)
         return " ".join(capsys.readouterr().out.split())
 
     def test_everything_is_there(self, capsys):
-        text = self.shown(proof_of(), capsys)
+        text = self.summary(proof_of(), capsys)
         for words in ("Transfer helps.", "raw pixels 0.400 [0.300, 0.500]", "transfer: frozen", "→ gain over raw",
                       "more than 5.0 times fewer labels", "more than 4.5 times faster", "On the source task: 0.900",
                       "a note"):  # fmt: skip
@@ -352,7 +352,7 @@ class TestPage:
     def test_what_is_not_there_is_not_said(self, capsys):
         bare = proof_of(helps=None, verdict="It cannot be told.", labels_saved=None, time_saved=None, forgetting=None,
                         notes=[])  # fmt: skip
-        text = self.shown(bare, capsys)
+        text = self.summary(bare, capsys)
         assert "Labels saved" not in text and "With " not in text and "source task" not in text
 
     @pytest.mark.parametrize(("helps", "command"), [(True, "fit"), (None, "fit"), (False, "sources")])
@@ -378,7 +378,7 @@ def page_console():
 
 class TestRecord:
     def test_lines_have_five_cells(self):
-        assert {len(line) for line in proof_of().lines} == {5} and len(proof_of().headers) == 5
+        assert {len(line) for line in proof_of().table_rows} == {5} and len(proof_of().table_headers) == 5
 
     def test_a_whole_proof_is_plain_data(self):
         proof = proof_of()
@@ -401,7 +401,7 @@ class TestRecord:
         assert said in str(LabelsSaved(**plain))
 
     def test_reached_time_is_no_bound(self):
-        saved = TimeSaved(4, "scratch", seconds=2.0, accuracy=0.7, rival_seconds=9.0, rival_accuracy=0.7, reached=True)
+        saved = TimeSaved(4, "scratch", seconds=2.0, accuracy=0.7, baseline_seconds=9.0, baseline_accuracy=0.7, reached=True)
         assert str(saved).endswith(": 4.5 times faster") and saved.factor == float(saved) == 4.5
 
     def test_a_row_shows_its_interval(self):

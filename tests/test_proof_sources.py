@@ -57,7 +57,7 @@ def whole(proof: Proof, names=EVERYBODY) -> None:
     assert {row.name for row in proof.rows} == set(names)
     assert proof.helps in (True, False, None) and proof.verdict.endswith(".")
     assert all(0 <= row.low <= row.accuracy <= row.high <= 1 for row in proof.rows)
-    assert {gain.rival for gain in proof.gains} == set(names) & {"raw", "random", "scratch"}
+    assert {gain.baseline for gain in proof.gains} == set(names) & {"raw", "random", "scratch"}
     assert json.loads(json.dumps(proof.to_dict(), allow_nan=False))["kind"] == "Proof"
 
 

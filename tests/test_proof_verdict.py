@@ -245,7 +245,7 @@ class TestGains:
 
     def test_one_on_average_and_one_at_each_number_of_labels(self):
         gains = gains_of(found_of(self.curves(), shots=(4, 16)))
-        assert [(g.rival, g.shots) for g in gains] == [
+        assert [(g.baseline, g.shots) for g in gains] == [
             *itertools.product(["raw"], [None, 4, 16]),
             *itertools.product(["scratch"], [None, 4, 16]),
         ]
@@ -255,7 +255,7 @@ class TestGains:
     def test_the_average_is_of_the_tables(self):
         curves = self.curves()
         curves["frozen", 16] = share(0.9, 0.9, 0.9)
-        gains = {(g.rival, g.shots): g.value for g in gains_of(found_of(curves, shots=(4, 16)))}
+        gains = {(g.baseline, g.shots): g.value for g in gains_of(found_of(curves, shots=(4, 16)))}
         assert gains["raw", None] == pytest.approx((gains["raw", 4] + gains["raw", 16]) / 2)
 
     def test_paired_gains_are_narrower_than_unpaired_ones(self):
@@ -274,13 +274,13 @@ class TestGains:
         del curves["scratch", 16]
         found = found_of(curves, shots=(4, 16))
         gains = gains_of(found)
-        assert [(g.rival, g.shots) for g in gains] == [("raw", None), ("raw", 4), ("raw", 16), ("scratch", None),
+        assert [(g.baseline, g.shots) for g in gains] == [("raw", None), ("raw", 4), ("raw", 16), ("scratch", None),
                                                        ("scratch", 4)]  # fmt: skip
         assert gains[3].value == gains[4].value and helps(found) is True
         verdict = verdict_text(found, gains, True)
         assert "raw pixels" in verdict and "average of 4 and 16 labels per class" in verdict
         assert "; training from scratch competed with 4 labels per class only" in verdict
-        assert {(one.rival, one.shots) for one in labels_of(found)} == {("raw", 4), ("raw", 16), ("scratch", 4)}
+        assert {(one.baseline, one.shots) for one in labels_of(found)} == {("raw", 4), ("raw", 16), ("scratch", 4)}
         assert time_of(rows_of(found), (4, 16)).shots == 4
 
     def test_a_rival_that_is_not_everywhere_can_still_spoil_it(self):
@@ -316,7 +316,7 @@ class TestRows:
         scratch, frozen = rows_of(found)
         assert scratch.scores == pytest.approx((0.9, 0.8)) and scratch.accuracy == pytest.approx(0.85)
         assert (scratch.seconds, scratch.epochs, scratch.transfer) == (2.5, 5.0, False)
-        assert (round(frozen.accuracy, 9), frozen.epochs, frozen.transfer, frozen.what) == (
+        assert (round(frozen.accuracy, 9), frozen.epochs, frozen.transfer, frozen.description) == (
             1.0,
             None,
             True,
@@ -341,7 +341,7 @@ class TestLabels:
         curves = {("raw", k): share(s, s, s) for k, s in ((4, 0.2), (16, 0.4), (64, 0.6))}
         curves |= {("scratch", k): share(s, s, s) for k, s in ((4, 0.2), (16, 0.3))}
         curves |= {("frozen", k): share(s, s, s) for k, s in ((4, 0.3), (16, 0.5))}
-        saved = {(one.rival, one.shots): one for one in labels_of(found_of(curves, shots=(4, 16)))}
+        saved = {(one.baseline, one.shots): one for one in labels_of(found_of(curves, shots=(4, 16)))}
         assert set(saved) == set(itertools.product(("raw", "scratch"), (4, 16)))
         assert saved["raw", 4].equals == pytest.approx(8) and saved["raw", 16].equals == pytest.approx(32)
         assert saved["scratch", 4].equals == pytest.approx(16) and not saved["scratch", 16].reached
@@ -395,7 +395,7 @@ class TestReport:
 
     def test_the_record(self):
         proof = self.proof({"raw": 0.3, "scratch": 0.2, "frozen": 0.8, "fine-tuned": 0.7}, notes=["first"])
-        assert proof.helps is True and proof.labels_saved.rival == "raw" and proof.time_saved.rival == "scratch"
+        assert proof.helps is True and proof.labels_saved.baseline == "raw" and proof.time_saved.baseline == "scratch"
         assert proof.notes[0] == "first" and proof.metric == "accuracy" and proof.chance == 0.25
         assert "Fine-tuned weights were kept in 1 of 3 runs" in " ".join(proof.notes)
         assert "had 2.5 s each in every run" in " ".join(proof.notes)
@@ -441,7 +441,7 @@ class TestReport:
         data = SimpleNamespace(fingerprint="d")
         proof = assembly.build_proof(self.contest(), plan, done, notes=(), data=data, asked=["auto", "auto", 3, None])
         assert (proof.forgetting.before, proof.forgetting.after) == (1.0, 0.75)
-        assert proof.forgetting.items == 20 and proof.forgetting.kept == 1
+        assert proof.forgetting.items == 20 and proof.forgetting.n_kept == 1
 
     def test_the_headline_says_something(self):
         """At the largest number of labels the rival may have had no more: then a smaller one is taken."""

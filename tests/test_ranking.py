@@ -132,11 +132,11 @@ def test_accuracy_is_the_cross_validated_score_of_the_setting_reported(ranking, 
 
 def test_a_ranking_by_a_head_that_selects_says_how_many_features_it_keeps(ranking):
     found = rank(ranking.sources, ranking.data, head="group_lasso", store=False)
-    assert len(found.fused.parts) == len(found.fused.features) == len(found.fused.kept) >= 2
-    assert all(0 <= kept <= all_ for kept, all_ in zip(found.fused.kept, found.fused.features, strict=True))
-    assert 0 < sum(found.fused.kept) < sum(found.fused.features)
-    assert f"Kept are {found.fused.kept[0]:,} of {found.fused.features[0]:,} features" in found.together
-    assert ranking.it.fused.kept is None and len(ranking.it.fused.features) == len(ranking.it.fused.parts)
+    assert len(found.fused.parts) == len(found.fused.features) == len(found.fused.n_selected) >= 2
+    assert all(0 <= kept <= all_ for kept, all_ in zip(found.fused.n_selected, found.fused.features, strict=True))
+    assert 0 < sum(found.fused.n_selected) < sum(found.fused.features)
+    assert f"Kept are {found.fused.n_selected[0]:,} of {found.fused.features[0]:,} features" in found.fusion_summary
+    assert ranking.it.fused.n_selected is None and len(ranking.it.fused.features) == len(ranking.it.fused.parts)
     assert len(found.validate(1).rows) >= 1
 
 

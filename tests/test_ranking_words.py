@@ -156,7 +156,7 @@ def test_fusion_is_told_against_the_best_single_row():
     assert found.difference == pytest.approx(0.10)
     assert 0 < found.difference_low < found.difference < found.difference_high
     assert found.wins
-    assert found.features == (3, 5) and found.kept is None
+    assert found.features == (3, 5) and found.n_selected is None
     assert str(found) == "net/l1 + other/l7"
 
 

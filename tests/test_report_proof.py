@@ -36,14 +36,14 @@ def made(shots=SHOTS, **fields) -> Proof:
             high=SCORES[name][place] + 0.05,
             seconds=2.5,
             scores=(SCORES[name][place],) * 2,
-            what=WHAT[name],
+            description=WHAT[name],
             transfer=name == "frozen",
         )
         for place, one in enumerate(shots)
         for name in SCORES
     ]
     saved = LabelsSaved(
-        4, "raw", equals=None, low=60.0, high=None, least=4, most=64, reached=False, what="raw pixels"
+        4, "raw", equals=None, low=60.0, high=None, least=4, most=64, reached=False, description="raw pixels"
     )  # fmt: skip
     whole = {
         "verdict": "Transfer helps here.",
@@ -52,7 +52,7 @@ def made(shots=SHOTS, **fields) -> Proof:
         "labels_saved": saved,
         "labels": [saved],
         "time_saved": TimeSaved(
-            16, "scratch", seconds=2.0, accuracy=0.66, rival_seconds=30.0, rival_accuracy=0.26, reached=False
+            16, "scratch", seconds=2.0, accuracy=0.66, baseline_seconds=30.0, baseline_accuracy=0.26, reached=False
         ),
         "forgetting": Forgetting(0.9, 0.8, change=-0.1, low=-0.15, high=-0.05, items=200),
         "chance": 0.25,
@@ -181,8 +181,8 @@ def test_what_was_not_found_has_no_heading(tmp_path):
 
 
 def test_names_are_shown_and_never_obeyed(tmp_path):
-    rows = [replace(row, what=EVIL, name=EVIL) for row in made().rows]
-    saved = replace(made().labels_saved, what=EVIL)
+    rows = [replace(row, description=EVIL, name=EVIL) for row in made().rows]
+    saved = replace(made().labels_saved, description=EVIL)
     page = read(made(verdict=EVIL, notes=[EVIL], labels_saved=saved, labels=[saved], metric=EVIL), tmp_path)
     assert "script" not in page.tags
     assert any(EVIL in words for words in page.words)

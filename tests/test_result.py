@@ -308,7 +308,7 @@ ranking = Ranking(
     cost={"seconds": 5.0},
     provenance={"seed": 3},
 )
-saved = LabelsSaved(4, "scratch", equals=32.0, low=20.0, high=None, least=4, most=64, reached=True, what="from scratch")
+saved = LabelsSaved(4, "scratch", equals=32.0, low=20.0, high=None, least=4, most=64, reached=True, description="from scratch")
 proof = Proof(
     [
         ProofRow("scratch", 4, accuracy=0.3, low=0.2, high=0.4, seconds=9.0, scores=(0.2, 0.4), epochs=12.0),
@@ -320,7 +320,7 @@ proof = Proof(
             high=0.8,
             seconds=2.0,
             scores=(0.6, 0.8),
-            what="frozen features",
+            description="frozen features",
             transfer=True,
         ),
         ProofRow("frozen", 16, accuracy=0.9),
@@ -330,8 +330,8 @@ proof = Proof(
     gains=[Gain("scratch", None, value=0.4, low=0.3, high=0.5), Gain("scratch", 4, value=0.4, low=0.2, high=0.6)],
     labels_saved=saved,
     labels=[saved],
-    time_saved=TimeSaved(4, "scratch", seconds=2.0, accuracy=0.7, rival_seconds=9.0, rival_accuracy=0.3, reached=False),
-    forgetting=Forgetting(0.9, 0.8, change=-0.1, low=-0.2, high=0.0, items=50, kept=2),
+    time_saved=TimeSaved(4, "scratch", seconds=2.0, accuracy=0.7, baseline_seconds=9.0, baseline_accuracy=0.3, reached=False),
+    forgetting=Forgetting(0.9, 0.8, change=-0.1, low=-0.2, high=0.0, items=50, n_kept=2),
     chance=0.25,
 )
 
@@ -558,17 +558,17 @@ def fused(**fields) -> Fusion:
 
 def test_layers_side_by_side_are_told_and_come_back():
     both = dataclasses.replace(ranking, fused=fused())
-    assert both.together == (
+    assert both.fusion_summary == (
         "Side by side, blocks.4 + blocks.6 reach 0.930 [0.900, 0.950], +0.030 [+0.010, +0.050] to the best row: "
         "fit() takes them together."
     )
     assert "Side by side" in str(both) and "Side by side" not in str(ranking)
     back = Ranking.from_dict(json.loads(json.dumps(both.to_dict())))
-    assert back == both and back.fused == both.fused and back.together == both.together
+    assert back == both and back.fused == both.fused and back.fusion_summary == both.fusion_summary
     lost = dataclasses.replace(ranking, fused=fused(wins=False, difference=None))
-    assert lost.together.endswith("0.950]: fit() takes the best row alone.")
-    few = fused(features=(1280, 64), kept=(120, 5))
-    assert few.kept == (120, 5) and dataclasses.replace(ranking, fused=few).together.endswith(
+    assert lost.fusion_summary.endswith("0.950]: fit() takes the best row alone.")
+    few = fused(features=(1280, 64), n_selected=(120, 5))
+    assert few.n_selected == (120, 5) and dataclasses.replace(ranking, fused=few).fusion_summary.endswith(
         "fit() takes them together. Kept are 120 of 1,280 features of blocks.4, 5 of 64 of blocks.6."
     )
     assert Ranking.from_dict(json.loads(json.dumps(dataclasses.replace(ranking, fused=few).to_dict()))).fused == few
@@ -636,13 +636,13 @@ def test_text_of_a_proof():
 
 
 def test_labels_are_saved_against_the_headline_and_against_scratch():
-    raw = dataclasses.replace(saved, rival="raw", what="raw pixels", equals=16.0)
-    shown = dataclasses.replace(proof, labels_saved=raw, labels=[saved, raw]).shown
+    raw = dataclasses.replace(saved, baseline="raw", description="raw pixels", equals=16.0)
+    shown = dataclasses.replace(proof, labels_saved=raw, labels=[saved, raw]).summary
     assert shown == [raw, saved]
     no_more = dataclasses.replace(raw, shots=64, most=64, equals=None, high=None, reached=False)  # nothing follows
-    assert dataclasses.replace(proof, labels_saved=raw, labels=[no_more, raw]).shown == [raw]
-    assert dataclasses.replace(proof, labels_saved=no_more, labels=[no_more]).shown == [no_more], "what there is"
-    assert dataclasses.replace(proof, labels_saved=None).shown == []
+    assert dataclasses.replace(proof, labels_saved=raw, labels=[no_more, raw]).summary == [raw]
+    assert dataclasses.replace(proof, labels_saved=no_more, labels=[no_more]).summary == [no_more], "what there is"
+    assert dataclasses.replace(proof, labels_saved=None).summary == []
 
 
 def test_a_slow_transfer_saves_no_time():

@@ -115,9 +115,9 @@ def _numbers(text: str) -> list[int]:
 
 def _blocks(proof: Proof) -> list[Any]:
     blocks: list[Any] = [Text(proof.verdict, style=_STYLE[proof.helps]), _curves(proof)]
-    if proof.shown:
+    if proof.summary:
         blocks.append(
-            with_heading("Labels saved", table([""], [[f"{sentence}."] for sentence in proof.shown], align="l"))
+            with_heading("Labels saved", table([""], [[f"{sentence}."] for sentence in proof.summary], align="l"))
         )
     if proof.time_saved is not None:
         blocks.append(f"With {proof.time_saved}.")
@@ -129,8 +129,8 @@ def _blocks(proof: Proof) -> list[Any]:
 
 
 def _curves(proof: Proof) -> Any:
-    gains = [i for i, line in enumerate(proof.lines) if line[1].startswith("→")]
-    return table(proof.headers, proof.lines, align="rllrr", keep=1, bold=gains)
+    gains = [i for i, line in enumerate(proof.table_rows) if line[1].startswith("→")]
+    return table(proof.table_headers, proof.table_rows, align="rllrr", keep=1, bold=gains)
 
 
 def _following(proof: Proof, data: str, source: str, output: Path | None) -> list[str]:

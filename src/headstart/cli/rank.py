@@ -152,7 +152,7 @@ def _blocks(ranking: Ranking, limit: int | None) -> list[Any]:
     if more:
         blocks[0] = with_heading(f"The first {len(rows)} of {len(ranking.rows)}; --all shows them all", blocks[0])
     if ranking.fused is not None:
-        blocks.append(ranking.together)
+        blocks.append(ranking.fusion_summary)
     if words := ranking.shared.get("words"):
         blocks.append(
             with_heading("What your data shares with the sources", table([""], [[w] for w in words], align="l"))

@@ -248,7 +248,7 @@ def rows_of(found: Findings) -> tuple[ProofRow, ...]:
                     name, count, accuracy=mean, low=low, high=high, seconds=float(np.mean(curve.seconds)),
                     scores=tuple((curve.right @ found.test.weights).tolist()),
                     epochs=float(np.mean(curve.epochs)) if curve.epochs else None,
-                    what=found.names[name], transfer=name in TRANSFERS,
+                    description=found.names[name], transfer=name in TRANSFERS,
                 )
             )  # fmt: skip
     return tuple(rows)
@@ -301,7 +301,7 @@ def labels_of(found: Findings) -> tuple[LabelsSaved, ...]:
             saved.append(
                 LabelsSaved(
                     count, rival, equals=_inside(at), low=_inside(low), high=_inside(high), least=counts[0],
-                    most=counts[-1], reached=at < np.inf, what=found.names[rival],
+                    most=counts[-1], reached=at < np.inf, description=found.names[rival],
                 )
             )  # fmt: skip
     return tuple(saved)
@@ -327,8 +327,8 @@ def time_of(rows: Sequence[ProofRow], shots: Sequence[int]) -> TimeSaved | None:
         return None
     quick = min(ours, key=lambda row: row.seconds or 0.0)
     return TimeSaved(
-        count, "scratch", seconds=quick.seconds or 0.0, accuracy=quick.accuracy, rival_seconds=theirs.seconds,
-        rival_accuracy=theirs.accuracy, reached=theirs.accuracy >= quick.accuracy, what=theirs.what,
+        count, "scratch", seconds=quick.seconds or 0.0, accuracy=quick.accuracy, baseline_seconds=theirs.seconds,
+        baseline_accuracy=theirs.accuracy, reached=theirs.accuracy >= quick.accuracy, description=theirs.description,
     )  # fmt: skip
 
 
@@ -337,8 +337,8 @@ def verdict_text(found: Findings, gains: Sequence[Gain], outcome: bool | None) -
     overall = [gain for gain in gains if gain.shots is None]
     best = min(overall, key=lambda gain: gain.value)
     score = "balanced accuracy" if found.test.balanced else "accuracy"
-    rival = f"the best rival, {found.names[best.rival]}," if len(found.rivals) > 1 else found.names[best.rival]
-    labels = _labels(found.at(best.rival))
+    rival = f"the best rival, {found.names[best.baseline]}," if len(found.rivals) > 1 else found.names[best.baseline]
+    labels = _labels(found.at(best.baseline))
     gained = f"{found.names[found.transfer]} against {rival} {best} {score} ({labels}){_absent(found)}"
     if outcome is None:
         return f"It cannot be told whether transfer helps here: {gained}{_at_chance(found)}."

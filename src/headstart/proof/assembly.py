@@ -91,8 +91,8 @@ def _names(contest: Experiment) -> dict[str, str]:
 
 def _headline(found: Findings, labels: Sequence[LabelsSaved], gains: Sequence[Any]) -> LabelsSaved | None:
     """Against the strongest rival, at the largest number of labels that says something."""
-    best = min((gain for gain in gains if gain.shots is None), key=lambda gain: gain.value).rival
-    theirs = [one for one in labels if one.rival == best]
+    best = min((gain for gain in gains if gain.shots is None), key=lambda gain: gain.value).baseline
+    theirs = [one for one in labels if one.baseline == best]
     telling = [one for one in theirs if one.reached or one.most > one.shots]
     return (telling or theirs)[-1]
 

@@ -84,4 +84,4 @@ def forgotten(before: list[float] | None, after: list[list[float]], kept: int) -
         everything = TestSet(np.zeros(table.shape[1], dtype=np.int64))
         change, low, high = interval(table, everything, ends=(-1.0, 1.0))
     first = float(np.mean(before))
-    return Forgetting(first, first + change, change=change, low=low, high=high, items=table.shape[1], kept=kept)
+    return Forgetting(first, first + change, change=change, low=low, high=high, items=table.shape[1], n_kept=kept)

@@ -206,7 +206,7 @@ def fusion(
         wins=len(choice.candidates) > 1,
         fingerprints=tuple(source.fingerprint for source, _ in parts),
         features=tuple(rows[name].shape[1] for name in best.candidates),
-        kept=kept,
+        n_selected=kept,
     )
 
 

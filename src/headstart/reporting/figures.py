@@ -272,11 +272,11 @@ def section(found: Proof) -> Iterator[str]:
     """The parts of a proof's section, in order."""
     yield f'<h2>Proof</h2><p class="verdict">{shown(found.verdict)}</p>'
     yield curves(found)
-    rows = [line for line in found.lines if any(line)]
+    rows = [line for line in found.table_rows if any(line)]
     if rows:
         gains = [i for i, line in enumerate(rows) if line[1].startswith("→")]
-        yield table(found.headers, rows, left=(1, 2), tinted=gains)
-    yield bullets("Labels saved", [f"{one}." for one in found.shown])
+        yield table(found.table_headers, rows, left=(1, 2), tinted=gains)
+    yield bullets("Labels saved", [f"{one}." for one in found.summary])
     parts = {"Time saved": found.time_saved, "On the source task": found.forgetting}
     for heading, part in parts.items():
         yield bullets(heading, [] if part is None else [f"{part}."])
@@ -304,7 +304,7 @@ def curves(found: Proof) -> str:
 
 def _curve(rows: list[ProofRow], beside: float) -> Line:
     rows = sorted(rows, key=lambda row: row.shots)
-    what = rows[0].what or rows[0].name
+    what = rows[0].description or rows[0].name
     return Line(
         f"transfer: {what}" if rows[0].transfer else what,
         [(math.log2(row.shots) + beside, row.accuracy) for row in rows],

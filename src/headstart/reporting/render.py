@@ -103,8 +103,8 @@ def _ranking(found: Ranking) -> Iterator[str]:
     counted = f" on {items:,} items" if items else ""
     yield f'<h2>Ranking</h2><p class="faint">{len(found.rows)} layers by {shown(found.metric + counted)}</p>'
     yield f'<p class="verdict">{shown(found.verdict)}</p>'
-    if found.together:
-        yield f"<p>{shown(found.together)}</p>"
+    if found.fusion_summary:
+        yield f"<p>{shown(found.fusion_summary)}</p>"
     yield picture(found, "depth")
     yield _rows(found.rows[:_FIRST], found)
     if len(found.rows) > _FIRST:

@@ -9,7 +9,8 @@ from typing import Any
 from headstart._base.intervals import Metric, format_number
 from headstart._base.printing import blocks, listing, paragraph, table
 from headstart._base.printing import seconds as duration
-from headstart.result.record import Record
+from headstart._base.typing import SkippedItem
+from headstart.result.record import Number, Record
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,13 @@ class ProofRow:
     name: str
     shots: int
     _: KW_ONLY
-    accuracy: float
+    accuracy: Number
     low: float | None = None
     high: float | None = None
     seconds: float | None = None
     scores: tuple[float, ...] = ()
     epochs: float | None = None
-    what: str = ""
+    description: str = field(default="", metadata={"alias": "what"})
     transfer: bool = False
 
 
@@ -53,12 +54,12 @@ class ProofRow:
 class Gain:
     """Transfer less one rival, on the same draws and the same test items; ``shots`` None is the mean over them."""
 
-    rival: str
+    baseline: str = field(metadata={"alias": "rival"})
     shots: int | None
     _: KW_ONLY
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
 
     def __str__(self) -> str:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
@@ -86,7 +87,7 @@ class LabelsSaved:
     """
 
     shots: int
-    rival: str
+    baseline: str = field(metadata={"alias": "rival"})
     _: KW_ONLY
     equals: float | None
     low: float | None
@@ -94,7 +95,7 @@ class LabelsSaved:
     least: int
     most: int
     reached: bool
-    what: str = ""
+    description: str = field(default="", metadata={"alias": "what"})
 
     @property
     def factor(self) -> float:
@@ -106,7 +107,7 @@ class LabelsSaved:
         return self.factor
 
     def __str__(self) -> str:
-        what, ours = self.what or self.rival, f"transfer with {self.shots} labels per class"
+        what, ours = self.description or self.baseline, f"transfer with {self.shots} labels per class"
         low = f"less than {self.least}" if self.low is None else f"{self.low:.0f}"
         high = f"more than {self.most}" if self.high is None else f"{self.high:.0f}"
         if not self.reached:
@@ -131,26 +132,28 @@ class TimeSaved:
     """
 
     shots: int
-    rival: str
+    baseline: str = field(metadata={"alias": "rival"})
     _: KW_ONLY
-    seconds: float
-    accuracy: float
-    rival_seconds: float
-    rival_accuracy: float
+    seconds: Number
+    accuracy: Number
+    baseline_seconds: Number = field(metadata={"alias": "rival_seconds"})
+    baseline_accuracy: Number = field(metadata={"alias": "rival_accuracy"})
     reached: bool
-    what: str = ""
+    description: str = field(default="", metadata={"alias": "what"})
 
     @property
     def factor(self) -> float:
         """How many times longer the rival takes; a lower bound when it never gets there."""
-        return self.rival_seconds / max(self.seconds, 1e-9)
+        return self.baseline_seconds / max(self.seconds, 1e-9)
 
     def __float__(self) -> float:
         return self.factor
 
     def __str__(self) -> str:
         ours = f"{self.shots} labels per class: transfer took {duration(self.seconds)} for {self.accuracy:.3f}"
-        theirs = f"{self.what or self.rival} {duration(self.rival_seconds)} for {self.rival_accuracy:.3f}"
+        theirs = (
+            f"{self.description or self.baseline} {duration(self.baseline_seconds)} for {self.baseline_accuracy:.3f}"
+        )
         if self.factor < 1:
             return f"{ours}, {theirs}: no time is saved"
         return f"{ours}, {theirs}: {'' if self.reached else 'more than '}{_times(self.factor)} faster"
@@ -160,22 +163,18 @@ class TimeSaved:
 class Forgetting:
     """Score on the source task before and after fine-tuning, and the change with its 95 % interval."""
 
-    before: float
-    after: float
+    before: Number
+    after: Number
     _: KW_ONLY
-    change: float
-    low: float
-    high: float
+    change: Number
+    low: Number
+    high: Number
     items: int
-    kept: int = 0
+    n_kept: int = field(default=0, metadata={"alias": "kept"})
 
     def __str__(self) -> str:
         change = f"{self.change:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
         return f"{self.before:.3f} before fine-tuning, {self.after:.3f} after: {change} on {self.items} items"
-
-
-_PARTS: dict[str, Any] = {"labels_saved": LabelsSaved, "time_saved": TimeSaved, "forgetting": Forgetting}
-_LISTS: dict[str, Any] = {"rows": ProofRow, "gains": Gain, "labels": LabelsSaved}
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,13 +219,13 @@ class Proof(Record):
     cost: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    skipped: tuple[Any, ...] = ()
+    skipped: tuple[SkippedItem, ...] = ()
 
     def __post_init__(self) -> None:
         self._freeze("rows", "gains", "labels", "cost", "provenance", "notes", "skipped")
 
     @property
-    def lines(self) -> list[tuple[str, ...]]:
+    def table_rows(self) -> list[tuple[str, ...]]:
         """The curves as cells; each block ends with what transfer gained there over the best rival."""
         body: list[tuple[str, ...]] = []
         for shots in sorted({row.shots for row in self.rows}):
@@ -236,32 +235,21 @@ class Proof(Record):
             here = [gain for gain in self.gains if gain.shots == shots]
             if here:
                 best = min(here, key=lambda gain: gain.value)
-                body.append(("", f"→ gain over {self._what(best.rival)}", str(best), "", ""))
+                body.append(("", f"→ gain over {self._what(best.baseline)}", str(best), "", ""))
         return body
 
     @property
-    def headers(self) -> tuple[str, ...]:
+    def table_headers(self) -> tuple[str, ...]:
         """What stands above ``lines``."""
         return "labels per class", "how", f"{self.metric}, 95 %", "epochs", "time"
 
     @property
     def table(self) -> str:
         """The curves as text."""
-        return table(self.headers, self.lines, "rllrr")
+        return table(self.table_headers, self.table_rows, "rllrr")
 
     def _what(self, name: str) -> str:
-        return next((row.what for row in self.rows if row.name == name and row.what), name)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Proof:
-        """The proof that ``to_dict`` gave."""
-        given = cls._fields(data)
-        for name, kind in _PARTS.items():
-            if given.get(name) is not None:
-                given[name] = kind(**given[name])
-        for name, kind in _LISTS.items():
-            given[name] = tuple(kind(**_sealed(one)) for one in given.get(name, ()))
-        return cls(**given)
+        return next((row.description for row in self.rows if row.name == name and row.description), name)
 
     def __str__(self) -> str:
         chance = "" if self.chance is None else f"Guessing gives {format_number(self.chance)}."
@@ -270,28 +258,24 @@ class Proof(Record):
         return blocks(
             paragraph(f"Proof · {self.verdict}" if self.verdict else "Proof"),
             self.table if self.rows else "",
-            listing("Labels saved:", [f"{one}." for one in self.shown], most=20),
+            listing("Labels saved:", [f"{one}." for one in self.summary], most=20),
             "\n".join(paragraph(line) for line in filter(None, [*others, chance])),
             listing("Notes:", self.notes, most=20),
         )
 
     @property
-    def shown(self) -> list[LabelsSaved]:
+    def summary(self) -> list[LabelsSaved]:
         """Against the rival of the headline and against training from scratch, where a factor follows."""
         if (head := self.labels_saved) is None:
             return []
         telling = [one for one in self.labels if one.reached or one.most > one.shots]
-        rivals = dict.fromkeys((head.rival, "scratch"))
-        return [one for rival in rivals for one in telling if one.rival == rival] or [head]
-
-
-def _sealed(plain: Mapping[str, Any]) -> dict[str, Any]:
-    return {**plain, "scores": tuple(plain["scores"])} if "scores" in plain else dict(plain)
+        rivals = dict.fromkeys((head.baseline, "scratch"))
+        return [one for rival in rivals for one in telling if one.baseline == rival] or [head]
 
 
 def _cells(row: ProofRow) -> tuple[str, ...]:
     epochs = "" if row.epochs is None else f"{row.epochs:.0f}"
-    name = row.what or row.name
+    name = row.description or row.name
     score = repr(Metric(row.accuracy, row.low, row.high))
     return f"transfer: {name}" if row.transfer else name, score, epochs, duration(row.seconds)
 

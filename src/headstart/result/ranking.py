@@ -9,8 +9,9 @@ from typing import Any
 from headstart._base.intervals import Metric, format_number
 from headstart._base.printing import WIDTH, blocks, listing, paragraph, table, width
 from headstart._base.printing import seconds as duration
+from headstart._base.typing import SkippedItem
 from headstart.errors import DataError, OptionError
-from headstart.result.record import Record
+from headstart.result.record import Number, Record
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,13 @@ class Fusion:
         Of the parts' sources.
     features : tuple of int
         How many features each part has.
-    kept : tuple of int or None
+    n_selected : tuple of int or None
         How many of them a head that selects keeps; None where the head uses all.
     """
 
     parts: tuple[tuple[str, str], ...]
     _: KW_ONLY
-    accuracy: float
+    accuracy: Number
     low: float | None = None
     high: float | None = None
     difference: float | None = None
@@ -94,7 +95,7 @@ class Fusion:
     wins: bool = False
     fingerprints: tuple[str, ...] = ()
     features: tuple[int, ...] = ()
-    kept: tuple[int, ...] | None = None
+    n_selected: tuple[int, ...] | None = field(default=None, metadata={"alias": "kept"})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,7 +140,7 @@ class Ranking(Record):
     cost: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    skipped: tuple[Any, ...] = ()
+    skipped: tuple[SkippedItem, ...] = ()
     _validate: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
@@ -176,17 +177,6 @@ class Ranking(Record):
             raise OptionError("This ranking was read from a file and holds no sources: run hs.rank(...) to validate.")
         return self._validate(k, **options)
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Ranking:
-        """The ranking that ``to_dict`` gave, without the means to validate it."""
-        given = cls._fields(data)
-        fused = given.get("fused")
-        if fused is not None:
-            parts = tuple((source, layer) for source, layer in fused["parts"])
-            lists = {name: tuple(v) for name, v in fused.items() if isinstance(v, (list, tuple))}
-            fused = Fusion(**{**fused, **lists, "parts": parts})
-        return cls(**{**given, "fused": fused, "rows": tuple(Row(**row) for row in given["rows"])})
-
     def __str__(self) -> str:
         base = "" if self.baseline is None else f" · knowing nothing gives {format_number(self.baseline)}"
         rows = f"{len(self.rows)} row{'s' * (len(self.rows) != 1)}"
@@ -194,13 +184,13 @@ class Ranking(Record):
             paragraph(f"Ranking · {rows} by {self.metric}{base}"),
             self._table(),
             paragraph(self.verdict),
-            paragraph(self.together),
+            paragraph(self.fusion_summary),
             listing("What is shared:", self.shared.get("words", ()), most=20),
             listing("Notes:", self.notes, most=20),
         )
 
     @property
-    def together(self) -> str:
+    def fusion_summary(self) -> str:
         """A sentence on the best layers side by side; empty where there are none."""
         found = self.fused
         if found is None:
@@ -230,9 +220,9 @@ class Ranking(Record):
 
 def kept_in_words(found: Fusion) -> str:
     """``Kept are 120 of 1,280 features of a, 80 of 1,280 of b.``; empty where all are."""
-    if found.kept is None:
+    if found.n_selected is None:
         return ""
-    counts = zip(found.names, found.kept, found.features, strict=True)
+    counts = zip(found.names, found.n_selected, found.features, strict=True)
     shares = [f"{kept:,} of {all_:,}{' features' * (not i)} of {name}" for i, (name, kept, all_) in enumerate(counts)]
     return f"Kept are {', '.join(shares)}."
 

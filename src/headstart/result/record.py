@@ -1,4 +1,8 @@
-"""How a frozen record becomes plain data and is read back."""
+"""Records: frozen dataclasses that turn into plain data for JSON, and are validated by pydantic when read back.
+
+Constructors trust the code that calls them; whatever comes from a file or over the wire passes :func:`read_as`. A field
+whose key in saved files is an older word names that key as its ``alias``.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,62 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from types import MappingProxyType
-from typing import Any, Protocol, Self
+from typing import Annotated, Any, Protocol, Self, TypeVar
 
 import numpy as np
+from pydantic import BeforeValidator, Field, GetPydanticSchema, TypeAdapter, ValidationError
+from pydantic_core import core_schema
 
-from headstart._base.intervals import Metric, format_number, mover_difference, paired_difference
-from headstart._base.printing import blocks, table
+from headstart._base.intervals import Better, Metric, format_number, mover_difference, paired_difference
+from headstart._base.printing import blocks, clean, shorten, table
 from headstart._base.typing import Array, SkippedItem
 from headstart.errors import DataError
 
+_MAX_PROBLEMS = 5  # of a broken file that are named
+_MAX_CELLS = 60  # of a key in a message: whoever wrote the file chose it
+
+T = TypeVar("T")
+
+# ---- Types of fields, as saved files hold them. JSON has no NaN: it is written as null. ----
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+@dataclass(frozen=True)
+class _SavedMetric:
+    value: Number
+    low: float | None
+    high: float | None
+    better: Better
+
+
+MetricField = Annotated[
+    Metric,
+    GetPydanticSchema(
+        lambda _, handler: core_schema.no_info_after_validator_function(
+            lambda saved: Metric(**vars(saved)), handler(_SavedMetric)
+        )
+    ),
+]
+ScoresField = Annotated[
+    Array,
+    GetPydanticSchema(
+        lambda _, handler: core_schema.no_info_after_validator_function(np.asarray, handler(list[Number]))
+    ),
+]
+CountsField = Annotated[
+    Array,
+    GetPydanticSchema(
+        lambda _, handler: core_schema.no_info_after_validator_function(np.asarray, handler(list[list[Count]]))
+    ),
+]
+
 
 def plain(value: Any) -> Any:
-    """Data that JSON can hold: numbers that are not finite become None, anything unknown its text.
+    """Return data that JSON can hold: numbers that are not finite become None, anything unknown its text.
 
     >>> plain({"a": np.float32(0.5), 1: (np.nan, {"x"})})
     {'a': 0.5, '1': [None, ['x']]}
@@ -37,57 +84,81 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
         return plain(value.tolist())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(v) for v in (sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value)]
+    if isinstance(value, (set, frozenset)):
+        return plain(sorted(value, key=repr))
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        public = (f for f in dataclasses.fields(value) if not f.name.startswith("_"))
+        return {f.metadata.get("alias", f.name): plain(getattr(value, f.name)) for f in public}
     return str(value)
 
 
+def read_as(kind: type[T], data: object) -> T:
+    """Build a dataclass, and the ones inside it, from plain data.
+
+    Raises
+    ------
+    DataError
+        When fields are missing, unknown, or of another type; the first few are named.
+    """
+    try:
+        return _adapter(kind).validate_python(data)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = [_problem(entry["loc"], entry["msg"]) for entry in error.errors(include_url=False)]
+        rest = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
+        listed = "; ".join(problems[:_MAX_PROBLEMS])
+        raise DataError(f"This is no {kind.__name__} that can be read: {listed}{rest}.") from error
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    path = ".".join(shorten(clean(step), _MAX_CELLS) for step in location)
+    return f"{path}: {message}" if path else message
+
+
 def frozen(array: Array) -> Array:
-    """A read-only view of an array."""
+    """Return a read-only view of an array."""
     array = array.view()
     array.flags.writeable = False
     return array
 
 
-def _skipped_item(record: Any) -> SkippedItem:
-    """The record with its item as text: a file of results holds plain data."""
-    return SkippedItem(str(record.item), str(record.reason), getattr(record, "index", None))
-
-
 class Record:
-    """Root of the records: a frozen dataclass that turns into plain data, and is equal when that data is."""
+    """Base of the records: a frozen dataclass that turns into plain data, and is equal when that data is."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+    skipped: tuple[SkippedItem, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, with the record's ``kind``; fields that start with ``_`` stay behind."""
-        fields = {name: value for name, value in self._values().items() if not name.startswith("_")}
-        if "skipped" in fields:
-            fields["skipped"] = [_skipped_item(record) for record in fields["skipped"]]
-        return {"kind": type(self).__name__, **plain(fields)}
+        """Return plain data for JSON, with the record's ``kind``; fields that start with ``_`` stay behind."""
+        fields = plain(self)
+        skipped = [SkippedItem(str(s.item), str(s.reason), getattr(s, "index", None)) for s in self.skipped]
+        return {"kind": type(self).__name__, **fields, "skipped": plain(skipped)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The record that :meth:`to_dict` gave."""
-        return cls(**cls._fields(data))
+        """Read what :meth:`to_dict` wrote.
 
-    @classmethod
-    def _fields(cls, data: Mapping[str, Any]) -> dict[str, Any]:
-        known = {f.name for f in dataclasses.fields(cls) if not f.name.startswith("_")}  # type: ignore[arg-type]
-        given = {k: v for k, v in data.items() if k != "kind"}
+        Raises
+        ------
+        DataError
+            When the data is another record, has unknown fields, or values that do not fit theirs.
+        """
+        known = {f.metadata.get("alias", f.name) for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        fields = {name: value for name, value in data.items() if name != "kind"}
         problems = []
         if data.get("kind") != cls.__name__:
             problems.append(f"its kind is {data.get('kind')!r}, not {cls.__name__!r}")
-        if extra := sorted(set(given) - known):
-            problems.append(f"it has fields that {cls.__name__} has not: {', '.join(extra)}")
+        if unknown := sorted(str(name) for name in fields if name not in known):
+            problems.append(f"it has fields that {cls.__name__} has not: {', '.join(unknown)}")
         if problems:
             raise DataError(f"Cannot read a {cls.__name__}: {'; '.join(problems)}. Was it written by to_dict()?")
-        if "skipped" in given:
-            given["skipped"] = tuple(SkippedItem(**record) for record in given["skipped"])
-        return given
-
-    def _values(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return read_as(cls, fields)
 
     def _freeze(self, *names: str) -> None:
         for name in names:
@@ -101,13 +172,11 @@ class Record:
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickling and copying: read-only mappings travel as dictionaries, private helpers stay behind."""
-        values = {k: v for k, v in self._values().items() if not k.startswith("_")}
-        return _rebuild, (type(self), {k: dict(v) if isinstance(v, MappingProxyType) else v for k, v in values.items()})
-
-
-def _rebuild(kind: type[Any], values: dict[str, Any]) -> Any:
-    return kind(**values)
+        """Pickle and copy through the constructor: read-only mappings as dictionaries, without private helpers."""
+        fields = [f.name for f in dataclasses.fields(self) if not f.name.startswith("_")]  # type: ignore[arg-type]
+        values = {name: getattr(self, name) for name in fields}
+        unsealed = {k: dict(v) if isinstance(v, MappingProxyType) else v for k, v in values.items()}
+        return partial(type(self), **unsealed), ()
 
 
 # ---- Two results side by side: which metrics differ by more than chance. ----

@@ -11,11 +11,20 @@ import numpy as np
 
 from headstart._base.intervals import Metric
 from headstart._base.printing import blocks, clean, listing, paragraph, seconds, table
-from headstart._base.typing import Array
+from headstart._base.typing import SkippedItem
 from headstart.errors import DataError
 from headstart.result.proof import Proof
 from headstart.result.ranking import Ranking
-from headstart.result.record import Comparison, Record, compare, frozen, plain
+from headstart.result.record import (
+    Comparison,
+    CountsField,
+    MetricField,
+    Record,
+    ScoresField,
+    compare,
+    frozen,
+    plain,
+)
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,9 @@ class ClassRow:
 
     label: Any
     n: int
-    precision: Metric
-    recall: Metric
-    f1: Metric
+    precision: MetricField
+    recall: MetricField
+    f1: MetricField
     n_train: int | None = None
     column: str | None = None
 
@@ -48,7 +57,7 @@ class Confusion:
     """Counts of (true class, predicted class). Shapes: counts (k, k), rows are the truth."""
 
     labels: tuple[Any, ...]
-    counts: Array
+    counts: CountsField
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))
@@ -93,16 +102,16 @@ class Result(Record):
         For metrics that are means over rows, the score of each row: it makes comparisons paired.
     """
 
-    metrics: Mapping[str, Metric]
+    metrics: Mapping[str, MetricField]
     _: KW_ONLY
     task: str | None = None
     per_class: tuple[ClassRow, ...] = ()
-    skipped: tuple[Any, ...] = ()
+    skipped: tuple[SkippedItem, ...] = ()
     cost: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     confusion: Confusion | Mapping[str, Confusion] | None = None
-    row_scores: Mapping[str, Array] = field(default_factory=dict)
+    row_scores: Mapping[str, ScoresField] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         metrics = {k: v if isinstance(v, Metric) else Metric(v) for k, v in self.metrics.items()}
@@ -146,27 +155,6 @@ class Result(Record):
         if not rows:
             out.pop("row_scores")
         return out
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Result:
-        """The inverse of :meth:`to_dict`."""
-        fields = cls._fields(data)
-        confusion = fields.get("confusion")
-        if confusion is not None:
-            single = "counts" in confusion and "labels" in confusion and isinstance(confusion["labels"], list)
-            confusion = Confusion(**confusion) if single else {k: Confusion(**c) for k, c in confusion.items()}
-        metric = Metric.from_plain
-        numbers = ("precision", "recall", "f1")
-        return cls(
-            **{
-                **fields,
-                "metrics": {k: metric(v) for k, v in fields["metrics"].items()},
-                "per_class": [
-                    ClassRow(**{**r, **{k: metric(r[k]) for k in numbers}}) for r in fields.get("per_class", ())
-                ],
-                "confusion": confusion,
-            }
-        )
 
     def __str__(self) -> str:
         title = " · ".join(filter(None, ["Result", self.task, self.headline and f"{self.headline} {self._first()!r}"]))
@@ -223,7 +211,7 @@ def _facts(title: str, facts: Mapping[str, Any]) -> str:
 _KINDS: dict[str, type[Record]] = {"Result": Result, "Ranking": Ranking, "Proof": Proof}
 
 
-def read_record(data: Mapping[str, Any]) -> Any:
+def read_record(data: Mapping[str, Any]) -> Record:
     """The Result, Ranking or Proof that ``to_dict`` turned into plain data.
 
     Raises
@@ -232,6 +220,8 @@ def read_record(data: Mapping[str, Any]) -> Any:
         When the data is none of them.
     """
     kind = data.get("kind") if isinstance(data, Mapping) else None
+    if not isinstance(kind, (str, type(None))):
+        raise DataError(f"This is no {kind!r} that can be read: kind must be text.")
     if kind not in _KINDS:
         raise DataError(f"This is not a saved record: its kind is {kind!r}; known kinds are {', '.join(_KINDS)}.")
     return _KINDS[kind].from_dict(data)
