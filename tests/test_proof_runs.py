@@ -324,7 +324,9 @@ def proof_of(**fields) -> Proof:
         ProofRow("scratch", 4, accuracy=0.3, low=0.2, high=0.4, seconds=9.0, scores=(0.3, 0.3), epochs=7.0),
         ProofRow("frozen", 4, accuracy=0.7, low=0.6, high=0.8, seconds=2.0, scores=(0.7, 0.7), transfer=True),
     ]
-    saved = LabelsSaved(4, "raw", equals=None, low=9.0, high=None, least=4, most=20, reached=False, description="raw pixels")
+    saved = LabelsSaved(
+        4, "raw", equals=None, low=9.0, high=None, least=4, most=20, reached=False, description="raw pixels"
+    )
     how = {
         "verdict": "Transfer helps.", "helps": True, "gains": [Gain("raw", 4, value=0.3, low=0.2, high=0.4)],
         "labels_saved": saved, "labels": [saved], "notes": ["a note"], "provenance": {"repeats": 2},
@@ -401,7 +403,9 @@ class TestRecord:
         assert said in str(LabelsSaved(**plain))
 
     def test_reached_time_is_no_bound(self):
-        saved = TimeSaved(4, "scratch", seconds=2.0, accuracy=0.7, baseline_seconds=9.0, baseline_accuracy=0.7, reached=True)
+        saved = TimeSaved(
+            4, "scratch", seconds=2.0, accuracy=0.7, baseline_seconds=9.0, baseline_accuracy=0.7, reached=True
+        )
         assert str(saved).endswith(": 4.5 times faster") and saved.factor == float(saved) == 4.5
 
     def test_a_row_shows_its_interval(self):

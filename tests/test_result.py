@@ -308,7 +308,9 @@ ranking = Ranking(
     cost={"seconds": 5.0},
     provenance={"seed": 3},
 )
-saved = LabelsSaved(4, "scratch", equals=32.0, low=20.0, high=None, least=4, most=64, reached=True, description="from scratch")
+saved = LabelsSaved(
+    4, "scratch", equals=32.0, low=20.0, high=None, least=4, most=64, reached=True, description="from scratch"
+)
 proof = Proof(
     [
         ProofRow("scratch", 4, accuracy=0.3, low=0.2, high=0.4, seconds=9.0, scores=(0.2, 0.4), epochs=12.0),
@@ -330,7 +332,9 @@ proof = Proof(
     gains=[Gain("scratch", None, value=0.4, low=0.3, high=0.5), Gain("scratch", 4, value=0.4, low=0.2, high=0.6)],
     labels_saved=saved,
     labels=[saved],
-    time_saved=TimeSaved(4, "scratch", seconds=2.0, accuracy=0.7, baseline_seconds=9.0, baseline_accuracy=0.3, reached=False),
+    time_saved=TimeSaved(
+        4, "scratch", seconds=2.0, accuracy=0.7, baseline_seconds=9.0, baseline_accuracy=0.3, reached=False
+    ),
     forgetting=Forgetting(0.9, 0.8, change=-0.1, low=-0.2, high=0.0, items=50, n_kept=2),
     chance=0.25,
 )
