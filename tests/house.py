@@ -230,7 +230,7 @@ def _upward(house: House, module: Module) -> Iterator[str]:
             yield f"{module.at(found.line)} imports {found.target}, which does not exist."
             continue
         below = house.floor(target)
-        if below is None or below < own or module.name == "":
+        if below is None or below < own or module.name == "" or (name == "" and module.room in SPEAKERS):
             continue
         where = f"{module.at(found.line)} (floor {own}) imports {name or 'the door'} (floor {below})"
         if name == "" or below > own:

@@ -33,6 +33,7 @@ from headstart.cli.library import LIBRARY
 from headstart.cli.listener import ConsoleListener
 from headstart.cli.options import Columns, count, dataset, is_table, load_source, parse_named, parse_pairs
 from headstart.cli.output import Page, big, interval, shell_line, short, show, show_json, size_of, table
+from headstart.engines.base import ENGINES
 from headstart.errors import DataError, HeadstartError, OptionError, SourceError, UnknownName
 
 PLAIN = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False)
@@ -608,5 +609,5 @@ def test_the_doctor_names_engines(found, said):
 
 
 def test_engines_are_those_of_the_family(capsys):
-    assert set(doctor.engines()) == set(LIBRARY["ENGINES"])
+    assert set(doctor.engines()) == set(ENGINES)
     assert document(capsys, "doctor")["engines"]["torch"]

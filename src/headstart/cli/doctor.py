@@ -17,6 +17,7 @@ from headstart.cli.app import command
 from headstart.cli.library import LIBRARY
 from headstart.cli.options import count
 from headstart.cli.output import Page, facts, short, size_of, table, title, with_heading
+from headstart.engines.base import ENGINES
 
 # ---- What this machine has and can do, as plain data. Each question is answered even when another one fails. ----
 
@@ -43,7 +44,7 @@ def packages() -> dict[str, Any]:
 
 def engines() -> dict[str, str | None]:
     """What can run a network here: engine → version, None where it is not installed."""
-    return {name: installed_version(name) for name in LIBRARY["ENGINES"]}
+    return {name: installed_version(name) for name in ENGINES}
 
 
 def processor() -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+import headstart as hs
 from headstart._base.files import cache_folder, write_atomic
 from headstart._base.printing import seconds
 from headstart.cli.app import command
-from headstart.cli.library import LIBRARY
 from headstart.cli.options import (
     Columns,
     Data,
@@ -72,7 +72,7 @@ def extract(
         raise OptionError(f"--output writes a NumPy file and must end with .npz; got {output}.")
     items = dataset(data, columns)
     loaded = load_source(source, weights, options)
-    bank = LIBRARY["extract"](
+    bank = hs.extract(
         loaded, items, layers=layers or "auto", pooling=pooling, store=store, engine=engine, precision=precision,
         device=device, on_error=on_error, workers=workers,
     )  # fmt: skip

@@ -12,9 +12,9 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
+import headstart as hs
 from headstart._base.printing import seconds
 from headstart.cli.app import command
-from headstart.cli.library import LIBRARY
 from headstart.cli.options import (
     LEARN,
     Balance,
@@ -127,7 +127,7 @@ def fit(
     train, test_set = _parts(data, columns, test_size=test_size, test=test, seed=seed)
     sources = [load_source(address, file, options) for address, file in sources_of(source, weights)]
     begun = time.perf_counter()
-    predictor = LIBRARY["fit"](
+    predictor = hs.fit(
         sources, train, layers=layers or "auto", head=parse_named("head", head), policy=parse_named("policy", policy),
         balance=balance, budget=budget, pooling=pooling, guard=guard, length=length, exact=exact, store=store,
         engine=engine, precision=precision, on_error=on_error, random_state=seed, device=device, checkpoint=checkpoint,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import headstart as hs
 from headstart._base.files import did_you_mean
 from headstart._base.registry import check_names
 from headstart._base.typing import TASKS
@@ -105,14 +106,14 @@ def dataset(data: str, columns: Columns) -> Dataset:
     """DATA and its options → Dataset."""
     if is_table(data) or (Path(data).expanduser().is_file() and modality_from_suffix(data) is None):
         target = list(columns.target or ()) or None
-        return LIBRARY["Dataset"].from_table(
+        return hs.Dataset.from_table(
             data, columns.input, target, task=columns.task, groups=columns.groups, split=columns.split,
             modality=columns.modality,
         )  # fmt: skip
     table_options = [f"--{name}" for name in ("input", "target", "groups", "split", "task") if getattr(columns, name)]
     if table_options:
         raise OptionError(f"{', '.join(table_options)} is for tables ({', '.join(SUFFIXES)}); {data} is not one.")
-    return LIBRARY["Dataset"].from_folder(data, columns.modality)
+    return hs.Dataset.from_folder(data, columns.modality)
 
 
 def need_file_name(output: Path | None, example: str) -> None:
@@ -169,7 +170,7 @@ def parse_named(family: str, text: str) -> Any:
     name, colon, fields = text.partition(":")
     if not colon:
         return text
-    make = LIBRARY["ctc"] if family == "head" and name in LIBRARY["CTC"] else LIBRARY[family]
+    make = hs.ctc if family == "head" and name in LIBRARY["CTC"] else {"head": hs.head, "policy": hs.policy}[family]
     return make(name, **parse_pairs([part for part in fields.split(",") if part.strip()], f"--{family} {name}:"))
 
 
@@ -189,7 +190,7 @@ def load_source(address: str, weights: Path | None, options: Sequence[str] | Non
         values = parse_pairs(options)
         arguments |= {"options": values} if "options" in parameters and values else values
         check_names(f"options of {family}: sources", arguments, parameters)
-    return LIBRARY["load_source"](address, **arguments)
+    return hs.load_source(address, **arguments)
 
 
 def load_predictor(path: Path) -> Predictor:
@@ -203,7 +204,7 @@ def load_predictor(path: Path) -> Predictor:
     path_or_text = path.expanduser()
     if not path_or_text.exists():
         raise StoreError(f"There is no saved predictor {path}.{did_you_mean(path_or_text)}")
-    return LIBRARY["load"](path_or_text)
+    return hs.load(path_or_text)
 
 
 def _address(text: str) -> str:

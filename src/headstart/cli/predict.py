@@ -14,6 +14,7 @@ import numpy as np
 import typer
 from rich.text import Text
 
+import headstart as hs
 from headstart._base.files import did_you_mean, write_atomic
 from headstart._base.printing import seconds
 from headstart._base.progress import listening, note
@@ -88,7 +89,7 @@ def _labels_and_probabilities(loaded: SavedPredictor, data: Dataset) -> tuple[di
 
 def named_items(words: Sequence[str], input: str | None, modality: str) -> Dataset:
     """What the words name: a table's rows, the files of folders, files, or the words themselves as texts."""
-    kind = LIBRARY["Dataset"]
+    kind = hs.Dataset
     if len(words) == 1 and (input is not None or is_table(words[0])):
         return kind.from_table(words[0], input).without_targets()
     if input is not None:
@@ -116,7 +117,7 @@ def named_items(words: Sequence[str], input: str | None, modality: str) -> Datas
 def _inside(folder: Path, modality: str) -> Sequence[Any]:
     """The files of a folder that the predictor can take."""
     try:
-        return LIBRARY["Dataset"].from_folder(folder, None if modality == "any" else modality).items
+        return hs.Dataset.from_folder(folder, None if modality == "any" else modality).items
     except DataError as error:
         raise DataError(f"The predictor takes files of kind {modality}. {error}") from error
 

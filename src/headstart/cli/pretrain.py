@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+import headstart as hs
 from headstart._base.printing import seconds
 from headstart.cli.app import command
-from headstart.cli.library import LIBRARY
 from headstart.cli.options import Columns, Data, Options, Seed, count, count_items, dataset, parse_pairs, training_part
 from headstart.cli.output import Page, facts, shell_line, short, title
 from headstart.errors import DataError
@@ -64,7 +64,7 @@ def pretrain(
         raise DataError(f"{output} exists and is no saved source; it is not overwritten. Give -o another folder.")
     items = training_part(dataset(data, columns))
     begun = time.perf_counter()
-    source = LIBRARY["pretrain"](
+    source = hs.pretrain(
         architecture, items, objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, budget=budget,
         image_size=image_size, checkpoint=checkpoint, statistics=statistics, random_state=seed, **parse_pairs(options),
     )  # fmt: skip

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+import headstart as hs
 from headstart._base.files import write_json
 from headstart._base.printing import seconds
 from headstart.cli.app import command
-from headstart.cli.library import LIBRARY
 from headstart.cli.options import (
     LEARN,
     Columns,
@@ -92,7 +92,7 @@ def prove(
     need_file_name(output, "proof.json")
     if columns.target is not None and len(columns.target) > 1:
         raise OptionError(f"prove takes one --target; got {', '.join(columns.target)}.")
-    proof = LIBRARY["prove"](
+    proof = hs.prove(
         load_source(source, weights, options), items, shots=_numbers(shots), repeats=repeats, budget=budget or None,
         policy=parse_named("policy", policy), layers=layers or "auto", pooling=pooling, source_data=other,
         test_size=test_size if test_size < 1 else round(test_size), store=store,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import headstart as hs
 from headstart._base.files import write_json
 from headstart._base.printing import seconds, shorten
 from headstart.cli.app import command
-from headstart.cli.library import LIBRARY
 from headstart.cli.options import (
     Balance,
     Columns,
@@ -98,16 +98,14 @@ def rank(
     items = training_part(dataset(data, columns))
     sources = _loaded(source, weights, options)
     begun = time.perf_counter()
-    ranking = LIBRARY["rank"](
+    ranking = hs.rank(
         sources, items, layers=layers or "auto", head=parse_named("head", head), pooling=pooling, budget=budget,
         balance=balance, store=store, random_state=seed, device=device,
     )  # fmt: skip
     spent = time.perf_counter() - begun
     checked = None
     if validate is not None:
-        fit_options = (
-            {} if policy is None else {"fit": LIBRARY["fit"], "policy": parse_named("policy", policy), "store": store}
-        )
+        fit_options = {} if policy is None else {"fit": hs.fit, "policy": parse_named("policy", policy), "store": store}
         checked = ranking.validate(validate, **fit_options)
     document = ranking.to_dict()
     if checked is not None:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+import headstart as hs
 from headstart._base.files import did_you_mean, read_json
 from headstart.cli.app import command
-from headstart.cli.library import LIBRARY
 from headstart.cli.options import need_file_name
 from headstart.cli.output import Page, facts, short, size_of, title
 from headstart.errors import DataError
@@ -36,7 +36,7 @@ def report(
     if target.resolve() in {file.expanduser().resolve() for file in files}:
         raise DataError(f"{output} is one of the records; -o takes the name of another file, such as report.html.")
     records = [_read(file.expanduser()) for file in files]
-    path = LIBRARY["report"](records, target)
+    path = hs.report(records, target)
     shown = [{"file": str(file), "kind": type(record).__name__} for file, record in zip(files, records, strict=True)]
     document: dict[str, Any] = {"output": str(path), "bytes": path.stat().st_size, "records": shown}
     lines = [(short(record["file"]), record["kind"]) for record in shown]
