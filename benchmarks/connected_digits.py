@@ -85,7 +85,7 @@ class Yamnet(nn.Module):
     def __init__(self, layer: str) -> None:
         super().__init__()
         self.source, self.layer = load_source(YAMNET, pretrained=False, seed=0), layer
-        self.network = self.source.network.requires_grad_(True).to(memory_format=torch.channels_last)
+        self.network = self.source.module.requires_grad_(True).to(memory_format=torch.channels_last)
         self.reduce = reducer("frames", self.source.layer(layer).axes)
 
     def prepared(self, data: Dataset) -> list[Any]:
@@ -96,7 +96,7 @@ class Yamnet(nn.Module):
         batch = self.source.input.collate(samples)
         x = self.source.input.tensors(batch, torch.device("cpu"), torch.float32)["x"]
         tensors = {"x": x.contiguous(memory_format=torch.channels_last)}
-        return self.source.run(self.network, tensors, {self.layer: lambda out: self.reduce(out, batch)})[self.layer]
+        return self.source.run(tensors, {self.layer: lambda out: self.reduce(out, batch)})[self.layer]
 
 
 class Small(nn.Module):

@@ -55,6 +55,8 @@ FAMILIES = frozenset(
 SAME_FLOOR: dict[tuple[str, str], str] = {
     ("bank", "dataset"): "FeatureBank.rows takes a Dataset",
     ("bank", "moments"): "FeatureBank.summarise gives Moments",
+    ("engines", "pooling"): "a session pools what a layer gives",
+    ("engines", "sources"): "an engine runs a source's backend",
     ("metrics", "dataset"): "labels are read as targets are",
     ("metrics", "result"): "evaluate() gives a Result",
     ("moments", "linalg"): "principal coordinates of a scatter matrix",

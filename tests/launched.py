@@ -134,7 +134,7 @@ def fitted(folder, policy, *, source=None, data=None, guard=False, layers="relu3
         head="logistic", precision="fp32", engine="torch", store=folder / "store", **how,
     )  # fmt: skip
     answer, history = predictor.answers[0], predictor.history
-    state = {k: v.numpy().copy() for k, v in predictor.sources[0].network.state_dict().items()}
+    state = {k: v.numpy().copy() for k, v in predictor.sources[0].module.state_dict().items()}
     out = {"coef": answer.head.coef_, "intercept": answer.head.intercept_, "loss": np.array(history["loss"])}
     out["score"] = np.array([*history["score"], *history["scores"].values()])
     return predictor, {**state, **out}
@@ -153,7 +153,7 @@ def normed(name, **fields):
 
     def case(folder):
         source = networks.image_source(networks.Normed, side=20, classifier="classifier")
-        for module in source.network.modules():
+        for module in source.module.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         how = {"epochs": 3, "batch_size": 7, "lr": 0.003, "precision": "fp32", **fields}
@@ -180,13 +180,13 @@ def pretrained(folder):
     source = networks.image_source(networks.Normed, side=20, classifier="classifier")
     data = networks.picture_data(34, side=20, classes=4)
     made = hs.pretrain(source, data, epochs=2, batch_size=8)
-    return {name: tensor.numpy() for name, tensor in made.network.state_dict().items()}
+    return {name: tensor.numpy() for name, tensor in made.module.state_dict().items()}
 
 
 def pretrained_without(_folder):
     """Without batch statistics it is that of one process."""
     made = hs.pretrain("cnn", networks.picture_data(35, side=20), epochs=2, batch_size=8)
-    return {"loss": made.meta["loss"], **{name: tensor.numpy() for name, tensor in made.network.state_dict().items()}}
+    return {"loss": made.meta["loss"], **{name: tensor.numpy() for name, tensor in made.module.state_dict().items()}}
 
 
 def transcribed(folder):

@@ -178,19 +178,19 @@ def test_the_same_training_as_with_full_forward_passes(case):
     cached = run(source, samples, cache=True, layers=layers, notes=notes)
     assert not [note for note in notes if "not cached" in note]
     assert np.allclose(full.history.loss, cached.history.loss, rtol=1e-4)
-    for a, b in zip(full.source.network.state_dict().values(), cached.source.network.state_dict().values()):
+    for a, b in zip(full.source.module.state_dict().values(), cached.source.module.state_dict().values()):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-5)
     assert full.moved == cached.moved and len(cached.moved) > 0
 
 
 def test_nothing_of_the_stubs_stays(case):
     source, items, layers = case
-    before = state_bytes(source.network)
+    before = state_bytes(source.module)
     outcome = run(source, samples_of(source, items), cache=True, layers=layers)
-    for network in (source.network, outcome.source.network):
+    for network in (source.module, outcome.source.module):
         assert networks.hooks_of(network) == 0
         assert not [m for m in network.modules() if "forward" in vars(m)]
-    assert state_bytes(source.network) == before
+    assert state_bytes(source.module) == before
 
 
 def test_the_frozen_part_runs_once_per_item():
@@ -360,7 +360,7 @@ def test_options_do_the_same_with_and_without_the_cache(option):
     cached, full = (run(source, samples, cache=cache, layers=2, **option) for cache in (True, False))
     assert np.allclose(cached.history.loss, full.history.loss, rtol=2e-3)
     assert any(
-        not torch.equal(a, b) for a, b in zip(cached.source.network.parameters(), plain.source.network.parameters())
+        not torch.equal(a, b) for a, b in zip(cached.source.module.parameters(), plain.source.module.parameters())
     )
 
 
@@ -380,9 +380,9 @@ def test_cotuning_reads_the_relation_off_the_source():
     """A source whose classes are ours, perfectly told apart: class i says class i."""
     source = vector_source(lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)), classifier="1")
     with torch.no_grad():
-        source.network[0].weight.copy_(torch.eye(8))
-        source.network[1].weight.copy_(60 * torch.eye(3, 8))
-        for layer in source.network:
+        source.module[0].weight.copy_(torch.eye(8))
+        source.module[1].weight.copy_(60 * torch.eye(3, 8))
+        for layer in source.module:
             layer.bias.zero_()
     X = np.eye(8, dtype=np.float32)[np.arange(12) % 3]
     samples = samples_of(source, X)

@@ -326,7 +326,7 @@ def test_rare_chance_after_the_last_candidate_is_found_out():
 def test_numbers_that_are_not_finite_are_said():
     source = vector_source(networks.Dense)
     with torch.no_grad():
-        source.network.b.bias[0] = float("inf")
+        source.module.b.bias[0] = float("inf")
     with pytest.raises(NumericsError, match="NaN or infinity at layer"):
         choose_runtime(source, lambda: list(vectors(6)), **AUTO)
 

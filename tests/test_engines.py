@@ -12,7 +12,7 @@ from torch import nn
 import networks
 from headstart.engines import ENGINES, RuntimeConfig
 from headstart.engines.base import checked
-from headstart.engines.torch import TorchEngine, _whole_fp32
+from headstart.engines.torch import TorchEngine, _full_fp32
 from headstart.errors import NumericsError, OptionError, SourceError, UnknownName
 from headstart.pooling import reducer
 from headstart.sources import Batch, Source, load_source
@@ -37,8 +37,8 @@ def test_rows_are_the_networks(normed):
     rows = engine(normed, ["blocks.1", "pool"])(batch_of(normed))
     with torch.no_grad():
         x = normed.input.tensors(batch_of(normed), torch.device("cpu"), torch.float32)["x"]
-        stem = normed.network.stem(x)
-        wanted = normed.network.blocks[1](normed.network.blocks[0](stem)).mean((2, 3))
+        stem = normed.module.stem(x)
+        wanted = normed.module.blocks[1](normed.module.blocks[0](stem)).mean((2, 3))
     assert np.allclose(rows["blocks.1"], wanted.numpy(), atol=1e-5)
     assert rows["pool"].shape == (3, 16)
     assert all(value.dtype == np.float32 for value in rows.values())
@@ -46,20 +46,20 @@ def test_rows_are_the_networks(normed):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_other_precisions_run_on_a_copy(normed, precision):
-    before = state_bytes(normed.network)
+    before = state_bytes(normed.module)
     plain = engine(normed, ["pool"])(batch_of(normed))["pool"]
     found = engine(normed, ["pool"], RuntimeConfig("torch", precision))(batch_of(normed))["pool"]
     assert found.dtype == np.float32
     assert not np.array_equal(found, plain)
     assert np.allclose(found, plain, atol=0.05 * np.abs(plain).max())
-    assert state_bytes(normed.network) == before
-    assert next(normed.network.parameters()).dtype == torch.float32
+    assert state_bytes(normed.module) == before
+    assert next(normed.module.parameters()).dtype == torch.float32
 
 
 def test_convolutions_run_channels_last_and_vectors_as_they_are(normed):
-    assert engine(normed, ["pool"])._network is not normed.network
+    assert engine(normed, ["pool"]).network.module is not normed.module
     dense = vector_source(networks.Dense)
-    assert engine(dense, ["a"])._network is dense.network
+    assert engine(dense, ["a"]).network.module is dense.module
 
 
 def test_a_network_that_cannot_be_copied_is_run_as_it_is():
@@ -73,7 +73,7 @@ def test_a_network_that_cannot_be_copied_is_run_as_it_is():
             return self.conv(x) * self.scale
 
     source = image_source(Normalised)
-    assert engine(source, ["conv"])._network is source.network
+    assert engine(source, ["conv"]).network.module is source.module
     with pytest.raises(SourceError, match=r"cannot be copied to cpu in torch\.bfloat16"):
         engine(source, ["conv"], RuntimeConfig("torch", "bf16"))
 
@@ -83,7 +83,7 @@ def test_networks_in_other_precisions_are_converted():
     rows = engine(source, ["c"])(batch_of(source))["c"]
     wanted = engine(vector_source(networks.Dense), ["c"])(batch_of(source))["c"]
     assert np.allclose(rows, wanted, atol=1e-6)
-    assert next(source.network.parameters()).dtype == torch.float64
+    assert next(source.module.parameters()).dtype == torch.float64
 
 
 def test_a_network_without_parameters():
@@ -124,8 +124,8 @@ def test_overflow_in_half_precision_offers_fp32():
 
 def test_lists_of_items_are_checked_too(normed):
     with pytest.raises(NumericsError):
-        checked(normed, {"pool": [torch.zeros(2), torch.tensor([1, torch.nan])]}, "fp32")
-    rows = checked(normed, {"pool": [torch.zeros(2), torch.ones(3)]}, "fp32")
+        checked(normed.address, {"pool": [torch.zeros(2), torch.tensor([1, torch.nan])]}, "fp32")
+    rows = checked(normed.address, {"pool": [torch.zeros(2), torch.ones(3)]}, "fp32")
     assert [len(one) for one in rows["pool"]] == [2, 3]
 
 
@@ -138,11 +138,11 @@ def test_a_batch_that_cannot_be_run_is_described(normed):
 def test_an_error_in_forward_leaves_no_hook():
     source = vector_source(networks.Failing)
     how = engine(source, ["after"])
-    source.network.bomb.armed = True
+    source.module.bomb.armed = True
     with pytest.raises(KeyError):
         how(batch_of(source))
-    source.network.bomb.armed = False
-    assert networks.hooks_of(source.network) == 0
+    source.module.bomb.armed = False
+    assert networks.hooks_of(source.module) == 0
     assert how(batch_of(source))["after"].shape == (3, 4)
 
 
@@ -159,7 +159,7 @@ def test_a_layer_that_is_not_reached_is_said():
 
     source = vector_source(Sometimes)
     how = engine(source, ["a", "b"])
-    source.network.short = True
+    source.module.short = True
     with pytest.raises(NumericsError, match="ended without reaching b"):
         how(batch_of(source))
 
@@ -207,7 +207,7 @@ def test_unpooled_items_of_different_lengths_are_arrays():
 def test_inference_leaves_nothing_to_differentiate(normed):
     how = engine(normed, ["pool"])
     how(batch_of(normed))
-    assert all(p.grad is None for p in normed.network.parameters())
+    assert all(p.grad is None for p in normed.module.parameters())
 
 
 def test_choices_are_plain_data():
@@ -251,13 +251,13 @@ def test_engines_on_request_run_what_they_can():
 def test_fp32_on_a_gpu_is_not_rounded_and_the_switch_goes_back(before, monkeypatch):
     """The switch is torch's own and global: whoever set it finds it as it was, also after an error."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
-    with _whole_fp32(torch.device("cuda")):
+    with _full_fp32(torch.device("cuda")):
         assert torch.backends.cudnn.allow_tf32 is False
     assert torch.backends.cudnn.allow_tf32 is before
-    with pytest.raises(KeyError), _whole_fp32(torch.device("cuda")):
+    with pytest.raises(KeyError), _full_fp32(torch.device("cuda")):
         raise KeyError
     assert torch.backends.cudnn.allow_tf32 is before
-    with _whole_fp32(torch.device("cpu")):
+    with _full_fp32(torch.device("cpu")):
         assert torch.backends.cudnn.allow_tf32 is before
 
 

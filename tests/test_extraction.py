@@ -156,7 +156,7 @@ def test_only_what_is_asked_for_is_run(store):
     extract(
         source, picture_data(1), store=store, layers="blocks.1", **PLAIN
     )  # the network is measured and checked once
-    counts, handles = networks.counted(source.network)
+    counts, handles = networks.counted(source.module)
     extract(source, picture_data(9), store=store, layers="blocks.1", **PLAIN)
     for handle in handles:
         handle.remove()
@@ -201,9 +201,9 @@ def test_changed_weights_never_meet_old_rows(store):
     data = Dataset.from_arrays(vectors(5))
     source = vector_source(networks.Dense)
     before = extract(source, data, store=store, layers="a", **PLAIN).rows("a", data).copy()
-    source.network.a.weight.data[0, 0] += 1  # behind the back of the counter of writes
+    source.module.a.weight.data[0, 0] += 1  # behind the back of the counter of writes
     stale = vector_source(networks.Dense)
-    stale.network.a.weight.data.copy_(source.network.a.weight)
+    stale.module.a.weight.data.copy_(source.module.a.weight)
     after = extract(stale, data, store=store, layers="a", **PLAIN)
     assert after.computed == 5
     assert not np.array_equal(before, after.rows("a", data))
@@ -425,7 +425,7 @@ def test_arrays_of_different_sizes_are_named(store):
 
 def test_numbers_that_are_not_finite_are_not_stored(store):
     source = vector_source(networks.Dense)
-    source.network.b.weight.data[0, 0] = float("nan")
+    source.module.b.weight.data[0, 0] = float("nan")
     with pytest.raises(NumericsError, match="NaN or infinity at layer b"):
         extract(source, Dataset.from_arrays(vectors(3)), store=store, layers="b", **PLAIN)
     assert not list(store.rglob("*.safetensors"))

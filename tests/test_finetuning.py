@@ -105,7 +105,7 @@ def test_dropout_and_statistics_are_still_at_the_start():
     )
     assert not any(m.training for m in model.network.modules())
     assert not any(p.requires_grad for p in model.network.parameters())
-    assert model.network is not source.network
+    assert model.network is not source.module
 
 
 # ---- what moves -----------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_whatever_keeps_statistics_stays_as_it_is():
             return self.conv2(self.count(self.norm(self.conv(x)))).mean((2, 3))
 
     source = image_source(Odd)
-    before = state_bytes(source.network)
+    before = state_bytes(source.module)
     layer = source.select("last")[0]
     X = np.random.default_rng(0).normal(size=(8, 3, 16, 16)).astype(np.float32)
     samples = Samples(lambda i: X[i], source.input.collate, 8)
@@ -214,8 +214,8 @@ def test_whatever_keeps_statistics_stays_as_it_is():
     start = HeadInit(np.ones((width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width))
     outcome = finetune(source, [LayerSpec(layer, "avg")], start, samples=samples, targets=np.eye(2)[np.arange(8) % 2],
                    task="classification", policy=policy("full", epochs=2, lr=0.01))  # fmt: skip
-    after = state_bytes(outcome.source.network)
-    buffers = {name for name, _ in source.network.named_buffers()}
+    after = state_bytes(outcome.source.module)
+    buffers = {name for name, _ in source.module.named_buffers()}
     assert len(buffers) >= 5
     assert {name for name in buffers if before[name] != after[name]} == set()
     assert before["conv.weight"] != after["conv.weight"]
@@ -226,7 +226,7 @@ def test_pull_towards_the_start_keeps_it_near(p):
     near = run(p, policy("full", epochs=4, lr=0.02, weight_decay=0.0, l2sp=100.0))
 
     def moved(outcome):
-        pairs = zip(p["source"].network.parameters(), outcome.source.network.parameters())
+        pairs = zip(p["source"].module.parameters(), outcome.source.module.parameters())
         return sum(float((a - b).detach().square().sum()) for a, b in pairs)
 
     assert moved(near) < 0.2 * moved(far)
@@ -261,7 +261,7 @@ def test_the_winner_on_validation_is_what_is_returned(p, winner, monkeypatch):
     model = FineTuneModel(outcome.source, [LayerSpec("b", "avg")],
                   HeadInit(outcome.coef, outcome.intercept, p["start"].centre, p["start"].spread))  # fmt: skip
     assert np.allclose(decisions(model, p["held_out"]), wanted, atol=1e-4)
-    same = state_bytes(outcome.source.network) == state_bytes(p["source"].network)
+    same = state_bytes(outcome.source.module) == state_bytes(p["source"].module)
     assert same == (winner == "start")
 
 
@@ -293,7 +293,7 @@ def test_the_average_is_the_mean_of_both(p):
 
     average = run(p, policy("full", epochs=1, lr=0.05), score=third, held_out=p["held_out"])
     assert average.selected == "average"
-    for a, b, c in zip(*(s.network.parameters() for s in (p["source"], tuned.source, average.source))):
+    for a, b, c in zip(*(s.module.parameters() for s in (p["source"], tuned.source, average.source))):
         assert torch.allclose((a + b) / 2, c, atol=1e-6) or a.shape[0] == 6  # the classifier above does not move
 
 
@@ -310,7 +310,7 @@ def test_the_new_source_works_like_any_other(p, tmp_path):
     twice = finetune(outcome.source, [LayerSpec("b", "avg")], p["start"], samples=p["samples"],
                  targets=p["T"][: p["n"]], task="classification", policy=policy("full", epochs=1))  # fmt: skip
     assert twice.source.address.count("+tuned-") == 1
-    assert not any(q.requires_grad for q in outcome.source.network.parameters())
+    assert not any(q.requires_grad for q in outcome.source.module.parameters())
 
 
 def test_a_tuned_source_can_be_saved(tmp_path):
@@ -387,7 +387,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(p, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(p, chosen, score=dying, held_out=p["held_out"], checkpoint=tmp_path / "run")
     again = run(p, chosen, score=accuracy(p), held_out=p["held_out"], checkpoint=tmp_path / "run")
-    assert state_bytes(again.source.network) == state_bytes(whole.source.network)
+    assert state_bytes(again.source.module) == state_bytes(whole.source.module)
     assert again.coef.tobytes() == whole.coef.tobytes()
     assert (again.selected, again.scores) == (whole.selected, whole.scores)
     assert again.history.loss == whole.history.loss

@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from headstart.errors import SourceError  # noqa: E402
 from headstart.sources.onnx.graph import Graph, attribute, inputs_of, representative  # noqa: E402
-from headstart.sources.onnx.network import OnnxNetwork, _thin  # noqa: E402
+from headstart.sources.onnx.network import OnnxBackend, _evenly_spread  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 
@@ -300,12 +300,12 @@ def test_a_classifier_ends_dense_and_without_an_activation(last, is_classifier):
     for i, (kind, given) in enumerate(last, 1):
         nodes.append(node(kind, given, f"y{i}"))
     output = f"y{len(last)}"
-    network = OnnxNetwork(model(nodes, outputs=(output,), weights={"w": ones(4, 4), "v": ones(4, 2)}), "made")
+    network = OnnxBackend(model(nodes, outputs=(output,), weights={"w": ones(4, 4), "v": ones(4, 2)}), "made")
     assert (network.classifier() == "y0") is is_classifier
 
 
 def test_a_single_dense_layer_is_no_classifier():
-    network = OnnxNetwork(model([node("MatMul", "x w", "y")], weights={"w": ones(4, 4)}), "made")
+    network = OnnxBackend(model([node("MatMul", "x w", "y")], weights={"w": ones(4, 4)}), "made")
     assert network.classifier() is None
 
 
@@ -327,11 +327,11 @@ def test_what_stands_for_a_unit(shapes, taken):
     assert representative(names, dict(zip(names, shapes))) == names[taken]
 
 
-def test_few_are_kept_as_they_are_and_many_are_thinned_evenly():
+def test_few_are_kept_as_they_are_and_many_are_evenly_spreadned_evenly():
     few = [f"t{i}" for i in range(18)]
-    assert _thin(few, set()) == few
+    assert _evenly_spread(few, set()) == few
     many = [f"t{i}" for i in range(100)]
-    kept = _thin(many, set())
+    kept = _evenly_spread(many, set())
     places = [many.index(name) for name in kept]
     assert len(kept) == 18
     assert places == sorted(places)
@@ -343,7 +343,7 @@ def test_few_are_kept_as_they_are_and_many_are_thinned_evenly():
 def test_joins_go_first(count):
     many = [f"t{i}" for i in range(100)]
     joins = set(many[1 : 2 * count : 2])
-    kept = _thin(many, joins)
+    kept = _evenly_spread(many, joins)
     assert len(kept) == 18
     assert kept[-1] == "t99" or count > 17
     assert joins <= set(kept) if count < 18 else len(joins & set(kept)) >= 17
@@ -357,25 +357,25 @@ def test_a_model_without_an_input_is_refused():
     made = model([node("Relu", "w", "y")], weights={"w": ones(2, 2)})
     del made.graph.input[:]
     with pytest.raises(SourceError, match="has no input"):
-        OnnxNetwork(made, "made")
+        OnnxBackend(made, "made")
 
 
 def test_weights_that_are_listed_as_inputs_are_no_inputs():
     made = model([node("MatMul", "x w", "y")], weights={"w": ones(4, 2)})
     made.graph.input.append(helper.make_tensor_value_info("w", FLOAT, [4, 2]))
-    assert list(OnnxNetwork(made, "made").inputs) == ["x"]
+    assert list(OnnxBackend(made, "made").inputs) == ["x"]
 
 
 @pytest.mark.parametrize(("side", "batch"), [("n", None), (3, 3), (1, 1), (0, None)])
 def test_the_number_of_inputs_per_run(side, batch):
-    network = OnnxNetwork(model([node("Relu", "x", "y")], shape=(side, 4)), "made")
+    network = OnnxBackend(model([node("Relu", "x", "y")], shape=(side, 4)), "made")
     assert network.batch == batch
 
 
 def test_it_is_never_copied_and_has_one_mode():
     import copy
 
-    network = OnnxNetwork(model([node("Relu", "x", "y")]), "made")
+    network = OnnxBackend(model([node("Relu", "x", "y")]), "made")
     assert copy.deepcopy(network) is network
     assert network.eval() is network
     assert network.state_dict() == {}

@@ -103,14 +103,12 @@ def test_additions_are_of_low_rank_and_merged():
     source = vector_source(networks.Dense)
     outcome = run(source, policy("lora", rank=2, epochs=3, lr=0.05), layer="b")
     assert set(outcome.moved) == {"a.weight", "b.weight"}
-    assert [type(m) for m in outcome.source.network.modules()] == [type(m) for m in source.network.modules()]
+    assert [type(m) for m in outcome.source.module.modules()] == [type(m) for m in source.module.modules()]
     for name in ("a", "b"):
-        change = (
-            outcome.source.network.get_submodule(name).weight - source.network.get_submodule(name).weight
-        ).detach()
+        change = (outcome.source.module.get_submodule(name).weight - source.module.get_submodule(name).weight).detach()
         values = torch.linalg.svdvals(change)
         assert values[1] > 1e-6 and values[2] < 1e-5 * values[0]
-    assert not hasattr(outcome.source.network, "peft_config")
+    assert not hasattr(outcome.source.module, "peft_config")
 
 
 def test_what_was_trained_is_what_was_merged():
@@ -149,7 +147,7 @@ def test_keras_parameters_stand_where_their_layers_do(tmp_path):
     places = locate_parameters(source, ["dense"])
     units = {p.name.rpartition(".")[2]: places.ends[p.unit] for p in places.parameters}
     assert units == {"conv/kernel": "conv", "conv/bias": "conv", "dense/kernel": "dense", "dense/bias": "dense"}
-    before = state_bytes(source.network)
+    before = state_bytes(source.module)
     outcome = run(source, policy("last_layers", layers=1, epochs=1, lr=0.01), layer="dense", shape=(12, 12, 3))
     assert {name.rpartition(".")[2] for name in outcome.moved} == {"dense/kernel", "dense/bias"}
-    assert state_bytes(source.network) == before
+    assert state_bytes(source.module) == before

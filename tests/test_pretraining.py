@@ -90,8 +90,8 @@ def test_the_record_says_what_was_done():
     assert source.meta["task"] == "classification"
     assert len(loss_of(source)) == source.meta["epochs"] == 2
     assert source.address == f"cnn:cnn+supervised-{data.fingerprint[:6]}"
-    assert not source.network.training
-    assert not any(p.requires_grad for p in source.network.parameters())
+    assert not source.module.training
+    assert not any(p.requires_grad for p in source.module.parameters())
 
 
 # ---- it repeats -----------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def test_seeds_repeat_to_the_bit():
     before = torch.get_rng_state()
     other = trained_on(data)
     assert torch.equal(torch.get_rng_state(), before)
-    assert state_bytes(one.network) == state_bytes(other.network)
+    assert state_bytes(one.module) == state_bytes(other.module)
     assert one.fingerprint == other.fingerprint
     assert loss_of(one) == loss_of(other)
     assert trained_on(data, random_state=1).fingerprint != one.fingerprint
@@ -116,7 +116,7 @@ def test_random_leaves_initial_weights():
     control = trained_on(data, objective="random", random_state=3)
     options = control.rebuild["options"]
     fresh = load_source("cnn:cnn", **{**options, "size": tuple(options["size"])})
-    assert state_bytes(control.network) == state_bytes(fresh.network)
+    assert state_bytes(control.module) == state_bytes(fresh.module)
     assert control.meta["objective"] == "random"
     assert "loss" not in control.meta
     assert "+random-" in control.address
@@ -148,9 +148,9 @@ def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, monkeypatch):
         pretrain(fresh(), data, checkpoint=tmp_path / "run", **how)
     monkeypatch.undo()
     again = pretrain(fresh(), data, checkpoint=tmp_path / "run", **how)
-    assert state_bytes(again.network) == state_bytes(whole.network)
+    assert state_bytes(again.module) == state_bytes(whole.module)
     assert loss_of(again) == loss_of(whole)
-    assert state_bytes(whole.network)["stem.1.running_mean"] != state_bytes(fresh().network)["stem.1.running_mean"]
+    assert state_bytes(whole.module)["stem.1.running_mean"] != state_bytes(fresh().module)["stem.1.running_mean"]
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
@@ -172,10 +172,10 @@ def test_the_budget_reaches_the_loop():
 
 def test_a_source_is_trained_further_and_left_alone():
     source = image_source(networks.Normed, classifier="classifier")
-    before = state_bytes(source.network)
+    before = state_bytes(source.module)
     data = picture_data(12, classes=4)
     trained = pretrain(source, data, epochs=2, batch_size=6)
-    assert state_bytes(source.network) == before
+    assert state_bytes(source.module) == before
     assert trained.fingerprint != source.fingerprint
     assert trained.input == source.input
     assert trained.classifier == "classifier"

@@ -625,7 +625,7 @@ def test_printing_and_saving(ranking):
 
 
 def test_long_names_still_fit():
-    source = image_source(lambda: load_source("fake:image").network, name="a" * 90)
+    source = image_source(lambda: load_source("fake:image").module, name="a" * 90)
     found = rank([source, "fake:image"], picture_data(24))
     assert max(len(line) for line in str(found).splitlines()) <= 100
 

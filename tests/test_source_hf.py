@@ -128,7 +128,7 @@ def test_layers_are_listed_and_measured(kind, folders):
     assert 0 < depths[0] < depths[1] <= 1
     assert source.modality == "text"
     assert source.meta["model_type"] == kind
-    assert not source.network.training
+    assert not source.module.training
     assert not any("pooler" in name for name in names)
 
 
@@ -214,7 +214,7 @@ def test_checkpoints_of_larger_models_are_fitted(copy, bert):
     weights = load_file(copy / "model.safetensors")
     old = {f"bert.{k}".replace("LayerNorm.weight", "LayerNorm.gamma"): v for k, v in weights.items()}
     save_file({**old, "cls.predictions.bias": torch.zeros(3)}, copy / "model.safetensors")
-    assert state_bytes(load_source(f"hf:{copy}").network) == state_bytes(bert.network)
+    assert state_bytes(load_source(f"hf:{copy}").module) == state_bytes(bert.module)
 
 
 def test_saving_keeps_rows_and_fingerprint(bert, tmp_path):
@@ -436,7 +436,7 @@ def test_corrupted_configuration(content, copy):
 def test_code_of_a_folder_is_never_run(copy, bert):
     (copy / "modeling_evil.py").write_text("raise SystemExit('ran')")
     configured(copy, auto_map={"AutoModel": "modeling_evil.Evil", "AutoConfig": "modeling_evil.Config"})
-    assert state_bytes(load_source(f"hf:{copy}").network) == state_bytes(bert.network)
+    assert state_bytes(load_source(f"hf:{copy}").module) == state_bytes(bert.module)
 
 
 def test_folders_and_names_that_are_not_there(tmp_path):

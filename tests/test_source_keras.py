@@ -118,7 +118,7 @@ def test_layers_have_keras_names_order_and_axes(source):
 def test_both_kinds_of_files_and_the_object_are_one_source(source, files, model):
     again = load_source(f"keras:{files / 'small.h5'}")
     given = SOURCES["keras"](model)
-    assert state_bytes(again.network) == state_bytes(source.network)
+    assert state_bytes(again.module) == state_bytes(source.module)
     assert again.fingerprint == source.fingerprint
     assert load_source(f"keras:{files / 'small.keras'}").fingerprint == source.fingerprint
     assert np.array_equal(rows(given, X, "dense", "avg"), rows(source, X, "dense", "avg"))
@@ -207,11 +207,11 @@ def test_grey_pictures():
 
 def test_extraction_changes_nothing(files):
     source = load_source(f"keras:{files / 'small.keras'}")
-    before, content = state_bytes(source.network), (files / "small.keras").read_bytes()
+    before, content = state_bytes(source.module), (files / "small.keras").read_bytes()
     mark = source.fingerprint
     first = rows(source, X, "conv2", "avg")
     assert np.array_equal(rows(source, X, "conv2", "avg"), first)
-    assert state_bytes(source.network) == before
+    assert state_bytes(source.module) == before
     assert source.fingerprint == mark
     assert (files / "small.keras").read_bytes() == content
 
@@ -229,10 +229,10 @@ def test_dropout_and_batch_statistics_do_nothing():
     keras.utils.set_random_seed(5)
     parts = [layers.Conv2D(4, 3), layers.BatchNormalization(name="norm"), layers.Dropout(0.5), layers.Flatten()]
     source = SOURCES["keras"](keras.Sequential([keras.Input((16, 16, 3)), *parts, layers.Dense(5, name="end")]))
-    before = state_bytes(source.network)
+    before = state_bytes(source.module)
     assert np.array_equal(rows(source, X, "end", "avg"), rows(source, X, "end", "avg"))
     assert np.allclose(rows(source, X[:1], "end", "avg"), rows(source, X, "end", "avg")[:1], atol=1e-5)
-    assert state_bytes(source.network) == before
+    assert state_bytes(source.module) == before
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
@@ -290,7 +290,7 @@ def test_fine_tuning_from_end_to_end(make, policy, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(before, made.get_weights(), strict=True))
     again = hs.load(tuned.save(tmp_path / "tuned.headstart"))
     assert np.array_equal(again.predict_proba(many), tuned.predict_proba(many))
-    old, new = source.network.state_dict(), tuned.source.network.state_dict()
+    old, new = source.module.state_dict(), tuned.source.module.state_dict()
     moved = {name for name, weights in new.items() if not torch.equal(weights, old[name])}
     assert moved and not any("classes" in name for name in moved)
     if make is classic:

@@ -35,7 +35,7 @@ def states(source, texts, layer="recurrent"):
     batch = source.input.collate([source.input.prepare(text) for text in texts])
     with torch.inference_mode():
         tensors = source.input.tensors(batch, torch.device("cpu"), torch.float32)
-        return source.run(source.network, tensors, {layer: lambda output: output.clone()})[layer].numpy()
+        return source.run(tensors, {layer: lambda output: output.clone()})[layer].numpy()
 
 
 def rows(source, texts, layer, pooling="auto"):
@@ -150,10 +150,10 @@ def test_padding_never_changes_states(cell, bidirectional, texts):
 def test_states_are_those_of_a_loop_over_one_text(cell, bidirectional):
     source = small(cell, bidirectional)
     text = "two dogs sat on the mat"
-    inner = source.network.recurrent.cell
+    inner = source.module.recurrent.cell
     with torch.inference_mode():
         ids = torch.from_numpy(source.input.prepare(text)["ids"])
-        words = source.network.embedding(ids)
+        words = source.module.embedding(ids)
         out, final = inner(words[None])
     final = final[0] if cell == "lstm" else final
     assert np.allclose(states(source, [text])[0], out[0].numpy(), atol=1e-6)
@@ -186,7 +186,7 @@ def test_seeds_reproduce_to_the_bit_and_leave_the_generator_alone():
     torch.manual_seed(7)
     one, two, other = small(seed=1), small(seed=1), small(seed=2)
     assert torch.equal(torch.rand(3), expected)
-    assert state_bytes(one.network) == state_bytes(two.network)
+    assert state_bytes(one.module) == state_bytes(two.module)
     assert one.fingerprint == two.fingerprint != other.fingerprint
 
 
@@ -272,11 +272,11 @@ def test_pretraining_learns_its_task(trained):
     with torch.inference_mode():
         batch = trained.input.collate([trained.input.prepare(text) for text in data.items])
         tensors = trained.input.tensors(batch, torch.device("cpu"), torch.float32)
-        guessed = trained.forward(trained.network, tensors).argmax(1).numpy()
+        guessed = trained.forward(tensors).argmax(1).numpy()
     truth = data.columns[0].matrix().argmax(1)
     assert (guessed == truth).mean() > 0.9
     assert trained.meta["loss"][-1] < trained.meta["loss"][0] / 2
-    assert not trained.network.training
+    assert not trained.module.training
     assert set(trained.input.vocabulary) == {*GOOD, *BAD, *OTHER}
 
 
@@ -285,18 +285,18 @@ def test_its_layers_transfer_to_another_task(trained, tmp_path):
     first, second = reviews(24, seed=2), reviews(60, seed=3)
     few = Dataset.from_arrays(list(first.items), [5 if y == "good" else 1 for y in first.targets])
     how = {"layers": "state", "head": "ridge", "policy": "frozen", "store": tmp_path, "engine": "torch"}
-    before = state_bytes(trained.network)
+    before = state_bytes(trained.module)
     fitted = hs.fit(trained, few, **how)
     stars = np.array([5 if y == "good" else 1 for y in second.targets])
     assert (np.asarray(fitted.predict(second)).astype(int) == stars).mean() > 0.9
-    assert state_bytes(trained.network) == before
+    assert state_bytes(trained.module) == before
 
 
 def test_pretraining_repeats_to_the_bit(trained):
     short = {**TRAINING, "epochs": 2}
     one, two = (pretrain("lstm", reviews(40), **short) for _ in range(2))
     other = pretrain("lstm", reviews(40), **short, random_state=1)
-    assert state_bytes(one.network) == state_bytes(two.network)
+    assert state_bytes(one.module) == state_bytes(two.module)
     assert one.fingerprint == two.fingerprint != other.fingerprint
 
 
@@ -318,8 +318,8 @@ def test_the_size_of_the_vocabulary_and_of_the_output():
     labels = ["x", "y", "z"] * 4
     source = pretrain("lstm", Dataset.from_arrays([f"w{i} w w" for i in range(12)], labels), epochs=1, vocabulary=3)
     assert source.input.vocabulary == ("w", "w0", "w1")
-    assert source.network.classifier.out_features == 3
-    assert source.network.embedding.num_embeddings == 5
+    assert source.module.classifier.out_features == 3
+    assert source.module.embedding.num_embeddings == 5
 
 
 def test_what_it_cannot_be_pretrained_on():

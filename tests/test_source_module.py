@@ -50,7 +50,7 @@ def test_the_module_is_used_as_it_is_and_put_in_evaluation_mode():
     network = net().train()
     before = networks.state_bytes(network)
     source = from_module(network, size=(16, 16))
-    assert source.network is network
+    assert source.module is network
     assert source.module is network
     assert not network.training
     assert networks.state_bytes(network) == before
@@ -180,7 +180,7 @@ def test_weights_in_other_precisions_run(tmp_path):
     for kind in (torch.float64, torch.float16, torch.bfloat16):
         source = from_module(networks.seeded(networks.Dense).to(kind), modality="vector", shape=(8,))
         rows = extract(source, data, layers="a", store=tmp_path, **PLAIN).rows("a", data)
-        assert next(source.network.parameters()).dtype == kind
+        assert next(source.module.parameters()).dtype == kind
         assert np.allclose(rows, wanted, atol=0.05)
     assert np.allclose(rows, wanted, atol=0.05)
 

@@ -57,7 +57,7 @@ def tensors_of(source, n=4):
 
 def everything(source, n=4, names=None):
     names = names or [layer.name for layer in source.layers]
-    kept = source.run(source.network, tensors_of(source, n), {name: lambda output: output.clone() for name in names})
+    kept = source.run(tensors_of(source, n), {name: lambda output: output.clone() for name in names})
     return {name: value.numpy() for name, value in kept.items()}
 
 
@@ -110,7 +110,7 @@ def test_the_layer_table(source):
 
 
 def test_what_is_not_needed_is_cut_away(source):
-    graph = source.network.graph
+    graph = source.backend.graph
     kept = graph.cut(["block"])
     assert [node.output[0] for node in kept.graph.node][-1] == "block"
     assert {one.name for one in kept.graph.initializer} == {"w1", "b1", "w2", "b2", "w3", "b3"}
@@ -123,8 +123,8 @@ def test_fixed_batches_are_filled_up(batch, n, source, tmp_path):
     assert [vars(layer) for layer in fixed.layers] == [vars(layer) for layer in source.layers]
     given = tensors_of(source, n)
     for name in ("block", "vector"):
-        wanted = source.run(source.network, given, {name: lambda output: output.clone()})[name]
-        found = fixed.run(fixed.network, given, {name: lambda output: output.clone()})[name]
+        wanted = source.run(given, {name: lambda output: output.clone()})[name]
+        found = fixed.run(given, {name: lambda output: output.clone()})[name]
         assert found.shape == wanted.shape
         assert torch.allclose(found, wanted, atol=1e-6)
 
@@ -505,7 +505,7 @@ def test_other_precisions_and_devices_are_refused(source):
 
 def test_layers_that_are_not_there_are_named(source):
     with pytest.raises(UnknownName, match=r"layers of onnx:.*did you mean 'block'"):
-        source.run(source.network, tensors_of(source), {"blokc": lambda output: output})
+        source.run(tensors_of(source), {"blokc": lambda output: output})
     with pytest.raises(UnknownName, match=r"did you mean 'block'"):
         source.select("blokc")
 
@@ -514,11 +514,11 @@ def test_sessions_are_remembered_but_not_without_end(source):
     names = [layer.name for layer in source.layers]
     for name in names:
         everything(source, names=[name])
-    kept = list(source.network._sessions)
+    kept = list(source.backend._sessions)
     assert len(kept) == 8 < len(names)
-    before = source.network._sessions[kept[-1]]
+    before = source.backend._sessions[kept[-1]]
     everything(source, names=[names[-1]])
-    assert source.network._sessions[kept[-1]] is before
+    assert source.backend._sessions[kept[-1]] is before
 
 
 def test_there_is_no_module_to_train(source):

@@ -54,8 +54,8 @@ def test_what_is_saved_comes_back(saved):
     assert after.address == f"saved:{saved}"
     assert after.meta == {"licence": "MIT", "classes": [1]}
     assert after.classifier == "classifier"
-    assert state_bytes(after.network) == state_bytes(before.network)
-    assert not after.network.training
+    assert state_bytes(after.module) == state_bytes(before.module)
+    assert not after.module.training
 
 
 def test_a_folder_holds_nothing_but_tensors_and_json(saved, with_files):
@@ -82,7 +82,7 @@ def test_trained_weights_come_back(tmp_path):
     again = load_source(f"saved:{trained.save(tmp_path / 's')}")
     assert again.fingerprint == trained.fingerprint
     assert again.meta["loss"] == trained.meta["loss"]
-    assert state_bytes(again.network) == state_bytes(trained.network)
+    assert state_bytes(again.module) == state_bytes(trained.module)
 
 
 def test_files_that_belong_to_it_come_back(with_files):
@@ -275,15 +275,15 @@ def test_every_error_is_headstarts(copy):
 
 def test_odd_dtypes_survive(tmp_path):
     source = load_source("cnn:x", size=(12, 12))
-    source.network.register_buffer("third", torch.tensor([1 / 3], dtype=torch.float64))
+    source.module.register_buffer("third", torch.tensor([1 / 3], dtype=torch.float64))
     twin = load_source("cnn:x", size=(12, 12))
-    twin.network.register_buffer("third", torch.zeros(1, dtype=torch.float64))
+    twin.module.register_buffer("third", torch.zeros(1, dtype=torch.float64))
     from headstart.sources.weights import fit_weights, read_weights, write_weights
 
-    write_weights(tmp_path / "w.safetensors", source.network.state_dict())
-    fit_weights(twin.network, read_weights(tmp_path / "w.safetensors"), "w")
+    write_weights(tmp_path / "w.safetensors", source.module.state_dict())
+    fit_weights(twin.module, read_weights(tmp_path / "w.safetensors"), "w")
     assert twin.fingerprint == source.fingerprint
-    assert np.float64(twin.network.third) == 1 / 3
+    assert np.float64(twin.module.third) == 1 / 3
 
 
 def test_home_is_home(tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def test_frames_are_counted_as_the_convolutions_make_them(n, folders):
     source = load_source(f"hf:{folders()}")
     sample = source.input.prepare(np.random.default_rng(0).normal(size=n).astype(np.float32))
     x = torch.from_numpy(sample["x"])[None]
-    made = source.network.feature_extractor(x).shape[2]
+    made = source.module.feature_extractor(x).shape[2]
     assert source.input.frames(len(sample["x"])) == made >= 1
 
 

@@ -70,13 +70,13 @@ def test_a_folder_brings_its_own_preprocessing(tiny):
     assert source.name == "tiny"
     assert source.classifier == "fc"
     assert source.layer("output").shape == (5,)
-    assert not source.network.training
+    assert not source.module.training
 
 
 def test_a_real_folder_is_what_timm_makes_of_it(folder, shared, tmp_path):
     source = load_source(f"timm:{folder}")
     plain = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    ours, theirs = source.network.state_dict(), plain.state_dict()
+    ours, theirs = source.module.state_dict(), plain.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert source.input.mean == (0.5, 0.5, 0.5)
@@ -155,7 +155,7 @@ def test_a_pth_file_in_the_folder(copy):
     (copy / "model.safetensors").unlink()
     torch.save(state, copy / "pytorch_model.bin")
     source = load_source(f"timm:{copy}")
-    assert torch.equal(source.network.state_dict()["conv1.0.weight" if "conv1.0.weight" in state else "conv1.weight"],
+    assert torch.equal(source.module.state_dict()["conv1.0.weight" if "conv1.0.weight" in state else "conv1.weight"],
                        state["conv1.0.weight" if "conv1.0.weight" in state else "conv1.weight"])  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def test_a_pth_file_in_the_folder(copy):
 def test_a_name_with_safetensors(folder):
     source = load_source("timm:mobilenetv2_100", weights=folder / "model.safetensors", options=SAME)
     assert torch.equal(
-        source.network.classifier.bias, load_file(folder / "model.safetensors")["classifier.bias"].float()
+        source.module.classifier.bias, load_file(folder / "model.safetensors")["classifier.bias"].float()
     )
     assert source.meta["classes"] == 1001  # the file's own classifier fits, too
     assert source.input.interpolation == "bicubic"  # timm's own for this name; the folder says otherwise
@@ -215,9 +215,9 @@ def test_fewer_than_95_percent_are_refused(copy):
 
 def test_another_classifier_is_a_choice(tiny):
     source = load_source("timm:test_resnet", weights=tiny / "model.safetensors", options={"num_classes": 3})
-    assert source.network.fc.out_features == 3
+    assert source.module.fc.out_features == 3
     state = load_file(tiny / "model.safetensors")
-    assert all(torch.equal(v, state[k]) for k, v in source.network.state_dict().items() if not k.startswith("fc."))
+    assert all(torch.equal(v, state[k]) for k, v in source.module.state_dict().items() if not k.startswith("fc."))
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "noise", "missing", "pickle"])
@@ -362,7 +362,7 @@ def test_weights_in_the_local_hub_cache_are_found(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("it asked the network"))
     source = load_source("timm:test_resnet")
-    assert all(torch.equal(v, state[k]) for k, v in source.network.state_dict().items())
+    assert all(torch.equal(v, state[k]) for k, v in source.module.state_dict().items())
 
 
 @pytest.mark.slow

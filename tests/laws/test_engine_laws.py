@@ -110,11 +110,11 @@ def test_fewer_layers_give_the_same_rows(name, source):
 def test_the_source_is_left_alone(name, source):
     if "torch" not in source.engines:
         pytest.skip("no torch module: it has no hooks, and test_source_onnx.py sees to its weights")
-    before, hooks = state_bytes(source.network), networks.hooks_of(source.network)
+    before, hooks = state_bytes(source.module), networks.hooks_of(source.module)
     for precision in ENGINES[name].precisions(source, "cpu"):
         made(name, source, precision)(source.input.example(2))
-    assert state_bytes(source.network) == before
-    assert networks.hooks_of(source.network) == hooks
+    assert state_bytes(source.module) == before
+    assert networks.hooks_of(source.module) == hooks
 
 
 def test_unknown_precisions_are_refused(name, source):

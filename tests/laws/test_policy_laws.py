@@ -149,34 +149,34 @@ def test_exactly_the_declared_parameters_move(name, source):
     chosen = moving(name)
     places = locate_parameters(source, [source.select("last")[0]])
     declared = {m.name for m in chosen.trainable(places.parameters, len(places.ends)) if m.start_epoch == 0}
-    before = state_bytes(source.network)
+    before = state_bytes(source.module)
     if not declared:
         with pytest.raises(OptionError, match="moves no parameter"):
             trained(source, chosen)
         return
     outcome = trained(source, chosen)
-    after = state_bytes(outcome.source.network)
+    after = state_bytes(outcome.source.module)
     assert after.keys() == before.keys()
-    moved = {k for k, _ in source.network.named_parameters() if before[k] != after[k]}
+    moved = {k for k, _ in source.module.named_parameters() if before[k] != after[k]}
     assert moved == set(outcome.moved)
     assert moved == {name for name in declared if not name.startswith("never")}  # no forward pass reaches that one
 
 
 def test_every_buffer_and_the_source_given_are_bit_identical(name, source):
-    before = state_bytes(source.network)
+    before = state_bytes(source.module)
     fingerprint = source.fingerprint
     try:
         outcome = trained(source, moving(name), epochs=3)
     except OptionError:
         pytest.skip("it moves nothing")
-    after = state_bytes(outcome.source.network)
-    buffers = {k for k, _ in source.network.named_buffers()}
+    after = state_bytes(outcome.source.module)
+    buffers = {k for k, _ in source.module.named_buffers()}
     assert all(after[k] == before[k] for k in buffers)
-    assert state_bytes(source.network) == before
+    assert state_bytes(source.module) == before
     assert source.fingerprint == fingerprint != outcome.source.fingerprint
-    assert outcome.source.network is not source.network
-    assert not any(m.training for m in outcome.source.network.modules())
-    assert networks.hooks_of(outcome.source.network) == networks.hooks_of(source.network) == 0
+    assert outcome.source.module is not source.module
+    assert not any(m.training for m in outcome.source.module.modules())
+    assert networks.hooks_of(outcome.source.module) == networks.hooks_of(source.module) == 0
 
 
 def test_the_frozen_prefix_gives_the_same_features(name, source):
@@ -189,7 +189,7 @@ def test_the_frozen_prefix_gives_the_same_features(name, source):
     boundary = places.ends[lowest - 1]
     batch = source.input.tensors(source.input.example(3), torch.device("cpu"), torch.float32)
     with torch.no_grad():
-        rows = [s.run(s.network, batch, {boundary: torch.clone})[boundary] for s in (source, outcome.source)]
+        rows = [s.run(batch, {boundary: torch.clone})[boundary] for s in (source, outcome.source)]
     assert torch.equal(*rows)
 
 
@@ -198,7 +198,7 @@ def test_runs_repeat_to_the_bit(name, source):
         one, other = (trained(source, moving(name)) for _ in range(2))
     except OptionError:
         pytest.skip("it moves nothing")
-    assert state_bytes(one.source.network) == state_bytes(other.source.network)
+    assert state_bytes(one.source.module) == state_bytes(other.source.module)
     assert one.coef.tobytes() == other.coef.tobytes()
 
 
@@ -225,7 +225,7 @@ def test_killed_and_resumed_equals_uninterrupted(name, source, tmp_path):
     with pytest.raises(KeyboardInterrupt):  # at the start, and after two epochs
         trained(source, chosen, score=score(dying_at=4), checkpoint=tmp_path / "run")
     again = trained(source, chosen, score=score(), checkpoint=tmp_path / "run")
-    assert state_bytes(again.source.network) == state_bytes(whole.source.network)
+    assert state_bytes(again.source.module) == state_bytes(whole.source.module)
     assert again.coef.tobytes() == whole.coef.tobytes()
     assert (again.history.loss, again.history.score, again.selected) == (
         whole.history.loss,

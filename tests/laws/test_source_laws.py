@@ -17,8 +17,7 @@ from headstart.extraction import extract, reading
 from headstart.pooling import reducer, resolve
 from headstart.sources import SOURCES
 from headstart.sources.base import Input, load_source
-from headstart.sources.layers import modules_of
-from networks import counted, hooks_of, state_bytes
+from networks import counted, hooks_of
 
 PLAIN = {"precision": "fp32", "batch_size": 4}
 _made: dict[str, object] = {}
@@ -66,8 +65,8 @@ def torch_source(modular, tmp_path_factory):
     return once(modular, tmp_path_factory)
 
 
-def modes_of(network):
-    return [module.training for module in network.modules()] if hasattr(network, "modules") else [False]
+def modes_of(source):
+    return [m.training for m in source.module.modules()] if "torch" in source.engines else [False]
 
 
 def everything(source, indices, data, layers=None):
@@ -81,7 +80,7 @@ def everything(source, indices, data, layers=None):
     reduce = {name: lambda output, f=function: f(output, batch) for name, function in how.items()}
     with torch.inference_mode():
         tensors = source.input.tensors(batch, torch.device("cpu"), torch.float32)
-        kept = source.run(source.network, tensors, reduce)
+        kept = source.run(tensors, reduce)
     return {name: value.numpy() for name, value in kept.items()}
 
 
@@ -122,12 +121,12 @@ def test_layers_are_in_execution_order(torch_source):
     """An independent measurement: the order in which modules first end."""
     source = torch_source
     ended: list[str] = []
-    names = modules_of(source)
+    names = source.torch_backend.named_modules()
     handles = [m.register_forward_hook(lambda *_, n=name: ended.append(n)) for name, m in names.items()]
     try:
         tensors = source.input.tensors(source.input.example(2), torch.device("cpu"), torch.float32)
         with torch.no_grad():
-            source.forward(source.network, tensors)
+            source.forward(tensors)
     finally:
         for handle in handles:
             handle.remove()
@@ -148,7 +147,7 @@ def test_shapes_are_what_comes_out(source, case):
     batch = source.input.example(2)
     reduce = {layer.name: (lambda output: output.clone()) for layer in source.layers}
     with torch.no_grad():
-        kept = source.run(source.network, source.input.tensors(batch, torch.device("cpu"), torch.float32), reduce)
+        kept = source.run(source.input.tensors(batch, torch.device("cpu"), torch.float32), reduce)
     for layer in source.layers:
         assert len(kept[layer.name].shape) == len(layer.shape) + 1
         assert all(a in (b, -1) for a, b in zip(layer.shape, kept[layer.name].shape[1:])), layer
@@ -172,7 +171,7 @@ def test_nothing_runs_after_the_deepest_layer_asked_for(torch_source):
     order = [layer.name for layer in source.layers if layer.name != "output"]
     middle = order[len(order) // 2]
     tensors = source.input.tensors(source.input.example(2), torch.device("cpu"), torch.float32)
-    modules = modules_of(source)
+    modules = source.torch_backend.named_modules()
     counts = dict.fromkeys(order, 0)
 
     def count(name):
@@ -180,7 +179,7 @@ def test_nothing_runs_after_the_deepest_layer_asked_for(torch_source):
 
     handles = [modules[name].register_forward_hook(count(name)) for name in order]
     try:
-        source.run(source.network, tensors, {middle: lambda output: output.sum()})
+        source.run(tensors, {middle: lambda output: output.sum()})
     finally:
         for handle in handles:
             handle.remove()
@@ -191,7 +190,7 @@ def test_nothing_runs_after_the_deepest_layer_asked_for(torch_source):
 
 def test_no_hook_survives(torch_source):
     source = torch_source
-    before = hooks_of(source.network)
+    before = hooks_of(source.module)
     tensors = source.input.tensors(source.input.example(2), torch.device("cpu"), torch.float32)
     first = source.layers[0].name
 
@@ -199,28 +198,27 @@ def test_no_hook_survives(torch_source):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        source.run(source.network, tensors, {first: fails})
+        source.run(tensors, {first: fails})
     with pytest.raises(UnknownName, match="no such layer"):
-        source.run(source.network, tensors, {first: fails, "no such layer": fails})
-    source.run(source.network, tensors, {first: lambda output: output.mean()})
-    assert hooks_of(source.network) == before
+        source.run(tensors, {first: fails, "no such layer": fails})
+    source.run(tensors, {first: lambda output: output.mean()})
+    assert hooks_of(source.module) == before
 
 
 def test_extraction_agrees_and_leaves_the_source_alone(source, case, tmp_path):
     data = Dataset.from_arrays(case.items(6), **case.facts)
-    before, modes = contents(source), modes_of(source.network)
+    before, modes = contents(source), modes_of(source)
     name = source.select("last")[0]
     bank = extract(source, data, layers=name, store=tmp_path, engine=source.engines[0], **PLAIN)
     expected = everything(source, range(6), data, [name])[name]
     assert np.allclose(bank.rows(name, data), expected.reshape(6, -1), rtol=1e-4, atol=1e-5)
     assert contents(source) == before
-    assert modes_of(source.network) == modes
+    assert modes_of(source) == modes
     assert not any(modes)
 
 
 def contents(source):
-    own = getattr(source.network, "fingerprint_state", None)
-    return state_bytes(source.network) if own is None else {name: value.tobytes() for name, value in own().items()}
+    return {name: value.tobytes() for name, value in source.backend.state().items()}
 
 
 def test_a_network_put_in_training_mode_is_evaluated_all_the_same(modular, tmp_path, torch_source):
@@ -228,7 +226,7 @@ def test_a_network_put_in_training_mode_is_evaluated_all_the_same(modular, tmp_p
     twin = case.make(tmp_path)
     data = Dataset.from_arrays(case.items(4), **case.facts)
     name = twin.select("last")[0]
-    twin.network.train()
+    twin.module.train()
     rows = extract(twin, data, layers=name, store=tmp_path / "store", **PLAIN).rows(name, data)
     assert np.allclose(rows, extract(source, data, layers=name, store=False, **PLAIN).rows(name, data), atol=1e-6)
 
@@ -253,7 +251,7 @@ def test_threads_do_not_hear_each_other(source, case):
 def test_fingerprints_repeat_and_change(source, case, tmp_path):
     twin = case.make(tmp_path)
     assert twin.fingerprint == source.fingerprint
-    moving = [p for p in twin.network.parameters() if p.numel()] if case.modules else []
+    moving = [p for p in twin.module.parameters() if p.numel()] if case.modules else []
     if not case.modules:
         changed = case.change(tmp_path / "changed")
         assert changed.fingerprint != source.fingerprint
@@ -262,7 +260,7 @@ def test_fingerprints_repeat_and_change(source, case, tmp_path):
             bits = moving[-1].view(-1)[:1].view(torch.int32)
             bits ^= 1  # one bit of one weight
         assert twin.fingerprint != source.fingerprint
-    other = dataclasses.replace(source, network=twin.network, rebuild={"family": "fake", "name": "x", "options": {}})
+    other = dataclasses.replace(source, backend=twin.backend, rebuild={"family": "fake", "name": "x", "options": {}})
     assert other.fingerprint not in (source.fingerprint, twin.fingerprint)
 
 

@@ -21,10 +21,11 @@ from headstart.bank.bank import FeatureBank, Store
 from headstart.bank.table import MemoryStore
 from headstart.dataset.dataset import Dataset
 from headstart.engines.base import ENGINES, RuntimeConfig
+from headstart.engines.sessions import open_session
 from headstart.errors import DataError, OptionError, StoreError, UnreadableItem
 from headstart.extraction import autotune, pipeline
 from headstart.extraction.loading import label, reader_for, reading, strict_by_default, why
-from headstart.pooling import reducer, resolve, width
+from headstart.pooling import resolve, width
 from headstart.runners.base import RUNNERS
 from headstart.sources.base import Source, load_source
 
@@ -114,15 +115,13 @@ def extract(
     if missing:
         size = batch_size or choice.batch_size
         _announce(source, len(missing), {name: pools[name] for name in lacking}, choice)
-        reduce = {name: reducer(pools[name], source.layer(name).axes) for name in lacking}
+        session = open_session(source, {name: pools[name] for name in lacking}, choice)
         with track(f"{source.name}: features", len(missing)) as done:
             prepare = pipeline.prepared(read, spent, getattr(source.input, "warning", None))
             works = RUNNERS[runner](workers).map(prepare, missing, ahead=3 * size)
             usable = pipeline.good(works, spent, done, raising=raising)
             writer = pipeline.Writer(lacking, spent)
-            pipeline.run(
-                usable, ENGINES[choice.engine](source, reduce, choice), writer, source=source, size=size, done=done
-            )
+            pipeline.run(usable, session.run, writer, source=source, size=size, done=done)
     skipped = _skipped(data, keys, unread, spent.problems)
     _report(home, data, skipped, spent)
     times = {"choose": chosen - begun, "read": spent.read, "forward": spent.forward, "write": spent.write}

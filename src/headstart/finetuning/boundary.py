@@ -18,7 +18,7 @@ import torch
 from headstart.errors import HeadstartError
 from headstart.finetuning.model import BoundaryActivations, FineTuneModel, LayerSpec
 from headstart.finetuning.parameter_groups import ParameterMap
-from headstart.sources.layers import call, modules_of
+from headstart.sources.backends import TorchBackend
 from headstart.sources.types import Batch
 from headstart.training.batches import Samples
 
@@ -149,8 +149,9 @@ def truncated_forward(
     Untrue
         When the boundary or an output below it has no form that can be stubbed.
     """
-    modules = modules_of(source, network)
-    runs = [_recorded(source, network, modules, tensors) for _, tensors in probes]
+    backend = source.torch_backend.with_module(network)
+    modules = backend.named_modules()
+    runs = [_recorded(backend, modules, tensors) for _, tensors in probes]
     sizes = [(_inputs_of(batch), 0 if batch.mask is None else batch.mask.shape[1]) for batch, _ in probes]
     end = {name: one.ended for name, one in runs[0].items()}
     if layer not in end or runs[0][layer].times != 1:
@@ -168,7 +169,7 @@ def truncated_forward(
     return TruncatedForward(network, layer, modules, templates, inputs, stub_inputs=synthetic, variable_length=listed)
 
 
-def _recorded(source: Any, network: Any, modules: Mapping[str, Any], tensors: dict[str, Any]) -> dict[str, ModuleTrace]:
+def _recorded(backend: TorchBackend, modules: Mapping[str, Any], tensors: dict[str, Any]) -> dict[str, ModuleTrace]:
     """Every module's call in one forward pass without gradients."""
     seen: dict[str, ModuleTrace] = {}
     clock = iter(range(1 << 62))
@@ -192,7 +193,7 @@ def _recorded(source: Any, network: Any, modules: Mapping[str, Any], tensors: di
         for name, module in modules.items():
             handles += [module.register_forward_pre_hook(before(name)), module.register_forward_hook(after(name))]
         with torch.no_grad():
-            call(source, network, tensors)
+            backend.call(tensors)
     finally:
         for handle in handles:
             handle.remove()
@@ -268,7 +269,7 @@ def _rebuilt(like: Any, parts: Any) -> Any:
 
 def boundary_of(source: Any, network: Any, layer: str, tensors: dict[str, Any]) -> torch.Tensor:
     """The boundary's own output in a full forward pass."""
-    kept = source.run(network, tensors, {layer: torch.clone})
+    kept = source.run(tensors, {layer: torch.clone}, module=network)
     if layer not in kept:
         raise CacheInvalid(f"the forward pass does not reach layer {layer}")
     out: torch.Tensor = kept[layer].detach()

@@ -282,4 +282,4 @@ def _as_source(source: Any, model: FineTuneModel) -> Any:
     weights = fingerprint([float(p.double().sum()) for p in model.network.parameters()], 6)
     address = f"{source.address.partition('+')[0]}+tuned-{weights}"
     network = model.network.eval().cpu().to(memory_format=torch.contiguous_format)
-    return dataclasses.replace(source, network=network, address=address)
+    return source.with_module(network, address=address)

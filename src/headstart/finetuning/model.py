@@ -100,7 +100,7 @@ class FineTuneModel(torch.nn.Module):
         tensors = self._tensors(batch, fed)
         hooked = mixed_at(self.source, self.network, self.boundary, None if fed is not None else self._mix)
         with hooked, torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            kept = {**below, **self.source.run(self.network, tensors, reduce)}
+            kept = {**below, **self.source.run(tensors, reduce, module=self.network)}
         self.captured = kept.get(self._capture) if self._capture is not None else None
         if self._mix is not None:
             frozen = self._frozen_layers()
@@ -135,7 +135,7 @@ class FineTuneModel(torch.nn.Module):
     def parts(self, batch: Any, features: Sequence[LayerSpec]) -> dict[str, torch.Tensor]:
         """Pooled outputs of some of the layers, from a full forward pass."""
         reduce = rows_of_batch({f.layer: self._reduce[f.layer] for f in features}, batch)
-        kept: dict[str, torch.Tensor] = self.source.run(self.network, self._tensors(batch, None), reduce)
+        kept: dict[str, torch.Tensor] = self.source.run(self._tensors(batch, None), reduce, module=self.network)
         return kept
 
     def _tensors(self, batch: Any, fed: BoundaryActivations | None) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import torch
 
 from headstart.finetuning.model import FineTuneModel
 from headstart.policies.base import ParameterInfo, Policy, TrainableParameter
-from headstart.sources.layers import modules_of
 from headstart.training.checkpoint import ParameterGroup, copy_into
 
 _HEAD_WIDTH = 64
@@ -104,7 +103,7 @@ def locate_parameters(source: Any, layers: Sequence[str]) -> ParameterMap:
         {order[layer.name] for layer in source.layers if layer.candidate and order[layer.name] <= deepest} | {deepest}
     )
     names = [layer.name for layer in source.layers]
-    if source.submodules is not None:
+    if source.torch_backend.submodules is not None:
         return ParameterMap(tuple(names[end] for end in ends), tuple(_by_identity(source, order, ends)), {})
     modules = dict(source.module.named_modules())
     units = {}
@@ -127,11 +126,11 @@ def _by_identity(source: Any, order: Mapping[str, int], ends: Sequence[int]) -> 
     """
     owner: dict[int, tuple[int, str]] = {}
     still: set[int] = set()
-    layers = modules_of(source)
+    layers = source.torch_backend.named_modules()
     for name, module in layers.items():
         own = list(module.parameters())
         still |= {id(variable.value) for variable in getattr(module, "_non_trainable_variables", ())}
-        if name in order and module is not source.network:
+        if name in order and module is not source.module:
             for parameter in own:
                 owner[id(parameter)] = min(owner.get(id(parameter), (len(own), name)), (len(own), name))
     named = [layer.name for layer in source.layers]

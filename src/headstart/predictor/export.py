@@ -108,7 +108,8 @@ def _whole(predictor: Any, source: Any, inputs: Sequence[str]) -> Any:
         def forward(self, first: Any, second: Any = None, third: Any = None) -> Any:
             tensors = dict(zip(inputs, (first, second, third)))
             batch = Batch(tensors, mask=_mask(source, tensors))
-            kept = forward_features(source, self.network, tensors, rows_of_batch(reduce, batch), stop=False)
+            backend = source.torch_backend.with_module(self.network)
+            kept = forward_features(backend, tensors, rows_of_batch(reduce, batch), stop=False)
             found = []
             for answer, head in zip(predictor.answers, self.heads):
                 decision = head(torch.cat([kept[part.layer].float().flatten(1) for part in answer.parts], 1))

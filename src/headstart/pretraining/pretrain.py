@@ -102,7 +102,7 @@ def pretrain(
         parameter.requires_grad_(False)
     meta = {**source.meta, **plan.meta, "objective": objective, "random_state": random_state, **history}
     address = f"{source.address.partition('+')[0]}+{objective}-{data.fingerprint[:6]}"
-    made = dataclasses.replace(source, network=network, meta=meta, address=address, statistics=None)
+    made = source.with_module(network, meta=meta, address=address, statistics=None)
     return dataclasses.replace(made, statistics=source_statistics(made, data, store=False)) if statistics else made
 
 
@@ -113,7 +113,7 @@ def _fresh(
         raise DataError("There is nothing to pretrain on: the dataset is empty.")
     if isinstance(architecture, Source) or ":" in architecture:
         source = load_source(architecture, **options)
-        return dataclasses.replace(source, network=copy.deepcopy(source.module))
+        return source.with_module(copy.deepcopy(source.module))
     build = ARCHITECTURES[architecture]
     check_parameters(f"options of architecture {architecture!r}", options, build)
     if data.columns:  # one output per class, or per value of a regression

@@ -65,9 +65,9 @@ def _rebuild(source: Source, seed: int) -> Source:
     if recipe is None:
         network = copy.deepcopy(source.module)
         _reset_weights(network)
-        return dataclasses.replace(source, network=network)
+        return source.with_module(network)
     if recipe["family"] == "keras":  # its file is the architecture together with the weights
-        return dataclasses.replace(source, network=_clone_keras(source.module, seed))
+        return source.with_module(_clone_keras(source.module, seed))
     build = SOURCES[recipe["family"]]
     accepted = inspect.signature(build).parameters
     extra: dict[str, Any] = {"seed": seed} if "seed" in accepted else {}
@@ -163,7 +163,7 @@ class ScratchModel(torch.nn.Module):
         """Return (items, outputs) decision values."""
         tensors = self.source.input.tensors(batch, self.device, torch.float32)
         reduce = {self.layer: lambda output: self.reduce(output, batch)}
-        return self.head(self.source.run(self.network, tensors, reduce)[self.layer].float())
+        return self.head(self.source.run(tensors, reduce, module=self.network)[self.layer].float())
 
     @torch.no_grad()
     def decisions(self, samples: Samples, items: np.ndarray) -> np.ndarray:

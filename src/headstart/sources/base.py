@@ -8,8 +8,8 @@ again from plain data (``rebuild``), so that it can be saved without pickling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from headstart._base.hashing import fingerprint, fingerprint_tensors, key_of_bytes
 from headstart._base.registry import Family, check_parameters, unknown_name
 from headstart.errors import OptionError, SourceError, UnknownName
-from headstart.sources.fingerprint import code_of_modules, stamp_of, state_of, structure_of
-from headstart.sources.layers import call, first_tensor, forward_features, measure_layers
+from headstart.sources.backends import Backend, Reducers, Tensors, TorchBackend
 from headstart.sources.types import Batch, Layer
 from headstart.sources.weights import save
 
 if TYPE_CHECKING:
     import torch
+
+    from headstart.sources.statistics import Statistics
 
 SOURCES = Family(
     "sources",
@@ -80,7 +81,8 @@ class Source:
     ----------
     address : str
         How it was asked for, e.g. ``"timm:mobilenetv2_100"``.
-    network : torch.nn.Module, or any object that an engine knows how to run
+    backend : Backend
+        The network, a torch module or an ONNX graph, and how it is run.
     input : Input
     rebuild : mapping, optional
         ``{"family": …, "name": …, "options": {…}}`` to build the same network with empty weights; None for a Python
@@ -100,18 +102,16 @@ class Source:
     """
 
     address: str
-    network: Any
+    backend: Backend
     input: Input
     classifier: str | None = None
     rebuild: Mapping[str, Any] | None = None
     engines: tuple[str, ...] = ("torch",)
     meta: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
-    invoke: Callable[[Any, dict[str, Any]], Any] | None = None
-    submodules: Callable[[Any], Mapping[str, Any]] | None = None
     minimum_cosine: float = 0.99
     precisions: tuple[str, ...] | None = None
-    statistics: Any = None
+    statistics: Statistics | None = None
 
     @property
     def name(self) -> str:
@@ -135,20 +135,32 @@ class Source:
         SourceError
             When the source is not run by torch (an ONNX file).
         """
-        if "torch" not in self.engines:
+        return self.torch_backend.module
+
+    @property
+    def torch_backend(self) -> TorchBackend:
+        """The torch backend: the module together with how it is called and what its layers are.
+
+        Raises
+        ------
+        SourceError
+            When the source is not run by torch (an ONNX file).
+        """
+        if "torch" not in self.engines or not isinstance(self.backend, TorchBackend):
             raise SourceError(
                 f"{self.address} is run by {self.engines[0]}, not by torch: it cannot be trained or fine-tuned. Use "
                 "policy='frozen', or load the torch original (timm:, hf:, Source.from_module) and train that."
             )
-        return self.network
+        return self.backend
+
+    def with_module(self, module: torch.nn.Module, **changes: Any) -> Source:
+        """Return this source with another module of its architecture (trained weights), and other fields changed."""
+        return replace(self, backend=self.torch_backend.with_module(module), **changes)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """All layers in measured execution order. Cost: one forward pass of two example inputs, once."""
-        measure = getattr(self.network, "measure_layers", None)
-        if measure is not None:
-            return tuple(measure(self))
-        return measure_layers(self)
+        """All layers in measured execution order. Cost: one forward pass of a few example inputs, once."""
+        return self.backend.layers(self.input, self.classifier)
 
     @property
     def fingerprint(self) -> str:
@@ -156,25 +168,22 @@ class Source:
 
         Cost: one pass over the weights, once, and again when somebody has trained the network in place.
         """
-        stamp = stamp_of(self.network)
-        known = self.__dict__.get("_fingerprint")
-        if known is None or known[0] != stamp:
-            known = self.__dict__["_fingerprint"] = (stamp, self._identify())
-        return str(known[1])
+        stamp = self.backend.stamp()
+        cached: tuple[tuple[Any, ...], str] | None = self.__dict__.get("_fingerprint")
+        if cached is None or cached[0] != stamp:
+            cached = self.__dict__["_fingerprint"] = (stamp, self._digest())
+        return cached[1]
 
-    def _identify(self) -> str:
-        state = getattr(self.network, "fingerprint_state", None)
-        weights = state() if state is not None else state_of(self.network)
-        plain = self.rebuild is not None or not hasattr(self.network, "named_modules")
-        what = {
-            "weights": fingerprint_tensors(weights),
+    def _digest(self) -> str:
+        identity = {
+            "weights": fingerprint_tensors(self.backend.state()),
             "input": self.input.describe(),
-            "build": dict(self.rebuild) if self.rebuild else str(type(self.network)),
-            "modules": structure_of(self.network),
             "files": {name: key_of_bytes(content).hex() for name, content in self.files.items() if ".json" in name},
-            **({} if plain else {"code": code_of_modules(self.network)}),
+            **self.backend.architecture(by_name=self.rebuild is not None),
         }
-        return fingerprint(what, 32)
+        if self.rebuild is not None:
+            identity["build"] = dict(self.rebuild)
+        return fingerprint(identity, 32)
 
     def layer(self, name: str) -> Layer:
         """The layer of that name; UnknownName with the nearest one otherwise."""
@@ -191,11 +200,11 @@ class Source:
         UnknownName, OptionError
             When a name or pattern matches nothing, or nothing is asked for.
         """
-        wanted = [layers] if isinstance(layers, str) else list(layers)
-        if not wanted:
+        patterns = [layers] if isinstance(layers, str) else list(layers)
+        if not patterns:
             raise OptionError("layers is empty; give names, patterns, 'auto', 'last' or 'all'.")
         chosen: set[str] = set()
-        for pattern in wanted:
+        for pattern in patterns:
             chosen |= self._match(pattern)
         return tuple(layer.name for layer in self.layers if layer.name in chosen)
 
@@ -210,23 +219,21 @@ class Source:
             return {(candidates or names)[-1]}
         if pattern in names:
             return {pattern}
-        found = {name for name in names if fnmatchcase(name, pattern)}
-        return found or {self.layer(pattern).name}
+        matches = {name for name in names if fnmatchcase(name, pattern)}
+        return matches or {self.layer(pattern).name}
 
-    def run(self, network: Any, tensors: dict[str, Any], reduce: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-        """Run ``network`` (this source's, or a converted twin) forward; ``{layer: reduce[layer](output)}``.
+    def run(self, tensors: Tensors, reduce: Reducers, *, module: torch.nn.Module | None = None) -> dict[str, Any]:
+        """Run forward and return ``{layer: reduce[layer](output)}``, ending after the deepest layer.
 
-        Stops after the deepest layer asked for; no hook survives an exception.
+        ``module`` stands in for the source's own: a copy that is being trained. No hook survives an exception.
         """
-        own = getattr(network, "run_tapped", None)  # what is no torch module knows itself how to stop
-        kept: dict[str, Any] = (
-            forward_features(self, network, tensors, reduce) if own is None else own(self, tensors, reduce)
-        )
-        return kept
+        backend = self.backend if module is None else self.torch_backend.with_module(module)
+        return backend.run(tensors, reduce)
 
-    def forward(self, network: Any, tensors: dict[str, Any]) -> Any:
-        """Run ``network`` to its end; the main tensor of what it returns."""
-        return first_tensor(call(self, network, tensors))
+    def forward(self, tensors: Tensors, *, module: torch.nn.Module | None = None) -> torch.Tensor:
+        """Run forward to the end; the main tensor of what the module (or the one given in its place) returns."""
+        backend = self.torch_backend if module is None else self.torch_backend.with_module(module)
+        return backend.forward(tensors)
 
     def save(self, folder: str | Path) -> Path:
         """Save as a folder of safetensors + JSON that ``load_source("saved:FOLDER")`` reads."""

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from headstart.errors import OptionError
+from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Source
 from headstart.sources.inputs.image import ImageInput
 
@@ -64,4 +65,5 @@ def load(
     )
     built = {"classes": classes, "size": list(sides), "channels": channels, "seed": seed, "mean": mean, "std": std}
     rebuild = {"family": "cnn", "name": name, "options": built}
-    return Source(f"cnn:{name}", network.eval(), how, classifier=CLASSIFIER, rebuild=rebuild)
+    address = f"cnn:{name}"
+    return Source(address, TorchBackend(network.eval(), address), how, classifier=CLASSIFIER, rebuild=rebuild)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from headstart.errors import UnknownName
+from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Input, Source
 from headstart.sources.inputs.array import ArrayInput
 from headstart.sources.inputs.image import ImageInput
@@ -27,7 +28,8 @@ def load(name: str = "image", *, seed: int = 0, size: int = 16) -> Source:
             scale = 1.0 / max(parameter[0].numel(), 1) ** 0.5
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     rebuild = {"family": "fake", "name": name, "options": {"seed": seed, "size": size}}
-    return Source(f"fake:{name}", network.eval(), how, rebuild=rebuild)
+    address = f"fake:{name}"
+    return Source(address, TorchBackend(network.eval(), address), how, rebuild=rebuild)
 
 
 def _network(name: str, size: int) -> tuple[nn.Module, Input]:

@@ -1,4 +1,4 @@
-"""What tells two sources apart: their weights, their structure and, for Python objects, their code."""
+"""Fingerprints of networks: their weights, their structure and, for Python objects, their code."""
 
 from __future__ import annotations
 
@@ -6,35 +6,44 @@ import hashlib
 from collections.abc import Mapping
 from functools import partial
 from types import CodeType, FunctionType, MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 _DEEPEST = 6
 _LIBRARIES = ("torch.", "builtins", "abc", "typing")
 
 
-def state_of(network: Any) -> dict[str, np.ndarray]:
+def state_of(network: torch.nn.Module) -> dict[str, np.ndarray]:
     """Every parameter and buffer as an array, those that are not saved with the network included."""
     tensors = {**dict(network.named_buffers()), **network.state_dict()}
     return {name: _array(value) for name, value in tensors.items()}
 
 
-def stamp_of(network: Any) -> tuple[Any, ...]:
-    """A cheap sign that changes when weights are replaced or written in place (torch counts such writes)."""
-    if not hasattr(network, "parameters"):
-        return ()
-    return tuple((t.data_ptr(), _version(t)) for some in (network.parameters(), network.buffers()) for t in some)
+def stamp_of(network: torch.nn.Module) -> tuple[Any, ...]:
+    """A cheap sign that changes when weights are replaced, moved or written in place, or hooks are put on.
+
+    torch counts writes in place. Cost: about a microsecond per tensor; it is asked for in every extraction.
+    """
+    sign: list[Any] = []
+    for module in network.modules():
+        # parameters() and buffers() would walk the tree again, with names, which takes three times as long
+        tensors = (*module._parameters.values(), *module._buffers.values())
+        sign += [(tensor.data_ptr(), _version(tensor)) for tensor in tensors if tensor is not None]
+        sign.append(len(module._forward_hooks) + len(module._forward_pre_hooks))
+    return tuple(sign)
 
 
-def structure_of(network: Any) -> list[str]:
+def structure_of(network: torch.nn.Module) -> list[str]:
     """Name, type and settings of every module inside."""
-    modules = getattr(network, "named_modules", None)
-    return [f"{name}:{type(part).__name__}:{part.extra_repr()}" for name, part in modules()] if modules else []
+    return [f"{name}:{type(part).__name__}:{part.extra_repr()}" for name, part in network.named_modules()]
 
 
-def code_of_modules(network: Any) -> list[Any]:
+def code_of_modules(network: torch.nn.Module) -> list[Any]:
     """For a Python object that only its code describes: methods and plain attributes of its own classes of modules."""
     said: list[Any] = []
     kinds: set[type] = set()

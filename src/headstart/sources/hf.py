@@ -23,6 +23,7 @@ from typing import Any
 from headstart._base import extras
 from headstart._base.files import read_json
 from headstart.errors import OfflineError, OptionError, SourceError, WeightsError
+from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Source
 from headstart.sources.inputs.text import TextInput
 from headstart.sources.speech import SPEECH, UNSUPPORTED_AUDIO, disable_regularization, speech_source
@@ -291,12 +292,11 @@ def _build(
     meta = {"licence": None, "model_type": config.model_type, "sentence_vector": head is not None}
     return Source(
         address=f"hf:{name}",
-        network=network.eval(),
+        backend=TorchBackend(network.eval(), f"hf:{name}", invoke=partial(_invoke, how.names)),
         input=how,
         rebuild={"family": "hf", "name": str(config.model_type), "options": {"max_length": max_length}},
         meta={k: v for k, v in meta.items() if v},
         files=files,
-        invoke=partial(_invoke, how.names),
         minimum_cosine=0.999999,
     )
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from headstart.errors import UnknownName
+from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Input, Source
 from headstart.sources.inputs.array import ArrayInput
 from headstart.sources.inputs.image import ImageInput
@@ -46,6 +47,5 @@ def load(name: str = "vector", *, size: int = 32, shape: tuple[int, ...] | None 
 
     options: dict[str, Any] = {"size": size, "shape": list(shape) if shape else None}
     network = Pixels(Spectrum() if name == "audio" else nn.Flatten())
-    return Source(
-        f"identity:{name}", network.eval(), how, rebuild={"family": "identity", "name": name, "options": options}
-    )
+    address, rebuild = f"identity:{name}", {"family": "identity", "name": name, "options": options}
+    return Source(address, TorchBackend(network.eval(), address), how, rebuild=rebuild)

@@ -22,6 +22,7 @@ from typing import Any
 from headstart._base import extras
 from headstart._base.registry import check_names
 from headstart.errors import OptionError, SourceError, UnsafeFile, WeightsError
+from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Input, Source
 from headstart.sources.inputs.array import ArrayInput
 from headstart.sources.inputs.image import ImageInput
@@ -223,14 +224,12 @@ def load(name: Any, *, scale: str = "auto", files: Mapping[str, bytes] | None = 
         model = _from_bytes(keras, content)  # weights are named by how the model was made; a read one names them stably
     return Source(
         address=address,
-        network=_wrapped(model),
+        backend=TorchBackend(_wrapped(model), address, invoke=_invoke, submodules=_submodules),
         input=_input(model, scale, image_options),
         classifier=_classifier(model),
         rebuild={"family": "keras", "name": "model", "options": {"scale": scale, **image_options}},
         files={_FILE: content},
         meta={"keras_name": model.name},
-        invoke=_invoke,
-        submodules=_submodules,
         precisions=("fp32",),  # Keras casts inputs to its own dtype policy
     )
 

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from headstart._base.registry import unknown_name
 from headstart.errors import OptionError, StoreError, UnknownName
+from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Source
 from headstart.sources.inputs.text import PAD, VocabularyInput
 
@@ -113,7 +114,7 @@ def load(
         )
     return Source(
         f"lstm:{name}",
-        network.eval(),
+        TorchBackend(network.eval(), f"lstm:{name}"),
         VocabularyInput(tuple(vocabulary), max_length),
         classifier="classifier",
         rebuild={"family": "lstm", "name": name, "options": options},

@@ -10,6 +10,7 @@ import numpy as np
 
 from headstart._base.registry import check_names, unknown_name
 from headstart.errors import DataError, OptionError, SourceError, UnknownName
+from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Input, Source
 from headstart.sources.fingerprint import code_of
 from headstart.sources.inputs.array import ArrayInput
@@ -105,7 +106,8 @@ def from_module(
         raise UnknownName(unknown_name("modules of this network", classifier, known[1:]))
     label = name or type(module).__name__
     how = _input(modality, size, preprocess, shape=shape, options=image_options)
-    return Source(f"module:{label}", module.eval(), how, classifier=classifier, meta=dict(meta or {}))
+    backend = TorchBackend(module.eval(), f"module:{label}")
+    return Source(backend.label, backend, how, classifier=classifier, meta=dict(meta or {}))
 
 
 def _input(

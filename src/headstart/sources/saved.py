@@ -53,8 +53,8 @@ def _build(folder: Path, record: dict[str, Any]) -> Source:
     if files := _files(folder / "files", record["files"]):
         arguments["files"] = files
     fresh = SOURCES[rebuild["family"]](rebuild["name"], **arguments)
-    bare = not fresh.network.state_dict()  # raw items as features: there is nothing to load
-    left = [] if bare else fit_weights(fresh.network, read_weights(weights), str(weights))
+    learned = bool(fresh.backend.state_dict())  # not where items themselves are the features, nor of an ONNX file
+    left = fit_weights(fresh.module, read_weights(weights), str(weights)) if learned else []
     if left:
         raise StoreError(f"{weights} lacks {', '.join(left[:5])}, which {rebuild['family']} builds now.")
     source = dataclasses.replace(

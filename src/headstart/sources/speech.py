@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from headstart.errors import SourceError
+from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Source
 from headstart.sources.inputs.audio import WaveInput
 
@@ -81,13 +82,11 @@ def speech_source(name: str, network: Any, config: Any, files: Mapping[str, byte
     meta = {"model_type": config.model_type}
     return Source(
         address=f"hf:{name}",
-        network=network.eval(),
+        backend=TorchBackend(network.eval(), f"hf:{name}", invoke=_invoke, submodules=_listed_modules),
         input=_input(name, config, files),
         rebuild={"family": "hf", "name": str(config.model_type), "options": {}},
         meta=meta,
         files=dict(files),
-        invoke=_invoke,
-        submodules=_places,
         minimum_cosine=0.999,
     )
 
@@ -113,7 +112,7 @@ def _invoke(network: Any, tensors: dict[str, Any]) -> Any:
         _SAMPLES.reset(token)
 
 
-def _places(network: Any) -> dict[str, Any]:
+def _listed_modules(network: Any) -> dict[str, Any]:
     """What is listed: the features before the transformer, its layers, and what comes out in the end."""
     layers = {f"encoder.layers.{i}": layer for i, layer in enumerate(network.encoder.layers)}
     return {"": network, "feature_projection": network.feature_projection, **layers}

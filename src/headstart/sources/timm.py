@@ -25,6 +25,7 @@ from headstart._base.files import did_you_mean, read_json
 from headstart._base.hashing import canonical_json
 from headstart._base.registry import check_names, unknown_name
 from headstart.errors import OfflineError, OptionError, SourceError, UnknownName, WeightsError
+from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Input, Source
 from headstart.sources.inputs.image import ImageInput
 from headstart.sources.inputs.log_mel import PatchInput
@@ -201,7 +202,7 @@ def _source(
         files["config.json"] = json.dumps({"architecture": architecture, **dict(config)}, sort_keys=True).encode()
     return Source(
         address=f"timm:{name}",
-        network=network.eval(),
+        backend=TorchBackend(network.eval(), f"timm:{name}"),
         input=_input(cfg, frontend),
         classifier=prefixes[0].rstrip(".") if prefixes else None,
         rebuild={"family": "timm", "name": architecture, "options": options},

@@ -9,13 +9,18 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headstart._base.files import write_atomic, write_json
 from headstart._base.hashing import fingerprint, key_of_bytes, key_of_file
 from headstart._base.processes import is_main
 from headstart._base.progress import note
 from headstart.errors import SourceError, UnsafeFile, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from headstart.sources.base import Source
 
 _NEEDED = 0.95
 _WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model", "module")
@@ -69,7 +74,9 @@ def write_weights(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str,
     write_atomic(path, write)
 
 
-def fit_weights(network: Any, weights: Mapping[str, Any], origin: str, *, head: tuple[str, ...] = ()) -> list[str]:
+def fit_weights(
+    network: torch.nn.Module, weights: Mapping[str, Any], origin: str, *, head: tuple[str, ...] = ()
+) -> list[str]:
     """Load tensors by name; at least 95 % of the backbone's must be there, and none may have another shape.
 
     Parameters
@@ -194,7 +201,7 @@ RECORD = "source.json"
 WEIGHTS = "weights.safetensors"
 
 
-def save(source: Any, folder: Path) -> Path:
+def save(source: Source, folder: Path) -> Path:
     """Write the source; the record goes last, so a folder without it was never finished.
 
     Of several processes that train together the first one writes.
@@ -213,7 +220,7 @@ def save(source: Any, folder: Path) -> Path:
         )
     if not is_main():
         return folder
-    write_weights(folder / WEIGHTS, source.network.state_dict())
+    write_weights(folder / WEIGHTS, source.backend.state_dict())
     for name, content in source.files.items():
         write_atomic(folder / "files" / name, content)
     record = {

@@ -19,7 +19,6 @@ from headstart._base.hashing import canonical_json
 from headstart.dataset.dataset import Dataset
 from headstart.extraction.loading import reading
 from headstart.sources.inputs.image import ImageInput
-from headstart.sources.layers import modules_of
 from headstart.training.batches import Views
 
 _AREA = (0.45, 1.0)
@@ -102,7 +101,7 @@ def mixed_at(source: Any, network: Any, layer: str | None, mix: Mix | None) -> I
     def change(_module: Any, _args: Any, output: Any) -> Any:
         return _first_mixed(output, mix)
 
-    handle = modules_of(source, network)[layer].register_forward_hook(change)
+    handle = source.torch_backend.with_module(network).named_modules()[layer].register_forward_hook(change)
     try:
         yield
     finally:

@@ -35,7 +35,7 @@ def prepare(source: Any, data: Any, samples: Any) -> PretrainingPlan:
     def loss(indices: np.ndarray, _generator: torch.Generator) -> torch.Tensor:
         indices = local_shard(indices)
         tensors = source.input.tensors(samples.batch(indices), device, torch.float32)
-        output = source.forward(network, tensors)
+        output = source.forward(tensors, module=network)
         if output.shape != (len(indices), wanted.shape[1]):
             raise DataError(
                 f"The network gives {tuple(output.shape[1:])} numbers per item, but {column.name!r} needs "

@@ -20,7 +20,7 @@ from headstart.sources.inputs.array import ArrayInput
 from headstart.sources.inputs.image import ImageInput
 from headstart.sources.inputs.text import TextInput
 from headstart.sources.onnx.file import METADATA, parsed, read_model
-from headstart.sources.onnx.network import OnnxNetwork
+from headstart.sources.onnx.network import OnnxBackend
 
 _FILE, _TOKENIZER = "model.onnx", "tokenizer.json"
 _TOKENS = ("input_ids", "attention_mask", "token_type_ids")
@@ -90,7 +90,7 @@ def load(
     if output is not None and output not in {name for node in model.graph.node for name in node.output}:
         outputs = [value.name for value in model.graph.output]
         raise UnknownName(unknown_name(f"outputs of {label}", output, outputs))
-    network = OnnxNetwork(model, label, output=output)
+    network = OnnxBackend(model, label, output=output)
     asked = {"modality": modality, "shape": _plain(shape), "size": _plain(size)}
     if _TOKENIZER in kept:
         how: Input = _texts(network, kept[_TOKENIZER], max_length)
@@ -101,7 +101,7 @@ def load(
     options = {**asked, "output": output, "classifier": classifier, "max_length": max_length, **image_options}
     return Source(
         address=label,
-        network=network,
+        backend=network,
         input=how,
         classifier=_classifier(network, classifier),
         rebuild={"family": "onnx", "name": _FILE, "options": options},
@@ -123,7 +123,7 @@ def _read_text(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _classifier(network: OnnxNetwork, asked: str | None) -> str | None:
+def _classifier(network: OnnxBackend, asked: str | None) -> str | None:
     if asked == "auto":
         return network.classifier()
     if asked is not None and asked not in network.graph.producer:
@@ -131,7 +131,7 @@ def _classifier(network: OnnxNetwork, asked: str | None) -> str | None:
     return asked
 
 
-def _input(network: OnnxNetwork, asked: Mapping[str, Any], options: dict[str, Any]) -> Input:
+def _input(network: OnnxBackend, asked: Mapping[str, Any], options: dict[str, Any]) -> Input:
     """How items become the model's input: what was asked for, what the file says, what its shape tells."""
     label, (dtype, open_shape) = network.label, network.inputs[network.root]
     if len(network.inputs) > 1:
@@ -154,7 +154,7 @@ def _input(network: OnnxNetwork, asked: Mapping[str, Any], options: dict[str, An
     return ArrayInput(tuple(int(side) for side in sides), "vector")
 
 
-def _sides(network: OnnxNetwork, asked: Any, open_shape: tuple[Any, ...] | None) -> tuple[Any, ...]:
+def _sides(network: OnnxBackend, asked: Any, open_shape: tuple[Any, ...] | None) -> tuple[Any, ...]:
     """Shape of one input; None for open sides."""
     if open_shape is not None and len(open_shape) < 2:
         raise SourceError(f"{network.label} takes {_written(open_shape)}: an input has no axis of its own.")
@@ -190,7 +190,7 @@ def _said(model: Any) -> dict[str, Any]:
     return {}
 
 
-def _pictures(network: OnnxNetwork, sides: tuple[Any, ...], asked: Any, options: dict[str, Any]) -> Input:
+def _pictures(network: OnnxBackend, sides: tuple[Any, ...], asked: Any, options: dict[str, Any]) -> Input:
     if not _is_picture(sides):
         raise OptionError(f"{network.label} takes inputs of shape {_written(sides)}: no picture of 1 or 3 channels.")
     last = bool(options.pop("channels_last", sides[0] not in (1, 3)))
@@ -210,7 +210,7 @@ def _pictures(network: OnnxNetwork, sides: tuple[Any, ...], asked: Any, options:
     return ImageInput((found[0], found[1]), int(channels), **normal, channels_last=last, **{"crop_pct": 1.0, **rest})
 
 
-def _normalisation(network: OnnxNetwork, channels: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def _normalisation(network: OnnxBackend, channels: int, options: Mapping[str, Any]) -> dict[str, Any]:
     whole = network.inputs[network.root][0].kind in "iu"
     plain = ((0.0,) * channels, ((1 / 255 if whole else 1.0),) * channels)
     default = plain if whole or channels == 1 else (ImageInput.mean, ImageInput.std)
@@ -224,13 +224,13 @@ def _normalisation(network: OnnxNetwork, channels: int, options: Mapping[str, An
     return given
 
 
-def _guessed(network: OnnxNetwork, how: ImageInput, options: Mapping[str, Any]) -> bool:
+def _guessed(network: OnnxBackend, how: ImageInput, options: Mapping[str, Any]) -> bool:
     """Whether ImageNet's mean and std are only what most networks of three channels were trained with."""
     said = {*options, *_said(network.model).get("image", {})}
     return how.mean == ImageInput.mean and not {"mean", "std"} & said
 
 
-def _texts(network: OnnxNetwork, tokenizer: bytes, max_length: int) -> Input:
+def _texts(network: OnnxBackend, tokenizer: bytes, max_length: int) -> Input:
     """Token numbers of texts, for models that take them as transformers' do."""
     strange = [name for name in network.inputs if name not in _TOKENS]
     if strange or "input_ids" not in network.inputs:
