@@ -249,8 +249,8 @@ def test_an_evicted_or_closed_session_frees_its_network(monkeypatch):
 @pytest.mark.parametrize("make", [conv_source, lambda: vector_source(networks.Dense)])
 def test_no_source_is_kept_alive(make):
     source = make()
-    extract(source, Dataset.from_arrays(np.stack(networks.vectors(4))) if source.modality == "vector" else picture_data(4),
-            layers="last", **PLAIN)  # fmt: skip
+    data = picture_data(4) if source.modality == "image" else Dataset.from_arrays(networks.vectors(4))
+    extract(source, data, layers="last", **PLAIN)
     assert len(sessions._cache) == 1
     alive = weakref.ref(source), weakref.ref(source.module)
     del source

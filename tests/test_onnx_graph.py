@@ -13,6 +13,7 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
+from headstart.engines import RuntimeConfig  # noqa: E402
 from headstart.errors import SourceError  # noqa: E402
 from headstart.sources.onnx.graph import Graph, attribute, inputs_of, representative  # noqa: E402
 from headstart.sources.onnx.network import OnnxBackend, _evenly_spread  # noqa: E402
@@ -372,10 +373,9 @@ def test_the_number_of_inputs_per_run(side, batch):
     assert network.batch == batch
 
 
-def test_it_is_never_copied_and_has_one_mode():
-    import copy
-
-    network = OnnxBackend(model([node("Relu", "x", "y")]), "made")
-    assert copy.deepcopy(network) is network
-    assert network.eval() is network
-    assert network.state_dict() == {}
+def test_it_is_never_copied():
+    backend = OnnxBackend(model([node("Relu", "x", "y")]), "made")
+    assert backend.clone() is backend
+    assert backend.to(RuntimeConfig("onnxruntime", "fp32")).model is backend.model
+    assert backend.stamp() == backend.clone().stamp()
+    assert backend.state_dict() == {}

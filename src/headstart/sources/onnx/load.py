@@ -98,12 +98,14 @@ def load(
         how = _input(network, asked, image_options)
     if files is None and isinstance(how, ImageInput) and _guessed(network, how, image_options):
         note(f"{label} does not say how its pixels are scaled: ImageNet's mean and std are used (mean=, std=).")
+    classifier_name = _classifier(network, classifier)
+    network.bind(how, classifier_name)
     options = {**asked, "output": output, "classifier": classifier, "max_length": max_length, **image_options}
     return Source(
         address=label,
         backend=network,
         input=how,
-        classifier=_classifier(network, classifier),
+        classifier=classifier_name,
         rebuild={"family": "onnx", "name": _FILE, "options": options},
         engines=("onnxruntime",),
         files=kept,

@@ -57,9 +57,14 @@ class OnnxBackend(Backend):
         first = self.inputs[root][1]
         self.batch = int(first[0]) if first and isinstance(first[0], int) else None
         self.device = "cpu"
-        self._layers: tuple[Layer, ...] | None = None
+        self._measuring: tuple[Input, str | None] | None = None
+        self._layers: tuple[Layer, ...] = ()
         self._sessions: OrderedDict[Any, Any] = OrderedDict()
         self._lock = Lock()
+
+    def bind(self, input: Input, classifier: str | None) -> None:
+        """Give it what the layers are measured with, for a run that comes before anybody asked for them."""
+        self._measuring = input, classifier
 
     def state_dict(self) -> Tensors:
         """Return nothing: the weights are part of the file, which a saved source keeps whole."""
@@ -192,8 +197,8 @@ class OnnxBackend(Backend):
         return [(group, self._session(self._outputs(group, is_candidate))) for group in (candidates, others) if group]
 
     def _measured(self) -> tuple[Layer, ...]:
-        if self._layers is None:
-            raise SourceError(f"The layers of {self.label} have not been measured: ask its source for .layers first.")
+        if not self._layers and self._measuring is not None:
+            self._layers = self.layers(*self._measuring)
         return self._layers
 
     def _outputs(self, names: Sequence[str], is_candidate: Mapping[str, bool]) -> tuple[str, ...]:
