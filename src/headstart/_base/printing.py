@@ -1,13 +1,20 @@
-"""Aligned text tables for any terminal, at most 100 columns wide. Floor 1: standard library only."""
+"""Text for any terminal: one kind of aligned table, paragraphs and lists, at most 100 columns wide. Floor 0."""
 
 from __future__ import annotations
 
+import io
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 WIDTH = 100
-_GAP = "  "
-_LEAST = 8
+_PADDING = 2  # cells between columns
+_MIN_CELLS = 8  # of a column of words
 
 
 def clean(text: object) -> str:
@@ -20,9 +27,8 @@ def clean(text: object) -> str:
 
 
 def width(text: str) -> int:
-    """How many terminal cells a text takes: East Asian wide characters take two, combining marks none."""
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+    """Return how many terminal cells a text takes: East Asian wide characters take two, combining marks none."""
+    return cell_len(text)
 
 
 def shorten(text: str, cells: int) -> str:
@@ -46,19 +52,63 @@ def shorten(text: str, cells: int) -> str:
     return head + "…" + tail
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]], align: str = "", limit: int = WIDTH) -> str:
-    """Rows under their headers, columns aligned.
+def grid(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    align: str = "lr",
+    *,
+    limit: int = WIDTH,
+    whole: int | None = None,
+    bold: Collection[int] = (),
+    missing: Text | str = "-",
+) -> Table:
+    """Lay rows out under their headers, for rich to print; nothing is cut, long cells go on in the next line.
 
     Parameters
     ----------
     headers : sequence of str
-        One per column.
-    rows : sequence of sequences
-        Cells; None prints as ``-``.
+        One per column; no line of headers when all are empty.
+    rows : iterable of sequences
+        Cells: rich texts are taken as they are, anything else as harmless text on one line.
     align : str
-        ``l`` or ``r`` per column; the last letter goes on, and the default is left then right.
+        ``l`` or ``r`` per column; the last letter goes on.
     limit : int
-        Cells per line. Left-aligned columns are shortened first, then whole columns are left out from the right.
+        Terminal cells per line.
+    whole : int, optional
+        A column that keeps its cells in one line as long as it alone fits (names to be copied). Right-aligned columns
+        keep theirs while there is room for all of them.
+    bold : collection of int
+        Rows to point out.
+    missing : text
+        Stands for None.
+    """
+    align += align[-1] * len(headers)
+    cells = [[_cell(value, missing) for value in row] for row in rows]
+    widest = [max([cell_len(header), *(row[i].cell_len for row in cells)]) for i, header in enumerate(headers)]
+    numbers = sum(widest[i] + _PADDING for i in range(len(headers)) if align[i] == "r" and i != whole)
+    numbers_fit = numbers + (0 if whole is None else widest[whole]) <= limit
+    layout = Table(
+        box=None, padding=(0, _PADDING, 0, 0), pad_edge=False, header_style="dim", show_header=any(headers)
+    )  # fmt: skip
+    for i, header in enumerate(headers):
+        fits = widest[i] <= limit if i == whole else align[i] == "r" and numbers_fit
+        justify: Literal["left", "right"] = "right" if align[i] == "r" else "left"
+        layout.add_column(Text(clean(header)), justify=justify, no_wrap=fits, overflow="fold")
+    for i, row in enumerate(cells):
+        layout.add_row(*row, style="bold" if i in bold else None)
+    return layout
+
+
+def _cell(value: object, missing: Text | str) -> Text:
+    if value is None:
+        value = missing
+    return value if isinstance(value, Text) else Text(clean(value))
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], align: str = "lr", limit: int = WIDTH) -> str:
+    """Return rows under their headers, columns aligned, as plain text without colour codes; see :func:`grid`.
+
+    Where numbers have no room in one line, whole columns are left out from the right.
 
     Examples
     --------
@@ -67,33 +117,20 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], align: str =
     glass  12
     paper   7
     """
-    align = align or "lr"
-    align = (align + align[-1] * len(headers))[: len(headers)]
-    cells = [[clean(h) for h in headers]] + [["-" if c is None else clean(c) for c in row] for row in rows]
-    widths = _fit([max(width(row[i]) for row in cells) for i in range(len(headers))], align, limit)
-    return "\n".join(
-        _GAP.join(_pad(shorten(cell, w), w, a) for cell, w, a in zip(row, widths, align)).rstrip() for row in cells
-    )
-
-
-def _pad(text: str, cells: int, align: str) -> str:
-    space = " " * (cells - width(text))
-    return space + text if align == "r" else text + space
-
-
-def _fit(widths: list[int], align: str, limit: int) -> list[int]:
-    def over() -> int:
-        return sum(widths) + len(_GAP) * (len(widths) - 1) - limit
-
-    while over() > 0:
-        long = [i for i, w in enumerate(widths) if align[i] == "l" and w > _LEAST]
-        if long:
-            widths[max(long, key=lambda i: widths[i])] -= 1
-        elif len(widths) > 1:
-            widths.pop()
-        else:
-            widths[0] = limit
-    return widths
+    align += align[-1] * len(headers)
+    cells = [[_cell(value, "-") for value in row] for row in rows]
+    needed = []
+    for i, header in enumerate(headers):
+        widest = max([cell_len(header), *(row[i].cell_len for row in cells)])
+        needed.append(widest if align[i] == "r" else min(widest, _MIN_CELLS))
+    shown = len(headers)
+    while shown > 1 and sum(needed[:shown]) + _PADDING * (shown - 1) > limit:
+        shown -= 1
+    page = io.StringIO()
+    # every setting that rich would else take from the environment of whoever prints is fixed
+    console = Console(file=page, width=limit, color_system=None, force_terminal=False, legacy_windows=False)
+    console.print(grid(headers[:shown], [row[:shown] for row in cells], align, limit=limit))
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
 
 
 def paragraph(text: object, indent: str = "", limit: int = WIDTH) -> str:
