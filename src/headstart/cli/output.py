@@ -14,10 +14,9 @@ from typing import Any
 
 from rich.console import Console, ConsoleRenderable, Group
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from headstart._base.printing import clean
+from headstart._base.printing import clean, grid
 from headstart.result.record import plain
 
 _PIPED_WIDTH = 160  # a file or a pipe has no width; nothing should be cut short for it
@@ -110,24 +109,11 @@ def table(
     bold : iterable of int
         Rows to point out.
     """
-    align = (align or "lr") + (align or "lr")[-1] * len(headers)
-    cells = [[_cell(value) for value in row] for row in rows]
-    bold, keep, room = set(bold), keep or 0, console().width - 4
-    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=any(headers))
-    widest = [max((row[number].cell_len for row in cells), default=0) for number in range(len(headers))]
-    numbers = [align[number] == "r" for number in range(len(headers))]
-    fits = sum(wide + 2 for wide, is_number in zip(widest, numbers) if is_number) + widest[keep] < room
-    for number, header in enumerate(headers):
-        sure = widest[number] < room if number == keep else numbers[number] and fits
-        grid.add_column(
-            Text(header),
-            justify="right" if align[number] == "r" else "left",
-            no_wrap=sure,
-            overflow="fold",
-        )
-    for number, row in enumerate(cells):
-        grid.add_row(*row, style="bold" if number in bold else None)
-    return Padding(grid, (0, 0, 0, 2), expand=False)
+    layout = grid(
+        headers, rows, align or "lr", limit=console().width - 4, whole=keep or 0, bold=frozenset(bold),
+        missing=Text("–", style="dim"),
+    )  # fmt: skip
+    return Padding(layout, (0, 0, 0, 2), expand=False)
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> ConsoleRenderable:
@@ -139,12 +125,6 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> ConsoleRenderable:
 def with_heading(heading: str, block: ConsoleRenderable) -> ConsoleRenderable:
     """A block below its heading."""
     return Group(Text(heading), block)
-
-
-def _cell(value: Any) -> Text:
-    if isinstance(value, Text):
-        return value
-    return Text("–", style="dim") if value is None else Text(clean(value))
 
 
 def interval(low: float | None, high: float | None) -> str:
