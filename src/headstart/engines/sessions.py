@@ -185,5 +185,11 @@ _cache = _SessionCache(_CAPACITY)
 
 def _network_key(source: Source, runtime: RuntimeConfig) -> Hashable:
     """What a converted network depends on; threads are fixed when onnxruntime and OpenVINO build theirs."""
-    weights = (source.address, source.fingerprint, source.backend.stamp())
-    return (*weights, runtime.engine, runtime.precision, runtime.device, torch.get_num_threads())
+    return (
+        source.address,
+        source.stamped_fingerprint(),
+        runtime.engine,
+        runtime.precision,
+        runtime.device,
+        torch.get_num_threads(),
+    )

@@ -5,6 +5,7 @@ Cost: one converted copy of the network where the precision is not fp32, or the 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ class TorchEngine(Engine):
         self._device = torch_device(runtime.device)
         backend = source.torch_backend
         self._channels_last = backend.channels_last
+        self._module_of_source = weakref.ref(source.module)
         self.network: TorchBackend = shared.network if isinstance(shared, TorchEngine) else backend.to(runtime)
 
     def __call__(self, batch: Batch) -> dict[str, Rows]:
@@ -55,8 +57,9 @@ class TorchEngine(Engine):
         return {name: _to_channels_last(value) for name, value in tensors.items()} if self._channels_last else tensors
 
     def evaluate(self) -> None:
-        """Put the network into evaluation mode: it may be the source's own, and in training since."""
-        self.network.module.eval()
+        """Put the network into evaluation mode, where it is the source's own: somebody may have trained that since."""
+        if self.network.module is self._module_of_source():
+            self.network.module.eval()
 
     @staticmethod
     def precisions(source: Source, device: str) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def stamp(self) -> tuple[Any, ...]:
+    def stamp(self) -> tuple[int, ...]:
         """Return a cheap sign that changes when weights are replaced, moved or written in place, or hooks put on."""
 
     @abstractmethod
@@ -152,7 +152,7 @@ class TorchBackend(Backend):
             plain |= {"build": str(type(self.module)), "code": code_of_modules(self.module)}
         return plain
 
-    def stamp(self) -> tuple[Any, ...]:
+    def stamp(self) -> tuple[int, ...]:
         return stamp_of(self.module)
 
     def clone(self) -> TorchBackend:

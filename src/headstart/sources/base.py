@@ -168,11 +168,15 @@ class Source:
 
         Cost: one pass over the weights, once, and again when somebody has trained the network in place.
         """
+        return self.stamped_fingerprint()[1]
+
+    def stamped_fingerprint(self) -> tuple[tuple[int, ...], str]:
+        """The stamp of the weights as they are now (see :meth:`Backend.stamp`), and the fingerprint."""
         stamp = self.backend.stamp()
-        cached: tuple[tuple[Any, ...], str] | None = self.__dict__.get("_fingerprint")
+        cached: tuple[tuple[int, ...], str] | None = self.__dict__.get("_fingerprint")
         if cached is None or cached[0] != stamp:
             cached = self.__dict__["_fingerprint"] = (stamp, self._digest())
-        return cached[1]
+        return cached
 
     def _digest(self) -> str:
         identity = {

@@ -74,7 +74,7 @@ class OnnxBackend(Backend):
         """Return nothing but that there are no modules: the graph is part of the state."""
         return {"modules": []}
 
-    def stamp(self) -> tuple[Any, ...]:
+    def stamp(self) -> tuple[int, ...]:
         """Return always the same: the model never changes."""
         return ()
 
