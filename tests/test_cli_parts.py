@@ -29,9 +29,8 @@ from headstart.cli import (
     run,
     sources,
 )
-from headstart.cli.library import LIBRARY
 from headstart.cli.listener import ConsoleListener
-from headstart.cli.options import Columns, count, dataset, is_table, load_source, parse_named, parse_pairs
+from headstart.cli.options import LIBRARY, Columns, count, dataset, is_table, load_source, parse_named, parse_pairs
 from headstart.cli.output import Page, big, interval, shell_line, short, show, show_json, size_of, table
 from headstart.engines.base import ENGINES
 from headstart.errors import DataError, HeadstartError, OptionError, SourceError, UnknownName

@@ -82,7 +82,7 @@ def test_the_broken_are_named_and_the_odd_are_used(folder, source):
     reasons = {Path(one.item).name: one.reason for one in result.skipped}
     assert "empty" in reasons["empty.wav"] and "no samples" in reasons["no samples.wav"]
     assert "NaN" in reasons["nan.wav"] and "MP4 video" in reasons["video.wav"]
-    assert "not a sound" in reasons["text.wav"]
+    assert "not an audio file" in reasons["text.wav"]
     assert any("silent" in text for text in notes) and any("5 of 22 items are left out" in text for text in notes)
     for name in READ:
         assert predictor.predict(folder / "low" / name) == "low"

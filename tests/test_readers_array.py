@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from headstart.errors import UnreadableItem
 from headstart.readers import reader
-from headstart.readers.base import kind_of, label
+from headstart.readers.base import file_kind, item_label
 
 
 def saved(array, **options) -> bytes:
@@ -120,14 +120,14 @@ def test_the_limit():
     [
         (b"\xff\xd8\xff\xe1", "a JPEG image"),
         (b"RIFF....WEBP", "a WebP image"),
-        (b"RIFF....WAVE", "a WAV sound"),
+        (b"RIFF....WAVE", "a WAV audio file"),
         (b"RIFF....XXXX", "a RIFF file"),
         (b"....ftypheic", "a HEIC photo"),
         (b"....ftypavif", "an AVIF image"),
-        (b"....ftypisom", "an MP4 video or sound"),
-        (b"\xff\xfb\x90\x00", "an MP3 sound"),
+        (b"....ftypisom", "an MP4 video or audio file"),
+        (b"\xff\xfb\x90\x00", "an MP3 audio file"),
         (b"\xff\xfe\x41\x00", "unknown bytes"),
-        (b"ID3\x04", "an MP3 sound"),
+        (b"ID3\x04", "an MP3 audio file"),
         (bytes(10), "nothing but zeros"),
         (b"\xef\xbb\xbf  <?xml", "an HTML or XML page"),
         ("Grüße".encode(), "plain text"),
@@ -137,17 +137,17 @@ def test_the_limit():
     ],
 )
 def test_what_a_file_is_by_its_first_bytes(head, words):
-    assert kind_of(head) == words
+    assert file_kind(head) == words
 
 
 @given(blob=st.binary(max_size=600))
 def test_every_file_is_something(blob):
-    assert kind_of(blob)
+    assert file_kind(blob)
 
 
 def test_labels_are_short(tmp_path):
-    assert label(tmp_path) is tmp_path
-    assert label("short") == "short" and len(label("x" * 1000)) <= 60
-    assert label(bytes(1234)) == "1,234 bytes"
-    assert label(np.zeros((2, 3), np.float32)) == "array (2, 3) float32"
-    assert label(object()) == "object object"
+    assert item_label(tmp_path) is tmp_path
+    assert item_label("short") == "short" and len(item_label("x" * 1000)) <= 60
+    assert item_label(bytes(1234)) == "1,234 bytes"
+    assert item_label(np.zeros((2, 3), np.float32)) == "array (2, 3) float32"
+    assert item_label(object()) == "object object"

@@ -19,7 +19,7 @@ from scipy.signal import resample_poly
 from headstart.errors import MissingPackage, OptionError, UnreadableItem
 from headstart.readers import Clip, reader
 from headstart.readers import audio as module
-from headstart.readers.audio import _ogg_checksum, resampled
+from headstart.readers.audio import _ogg_checksum, resample
 
 soundfile = pytest.importorskip("soundfile", reason="pip install headstart[audio]")
 
@@ -202,8 +202,8 @@ def test_where_blocks_are_cut_changes_nothing(cuts, rates, method):
         pytest.importorskip("soxr")
     samples = np.random.default_rng(sum(cuts)).normal(size=sum(cuts)).astype(np.float32)
     blocks = np.split(samples, np.cumsum(cuts)[:-1])
-    whole = np.concatenate(list(resampled([samples], *rates, method=method)))
-    parts = np.concatenate(list(resampled(iter(blocks), *rates, method=method)))
+    whole = np.concatenate(list(resample([samples], *rates, method=method)))
+    parts = np.concatenate(list(resample(iter(blocks), *rates, method=method)))
     assert np.array_equal(parts, whole)
     assert abs(len(whole) - len(samples) * rates[1] / rates[0]) <= 1
 
@@ -344,18 +344,18 @@ def flipped(blob: bytes, share: float) -> bytes:
 
 BROKEN = {
     "empty": (b"", "empty file"),
-    "one byte": (b"R", "not a sound"),
-    "text": (b"not a sound at all " * 50, "not a sound (plain text)"),
-    "html": (b"<html>404</html>" * 50, "not a sound (an HTML or XML page)"),
-    "zeros": (bytes(4000), "not a sound (nothing but zeros)"),
-    "noise": (np.random.default_rng(1).bytes(4000), "not a sound (unknown bytes)"),
-    "photo": (b"\xff\xd8\xff\xe0" + bytes(400), "not a sound (a JPEG image)"),
+    "one byte": (b"R", "not an audio file"),
+    "text": (b"not an audio file at all " * 50, "not an audio file (plain text)"),
+    "html": (b"<html>404</html>" * 50, "not an audio file (an HTML or XML page)"),
+    "zeros": (bytes(4000), "not an audio file (nothing but zeros)"),
+    "noise": (np.random.default_rng(1).bytes(4000), "not an audio file (unknown bytes)"),
+    "photo": (b"\xff\xd8\xff\xe0" + bytes(400), "not an audio file (a JPEG image)"),
     "mp4 video": (b"\x00\x00\x00\x18ftypmp42" + bytes(2000), "convert it to WAV"),
-    "quicktime": (b"\x00\x00\x00\x14ftypqt  " + bytes(2000), "not a sound (a QuickTime video)"),
+    "quicktime": (b"\x00\x00\x00\x14ftypqt  " + bytes(2000), "not an audio file (a QuickTime video)"),
     "m4a": (b"\x00\x00\x00\x18ftypM4A " + bytes(2000), "convert it to WAV"),
-    "matroska": (b"\x1aE\xdf\xa3" + bytes(2000), "not a sound (a Matroska or WebM video)"),
-    "avi": (b"RIFF\x00\x10\x00\x00AVI LIST" + bytes(2000), "not a sound (an AVI video)"),
-    "webp": (b"RIFF\x00\x10\x00\x00WEBPVP8 " + bytes(2000), "not a sound (a WebP image)"),
+    "matroska": (b"\x1aE\xdf\xa3" + bytes(2000), "not an audio file (a Matroska or WebM video)"),
+    "avi": (b"RIFF\x00\x10\x00\x00AVI LIST" + bytes(2000), "not an audio file (an AVI video)"),
+    "webp": (b"RIFF\x00\x10\x00\x00WEBPVP8 " + bytes(2000), "not an audio file (a WebP image)"),
     "wav: the head only": (WAV[:20], "damaged or truncated"),
     "wav: no samples": (encoded(np.zeros(0)), "no samples"),
     "wav: a third": (WAV[: len(WAV) // 3], "truncated ("),

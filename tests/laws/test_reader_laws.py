@@ -23,7 +23,7 @@ from headstart import errors
 from headstart._base.constraints import invalid_values
 from headstart.errors import OptionError, UnknownName, UnreadableItem
 from headstart.readers import READERS, Clip, Reader, reader
-from headstart.readers.base import kind_of
+from headstart.readers.base import file_kind
 
 pytest.importorskip("soundfile", reason="the audio reader needs soundfile (headstart[audio])")
 members = pytest.mark.parametrize("name", READER_MEMBERS)
@@ -212,7 +212,7 @@ def test_another_modality_is_refused_and_named(name, other, tmp_path):
         return
     path = tmp_path / "mistaken"
     path.write_bytes(FILES[other][0])
-    assert kind_of(FILES[other][0]) in refused(name, path) or other == "text"
+    assert file_kind(FILES[other][0]) in refused(name, path) or other == "text"
 
 
 @members
@@ -326,12 +326,12 @@ def test_readers_load_no_torch(tmp_path):
 
 def test_foreign_errors_never_pass(monkeypatch):
     """Whatever a decoder raises, also when memory runs out, leaves as UnreadableItem."""
-    from headstart.readers.base import refusing
+    from headstart.readers.base import translate_errors
 
     for raised in (ValueError("x"), OSError("y"), MemoryError(), RecursionError("z"), KeyError("k"), Exception()):
-        with pytest.raises(UnreadableItem) as caught, refusing("item"):
+        with pytest.raises(UnreadableItem) as caught, translate_errors("item"):
             raise raised
         assert caught.value.__cause__ is raised and caught.value.reason
     for passed in (errors.MissingPackage("needs a package"), OptionError("no"), KeyboardInterrupt(), GeneratorExit()):
-        with pytest.raises(type(passed)), refusing("item"):
+        with pytest.raises(type(passed)), translate_errors("item"):
             raise passed

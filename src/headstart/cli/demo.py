@@ -10,8 +10,7 @@ from rich.text import Text
 
 from headstart._base.printing import seconds
 from headstart.cli.app import command
-from headstart.cli.library import LIBRARY
-from headstart.cli.options import Seed
+from headstart.cli.options import LIBRARY, Seed
 from headstart.cli.output import Page, console, interval, shell_line, short, table, title, with_heading
 
 if TYPE_CHECKING:

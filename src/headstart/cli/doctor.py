@@ -14,8 +14,7 @@ from rich.text import Text
 from headstart._base.extras import extras, installed_version, is_installed
 from headstart._base.files import cache_folder
 from headstart.cli.app import command
-from headstart.cli.library import LIBRARY
-from headstart.cli.options import count
+from headstart.cli.options import LIBRARY, count
 from headstart.cli.output import Page, facts, short, size_of, table, title, with_heading
 from headstart.engines.base import ENGINES
 

@@ -14,9 +14,8 @@ import typer
 
 import headstart as hs
 from headstart._base.files import did_you_mean
-from headstart._base.registry import check_names
+from headstart._base.registry import Family, check_names
 from headstart._base.typing import TASKS
-from headstart.cli.library import LIBRARY
 from headstart.dataset.folders import modality_from_suffix
 from headstart.dataset.tables import SUFFIXES
 from headstart.engines.base import ENGINES, PRECISIONS
@@ -27,6 +26,18 @@ if TYPE_CHECKING:
     from headstart.dataset.dataset import Dataset
     from headstart.predictor.predictor import Predictor
     from headstart.sources.base import Source as SourceModel
+
+# What commands need beyond the public names; a table of strings, so that --help loads no torch.
+LIBRARY = Family(
+    "library",
+    {
+        "CTC": "headstart.speech_heads.base:CTC",
+        "SOURCES": "headstart.sources.base:SOURCES",
+        "demo": "headstart.demo.demo:demo",
+        "reading": "headstart.extraction.loading:reading",
+        "repair_torchvision": "headstart.sources.timm:repair_torchvision",
+    },
+)
 
 _DATA, _HOW, _FEATURES = "About the data", "How it is run", "Features"
 LEARN = "How it is learned"

@@ -20,8 +20,7 @@ from headstart._base.printing import seconds
 from headstart._base.progress import listening, note
 from headstart.cli.app import command
 from headstart.cli.extract import skipped_items
-from headstart.cli.library import LIBRARY
-from headstart.cli.options import Columns, Data, Input, count, count_items, dataset, is_table, load_predictor
+from headstart.cli.options import LIBRARY, Columns, Data, Input, count, count_items, dataset, is_table, load_predictor
 from headstart.cli.output import Page, interval, shell_line, short, table, title, with_heading
 from headstart.dataset.folders import modality_from_suffix
 from headstart.errors import DataError, HeadstartError, OptionError

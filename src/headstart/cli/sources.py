@@ -12,8 +12,7 @@ from rich.text import Text
 from headstart._base.extras import install_hint, is_installed, require_package
 from headstart.cli import finding
 from headstart.cli.app import command
-from headstart.cli.library import LIBRARY
-from headstart.cli.options import Options, Weights, count, load_source
+from headstart.cli.options import LIBRARY, Options, Weights, count, load_source
 from headstart.cli.output import Page, big, shell_line, short, size_of, table, title, with_heading
 from headstart.errors import DataError
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from headstart._base.constraints import Interval
 from headstart._base.typing import Array
-from headstart.readers.base import Item, Refused, content, kind_of, refusing
+from headstart.readers.base import Item, Refused, file_kind, read_bytes, translate_errors
 
 REVISION = 1  # raise it when the same item would give other numbers
 
@@ -47,14 +47,14 @@ class ArrayReader:
     def read(self, item: Item) -> Array:
         """The numbers of an array, of a path to a .npy file, or of such a file's bytes."""
         if isinstance(item, np.ndarray):
-            with refusing(item):
+            with translate_errors(item):
                 return _checked(item, self.max_bytes)
-        blob = content(item, max_bytes=self.max_bytes)
-        with refusing(item):
+        blob = read_bytes(item, max_bytes=self.max_bytes)
+        with translate_errors(item):
             return _checked(_of_npy(blob), self.max_bytes)
 
     def recipe(self) -> dict[str, Any]:
-        """Plain data that changes whenever the numbers would."""
+        """Return plain data that changes whenever the numbers would."""
         return {"reader": "vector", "revision": REVISION}
 
 
@@ -74,8 +74,8 @@ def _checked(array: Array, max_bytes: int) -> Array:
 
 def _of_npy(blob: bytes) -> Array:
     """A .npy file without np.load: the header's word for the size is checked before anything is allocated."""
-    if kind_of(blob) != "a NumPy array":
-        raise Refused(f"not a .npy array ({kind_of(blob)})")
+    if file_kind(blob) != "a NumPy array":
+        raise Refused(f"not a .npy array ({file_kind(blob)})")
     file = io.BytesIO(blob)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

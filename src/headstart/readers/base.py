@@ -1,4 +1,4 @@
-"""What every reader shares: the family's table, the border where foreign errors end, and the bytes of an item. Floor 3.
+"""The family of readers: its table, the translation of decoders' errors, and the bytes of an item.
 
 A reader turns one item into an array or a text, or says in a few words why it cannot. It never repairs in silence,
 never hands back something else in place of what was asked, and never lets another library's exception through. A
@@ -51,7 +51,7 @@ class Reader(Protocol):
         """Decode one item; raises UnreadableItem with a short reason."""
 
     def recipe(self) -> dict[str, Any]:
-        """Plain data that changes whenever the same item would be decoded to other values."""
+        """Return plain data that changes whenever the same item would be decoded to other values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class Clip:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing is above −80 dB of full scale. A silent clip is read, but worth reporting."""
+        """True where nothing is above −80 dB of full scale. A silent clip is read, but worth reporting."""
         return self.peak < 1e-4
 
     def __repr__(self) -> str:
@@ -86,7 +86,7 @@ class Clip:
 
 
 def reader(modality: str, **options: Any) -> Reader:
-    """The reader of a modality, with its options checked.
+    """Return the reader of a modality, with its options checked.
 
     >>> reader("text").read("two words")
     'two words'
@@ -100,13 +100,13 @@ def reader(modality: str, **options: Any) -> Reader:
     """
     kind = READERS[modality]
     check_fields(f"options of the {modality} reader", options, kind)
-    made: Reader = kind(**options)
-    validate(made)
-    return made
+    instance: Reader = kind(**options)
+    validate(instance)
+    return instance
 
 
-def label(item: object) -> object:
-    """What an error calls the item: a path as it is, anything else in a few words."""
+def item_label(item: object) -> object:
+    """Name an item in an error: a path as it is, anything else in a few words."""
     if isinstance(item, os.PathLike):
         return item
     if isinstance(item, str):
@@ -123,8 +123,8 @@ class Refused(Exception):
 
 
 @contextmanager
-def refusing(item: object, reasons: Mapping[str, str] | None = None) -> Iterator[None]:
-    """The border: whatever a decoder raises inside the block leaves it as UnreadableItem.
+def translate_errors(item: object, reasons: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Turn whatever a decoder raises inside the block into UnreadableItem.
 
     Parameters
     ----------
@@ -138,22 +138,22 @@ def refusing(item: object, reasons: Mapping[str, str] | None = None) -> Iterator
     except HeadstartError:
         raise
     except Refused as error:
-        raise UnreadableItem(label(item), str(error)) from error.__cause__
+        raise UnreadableItem(item_label(item), str(error)) from error.__cause__
     except MemoryError as error:
-        raise UnreadableItem(label(item), "too large for the memory there is") from error
+        raise UnreadableItem(item_label(item), "too large for the memory there is") from error
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        found = (reason for part, reason in (reasons or {}).items() if part in text.lower())
-        raise UnreadableItem(label(item), next(found, f"damaged ({text[:120]})")) from error
+        matching = (reason for part, reason in (reasons or {}).items() if part in text.lower())
+        raise UnreadableItem(item_label(item), next(matching, f"damaged ({text[:120]})")) from error
 
 
-def refuse(item: object, reason: str) -> UnreadableItem:
-    """The error for an item, to be raised."""
-    return UnreadableItem(label(item), reason)
+def unreadable(item: object, reason: str) -> UnreadableItem:
+    """Return the error for an item, to be raised."""
+    return UnreadableItem(item_label(item), reason)
 
 
-def content(item: Item, *, max_bytes: int) -> bytes:
-    """The bytes of a path or of a bytes-like item.
+def read_bytes(item: Item, *, max_bytes: int) -> bytes:
+    """Return the bytes of a path or of a bytes-like item.
 
     Raises
     ------
@@ -163,36 +163,36 @@ def content(item: Item, *, max_bytes: int) -> bytes:
     if isinstance(item, (bytes, bytearray, memoryview)):
         blob = bytes(item)
         if len(blob) > max_bytes:
-            raise refuse(item, f"too large: more than {max_bytes:,} bytes")
+            raise unreadable(item, f"too large: more than {max_bytes:,} bytes")
     elif isinstance(item, (str, os.PathLike)):
-        size = checked_size(item, max_bytes=max_bytes)
-        with refusing(item), open(item, "rb") as file:
+        size = regular_file_size(item, max_bytes=max_bytes)
+        with translate_errors(item), open(item, "rb") as file:
             blob = file.read(size + 1)
         if len(blob) != size:
-            raise refuse(item, "changed while it was read")
+            raise unreadable(item, "changed while it was read")
     else:
-        raise refuse(item, "neither a path nor bytes")
+        raise unreadable(item, "neither a path nor bytes")
     if not blob:
-        raise refuse(item, "empty file")
+        raise unreadable(item, "empty file")
     return blob
 
 
-def checked_size(path: os.PathLike[str] | str, *, max_bytes: int | None = None) -> int:
-    """The size of a regular file; every other thing that a path can name is refused with its reason."""
+def regular_file_size(path: os.PathLike[str] | str, *, max_bytes: int | None = None) -> int:
+    """Return the size of a regular file; every other thing that a path can name is refused with its reason."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        raise refuse(path, "no such file") from None
+        raise unreadable(path, "no such file") from None
     except (OSError, ValueError) as error:
-        raise refuse(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        raise unreadable(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
     if stat.S_ISDIR(status.st_mode):
-        raise refuse(path, "a folder, not a file")
+        raise unreadable(path, "a folder, not a file")
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever, a device may never end
-        raise refuse(path, "a device or pipe, not a file")
+        raise unreadable(path, "a device or pipe, not a file")
     if not os.access(path, os.R_OK):
-        raise refuse(path, "no permission to read it")
+        raise unreadable(path, "no permission to read it")
     if max_bytes is not None and status.st_size > max_bytes:
-        raise refuse(path, f"too large: {status.st_size:,} bytes; at most {max_bytes:,} are read")
+        raise unreadable(path, f"too large: {status.st_size:,} bytes; at most {max_bytes:,} are read")
     return status.st_size
 
 
@@ -203,10 +203,10 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"BM", "a BMP image"),
     (b"II*\x00", "a TIFF image"),
     (b"MM\x00*", "a TIFF image"),
-    (b"fLaC", "a FLAC sound"),
-    (b"OggS", "an OGG sound"),
-    (b"ID3", "an MP3 sound"),
-    (b"FORM", "an AIFF sound"),
+    (b"fLaC", "a FLAC audio file"),
+    (b"OggS", "an OGG audio file"),
+    (b"ID3", "an MP3 audio file"),
+    (b"FORM", "an AIFF audio file"),
     (b"%PDF", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive or office document"),
     (b"\x1f\x8b", "a gzip archive"),
@@ -217,26 +217,33 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xffO\xffQ", "a JPEG 2000 image"),
     *((f"P{digit}{end}".encode(), "a PPM image") for digit in "123456" for end in " \n"),
 )
-_BRANDS = {b"avif": "an AVIF image", b"avis": "an AVIF image", b"qt  ": "a QuickTime video", b"M4A ": "an M4A sound"}
+_BRANDS = {
+    b"avif": "an AVIF image",
+    b"avis": "an AVIF image",
+    b"qt  ": "a QuickTime video",
+    b"M4A ": "an M4A audio file",
+}
 _HEIC = frozenset((b"heic", b"heix", b"mif1", b"msf1", b"hevc", b"heim", b"heis"))
 
 
-def kind_of(blob: bytes) -> str:
-    """In words, what a file is by its first bytes, whatever its name says.
+def file_kind(blob: bytes) -> str:
+    """Say what a file is by its first bytes, whatever its name says.
 
     >>> kind_of(b"<html><body>404 Not Found")
     'an HTML or XML page'
     """
     head = blob[:512]
     if head[:4] in (b"RIFF", b"RF64"):
-        return {b"WAVE": "a WAV sound", b"WEBP": "a WebP image", b"AVI ": "an AVI video"}.get(head[8:12], "a RIFF file")
+        return {b"WAVE": "a WAV audio file", b"WEBP": "a WebP image", b"AVI ": "an AVI video"}.get(
+            head[8:12], "a RIFF file"
+        )
     if head[4:8] == b"ftyp":
-        return "a HEIC photo" if head[8:12] in _HEIC else _BRANDS.get(head[8:12], "an MP4 video or sound")
+        return "a HEIC photo" if head[8:12] in _HEIC else _BRANDS.get(head[8:12], "an MP4 video or audio file")
     for start, words in _SIGNATURES:
         if head.startswith(start):
             return words
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2:  # frame sync, layer III
-        return "an MP3 sound"
+        return "an MP3 audio file"
     if not head.strip(b"\x00"):
         return "nothing but zeros"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):

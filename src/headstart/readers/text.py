@@ -1,4 +1,4 @@
-"""Texts: strings as they are, text files decoded strictly. Floor 3: imports base.py.
+"""Texts: strings as they are, text files decoded strictly.
 
 Files are UTF-8, with or without its mark (BOM); UTF-16 and UTF-32 are read when they carry theirs. Anything else is
 refused with the place of the first wrong byte, never guessed: a wrong guess gives plausible garbage, and features of
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from headstart._base.constraints import Interval
-from headstart.readers.base import Item, Refused, content, kind_of, refuse, refusing
+from headstart.readers.base import Item, Refused, file_kind, read_bytes, translate_errors, unreadable
 
 REVISION = 1  # raise it when the same item would give another text
 _MARKS = (  # the UTF-32 mark begins with the UTF-16 one: longest first
@@ -29,7 +29,7 @@ _TEXTUAL = frozenset(("plain text", "unknown bytes", "an HTML or XML page"))
 
 @dataclass(frozen=True)
 class TextLength:
-    """How long a text is: the figures that reports on truncation are made of.
+    """Length of a text: the figures that reports on truncation are made of.
 
     ``words`` counts runs between white space; for scripts that write none between words it says little.
     """
@@ -69,17 +69,17 @@ class TextReader:
     max_bytes: Annotated[int, Interval(1, None, integer=True)] = 64 << 20
 
     def read(self, item: Item) -> str:
-        """The text of a string, of a path, or of a file's bytes."""
+        """Return the text of a string, of a path, or of a file's bytes."""
         if isinstance(item, str):
             text = _repaired(item)
             if len(text) > self.max_bytes:
-                raise refuse(item, f"too large: {len(text):,} characters; at most {self.max_bytes:,} are read")
+                raise unreadable(item, f"too large: {len(text):,} characters; at most {self.max_bytes:,} are read")
         else:
-            blob = content(item, max_bytes=self.max_bytes)
-            with refusing(item):
+            blob = read_bytes(item, max_bytes=self.max_bytes)
+            with translate_errors(item):
                 text = _decoded(blob)
         if not text or text.isspace():
-            raise refuse(item, "empty text")
+            raise unreadable(item, "empty text")
         return text
 
     def length(self, item: Item) -> TextLength:
@@ -89,7 +89,7 @@ class TextReader:
         return TextLength(len(text), len(text.split()), repaired)
 
     def recipe(self) -> dict[str, Any]:
-        """Plain data that changes whenever the text would."""
+        """Return plain data that changes whenever the text would."""
         return {"reader": "text", "revision": REVISION}
 
 
@@ -106,7 +106,7 @@ def _decoded(blob: bytes) -> str:
     try:
         text = blob[skip:].decode(encoding)
     except UnicodeDecodeError as error:
-        at, kind = skip + error.start, kind_of(blob)
+        at, kind = skip + error.start, file_kind(blob)
         if kind not in _TEXTUAL:
             raise Refused(f"not a text ({kind})") from error
         cut = error.reason in ("unexpected end of data", "truncated data")
