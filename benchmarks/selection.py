@@ -80,7 +80,7 @@ def fitted(kind: str, train: tuple, test: tuple) -> dict[str, float]:
     made = choice.fit({"x": X}, T)
     spent = time.perf_counter() - begun
     right = made.decision(Z).argmax(axis=1) == truth.argmax(axis=1)
-    kept = len(made.kept_) / X.shape[1] if made.selects else 1.0
+    kept = len(made.selected_features_) / X.shape[1] if made.selects_features else 1.0
     return {"accuracy": float(right.mean()), "kept": kept, "seconds": spent}
 
 
@@ -95,7 +95,7 @@ def timing(_: argparse.Namespace) -> dict:
     Z = np.concatenate([part["X_test"] for part in parts], axis=1)
     truth = np.searchsorted(np.unique(parts[0]["y"]), parts[0]["y_test"])
     found = {"rows": len(X), "features": X.shape[1], "classes": T.shape[1], "fit_seconds": once,
-             "kept": len(made.kept_), "accuracy": float((made.predict(Z) == truth).mean())}  # fmt: skip
+             "kept": len(made.selected_features_), "accuracy": float((made.predict(Z) == truth).mean())}  # fmt: skip
     for kind in ("ridge", "group_lasso"):
         found[kind] = fitted(kind, (X, T), (Z, np.eye(T.shape[1])[truth]))
     return found

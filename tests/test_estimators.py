@@ -82,7 +82,7 @@ class TestConstructors:
         fitted = TransferClassifier(head=head("ridge", alpha=2.0), random_state=3).fit(X, y)
         copy = clone(fitted)
         assert not hasattr(copy, "predictor_")
-        assert copy.get_params()["random_state"] == 3 and copy.head.fields() == fitted.head.fields()
+        assert copy.get_params()["random_state"] == 3 and copy.head.config() == fitted.head.config()
 
     def test_a_source_survives_clone_with_its_fingerprint(self):
         source = load_source("fake:vector")

@@ -36,7 +36,12 @@ GONE = [5, 0, 33, 50]
 REST = np.setdiff1d(np.arange(56), GONE)
 HOW = {"source": "fake:vector", "layers": ["1"], "exact": True}  # its features lie in the store
 MEMBERS = [name for name in HEADS if HEADS[name].from_moments]
-CASES = [(task, name) for name in MEMBERS for task in TARGETS if task in HEADS[name].tasks and not HEADS[name].selects]
+CASES = [
+    (task, name)
+    for name in MEMBERS
+    for task in TARGETS
+    if task in HEADS[name].tasks and not HEADS[name].selects_features
+]
 
 
 def data_of(task="classification", rows=slice(None)) -> Dataset:
@@ -139,11 +144,11 @@ class TestSolvedFromMoments:
         plain, exact = (fitted(data_of(task, others), name, exact=flag) for flag in (False, True))
         a, b = (one.decision_function(X[others]) for one in (plain, exact))
         assert np.allclose(a, b, rtol=0, atol=2e-3 * np.abs(a - a.mean(axis=0)).max())
-        assert plain.answers[0].ledger is None and plain.head.fields() == exact.head.fields()
+        assert plain.answers[0].ledger is None and plain.head.config() == exact.head.config()
 
     def test_only_heads_that_can_compete(self):
         predictor = fit("fake:vector", data_of(), exact=True)
-        assert predictor.head.from_moments and predictor.head.competes
+        assert predictor.head.from_moments and predictor.head.in_auto
         assert {row["head"] for row in predictor.chosen["selection"]["target"]["table"]} <= set(MEMBERS)
         assert predictor.forget(list(X[GONE])).head.from_moments
 

@@ -14,14 +14,14 @@ from headstart.heads import HEADS, head
 from headstart.heads.problem import Problem
 from headstart.selection.cross_validation import (
     BASELINE,
-    CAUTIOUS,
+    SMALL_SAMPLE,
     CVResult,
     Scoring,
     complete_results,
     score_out_of_fold,
     select_one_se,
 )
-from headstart.selection.search import MOST_ROWS, calibrate, is_few, select_head
+from headstart.selection.search import MOST_ROWS, calibrate, is_small_sample, select_head
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -59,7 +59,7 @@ def test_the_choice_fits_and_carries_its_temperature():
     choice = select_head(X, T)
     fitted = choice.fit(X, T)
     assert fitted.temperature_ == choice.temperature and fitted.name == choice.name
-    assert fitted.fields() == choice.head.fields()
+    assert fitted.config() == choice.head.config()
     assert (fitted.predict(X["good"]) == T.argmax(axis=1)).mean() >= choice.score - 0.05
     assert not hasattr(choice.head, "intercept_")
 
@@ -69,14 +69,14 @@ def test_everything_tried_is_on_the_table():
     choice = select_head(X, T)
     seen = {(trial.candidates, trial.head, trial.fields["scale"]) for trial in choice.trials}
     assert {c for c, _, _ in seen} == {("noise",), ("good",), ("half",)}
-    competing = {name for name in HEADS if HEADS[name].competes}
+    competing = {name for name in HEADS if HEADS[name].in_auto}
     assert set(HEADS) - competing == {"group_lasso"}
     assert {h for c, h, s in seen if c == ("good",) and s == "none"} == competing
     assert {h for c, h, s in seen if c == ("good",) and s == "standard"} == competing
     assert {h for c, h, _ in seen if c == ("noise",)} == {"ridge", "lda"}  # screened, and out
     for trial in choice.trials:
-        assert trial.rows.shape == (240,) and trial.low <= trial.score <= trial.high
-        assert np.isclose(trial.rows.mean(), trial.score)
+        assert trial.row_scores.shape == (240,) and trial.low <= trial.score <= trial.high
+        assert np.isclose(trial.row_scores.mean(), trial.score)
     assert str(len(choice.trials)) in choice.reason
 
 
@@ -85,7 +85,7 @@ def test_a_head_as_it_comes_can_be_asked_for(name):
     """Strengths of None are chosen by the head itself; the same head by name has them chosen by cross-validation."""
     X, T = layers(n=90)
     made = select_head({"good": X["good"]}, T, heads=head(name))
-    assert made.name == name and made.fields == head(name).fields()
+    assert made.name == name and made.fields == head(name).config()
     assert made.score > 0.7 and made.fit(X, T).decision(X["good"]).shape == T.shape
 
 
@@ -124,7 +124,7 @@ def test_the_same_seed_gives_the_same_choice():
         b.temperature,
     )
     assert np.array_equal(a.folds, b.folds)
-    assert all(np.array_equal(x.costs, y.costs) for x, y in zip(a.trials, b.trials, strict=True))
+    assert all(np.array_equal(x.losses, y.losses) for x, y in zip(a.trials, b.trials, strict=True))
 
 
 def test_labels_that_mean_nothing_score_at_chance():
@@ -140,25 +140,29 @@ def test_above_200_rows_the_best_of_each_grid_is_held_out_by_every_draw(task):
     if task != "classification":
         T = T[:, :2] if task == "multilabel" else T[:, :2] + X["half"][:, :2]
     choice = select_head(X, T, task=task, fuse=True)
-    assert len(choice.folds) == 3 and {trial.draws for trial in choice.trials} == {1, 3}
+    assert len(choice.folds) == 3 and {trial.n_repeats for trial in choice.trials} == {1, 3}
     grids: dict[tuple, list[CVResult]] = {}
     for one in choice.trials:
         grids.setdefault((one.candidates, one.head, one.fields["scale"]), []).append(one)
     for (names, name, scale), trials in grids.items():
         problem = Problem(task, scale, np.concatenate([X[n] for n in names], axis=1), T)
-        whole = [one for one in trials if one.draws == 3]
-        assert len([one for one in whole if not one.is_anchor]) <= 1 <= len(whole)
+        whole = [one for one in trials if one.n_repeats == 3]
+        assert len([one for one in whole if not one.is_baseline]) <= 1 <= len(whole)
         for one in whole:
             fields = {key: value for key, value in one.fields.items() if key != "scale"}
             (held,) = HEADS[name].out_of_fold(problem, choice.folds, [fields])
             again = score_out_of_fold(held, T, choice.folds, Scoring(task, choice.metric))
-            assert len(one.costs) == len(again.costs)
+            assert len(one.losses) == len(again.losses)
             assert np.allclose([one.score, one.low, one.high], [again.score, again.low, again.high], atol=0.01)
-    assert choice.score in {one.score for one in choice.trials if one.draws == 3}
+    assert choice.score in {one.score for one in choice.trials if one.n_repeats == 3}
 
 
 def test_only_trials_that_saw_every_draw_are_compared():
-    lucky, whole, other = trial(np.full(300, 0.1)), trial(np.full(300, 0.3), draws=3), trial(np.full(300, 0.2), draws=3)
+    lucky, whole, other = (
+        trial(np.full(300, 0.1)),
+        trial(np.full(300, 0.3), n_repeats=3),
+        trial(np.full(300, 0.2), n_repeats=3),
+    )
     assert complete_results([lucky, whole, other]) == [whole, other]
     assert select_one_se([lucky, whole, other]) is other and select_one_se([lucky]) is lucky
 
@@ -175,7 +179,7 @@ def test_the_anchor_stands_unless_another_is_better_by_a_standard_error():
     rng = np.random.default_rng(0)
     base = rng.normal(1.0, 0.1, 300)
     anchor = trial(base, BASELINE[0], **{k: v for k, v in BASELINE[1].items() if k != "scale"})
-    assert anchor.is_anchor and not trial(base).is_anchor
+    assert anchor.is_baseline and not trial(base).is_baseline
     noise = rng.normal(0, 1, 300)
     noise -= noise.mean()
     error = noise.std(ddof=1) / np.sqrt(300)
@@ -190,12 +194,12 @@ def test_on_few_rows_a_sure_gain_beats_a_larger_doubtful_one():
     wide = np.tile([-3.0, 2.0], 50)
     doubtful, sure = trial(base + wide - 0.2, rows=100), trial(base - 0.3, rows=100)
     anchor = trial(base, "logistic", rows=100, C=1.0)
-    assert (doubtful.cost, sure.cost) == pytest.approx((0.3, 0.7))
+    assert (doubtful.mean_loss, sure.mean_loss) == pytest.approx((0.3, 0.7))
     assert select_one_se([anchor, doubtful, sure]) is doubtful  # mean 0.7 less 0.25 is still more than 0.3
     sure = trial(base - 0.6, rows=100)
     assert select_one_se([anchor, doubtful, sure]) is sure
-    many = [trial(np.tile(t.costs, 3), t.head, rows=3 * CAUTIOUS, **t.fields) for t in (anchor, doubtful, sure)]
-    assert select_one_se(many).cost == pytest.approx(0.3)
+    many = [trial(np.tile(t.losses, 3), t.head, rows=3 * SMALL_SAMPLE, **t.fields) for t in (anchor, doubtful, sure)]
+    assert select_one_se(many).mean_loss == pytest.approx(0.3)
 
 
 def test_without_the_anchor_the_least_mean_wins_and_of_equals_the_first():
@@ -225,10 +229,10 @@ def test_one_row_per_class_with_a_head_asked_for():
 def test_few_rows_per_class_work_and_only_steady_heads_compete(seed, per_class, d):
     X, y = blobs(seed, n=3 * per_class, d=d)
     choice = select_head({"x": X}, np.eye(3)[y])
-    assert {t.head for t in choice.trials} == {n for n in HEADS if "classification" in HEADS[n].steady}
+    assert {t.head for t in choice.trials} == {n for n in HEADS if "classification" in HEADS[n].few_shot_tasks}
     assert {t.fields["scale"] for t in choice.trials} == {"none"}
     assert np.isfinite(choice.fit({"x": X}, np.eye(3)[y]).proba(X)).all()
-    assert is_few(np.eye(3)[y], "classification")
+    assert is_small_sample(np.eye(3)[y], "classification")
 
 
 def test_a_class_of_one_among_many():
@@ -362,7 +366,7 @@ def test_a_head_of_fixed_fields_keeps_them_all():
         head("lda"),
     ):
         choice = select_head({"good": X["good"]}, T, heads=asked)
-        assert choice.head.fields() == asked.fields()
+        assert choice.head.config() == asked.config()
 
 
 def test_folds_may_be_given():
@@ -398,7 +402,7 @@ def test_many_rows_are_thinned_for_choosing_only():
     y = np.arange(n) % 2
     X = (rng.normal(size=(n, 3)) + y[:, None]).astype(np.float32)
     choice = select_head({"x": X}, np.eye(2)[y], heads=["ridge", "nearest_centroid"])
-    assert {len(t.rows) for t in choice.trials} == {MOST_ROWS}
+    assert {len(t.row_scores) for t in choice.trials} == {MOST_ROWS}
     assert f"{MOST_ROWS:,} rows" in choice.reason
     assert choice.fit({"x": X}, np.eye(2)[y]).coef_.shape == (3, 2)
 

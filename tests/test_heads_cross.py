@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2_score
 
 from headstart._base.intervals import wilson
-from headstart.selection.calibration import temperature_of
+from headstart.selection.calibration import fit_temperature
 from headstart.selection.cross_validation import (
     FOLDS,
     Scoring,
@@ -104,10 +104,10 @@ def test_accuracy_and_its_interval(seed, repeats):
     D = rng.normal(size=(repeats, 40, 3)) + np.eye(3)[y]
     got = score_out_of_fold(D, one_hot(y, 3), np.zeros((repeats, 40), int), Scoring("classification", "accuracy"))
     hits = D.argmax(axis=2) == y
-    assert np.isclose(got.score, hits.mean()) and np.allclose(got.rows, hits.mean(axis=0))
+    assert np.isclose(got.score, hits.mean()) and np.allclose(got.row_scores, hits.mean(axis=0))
     assert np.allclose((got.low, got.high), wilson(hits.mean() * 40, 40))
     each = losses(D / got.temperature, one_hot(y, 3), "classification")
-    assert np.allclose(got.costs, each + 1 - hits.mean(axis=0))
+    assert np.allclose(got.losses, each + 1 - hits.mean(axis=0))
 
 
 @given(seed=seeds)
@@ -123,7 +123,7 @@ def test_balanced_accuracy_counts_classes_alike_and_moves_log_odds(seed):
     moved = (D[0] + got.temperature * shift).argmax(axis=1)
     assert np.isclose(got.score, balanced_accuracy_score(y, moved))
     assert got.low < got.score < got.high or got.score in (0, 1)
-    assert got.temperature == temperature_of(D, one_hot(y), "classification")
+    assert got.temperature == fit_temperature(D, one_hot(y), "classification")
 
 
 @given(seed=seeds)
@@ -158,9 +158,9 @@ def test_pooled_scores_have_an_interval_from_the_folds(task):
     folds = np.stack([np.arange(100) % 5, np.arange(100) // 20])
     got = score_out_of_fold(D, T, folds, Scoring(task, "mean_average_precision" if task == "multilabel" else "r2"))
     assert got.low < got.score < got.high <= 1
-    assert len(got.costs) == (10 if task == "multilabel" else 100)
+    assert len(got.losses) == (10 if task == "multilabel" else 100)
     better = score_out_of_fold(T + 0.1 * (D - T), T, folds, Scoring(task, "x"))
-    assert better.score > got.score and better.costs.mean() < got.costs.mean()
+    assert better.score > got.score and better.losses.mean() < got.losses.mean()
     assert better.high - better.low < got.high - got.low
 
 
@@ -172,7 +172,7 @@ def test_further_draws_are_no_further_labelled_rows():
     folds = np.stack([rng.permutation(500) % 5 for _ in range(10)])
     errors = []
     for draws in (1, 10):
-        costs = score_out_of_fold(D[:draws], T, folds[:draws], Scoring("multilabel", "mean_average_precision")).costs
+        costs = score_out_of_fold(D[:draws], T, folds[:draws], Scoring("multilabel", "mean_average_precision")).losses
         assert len(costs) == 5 * draws
         errors.append(costs.std(ddof=1) / np.sqrt(len(costs)))
     assert 0.5 < errors[1] / errors[0] < 2

@@ -63,8 +63,8 @@ def test_costs_are_those_of_refitting_the_concatenation(shape):
     for fold in range(5):
         out = contest.folds[0] == fold
         held[out] = Ridge(penalty).fit(both[~out], T[~out]).predict(both[out])
-    wanted = score_out_of_fold(held[None], T, contest.folds, contest.aim).costs.mean()
-    assert search.cost(K, 0.1) == pytest.approx(wanted, rel=1e-6)
+    wanted = score_out_of_fold(held[None], T, contest.folds, contest.scoring).losses.mean()
+    assert search.mean_loss(K, 0.1) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_every_step_lowers_the_cost():
@@ -74,7 +74,7 @@ def test_every_step_lowers_the_cost():
 
     def least(names):
         total = sum(search.kernels[name] for name in names)
-        return min(search.cost(total, p) for p in _fusion._PENALTIES)
+        return min(search.mean_loss(total, p) for p in _fusion._PENALTIES)
 
     chosen = forward_selection(views, contest, list(views))
     costs = [least(chosen[: k + 1]) for k in range(1, len(chosen))]

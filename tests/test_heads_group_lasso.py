@@ -56,7 +56,7 @@ def test_it_is_their_ridge_on_the_features_that_their_lasso_keeps(seed, shape, s
     alpha = share * top(X, Y)
     ours = head("group_lasso", alpha=alpha, refit=0.7).fit(X, Y, task="regression")
     kept = their_features(X, Y, alpha)
-    assert np.array_equal(ours.kept_, kept) and (ours.alpha_, ours.refit_) == (alpha, 0.7)
+    assert np.array_equal(ours.selected_features_, kept) and (ours.alpha_, ours.refit_) == (alpha, 0.7)
     theirs = SkRidge(alpha=0.7).fit(X[:, kept], Y)
     assert np.allclose(ours.coef_[kept].T, theirs.coef_.reshape(shape[2], -1), rtol=1e-7, atol=1e-9)
     assert np.allclose(ours.decision(X), theirs.predict(X[:, kept]).reshape(Y.shape), rtol=1e-8, atol=1e-8)
@@ -69,7 +69,7 @@ def test_standardised_features_are_selected_in_their_units(seed, shape):
     Z = StandardScaler().fit_transform(X)
     alpha = 0.2 * top(Z, Y)
     ours = head("group_lasso", alpha=alpha, refit=2.0, scale="standard").fit(X, Y, task="regression")
-    assert np.array_equal(ours.kept_, their_features(Z, Y, alpha))
+    assert np.array_equal(ours.selected_features_, their_features(Z, Y, alpha))
 
 
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
@@ -77,10 +77,10 @@ def test_standardised_features_are_selected_in_their_units(seed, shape):
 def test_too_strong_a_penalty_keeps_nothing_and_predicts_the_prior(task, shape):
     X, Y = data(0, shape, task)
     fitted = head("group_lasso", alpha=1.0001 * top(X, Y)).fit(X, Y, task=task)
-    assert len(fitted.kept_) == 0 and not fitted.coef_.any()
+    assert len(fitted.selected_features_) == 0 and not fitted.coef_.any()
     prior = Y.mean(axis=0) - (0.5 if task == "multilabel" else 0.0)
     assert np.allclose(fitted.decision(X), prior)
-    assert len(head("group_lasso", alpha=0.99 * top(X, Y)).fit(X, Y, task=task).kept_) >= 1
+    assert len(head("group_lasso", alpha=0.99 * top(X, Y)).fit(X, Y, task=task).selected_features_) >= 1
 
 
 @given(seed=seeds, shape=shapes)
@@ -90,7 +90,7 @@ def test_permuting_the_features_permutes_what_is_kept(seed, shape):
     a = head("group_lasso").fit(X, Y, task="regression")
     b = head("group_lasso").fit(X[:, order], Y, task="regression")
     assert np.allclose(a.coef_[order], b.coef_, atol=1e-8)
-    assert set(order[b.kept_]) == set(a.kept_)
+    assert set(order[b.selected_features_]) == set(a.selected_features_)
 
 
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
@@ -102,10 +102,10 @@ def test_noise_put_beside_the_features_is_left_out(task, few):
     both = np.column_stack([X, noise])
     choice = select_head({"both": both}, Y, task=task, heads="group_lasso")
     fitted = choice.fit({"both": both}, Y)
-    assert len({0, 1, 2, 3} & set(fitted.kept_)) >= 3 or few
-    assert (fitted.kept_ >= 8).sum() <= (10 if few else 4)
+    assert len({0, 1, 2, 3} & set(fitted.selected_features_)) >= 3 or few
+    assert (fitted.selected_features_ >= 8).sum() <= (10 if few else 4)
     alone = head("group_lasso", scale="standard").fit(both, Y, task=task)
-    assert (alone.kept_ >= 8).mean() <= 0.5
+    assert (alone.selected_features_ >= 8).mean() <= 0.5
 
 
 def test_more_features_than_rows_and_where_few_tell_it_all_it_beats_ridge():
@@ -116,7 +116,7 @@ def test_more_features_than_rows_and_where_few_tell_it_all_it_beats_ridge():
         fitted = head(name, scale="standard").fit(wide[:60], Y[:60])
         right[name] = (fitted.predict(wide[60:]) == Y[60:].argmax(axis=1)).mean()
         if name == "group_lasso":
-            assert 0 < len(fitted.kept_) < 60
+            assert 0 < len(fitted.selected_features_) < 60
     assert right["group_lasso"] > right["ridge"] + 0.05
 
 
@@ -125,7 +125,9 @@ def test_moments_are_enough_also_where_rows_are_few(seed, shape):
     X, Y = data(seed, shape)
     rows = head("group_lasso", alpha=0.1 * top(X, Y)).fit(X, Y, task="regression")
     moments = head("group_lasso", alpha=0.1 * top(X, Y)).fit(Moments.from_rows(X, Y), task="regression")
-    assert np.array_equal(rows.kept_, moments.kept_) and np.allclose(rows.coef_, moments.coef_, atol=1e-8)
+    assert np.array_equal(rows.selected_features_, moments.selected_features_) and np.allclose(
+        rows.coef_, moments.coef_, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("shape", [(60, 12, 3), (25, 75, 4)])
@@ -137,7 +139,7 @@ def test_moments_without_a_fold_are_those_of_the_other_rows(shape, scale):
     fold = np.arange(0, len(X), 5)
     left = _PathFit.without(problem, fold)
     others = np.delete(np.arange(len(X)), fold)
-    spread = 1.0 if problem.spread is None else problem.spread
+    spread = 1.0 if problem.feature_scale is None else problem.feature_scale
     mean, ymean = (np.average(V[others], axis=0, weights=weights[others]) for V in (X, Y))
     rows = np.sqrt(weights[others])[:, None] * (X[others] - mean) / spread
     targets = np.sqrt(weights[others])[:, None] * (Y[others] - ymean)
@@ -172,7 +174,7 @@ def test_a_weighted_fit_with_a_prior_is_that_of_reweighted_rows():
 
 def test_features_that_are_all_constant_say_so_and_unfitted_heads_too():
     with pytest.raises(NotFitted):
-        _ = head("group_lasso").kept_
+        _ = head("group_lasso").selected_features_
     with pytest.raises(NumericsError, match="constant"):
         head("group_lasso").fit(np.ones((20, 3)), data(0, (20, 4, 2))[1], task="regression")
 
@@ -181,7 +183,7 @@ def test_targets_that_never_change_are_predicted_without_features():
     X, _ = data(0, (30, 6, 2))
     Y = np.tile([2.0, -1.0], (30, 1))
     fitted = head("group_lasso").fit(X, Y, task="regression")
-    assert len(fitted.kept_) == 0 and np.allclose(fitted.predict(X), Y)
+    assert len(fitted.selected_features_) == 0 and np.allclose(fitted.predict(X), Y)
     choice = select_head({"x": X}, Y, task="regression", heads="group_lasso")
     assert np.allclose(choice.fit({"x": X}, Y).predict(X), Y)
 
@@ -190,7 +192,7 @@ def test_auto_leaves_it_out_and_asking_takes_it():
     X, Y = data(6, (240, 12, 3), "classification")
     assert "group_lasso" not in {trial.head for trial in select_head({"x": X}, Y).trials}
     assert {trial.head for trial in select_head({"x": X}, Y, heads="group_lasso").trials} == {"group_lasso"}
-    assert not HEADS["group_lasso"].competes and HEADS["ridge"].competes
+    assert not HEADS["group_lasso"].in_auto and HEADS["ridge"].in_auto
 
 
 def test_how_many_features_of_each_layer_are_kept():
@@ -204,9 +206,11 @@ def test_how_many_features_of_each_layer_are_kept():
     choice = select_head(views, Y, heads="group_lasso", fuse=True)
     assert set(choice.candidates) == {"a", "b"}
     fitted = choice.fit(views, Y)
-    kept = choice.kept(fitted, views)
+    kept = choice.selected_counts(fitted, views)
     ends = np.cumsum([0, *(views[name].shape[1] for name in choice.candidates)])
-    assert kept == tuple(((fitted.kept_ >= a) & (fitted.kept_ < b)).sum() for a, b in pairwise(ends))
-    assert min(kept) >= 1 and sum(kept) <= 6 and {0, ends[1]} <= set(fitted.kept_)
+    assert kept == tuple(
+        ((fitted.selected_features_ >= a) & (fitted.selected_features_ < b)).sum() for a, b in pairwise(ends)
+    )
+    assert min(kept) >= 1 and sum(kept) <= 6 and {0, ends[1]} <= set(fitted.selected_features_)
     plain = select_head(views, Y, heads="ridge", fuse=True)
-    assert plain.kept(plain.fit(views, Y), views) is None
+    assert plain.selected_counts(plain.fit(views, Y), views) is None

@@ -10,7 +10,7 @@ from sklearn.covariance import OAS
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from headstart.heads import head
-from headstart.heads.base import ABSENT
+from headstart.heads.base import ABSENT_CLASS_SCORE
 from headstart.heads.lda import Lda
 from headstart.heads.problem import Problem
 from headstart.moments import Moments
@@ -174,7 +174,7 @@ def test_a_class_that_one_fold_holds_whole_is_absent_there():
     X, y = data(0, uneven=True)
     folds = np.where(y == 2, 0, 1 + np.arange(60) % 2)[None]
     out = Lda.out_of_fold(Problem("classification", X=X, T=np.eye(3)[y]), folds, [{"shrinkage": 0.2}])[0, 0]
-    assert (out[y == 2, 2] == ABSENT).all() and (out[y != 2, 2] > ABSENT).all()
+    assert (out[y == 2, 2] == ABSENT_CLASS_SCORE).all() and (out[y != 2, 2] > ABSENT_CLASS_SCORE).all()
 
 
 @pytest.mark.parametrize("shrinkage", [0, -0.1, 1.1, "auto", None, True])

@@ -102,7 +102,7 @@ def test_gcv_is_its_formula_and_needs_only_moments(seed, shape):
         direct.append(n * ((Yc - hat @ Yc) ** 2).sum() / (n - 1 - np.trace(hat)) ** 2)
     assert np.allclose(gcv(problem, alphas), direct, rtol=1e-6)
     m = Moments.from_rows(X, Y)
-    assert np.allclose(gcv(Problem("regression", moments=m, given=m.centred), alphas), direct, rtol=1e-6)
+    assert np.allclose(gcv(Problem("regression", moments=m, precomputed=m.centred), alphas), direct, rtol=1e-6)
 
 
 def test_selection_by_loo_needs_rows():

@@ -83,7 +83,7 @@ class TestRoundTrip:
         data = labelled(["b", "a", "c"])
         predictor = fitted(data, head=name)
         back = load(predictor.save(tmp_path / "p"))
-        assert type(back.head) is type(predictor.head) and back.head.fields() == predictor.head.fields()
+        assert type(back.head) is type(predictor.head) and back.head.config() == predictor.head.config()
         assert np.array_equal(predictor.predict_proba(data.items), back.predict_proba(data.items))
 
     def test_several_sources_and_layers_side_by_side(self, tmp_path):

@@ -105,7 +105,7 @@ def test_layers_limits_the_rows():
 def test_record_says_what_was_ranked(ranking):
     assert ranking.it.provenance["data"] == ranking.data.fingerprint
     assert ranking.it.provenance["random_state"] == 0
-    assert ranking.it.cost["items"] == len(ranking.data)
+    assert ranking.it.mean_loss["items"] == len(ranking.data)
     assert ranking.it.metric == "accuracy"
     assert ranking.it.baseline == pytest.approx(1 / 3)
 
@@ -119,7 +119,7 @@ def test_accuracy_is_the_cross_validated_score_of_the_setting_reported(ranking, 
     labels = T.argmax(1)
     for row in found.rows:
         trials = [t for t in made[0].trials if [c.split(" ")[1] for c in t.candidates] == [row.layer]]
-        best = min(trials, key=lambda t: t.costs.mean())
+        best = min(trials, key=lambda t: t.losses.mean())
         X = bank.rows(row.layer, ranking.data)
         right = []
         for folds in made[0].folds:
@@ -152,7 +152,7 @@ def test_the_head_that_is_asked_for_is_the_one_that_is_ranked(ranking, monkeypat
 
 def trial(rows) -> SimpleNamespace:
     rows = np.asarray(rows, dtype=float)
-    return SimpleNamespace(rows=rows, costs=1 - rows, score=rows.mean())
+    return SimpleNamespace(rows=rows, losses=1 - rows, score=rows.mean())
 
 
 PLAIN = Pairing("classification")
@@ -188,8 +188,8 @@ def test_differences_weigh_rows_as_the_metric_does():
 
 
 def test_values_are_compared_by_their_squared_errors():
-    a = SimpleNamespace(rows=np.zeros(9), costs=np.arange(9.0), score=0.5)
-    b = SimpleNamespace(rows=np.zeros(9), costs=np.arange(9.0) + 1 + np.arange(9) % 2, score=-1.0)
+    a = SimpleNamespace(rows=np.zeros(9), losses=np.arange(9.0), score=0.5)
+    b = SimpleNamespace(rows=np.zeros(9), losses=np.arange(9.0) + 1 + np.arange(9) % 2, score=-1.0)
     mean, low, high = Pairing("regression").difference(b, a)
     assert mean == -1.5
     assert low < mean < high < 0
@@ -387,7 +387,7 @@ def settings(T: np.ndarray, n: int, seed: int, right: float | None) -> list[Simp
 def test_honest_takes_out_the_luck_of_choosing(seed):
     T = np.eye(2)[np.arange(80) % 2]
     trials = settings(T, 300, seed, None)
-    assert max(t.rows.mean() for t in trials) > 0.62
+    assert max(t.row_scores.mean() for t in trials) > 0.62
     assert verdict.honest(trials, T, "accuracy") == pytest.approx(0.5, abs=0.08)
     better = [*trials, *settings(T, 1, seed, 0.95)]
     assert verdict.honest(better, T, "accuracy") > 0.85
@@ -405,7 +405,7 @@ def test_more_rows_than_choosing_looks_at(monkeypatch):
     monkeypatch.setattr(search, "MOST_ROWS", 60)
     found = rank(dense(), good_data(150))
     assert found.transfers
-    assert found.cost["items"] == 150
+    assert found.mean_loss["items"] == 150
     assert found.best.mbytes == pytest.approx(150 * 4 * {"a": 16, "b": 12, "c": 6}[found.best.layer] / 1e6)
     T = np.eye(3)[np.arange(150) % 3]
     kept = _prepare.few(T, "classification", 0, 60)
@@ -434,7 +434,7 @@ def test_missing_labels_are_left_out_and_rows_stay_aligned():
     holes = np.where(gone, None, y)
     found = rank(dense(), Dataset.from_arrays(X, list(holes)))
     whole = rank(dense(), Dataset.from_arrays(X[~gone], list(y[~gone])))
-    assert found.cost["items"] == (~gone).sum()
+    assert found.mean_loss["items"] == (~gone).sum()
     assert [(r.layer, r.accuracy, r.logme) for r in found.rows] == [(r.layer, r.accuracy, r.logme) for r in whole.rows]
 
 
@@ -449,7 +449,7 @@ def test_unreadable_files_are_left_out_and_named(tmp_path):
         Image.fromarray(picture).save(folder / f"{i:02}.png")
     (tmp_path / "data" / "class0" / "06.png").write_bytes(b"not a picture")
     found = rank(load_source("fake:image"), Dataset.from_folder(tmp_path / "data"))
-    assert found.cost["items"] == 40
+    assert found.mean_loss["items"] == 40
     assert [one.item for one in found.skipped] and "06.png" in str(found.skipped[0].item)
     assert found.best.accuracy > 0.9
 

@@ -100,8 +100,8 @@ def trial(name: str, wrong: int, n: int = 100, **more) -> SimpleNamespace:
     rows = np.ones(n)
     rows[:wrong] = 0
     score = float(rows.mean())
-    shown = {"low": score - 0.05, "high": score + 0.05, "costs": 1 - rows, "cost": 1 - score, "draws": 3}
-    return SimpleNamespace(head="ridge", candidates=(name,), rows=rows, score=score, **{**shown, **more})
+    shown = {"low": score - 0.05, "high": score + 0.05, "losses": 1 - rows, "mean_loss": 1 - score, "n_repeats": 3}
+    return SimpleNamespace(head="ridge", candidates=(name,), row_scores=rows, score=score, **{**shown, **more})
 
 
 def test_groups_start_anew_where_a_row_is_clearly_worse():
@@ -123,7 +123,7 @@ def test_best_of_is_the_cheapest_trial_of_these_features():
     cheap, dear, other = trial("a", 10), trial("a", 20), trial("b", 1)
     assert best_of([dear, cheap, other], ("a",)) is cheap
     assert best_of([dear, cheap, other], ("c",)) is None
-    assert best_of([cheap, trial("a", 0, draws=1)], ("a",)) is cheap  # one draw may have been lucky
+    assert best_of([cheap, trial("a", 0, n_repeats=1)], ("a",)) is cheap  # one draw may have been lucky
 
 
 def fused(*choice):

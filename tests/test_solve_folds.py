@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.errors import NumericsError
-from headstart.linalg.pca import feature_scale, of_rows, of_scatter
-from headstart.linalg.ridge_cv import FoldPrediction, FoldRidge, _Normal, discriminants
+from headstart.linalg.pca import feature_scale, pca_of_rows, pca_of_scatter
+from headstart.linalg.ridge_cv import FoldPrediction, FoldRidge, _Normal, lda_scores
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.sampled_from([(60, 8), (60, 50), (40, 40), (25, 70)])
@@ -25,7 +25,7 @@ def data(seed, shape, classes=3):
 def basis_of(X, weights):
     mean = weights @ X / weights.sum()
     away = np.sqrt(weights)[:, None] * (X - mean)
-    return of_rows(away, mean, None) if len(X) <= X.shape[1] else of_scatter(mean, away.T @ away, None)
+    return pca_of_rows(away, mean, None) if len(X) <= X.shape[1] else pca_of_scatter(mean, away.T @ away, None)
 
 
 def weighted(X, T, w, alpha):
@@ -59,9 +59,13 @@ def test_weights_in_coordinates_unfold_to_weights_on_features(seed, shape):
     spread = rng.uniform(0.5, 2, X.shape[1])
     mean = X.mean(axis=0)
     away = (X - mean) / spread
-    basis = of_rows(away, mean, spread) if len(X) <= X.shape[1] else of_scatter(mean, (X - mean).T @ (X - mean), spread)
+    basis = (
+        pca_of_rows(away, mean, spread)
+        if len(X) <= X.shape[1]
+        else pca_of_scatter(mean, (X - mean).T @ (X - mean), spread)
+    )
     coef, offset = rng.normal(size=(len(basis.values), 2)), rng.normal(size=2)
-    W, b = basis.unfold(coef, offset)
+    W, b = basis.to_input_space(coef, offset)
     assert np.allclose(X @ W + b, basis.coordinates(X) @ coef + offset, atol=1e-8)
 
 
@@ -81,7 +85,7 @@ def test_the_divisor_of_a_constant_feature_is_one():
 
 def test_a_scatter_that_is_not_finite_is_refused():
     with pytest.raises(NumericsError, match="cannot be decomposed"):
-        of_scatter(np.zeros(3), np.full((3, 3), np.nan), None)
+        pca_of_scatter(np.zeros(3), np.full((3, 3), np.nan), None)
 
 
 # --- folds left out ---------------------------------------------------------------------------------------------------
@@ -112,7 +116,7 @@ def test_both_ways_of_leaving_out_agree(seed, shape):
     X, T = data(seed, shape)
     basis = basis_of(X, np.ones(60))
     engine = FoldRidge(basis.coordinates(X), basis.values, T, np.ones(60))
-    whole, fold = engine.whole, slice(12)
+    whole, fold = engine.full_fit, slice(12)
     for alpha in (0.1, 10.0):
         a, b = whole.at(alpha).hat(fold), _Normal.of(whole, fold).at(alpha)
         assert np.allclose(a[0], b[0], atol=1e-9)
@@ -128,7 +132,7 @@ def test_discriminants_follow_from_ridge(seed, shape, alpha):
     basis = basis_of(X, ones)
     left = next(FoldRidge(basis.coordinates(X), basis.values, T, ones).left_out([fold], np.array([alpha])))[0]
     counts = T[others].sum(axis=0)
-    ((linear, norm),) = discriminants([left], (counts / counts.sum())[None], counts[None])
+    ((linear, norm),) = lda_scores([left], (counts / counts.sum())[None], counts[None])
     mean = X[others].mean(axis=0)
     means = (T[others].T @ (X[others] - mean)) / counts[:, None]
     within = X[others] - mean - T[others] @ means
@@ -140,4 +144,4 @@ def test_discriminants_follow_from_ridge(seed, shape, alpha):
 def test_classes_without_any_spread_and_shrinkage_are_refused():
     left = FoldPrediction(np.arange(2), np.zeros((2, 2)), np.diag([3.0, 3.0]))
     with pytest.raises(NumericsError, match="Raise shrinkage"):
-        discriminants([left], np.full((1, 2), 0.5), np.full((1, 2), 3.0))
+        lda_scores([left], np.full((1, 2), 0.5), np.full((1, 2), 3.0))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from headstart.linalg.softmax_regression import Entropy, minimise
+from headstart.linalg.softmax_regression import CrossEntropyBatch, minimize_batch
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -37,7 +37,7 @@ def quadratics(seed, p=6, b=4, t=2):
 @given(seed=seeds)
 def test_quadratics_are_solved(seed):
     objective, inverse, best = quadratics(seed)
-    found = minimise(objective, np.zeros_like(best), inverse, tolerance=1e-16, max_steps=500)
+    found = minimize_batch(objective, np.zeros_like(best), inverse, tolerance=1e-16, max_steps=500)
     assert found.converged.all()
     assert np.allclose(found.x, best, atol=1e-5 * np.abs(best).max())
     assert np.allclose(found.value, objective(found.x, np.arange(4))[0])
@@ -46,9 +46,9 @@ def test_quadratics_are_solved(seed):
 @given(seed=seeds)
 def test_a_problem_does_not_feel_the_others_of_its_batch(seed):
     objective, inverse, best = quadratics(seed)
-    together = minimise(objective, np.zeros_like(best), inverse, tolerance=1e-12, max_steps=500)
+    together = minimize_batch(objective, np.zeros_like(best), inverse, tolerance=1e-12, max_steps=500)
     for i in range(4):
-        alone = minimise(
+        alone = minimize_batch(
             lambda x, which, i=i: objective(x, np.array([i])),
             np.zeros_like(best[:, [i]]),
             inverse[:, [i]],
@@ -61,27 +61,27 @@ def test_a_problem_does_not_feel_the_others_of_its_batch(seed):
 
 def test_a_start_at_the_optimum_stays_there():
     objective, inverse, best = quadratics(0)
-    found = minimise(objective, best, inverse, tolerance=1e-10, max_steps=10)
+    found = minimize_batch(objective, best, inverse, tolerance=1e-10, max_steps=10)
     assert np.array_equal(found.x, best) and (found.steps == 0).all() and found.converged.all()
 
 
 def test_the_start_is_not_written_to():
     objective, inverse, best = quadratics(0)
     start = np.zeros_like(best)
-    minimise(objective, start, inverse, tolerance=1e-10, max_steps=50)
+    minimize_batch(objective, start, inverse, tolerance=1e-10, max_steps=50)
     assert not start.any()
 
 
 def test_too_few_steps_are_said():
     objective, inverse, best = quadratics(0)
-    found = minimise(objective, np.zeros_like(best), inverse, tolerance=1e-16, max_steps=3)
+    found = minimize_batch(objective, np.zeros_like(best), inverse, tolerance=1e-16, max_steps=3)
     assert (found.steps == 3).all() and not found.converged.any()
     assert (found.value < objective(np.zeros_like(best), np.arange(4))[0]).all()
 
 
 def test_a_tolerance_beyond_rounding_ends_all_the_same():
     objective, inverse, best = quadratics(1)
-    found = minimise(objective, np.zeros_like(best), inverse, tolerance=0.0, max_steps=5000)
+    found = minimize_batch(objective, np.zeros_like(best), inverse, tolerance=0.0, max_steps=5000)
     assert found.steps.max() < 5000
     assert np.allclose(found.x, best, atol=1e-5 * np.abs(best).max())
 
@@ -93,7 +93,7 @@ def test_steps_that_are_too_long_at_first_are_shortened():
         return np.sqrt(1 + x**2).sum(axis=(0, 2)), x / np.sqrt(1 + x**2)
 
     start = np.array([10.0, -300.0, 0.5]).reshape(1, 3, 1)
-    found = minimise(objective, start, np.full((1, 3, 1), 1e3), tolerance=1e-12, max_steps=200)
+    found = minimize_batch(objective, start, np.full((1, 3, 1), 1e3), tolerance=1e-12, max_steps=200)
     assert found.converged.all() and np.abs(found.x).max() < 1e-6
 
 
@@ -106,7 +106,7 @@ def entropy_data(seed, n=40, r=5, t=3, b=3):
 @given(seed=seeds, penalty=st.sampled_from([0.01, 1.0, 50.0]))
 def test_softmax_reaches_scipys_optimum(seed, penalty):
     rows, T, weights = entropy_data(seed)
-    found = Entropy(rows, T[:, None], weights, "softmax").solve(penalty, tolerance=1e-13)
+    found = CrossEntropyBatch(rows, T[:, None], weights, "softmax").solve(penalty, tolerance=1e-13)
 
     def direct(flat, w):
         x = flat.reshape(6, 3)
@@ -124,9 +124,9 @@ def test_gradients_are_slopes(seed):
     rows, T, weights = entropy_data(seed)
     rng = np.random.default_rng(seed)
     for problem, t in (
-        (Entropy(rows, T[:, None], weights, "softmax"), 3),
-        (Entropy(rows, T[:, None, :1], weights, "sigmoid"), 1),
-        (Entropy(rows, np.repeat(T, 1, axis=1)[:, :, None], weights, "sigmoid"), 1),
+        (CrossEntropyBatch(rows, T[:, None], weights, "softmax"), 3),
+        (CrossEntropyBatch(rows, T[:, None, :1], weights, "sigmoid"), 1),
+        (CrossEntropyBatch(rows, np.repeat(T, 1, axis=1)[:, :, None], weights, "sigmoid"), 1),
     ):
         x, step = rng.normal(size=(6, 3, t)), rng.normal(size=(6, 3, t)) * 1e-6
         which = np.arange(3)
@@ -138,7 +138,7 @@ def test_gradients_are_slopes(seed):
 @given(seed=seeds)
 def test_a_warm_start_ends_at_the_same_place_sooner(seed):
     rows, T, weights = entropy_data(seed)
-    problem = Entropy(rows, T[:, None], weights, "softmax")
+    problem = CrossEntropyBatch(rows, T[:, None], weights, "softmax")
     cold = problem.solve(0.1, tolerance=1e-12)
     warm = problem.solve(0.1, cold.x, tolerance=1e-12)
     assert np.allclose(warm.value, cold.value)
@@ -149,7 +149,7 @@ def test_scores_beyond_any_exponent_do_not_overflow():
     rows = np.column_stack([np.array([[1e4], [-1e4]]), np.ones(2)])
     for link, T in (("softmax", np.eye(2)[:, None]), ("sigmoid", np.eye(2)[:, None, :1])):
         with np.errstate(over="raise", invalid="raise"):
-            problem = Entropy(rows, T, np.ones((2, 1)), link)
+            problem = CrossEntropyBatch(rows, T, np.ones((2, 1)), link)
             value, slope = problem.value(np.ones((2, 1, T.shape[2])), np.array([0]), 1.0)
         assert np.isfinite(value).all() and np.isfinite(slope).all()
 
@@ -157,6 +157,6 @@ def test_scores_beyond_any_exponent_do_not_overflow():
 def test_a_class_without_weight_keeps_a_finite_intercept():
     rows, T, weights = entropy_data(0)
     weights[T[:, 1] == 1] = 0
-    found = Entropy(rows, T[:, None], weights, "softmax").solve(1.0)
+    found = CrossEntropyBatch(rows, T[:, None], weights, "softmax").solve(1.0)
     assert np.isfinite(found.x).all()
     assert (found.x[-1, :, 1] < found.x[-1, :, 0]).all()

@@ -63,7 +63,7 @@ class TestLayers:
         told = predictor.chosen["selection"]["target"]["kept"]
         assert [one["layer"] for one in told] == list(predictor.layers)
         assert sum(one["features"] for one in told) == len(head_.coef_)
-        assert sum(one["kept"] for one in told) == len(head_.kept_) > 0
+        assert sum(one["kept"] for one in told) == len(head_.selected_features_) > 0
         assert "kept" not in fitted(head="ridge").chosen["selection"]["target"]
 
     def test_an_unknown_layer_names_the_nearest(self):
@@ -105,7 +105,7 @@ class TestHeads:
         assert fitted(head="lda").head.name == "lda"
         given = head("ridge", alpha=3.0)
         predictor = fitted(head=given)
-        assert predictor.head.fields()["alpha"] == 3.0 and predictor.head is not given
+        assert predictor.head.config()["alpha"] == 3.0 and predictor.head is not given
         assert not hasattr(given, "coef_")
 
     def test_an_unknown_head_is_refused_before_any_work(self, monkeypatch):

@@ -111,7 +111,7 @@ def ratio(counts: Array) -> float:
 
 def prior(counts: Array) -> Float:
     """Class frequencies (t,)."""
-    numbers = _checked(counts)
+    numbers = _check_counts(counts)
     return np.asarray(numbers / numbers.sum())
 
 
@@ -125,7 +125,7 @@ def log_adjustment(counts: Array, tau: float = 1.0) -> Float:
     >>> log_adjustment([10, 10])
     array([0., 0.])
     """
-    numbers = _checked(counts)
+    numbers = _check_counts(counts)
     seen = numbers > 0
     out = np.zeros(len(numbers))
     out[seen] = -tau * np.log(numbers[seen])
@@ -141,7 +141,7 @@ def class_weights(counts: Array) -> Float:
     >>> class_weights([1, 3])
     array([2.        , 0.66666667])
     """
-    numbers = _checked(counts)
+    numbers = _check_counts(counts)
     seen = numbers > 0
     out = np.zeros(len(numbers))
     out[seen] = numbers.sum() / (seen.sum() * numbers[seen])
@@ -161,11 +161,11 @@ def _metric(kind: str) -> str:
 
 
 def _seen(counts: Array) -> Float:
-    numbers = _checked(counts)
+    numbers = _check_counts(counts)
     return numbers[numbers > 0]
 
 
-def _checked(counts: Array) -> Float:
+def _check_counts(counts: Array) -> Float:
     numbers = np.asarray(counts, dtype=np.float64)
     if numbers.ndim != 1 or not np.isfinite(numbers).all() or (numbers < 0).any() or not numbers.sum() > 0:
         raise DataError(f"Class counts must be numbers ≥ 0, one per class, not all 0; got {counts!r}.")

@@ -39,8 +39,8 @@ def test_members_say_what_they_are(name):
     assert issubclass(kind, CtcHead) and kind.name == name
     head = ctc(name)
     validate(head)
-    assert json.loads(json.dumps(head.fields())) == head.fields()
-    assert kind(**head.fields()) == head
+    assert json.loads(json.dumps(head.config())) == head.config()
+    assert kind(**head.config()) == head
     with pytest.raises(dataclasses.FrozenInstanceError):
         head.beam = 3
 

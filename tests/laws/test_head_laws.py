@@ -16,7 +16,7 @@ from headstart._base.constraints import invalid_values
 from headstart.errors import DataError, NotFitted, NumericsError, OptionError, StoreError, UnknownName
 from headstart.heads import HEADS as FAMILY
 from headstart.heads import Head, head
-from headstart.heads.base import ABSENT
+from headstart.heads.base import ABSENT_CLASS_SCORE
 from headstart.heads.problem import Problem
 from headstart.moments import Moments
 
@@ -77,8 +77,8 @@ def test_a_member_declares_what_it_is(name):
     kind = FAMILY[name]
     assert kind.name == name
     assert kind.tasks and kind.tasks <= {"classification", "multilabel", "regression"}
-    assert kind.steady <= kind.tasks
-    declared = (kind.linear, kind.from_moments, kind.competes, kind.rotation_invariant, kind.selects)
+    assert kind.few_shot_tasks <= kind.tasks
+    declared = (kind.linear, kind.from_moments, kind.in_auto, kind.rotation_invariant, kind.selects_features)
     assert all(isinstance(value, bool) for value in declared)
     assert "References" in __import__(kind.__module__, fromlist=["x"]).__doc__
     assert (kind.__doc__ or "").count("Parameters") == 1
@@ -87,8 +87,8 @@ def test_a_member_declares_what_it_is(name):
 @everyone
 def test_the_constructor_only_stores(name):
     made = head(name, scale="standard")
-    assert made.fields()["scale"] == "standard"
-    assert set(made.fields()) == {f.name for f in dataclasses.fields(made) if f.init}
+    assert made.config()["scale"] == "standard"
+    assert set(made.config()) == {f.name for f in dataclasses.fields(made) if f.init}
     assert repr(made).startswith(type(made).__name__)
     assert not hasattr(made, "intercept_")
 
@@ -229,12 +229,12 @@ def test_where_rotation_is_declared_to_matter_it_does(name, task):
     near(name, a.decision(X), make(name).fit(X[:, order], T, task=task).decision(X[:, order]))
 
 
-@walk(selects=True)
+@walk(selects_features=True)
 @given(seed=seeds, shape=shapes)
 def test_a_head_that_selects_has_weights_of_exactly_0_for_all_it_left_out(name, task, *, seed, shape):
     X, T = data(seed, shape, task)
     fitted = make(name).fit(X, T, task=task)
-    left = np.setdiff1d(np.arange(X.shape[1]), fitted.kept_)
+    left = np.setdiff1d(np.arange(X.shape[1]), fitted.selected_features_)
     changed = X.copy()
     changed[:, left] = 1e3
     assert not fitted.coef_[left].any()
@@ -427,10 +427,10 @@ def test_saved_and_loaded_predicts_the_same_bits(name, task, *, seed, shape, sca
     np.savez(file, **fitted.state())
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
-        back = FAMILY[name].from_state(fitted.fields(), dict(arrays))
+        back = FAMILY[name].from_config(fitted.config(), dict(arrays))
     fresh = other_rows(seed, X)
     assert np.array_equal(back.decision(fresh), fitted.decision(fresh))
-    assert back.task_ == task and back.temperature_ == 1.7 and back.fields() == fitted.fields()
+    assert back.task_ == task and back.temperature_ == 1.7 and back.config() == fitted.config()
     if task != "regression":
         assert np.array_equal(back.proba(fresh), fitted.proba(fresh))
 
@@ -442,11 +442,11 @@ def test_damaged_arrays_are_refused(name, task):
     for missing in ("task", "intercept", "temperature"):
         arrays = {key: value for key, value in fitted.state().items() if key != missing}
         with pytest.raises(StoreError, match="no saved"):
-            FAMILY[name].from_state(fitted.fields(), arrays)
+            FAMILY[name].from_config(fitted.config(), arrays)
     with pytest.raises(StoreError):
-        FAMILY[name].from_state({"no_such_field": 1}, fitted.state())
+        FAMILY[name].from_config({"no_such_field": 1}, fitted.state())
     with pytest.raises(StoreError):
-        FAMILY[name].from_state(fitted.fields(), {**fitted.state(), "task": np.array(99)})
+        FAMILY[name].from_config(fitted.config(), {**fitted.state(), "task": np.array(99)})
 
 
 # --- bad and thin data ------------------------------------------------------------------------------------------------
@@ -553,7 +553,7 @@ def test_a_class_without_rows_is_never_predicted(name, *, seed, shape):
     fitted = make(name).fit(X, T, prior=[1, 5, 1, 1])
     assert fitted.decision(X).shape == (len(X), 4)
     assert (fitted.predict(X) != 1).all() and (fitted.proba(X)[:, 1] == 0).all()
-    assert fitted.intercept_[1] <= ABSENT / 2
+    assert fitted.intercept_[1] <= ABSENT_CLASS_SCORE / 2
     three = make(name).fit(X, T[:, [0, 2, 3]], prior=[1, 1, 1])
     near(name, fitted.decision(X)[:, [0, 2, 3]], three.decision(X))
 
@@ -595,9 +595,9 @@ def test_the_grid_is_ready_to_use_and_has_a_price(name, task):
     for setting in grid:
         make(name, **setting).fit(X, T, task=task)
     folds = np.arange(30)[None] % 5
-    assert 0 < FAMILY[name].effort(problem, folds) < 1e9
+    assert 0 < FAMILY[name].flops(problem, folds) < 1e9
     more = Problem(task, X=np.tile(X, (10, 1)), T=np.tile(T, (10, 1)))
-    assert FAMILY[name].effort(more, np.arange(300)[None] % 5) > FAMILY[name].effort(problem, folds)
+    assert FAMILY[name].flops(more, np.arange(300)[None] % 5) > FAMILY[name].flops(problem, folds)
 
 
 @classifiers

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from members import METRIC_MEMBERS
 
 from headstart.metrics import HEADLINE, METRICS, evaluate
-from headstart.metrics.base import always, mean, rows_of
+from headstart.metrics.base import align_rows, always, mean
 
 CLASSES = ("bee", "cat", "dog", "eel", "fox", "gnu", "hen")
 COUNTS = dict(zip(CLASSES, (500, 101, 100, 20, 19, 5, 0)))  # two with many, two with some, three with few
@@ -70,7 +70,7 @@ def _taken(given: dict, index: np.ndarray) -> dict:
 def prepared(name: str, task: str, n: int = 60, seed: int = 0, skill: float = 0.6):
     """(measure, parts) of a sample."""
     measure = METRICS[name]
-    return measure, measure.parts(rows_of(task, **sample(task, n, seed, skill)))
+    return measure, measure.parts(align_rows(task, **sample(task, n, seed, skill)))
 
 
 @members
@@ -146,8 +146,8 @@ def test_weights_are_repetitions(name, task, seed, data):
     given = sample(task, 14, seed)
     repeated = {**given, **_taken(given, np.repeat(np.arange(14), counts))}
     measure = METRICS[name]
-    weighted = measure.value(measure.parts(rows_of(task, **given)), counts[None].astype(float))
-    again = measure.value(measure.parts(rows_of(task, **repeated)), np.ones((1, counts.sum())))
+    weighted = measure.value(measure.parts(align_rows(task, **given)), counts[None].astype(float))
+    again = measure.value(measure.parts(align_rows(task, **repeated)), np.ones((1, counts.sum())))
     np.testing.assert_allclose(weighted, again, rtol=1e-9, atol=1e-12)
 
 
@@ -170,7 +170,7 @@ def test_the_order_of_rows_does_not_matter(name, task, seed):
     moved = {**given, **_taken(given, np.random.default_rng(seed).permutation(30))}
     measure = METRICS[name]
     ones = np.ones((1, 30))
-    values = [measure.value(measure.parts(rows_of(task, **rows)), ones)[0] for rows in (given, moved)]
+    values = [measure.value(measure.parts(align_rows(task, **rows)), ones)[0] for rows in (given, moved)]
     assert values[0] == pytest.approx(values[1], rel=1e-9, nan_ok=True)
 
 
@@ -192,7 +192,7 @@ def test_the_names_and_order_of_classes_do_not_matter(name, seed, order):
 
 @members
 def test_the_same_seed_gives_the_same_interval_and_another_one_nearly(name, task):
-    rows = rows_of(task, **sample(task, 120, 3))
+    rows = align_rows(task, **sample(task, 120, 3))
     first, again, other = (METRICS[name](rows, seed) for seed in (0, 0, 1))
     assert (first.low, first.high) == (again.low, again.high)
     width = first.high - first.low
@@ -203,7 +203,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_one_nearly(name, task
 @members
 def test_more_rows_give_a_narrower_interval(name, task):
     measure = METRICS[name]
-    few, many = (measure(rows_of(task, **sample(task, n, 5))) for n in (60, 960))
+    few, many = (measure(align_rows(task, **sample(task, n, 5))) for n in (60, 960))
     assert many.high - many.low < 0.6 * (few.high - few.low)
 
 
@@ -317,7 +317,7 @@ def test_it_equals_an_independent_reference(name, task, seed, skill):
     assert (name, task) in REFERENCES, f"give {name} an independent reference in this file"
     rows = sample(task, 25, seed, skill)
     measure = METRICS[name]
-    value = measure.value(measure.parts(rows_of(task, **rows)), np.ones((1, 25)))[0]
+    value = measure.value(measure.parts(align_rows(task, **rows)), np.ones((1, 25)))[0]
     assert value == pytest.approx(REFERENCES[name, task](rows), rel=1e-9, abs=1e-12)
 
 
@@ -346,7 +346,7 @@ def test_intervals_cover(name, n):
     """Of 300 samples, at least 88 in 100 intervals hold the value of the population (a bootstrap of 25 is short)."""
     measure = METRICS[name]
     task = min(measure.tasks)
-    population = measure.parts(rows_of(task, **sample(task, 20_000, 99)))
+    population = measure.parts(align_rows(task, **sample(task, 20_000, 99)))
     truth = measure.value(population, np.ones((1, 20_000)))[0]
     rng = np.random.default_rng(0)
     inside = 0

@@ -167,7 +167,7 @@ def _page(predictor: Predictor, saved: Path, train: Dataset, result: Result | No
         "predictor": str(saved),
         "sources": [{"address": s.address, "fingerprint": s.fingerprint} for s in predictor.sources],
         "layers": list(predictor.layers),
-        "head": {"name": predictor.head.name, **predictor.head.fields()},
+        "head": {"name": predictor.head.name, **predictor.head.config()},
         "policy": predictor.chosen.get("policy"),
         "items": len(train),
         "selection": selection,
@@ -229,7 +229,7 @@ def _selected_features(table: Sequence[Any]) -> str:
 def _head(head: Head) -> str:
     """The head's name with the fields that are not what they are by default."""
     usual = {field.name: field.default for field in dataclasses.fields(head)}  # type: ignore[arg-type]
-    changed = {k: v for k, v in head.fields().items() if v != usual.get(k)}
+    changed = {k: v for k, v in head.config().items() if v != usual.get(k)}
     fields = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in changed.items())
     return f"{head.name} ({fields})" if fields else str(head.name)
 

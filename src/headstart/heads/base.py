@@ -22,19 +22,19 @@ from headstart._base.constraints import Options, validate
 from headstart._base.registry import Family, check_fields
 from headstart._base.typing import TASKS, Array, Float, Ints
 from headstart.errors import DataError, NotFitted, NumericsError, OptionError, StoreError
-from headstart.heads.problem import Problem, checked_prior, problem_of
-from headstart.linalg.pca import blocks
+from headstart.heads.problem import Problem, check_prior, make_problem
+from headstart.linalg.pca import row_blocks
 from headstart.moments.moments import Moments
 
 # ---- What heads do alike with decisions, folds and their own costs. ----
 
 
-ABSENT = -1e6  # decision of a class that training never saw: finite, and its probability is exactly 0
+ABSENT_CLASS_SCORE = -1e6  # decision of a class that training never saw: finite, and its probability is exactly 0
 
 
-def widened(intercept: Float, present: Array) -> Float:
+def expand_intercept(intercept: Float, present: Array) -> Float:
     """Intercepts of all classes; those without rows are never predicted."""
-    out = np.full(len(present), ABSENT)
+    out = np.full(len(present), ABSENT_CLASS_SCORE)
     out[present] = intercept
     return out
 
@@ -47,19 +47,17 @@ def probabilities(decision: Float, task: str, temperature: float = 1.0) -> Float
     return np.asarray(softmax(scaled, axis=-1) if task == "classification" else expit(scaled))
 
 
-def flops(problem: Problem, *, per_side: float, per_value: float) -> float:
+def decomposition_flops(problem: Problem, *, per_side: float, per_value: float) -> float:
     """``per_side``·min(n, d)³ and ``per_value`` operations for each of the n·min(n, d)·t products."""
     n, d = problem.rows.shape
     side = min(n, d)
     return float(per_side * side**3 + per_value * n * side * len(problem.target_mean))
 
 
-def members(folds: Ints) -> list[list[Ints]]:
+def rows_by_fold(folds: Ints) -> list[list[Ints]]:
     """Rows of every fold, for each of R fold assignments (R, n)."""
     return [[np.flatnonzero(row == fold) for fold in np.unique(row)] for row in folds]
 
-
-__all__ = ["ABSENT", "HEADS", "SCALES", "Head", "LinearHead", "Problem", "flops", "head", "members", "widened"]
 
 HEADS = Family(
     "heads",
@@ -131,10 +129,10 @@ class Head(ABC):
     tasks: ClassVar[frozenset[str]]
     linear: ClassVar[bool]
     from_moments: ClassVar[bool]
-    steady: ClassVar[frozenset[str]]
-    competes: ClassVar[bool] = True
+    few_shot_tasks: ClassVar[frozenset[str]]
+    in_auto: ClassVar[bool] = True
     rotation_invariant: ClassVar[bool] = True
-    selects: ClassVar[bool] = False
+    selects_features: ClassVar[bool] = False
     learns_prior: ClassVar[bool] = True
 
     intercept_: Float
@@ -174,21 +172,21 @@ class Head(ABC):
         if isinstance(X, Moments) and not self.from_moments:
             raise OptionError(f"{self.name} is no function of moments: it needs rows. Use fit(X, T), or ridge or lda.")
         scale = getattr(self, "scale", "none")
-        problem = problem_of(X, T, task=task, scale=scale, sample_weight=sample_weight)
+        problem = make_problem(X, T, task=task, scale=scale, sample_weight=sample_weight)
         columns = len(problem.target_mean)
-        shares = checked_prior(prior, task, columns)
+        shares = check_prior(prior, task, columns)
         present = problem.counts > 0 if task == "classification" else np.ones(columns, dtype=bool)
         self.task_, self.temperature_ = task, 1.0
         self._solve(problem.columns(present), None if shares is None else shares[present] / shares[present].sum())
         if not present.all():
-            self._widen(present)
+            self._expand_classes(present)
         return self
 
     def decision(self, X: Array) -> Float:
         """Decisions (n, t): scores of classes or labels, or predicted values."""
         X = self._checked_rows(X)
         out = np.empty((len(X), len(self.intercept_)))
-        for part in blocks(*X.shape):
+        for part in row_blocks(*X.shape):
             if not np.isfinite(X[part]).all():
                 raise NumericsError("Some rows of features are not finite (NaN or inf). Leave them out.")
             out[part] = self._scores(X[part]) + self.intercept_
@@ -211,20 +209,20 @@ class Head(ABC):
         self.intercept_ = self.intercept_ + self.temperature_ * np.asarray(log_ratio, dtype=np.float64)
         return self
 
-    def fields(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The hyper-parameters, as plain data."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}  # type: ignore[arg-type]
 
     def state(self) -> dict[str, Array]:
-        """Everything learned, as arrays; with :meth:`fields` it rebuilds the head without pickling."""
+        """Everything learned, as arrays; with :meth:`config` it rebuilds the head without pickling."""
         self._need_fit()
         numbers = {"intercept": self.intercept_, "temperature": np.array(self.temperature_)}
         task = [str(name) for name in TASKS].index(self.task_)
         return {**self._learned(), **numbers, "task": np.array(task, dtype=np.uint8)}
 
     @classmethod
-    def from_state(cls: type[Self], fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
-        """Rebuild a fitted head from :meth:`fields` and :meth:`state`; it predicts the same bits."""
+    def from_config(cls: type[Self], fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
+        """Rebuild a fitted head from :meth:`config` and :meth:`state`; it predicts the same bits."""
         try:
             made = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
             made.task_ = TASKS[int(arrays["task"])]
@@ -248,7 +246,7 @@ class Head(ABC):
 
     @classmethod
     @abstractmethod
-    def effort(cls, problem: Problem, folds: Ints) -> float:
+    def flops(cls, problem: Problem, folds: Ints) -> float:
         """About how many floating-point operations :meth:`out_of_fold` takes for the whole grid."""
 
     @abstractmethod
@@ -268,7 +266,7 @@ class Head(ABC):
         """Take them back."""
 
     @abstractmethod
-    def _widen(self, present: Array) -> None:
+    def _expand_classes(self, present: Array) -> None:
         """Put back columns for classes without rows."""
 
     @property
@@ -310,10 +308,10 @@ class LinearHead(Head):
     def _restore(self, arrays: Mapping[str, Array]) -> None:
         self.coef_ = np.asarray(arrays["coef"])
 
-    def _widen(self, present: Array) -> None:
+    def _expand_classes(self, present: Array) -> None:
         coef = np.zeros((len(self.coef_), len(present)))
         coef[:, present] = self.coef_
-        self.coef_, self.intercept_ = coef, widened(self.intercept_, present)
+        self.coef_, self.intercept_ = coef, expand_intercept(self.intercept_, present)
 
     @property
     def _features(self) -> int:

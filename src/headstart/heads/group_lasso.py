@@ -31,10 +31,10 @@ from scipy.special import betaln
 from headstart._base.constraints import Allow, Interval
 from headstart._base.typing import Float, Ints
 from headstart.errors import NumericsError
-from headstart.heads.base import SCALES, LinearHead, flops, members
+from headstart.heads.base import SCALES, LinearHead, decomposition_flops, rows_by_fold
 from headstart.heads.problem import Problem
 from headstart.linalg.multitask_lasso import Kept, OfRows, OfScatter, largest, path
-from headstart.linalg.pca import centered, symmetric
+from headstart.linalg.pca import center_and_scale, symmetric_eig
 
 _SHARES = 10.0 ** (-0.15 * np.arange(1, 13))  # of the strength from which on nothing is kept
 _SMALL = 200  # rows up to which the number of kept features is found exactly: where they are few it hangs on rounding
@@ -71,11 +71,11 @@ class GroupLasso(LinearHead):
 
     name = "group_lasso"
     tasks = frozenset({"classification", "multilabel", "regression"})
-    steady = frozenset()
+    few_shot_tasks = frozenset()
     from_moments = True
     rotation_invariant = False
-    selects = True
-    competes = False
+    selects_features = True
+    in_auto = False
     alpha_: float = field(init=False, repr=False)
     refit_: float = field(init=False, repr=False)
 
@@ -90,10 +90,10 @@ class GroupLasso(LinearHead):
         coef = np.zeros((problem.features, len(problem.target_mean)))
         coef[kept.features] = some
         offset = problem.target_mean - (0.5 if problem.task == "multilabel" else 0.0)
-        self.coef_, self.intercept_ = problem.unfold(coef, offset)
+        self.coef_, self.intercept_ = problem.to_input_space(coef, offset)
 
     @property
-    def kept_(self) -> Ints:
+    def selected_features_(self) -> Ints:
         """Numbers of the features with weights, in rising order."""
         self._need_fit()
         return np.flatnonzero(self.coef_.any(axis=1))
@@ -111,10 +111,10 @@ class GroupLasso(LinearHead):
         """The path of every fold from the moments of the others: those of all rows without the fold's own."""
         out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
         alphas = list(dict.fromkeys(setting.get("alpha") for setting in grid))
-        for repeat, parts in enumerate(members(folds)):
+        for repeat, parts in enumerate(rows_by_fold(folds)):
             for fold in parts:
                 fit = _PathFit.without(problem, fold)
-                rows = centered(problem.rows[fold], problem.mean, problem.spread) - fit.shift
+                rows = center_and_scale(problem.rows[fold], problem.mean, problem.feature_scale) - fit.shift
                 for alpha, (_, kept) in zip(alphas, fit.kept(alphas), strict=True):
                     places = [i for i, setting in enumerate(grid) if setting.get("alpha") == alpha]
                     found = fit.refitted(kept, [grid[i].get("refit") for i in places])
@@ -124,10 +124,10 @@ class GroupLasso(LinearHead):
         return out - 0.5 if problem.task == "multilabel" else out
 
     @classmethod
-    def effort(cls, problem: Problem, folds: Ints) -> float:
+    def flops(cls, problem: Problem, folds: Ints) -> float:
         """For every fold and strength some solves with part of the features."""
         runs = folds.size / len(problem.rows) * len(np.unique(folds)) * len(_SHARES)
-        return flops(problem, per_side=10 + 2 * runs, per_value=2.0 * runs)
+        return decomposition_flops(problem, per_side=10 + 2 * runs, per_value=2.0 * runs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,7 @@ class _PathFit:
         products: OfScatter | OfRows = (
             OfScatter(problem.scatter, problem.cross)
             if not problem.wide
-            else (OfRows(problem.away, problem.target_away))
+            else (OfRows(problem.centered, problem.centered_targets))
         )
         still = np.zeros(problem.features), np.zeros(len(problem.target_mean))
         return cls(products, problem.count, float(problem.target_scatter.sum()), *still)
@@ -164,13 +164,13 @@ class _PathFit:
     @classmethod
     def without(cls, problem: Problem, fold: Ints) -> _PathFit:
         """All rows but those of a fold: its moments are subtracted, or where rows are few it is left out of them."""
-        root, away = np.sqrt(problem.row_weights), problem.target_away
-        inside = root[fold, None] * centered(problem.rows[fold], problem.mean, problem.spread)
+        root, away = np.sqrt(problem.row_weights), problem.centered_targets
+        inside = root[fold, None] * center_and_scale(problem.rows[fold], problem.mean, problem.feature_scale)
         count = problem.count - float(root[fold] @ root[fold])
         shift, target_shift = -(root[fold] @ inside) / count, -(root[fold] @ away[fold]) / count
         if problem.wide:
             others = np.setdiff1d(np.arange(len(away)), fold, assume_unique=True)
-            rows = problem.away[others] - np.outer(root[others], shift)
+            rows = problem.centered[others] - np.outer(root[others], shift)
             targets = away[others] - np.outer(root[others], target_shift)
             return cls(OfRows(rows, targets), count, float((targets**2).sum()), shift, target_shift)
         scatter = problem.scatter - inside.T @ inside - count * np.outer(shift, shift)
@@ -233,7 +233,7 @@ class _PathFit:
         block = self.products.block(kept.features)
         if not len(block):
             return 1.0, self.target_scatter, 0.0
-        values, vectors = symmetric(block)
+        values, vectors = symmetric_eig(block)
         values = np.maximum(values, 0.0)
         pulled = ((vectors.T @ self.products.cross[kept.features]) ** 2).sum(axis=1)
         found = []

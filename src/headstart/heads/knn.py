@@ -20,7 +20,7 @@ import numpy as np
 
 from headstart._base.constraints import Interval, Options
 from headstart._base.typing import Array, Float, Ints
-from headstart.heads.base import ABSENT, SCALES, Head, widened
+from headstart.heads.base import ABSENT_CLASS_SCORE, SCALES, Head, expand_intercept
 from headstart.heads.problem import Problem
 
 _CELLS = 8 << 20  # similarities held at once
@@ -58,7 +58,7 @@ class Knn(Head):
     name = "knn"
     tasks = frozenset({"classification", "multilabel", "regression"})
     linear = False
-    steady = frozenset()
+    few_shot_tasks = frozenset()
     from_moments = False
     rows_: Array = field(init=False, repr=False)
     targets_: Float = field(init=False, repr=False)
@@ -78,7 +78,7 @@ class Knn(Head):
     def _scores(self, X: Array) -> Float:
         rows = _prepared(X, self.mean_, self.spread_, self.metric)
         k = min(self.n_neighbors, len(self.rows_))
-        seen = int((self.intercept_ > ABSENT / 2).sum())
+        seen = int((self.intercept_ > ABSENT_CLASS_SCORE / 2).sum())
         out = np.empty((len(rows), self.targets_.shape[1]))
         for part in _row_blocks(len(rows), len(self.rows_)):
             similar = _similarity(rows[part], self.rows_, self.metric)
@@ -117,7 +117,7 @@ class Knn(Head):
         return out
 
     @classmethod
-    def effort(cls, problem: Problem, folds: Ints) -> float:
+    def flops(cls, problem: Problem, folds: Ints) -> float:
         """All pairs of rows: their products, and finding the largest."""
         n, d = problem.rows.shape
         return float(n**2 * (2.0 * d + 200.0 * len(folds)))
@@ -130,10 +130,10 @@ class Knn(Head):
         for name in ("rows", "targets", "mass", "mean", "spread"):
             setattr(self, f"{name}_", np.asarray(arrays[name]))
 
-    def _widen(self, present: Array) -> None:
+    def _expand_classes(self, present: Array) -> None:
         targets = np.zeros((len(self.targets_), len(present)))
         targets[:, present] = self.targets_
-        self.targets_, self.intercept_ = targets, widened(self.intercept_, present)
+        self.targets_, self.intercept_ = targets, expand_intercept(self.intercept_, present)
 
     @property
     def _features(self) -> int:
@@ -142,12 +142,12 @@ class Knn(Head):
 
 def _frame(problem: Problem) -> tuple[Float, Float]:
     """What is taken off and divided by before rows are compared."""
-    if problem.spread is None:
+    if problem.feature_scale is None:
         # a power of two changes no digit, and keeps squared distances within float32
         size = float(np.sqrt(problem.trace / problem.count))
         unit = 2.0 ** np.round(np.log2(size)) if size > 0 else 1.0
         return np.zeros(problem.features), np.full(problem.features, unit)
-    return problem.mean, problem.spread
+    return problem.mean, problem.feature_scale
 
 
 def _prepared(X: Array, mean: Float, spread: Float, metric: str) -> Array:

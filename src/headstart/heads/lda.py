@@ -25,9 +25,9 @@ import numpy as np
 from headstart._base.constraints import Interval, Options
 from headstart._base.typing import Array, Float, Ints
 from headstart.errors import NumericsError
-from headstart.heads.base import ABSENT, SCALES, LinearHead, flops, members
+from headstart.heads.base import ABSENT_CLASS_SCORE, SCALES, LinearHead, decomposition_flops, rows_by_fold
 from headstart.heads.problem import Problem
-from headstart.linalg.ridge_cv import FoldPrediction, discriminants
+from headstart.linalg.ridge_cv import FoldPrediction, lda_scores
 from headstart.moments.centred import oas_share
 
 _GRID = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)
@@ -60,7 +60,7 @@ class Lda(LinearHead):
 
     name = "lda"
     tasks = frozenset({"classification"})
-    steady = frozenset({"classification"})
+    few_shot_tasks = frozenset({"classification"})
     from_moments = True
     shrinkage_: float = field(init=False, repr=False)
 
@@ -85,7 +85,7 @@ class Lda(LinearHead):
         offset = np.log(counts / n if prior is None else prior) - 0.5 * np.einsum("rt,rt->t", means, coef)
         if self.correction:
             offset += 0.5 * np.trace(spread) / counts
-        self.coef_, self.intercept_ = basis.unfold(coef, offset)
+        self.coef_, self.intercept_ = basis.to_input_space(coef, offset)
 
     @classmethod
     def grid(cls, problem: Problem) -> list[dict[str, Any]]:
@@ -103,17 +103,19 @@ class Lda(LinearHead):
         share = np.mean([1.0 - 1.0 / len(np.unique(row)) for row in folds])  # of the rows that a fit sees
         alphas = shrinkages / (1 - shrinkages) * within * share / problem.features
         out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
-        for repeat, parts in enumerate(members(folds)):
+        for repeat, parts in enumerate(rows_by_fold(folds)):
             others = _Others.without(problem, parts)
-            for place, alpha, left_out in zip(out, alphas, problem.folded.left_out(parts, alphas), strict=True):
+            for place, alpha, left_out in zip(out, alphas, problem.ridge_cv.left_out(parts, alphas), strict=True):
                 for left, scores in zip(left_out, _left_out_scores(problem, left_out, others, alpha), strict=True):
                     place[repeat, left.rows] = scores
         return out
 
     @classmethod
-    def effort(cls, problem: Problem, folds: Ints) -> float:
+    def flops(cls, problem: Problem, folds: Ints) -> float:
         """A decomposition, and a solve per fold and strength."""
-        return flops(problem, per_side=10 + folds.size / len(problem.rows) * 40, per_value=2.0 * len(_GRID))
+        return decomposition_flops(
+            problem, per_side=10 + folds.size / len(problem.rows) * 40, per_value=2.0 * len(_GRID)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,13 +143,16 @@ def _left_out_scores(problem: Problem, left: Sequence[FoldPrediction], others: _
     """Decisions (m, t) of every fold."""
     counts = np.where(others.seen, others.counts, 0.0)
     n = counts.sum(axis=1, keepdims=True)
-    found = discriminants(left, counts / n, others.counts)
+    found = lda_scores(left, counts / n, others.counts)
     scale = n + alpha * problem.features * n / others.traces[:, None]  # n / (1 − ρ)
     values = problem.principal.values
     spread = float((values / (values + alpha)).sum()) * scale / n  # tr(PΣ), of all rows and without their classes
     offsets = np.log(others.counts / n) + 0.5 * spread / others.counts
     folds = zip(found, scale, offsets, others.seen, strict=True)
-    return [np.where(seen, s * (linear - norm / 2) + offset, ABSENT) for (linear, norm), s, offset, seen in folds]
+    return [
+        np.where(seen, s * (linear - norm / 2) + offset, ABSENT_CLASS_SCORE)
+        for (linear, norm), s, offset, seen in folds
+    ]
 
 
 def _within_trace(problem: Problem) -> float:

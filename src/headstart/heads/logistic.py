@@ -23,9 +23,9 @@ from headstart._base.constraints import Interval
 from headstart._base.progress import note
 from headstart._base.typing import Float, Ints
 from headstart.errors import NumericsError
-from headstart.heads.base import SCALES, LinearHead, flops, members
+from headstart.heads.base import SCALES, LinearHead, decomposition_flops, rows_by_fold
 from headstart.heads.problem import Problem
-from headstart.linalg.softmax_regression import Entropy
+from headstart.linalg.softmax_regression import CrossEntropyBatch
 
 _CV_TOLERANCE = (
     1e-6  # error of the mean loss; at 1e-5 separable classes of new speakers scored 10 points above the true fit
@@ -60,7 +60,7 @@ class Logistic(LinearHead):
 
     name = "logistic"
     tasks = frozenset({"classification", "multilabel"})
-    steady = frozenset({"classification", "multilabel"})
+    few_shot_tasks = frozenset({"classification", "multilabel"})
     from_moments = False
     n_iter_: int = field(init=False, repr=False)
 
@@ -76,7 +76,7 @@ class Logistic(LinearHead):
         coef, offset = columns[:-1], columns[-1]
         if prior is not None:
             offset = offset + np.log(prior) - np.log(problem.counts / problem.count)
-        self.coef_, self.intercept_ = problem.principal.unfold(coef, offset)
+        self.coef_, self.intercept_ = problem.principal.to_input_space(coef, offset)
 
     @classmethod
     def grid(cls, problem: Problem) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ class Logistic(LinearHead):
     @classmethod
     def out_of_fold(cls, problem: Problem, folds: Ints, grid: list[dict[str, Any]]) -> Float:
         """All folds as one batch, along the path of strengths, each started where the one before ended."""
-        parts = [(repeat, fold) for repeat, group in enumerate(members(folds)) for fold in group]
+        parts = [(repeat, fold) for repeat, group in enumerate(rows_by_fold(folds)) for fold in group]
         weights = np.repeat(problem.row_weights[:, None], len(parts), axis=1)
         for column, (_, fold) in enumerate(parts):
             weights[fold, column] = 0.0
@@ -106,21 +106,21 @@ class Logistic(LinearHead):
         return out
 
     @classmethod
-    def effort(cls, problem: Problem, folds: Ints) -> float:
+    def flops(cls, problem: Problem, folds: Ints) -> float:
         """Some 20 passes per strength over the rows, for every fold."""
-        return flops(problem, per_side=10, per_value=4.0 * 20 * len(_DECADES) * 5 * len(folds))
+        return decomposition_flops(problem, per_side=10, per_value=4.0 * 20 * len(_DECADES) * 5 * len(folds))
 
 
-def _entropy(problem: Problem, weights: Float) -> Entropy:
+def _entropy(problem: Problem, weights: Float) -> CrossEntropyBatch:
     """The batch: one problem per column of weights, and per label for multilabel."""
     rows = np.column_stack([problem.coordinates, np.ones(len(problem.targets))])
     targets = problem.targets
     if problem.task == "multilabel":
         labels = np.repeat(targets, weights.shape[1], axis=1)[:, :, None]
-        return Entropy(rows, labels, np.tile(weights, targets.shape[1]), "sigmoid")
+        return CrossEntropyBatch(rows, labels, np.tile(weights, targets.shape[1]), "sigmoid")
     if targets.shape[1] == 2:
-        return Entropy(rows, targets[:, None, 1:], weights, "sigmoid")
-    return Entropy(rows, targets[:, None, :], weights, "softmax")
+        return CrossEntropyBatch(rows, targets[:, None, 1:], weights, "sigmoid")
+    return CrossEntropyBatch(rows, targets[:, None, :], weights, "softmax")
 
 
 def _as_columns(x: Float, problem: Problem, batch: int = 1) -> Float:

@@ -20,7 +20,7 @@ import numpy as np
 
 from headstart._base.typing import Float, Ints
 from headstart.errors import NumericsError
-from headstart.heads.base import ABSENT, SCALES, LinearHead, flops
+from headstart.heads.base import ABSENT_CLASS_SCORE, SCALES, LinearHead, decomposition_flops
 from headstart.heads.problem import Problem
 
 _SMALLEST = 1e-300  # rows that are all the same
@@ -41,7 +41,7 @@ class NearestCentroid(LinearHead):
 
     name = "nearest_centroid"
     tasks = frozenset({"classification"})
-    steady = frozenset({"classification"})
+    few_shot_tasks = frozenset({"classification"})
     from_moments = True
     learns_prior = False
 
@@ -53,7 +53,7 @@ class NearestCentroid(LinearHead):
         within = problem.trace - float(norms @ problem.counts)
         variance = _variance(within, problem.trace, problem.count * problem.features)
         offset = -0.5 * norms / variance
-        self.coef_, self.intercept_ = problem.unfold(
+        self.coef_, self.intercept_ = problem.to_input_space(
             means / variance, offset if prior is None else offset + np.log(prior)
         )
 
@@ -78,16 +78,16 @@ class NearestCentroid(LinearHead):
                 sizes = np.einsum("tr,tr->t", means, means)
                 total = float(others @ norms)
                 variance = _variance(total - float(sizes @ counts[seen]), total, others.sum() * problem.features)
-                out[:, repeat, held] = ABSENT
+                out[:, repeat, held] = ABSENT_CLASS_SCORE
                 out[:, repeat, np.flatnonzero(held)[:, None], np.flatnonzero(seen)] = (
                     rows[held] @ means.T - sizes / 2
                 ) / variance
         return out
 
     @classmethod
-    def effort(cls, problem: Problem, folds: Ints) -> float:
+    def flops(cls, problem: Problem, folds: Ints) -> float:
         """Two products per fold, in principal coordinates."""
-        return flops(problem, per_side=10, per_value=20.0 * len(folds))
+        return decomposition_flops(problem, per_side=10, per_value=20.0 * len(folds))
 
 
 def _variance(within: float, total: float, size: float) -> float:

@@ -13,7 +13,15 @@ import numpy as np
 
 from headstart._base.typing import Array, Float
 from headstart.errors import DataError, NumericsError, OptionError
-from headstart.linalg.pca import Principal, blocks, centered, feature_scale, of_rows, of_scatter, unscaled
+from headstart.linalg.pca import (
+    PrincipalCoordinates,
+    center_and_scale,
+    feature_scale,
+    pca_of_rows,
+    pca_of_scatter,
+    row_blocks,
+    unscale_coef,
+)
 from headstart.linalg.ridge_cv import FoldRidge
 from headstart.moments.centred import Centred
 from headstart.moments.moments import Moments
@@ -21,7 +29,7 @@ from headstart.moments.moments import Moments
 # ---- What a fit must be given: shapes, kinds and numbers, each refused with what to do about it. ----
 
 
-def checked(X: Array, T: Array, task: str) -> tuple[Array, Float]:
+def check_rows(X: Array, T: Array, task: str) -> tuple[Array, Float]:
     """Features and targets whose shapes, kinds and numbers suit the task; targets as float64."""
     X, T = np.asanyarray(X), np.asarray(T)
     problems = [
@@ -42,7 +50,7 @@ def checked(X: Array, T: Array, task: str) -> tuple[Array, Float]:
 
 
 def _need_finite(X: Array, T: Array) -> None:
-    bad = sum(int((~np.isfinite(X[part]).all(axis=1)).sum()) for part in blocks(*X.shape))
+    bad = sum(int((~np.isfinite(X[part]).all(axis=1)).sum()) for part in row_blocks(*X.shape))
     if bad:
         raise NumericsError(
             f"{bad:,} of {len(X):,} rows of features are not finite (NaN or inf). "
@@ -65,7 +73,7 @@ def _need_kind(T: Float, task: str) -> None:
         raise DataError("Each row must be of exactly one class (one-hot); use task='multilabel' for several labels.")
 
 
-def checked_weights(weights: Array | None, rows: int) -> Float | None:
+def check_weights(weights: Array | None, rows: int) -> Float | None:
     """Row weights as float64: finite, not negative, not all 0."""
     if weights is None:
         return None
@@ -75,7 +83,7 @@ def checked_weights(weights: Array | None, rows: int) -> Float | None:
     return weights
 
 
-def need_two_classes(counts: Float) -> None:
+def check_two_classes(counts: Float) -> None:
     """Refuse rows that are all of one class."""
     if np.count_nonzero(counts > 0) < 2:
         raise NumericsError(
@@ -83,7 +91,7 @@ def need_two_classes(counts: Float) -> None:
         )
 
 
-def checked_prior(prior: Array | None, task: str, columns: int) -> Float | None:
+def check_prior(prior: Array | None, task: str, columns: int) -> Float | None:
     """Shares of the classes to predict for: positive, of classification; they sum to 1 afterwards."""
     if prior is None:
         return None
@@ -123,7 +131,7 @@ class Problem:
     T: Float | None = None
     weights: Float | None = None
     moments: Moments | None = None
-    given: Centred | None = None
+    precomputed: Centred | None = None
     kept: Array | None = None
 
     @property
@@ -162,8 +170,8 @@ class Problem:
     @cached_property
     def stats(self) -> Centred:
         """Count, means and centred products of the unscaled features; the scatter is left out of wide problems."""
-        if self.given is not None:
-            return self.given
+        if self.precomputed is not None:
+            return self.precomputed
         return _summary(self.rows, self.targets, self.row_weights, scatter=not self.wide)
 
     @property
@@ -192,7 +200,7 @@ class Problem:
         return self.count * self.target_mean
 
     @cached_property
-    def spread(self) -> Float | None:
+    def feature_scale(self) -> Float | None:
         """Divisor of each feature, or None."""
         if self.scale == "none":
             return None
@@ -202,42 +210,46 @@ class Problem:
     def _variance(self) -> Float:
         if not self.wide:
             return np.asarray(self.stats.scatter.diagonal() / self.count)
-        away = centered(self.rows, self.mean, None)
+        away = center_and_scale(self.rows, self.mean, None)
         return np.asarray(np.einsum("n,nd,nd->d", self.row_weights, away, away) / self.count)
 
     @cached_property
-    def away(self) -> Float:
+    def centered(self) -> Float:
         """√w·(x−μ)/spread of a wide problem (n, d)."""
-        return np.sqrt(self.row_weights)[:, None] * centered(self.rows, self.mean, self.spread)
+        return np.sqrt(self.row_weights)[:, None] * center_and_scale(self.rows, self.mean, self.feature_scale)
 
     @cached_property
-    def target_away(self) -> Float:
+    def centered_targets(self) -> Float:
         """√w·(y−ȳ) of the rows (n, t)."""
         return np.sqrt(self.row_weights)[:, None] * (self.targets - self.target_mean)
 
     @cached_property
     def scatter(self) -> Float:
         """Scatter of the scaled features (d, d); not for wide problems."""
-        return self.stats.scatter if self.spread is None else self.stats.scatter / np.outer(self.spread, self.spread)
+        return (
+            self.stats.scatter
+            if self.feature_scale is None
+            else self.stats.scatter / np.outer(self.feature_scale, self.feature_scale)
+        )
 
     @cached_property
     def trace(self) -> float:
         """Trace of the scatter of the scaled features."""
-        return float(np.einsum("nd,nd->", self.away, self.away)) if self.wide else float(np.trace(self.scatter))
+        return float(np.einsum("nd,nd->", self.centered, self.centered)) if self.wide else float(np.trace(self.scatter))
 
     @cached_property
     def cross(self) -> Float:
         """Σ (x−μ)(y−ȳ)ᵀ of the scaled features (d, t)."""
         if self.wide:
-            return np.asarray(self.away.T @ self.target_away)
-        return self.stats.cross if self.spread is None else self.stats.cross / self.spread[:, None]
+            return np.asarray(self.centered.T @ self.centered_targets)
+        return self.stats.cross if self.feature_scale is None else self.stats.cross / self.feature_scale[:, None]
 
     @cached_property
-    def principal(self) -> Principal:
+    def principal(self) -> PrincipalCoordinates:
         """Principal coordinates of the scaled features. Cost: O(min(n, d)³ + n·d·min(n, d))."""
         if self.wide:
-            return of_rows(self.away, self.mean, self.spread)
-        return of_scatter(self.mean, self.stats.scatter, self.spread)
+            return pca_of_rows(self.centered, self.mean, self.feature_scale)
+        return pca_of_scatter(self.mean, self.stats.scatter, self.feature_scale)
 
     @cached_property
     def coordinates(self) -> Float:
@@ -245,24 +257,24 @@ class Problem:
         return self.principal.coordinates(self.rows)
 
     @cached_property
-    def folded(self) -> FoldRidge:
+    def ridge_cv(self) -> FoldRidge:
         """Ridge of the rows, ready to leave folds out."""
         return FoldRidge(self.coordinates, self.principal.values, self.targets, self.row_weights)
 
     def scaled(self, scale: str) -> Problem:
         """The same rows with another scaling; what does not depend on it is not computed again."""
-        return self if scale == self.scale else replace(self, scale=scale, given=self.stats)
+        return self if scale == self.scale else replace(self, scale=scale, precomputed=self.stats)
 
     def columns(self, kept: Array) -> Problem:
         """The same problem for some of the target columns only."""
         if kept.all():
             return self
         T = None if self.T is None else self.T[:, kept]
-        return replace(self, T=T, given=_columns(self.stats, kept), kept=kept)
+        return replace(self, T=T, precomputed=_columns(self.stats, kept), kept=kept)
 
-    def unfold(self, coef: Float, offset: Float) -> tuple[Float, Float]:
+    def to_input_space(self, coef: Float, offset: Float) -> tuple[Float, Float]:
         """Weights (d, t) of scaled features and offsets at their mean, as (coef, intercept) of plain features."""
-        return unscaled(coef, offset, self.mean, self.spread)
+        return unscale_coef(coef, offset, self.mean, self.feature_scale)
 
     def reweighted(self, factors: Float) -> Problem:
         """The same problem with every row of class c counted ``factors[c]`` times.
@@ -270,11 +282,11 @@ class Problem:
         From moments it needs each class's own scatter (``per_class=True``).
         """
         if self.moments is None:
-            return replace(self, weights=self.row_weights * (self.targets @ factors), given=None)
+            return replace(self, weights=self.row_weights * (self.targets @ factors), precomputed=None)
         kept = np.ones(self.moments.targets, dtype=bool) if self.kept is None else self.kept
         every = np.zeros(len(kept))
         every[kept] = factors
-        return replace(self, given=_columns(self.moments.weighted(every), kept))
+        return replace(self, precomputed=_columns(self.moments.weighted(every), kept))
 
 
 def _columns(stats: Centred, kept: Array) -> Centred:
@@ -291,7 +303,7 @@ def _summary(X: Array, T: Float, weights: Float, *, scatter: bool) -> Centred:
     total = float(weights.sum())
     origin = np.asarray(X[0], dtype=np.float64)
     mean = np.zeros(X.shape[1])
-    for part in blocks(*X.shape):
+    for part in row_blocks(*X.shape):
         mean += weights[part] @ np.subtract(X[part], origin, dtype=np.float64)
     mean = origin + mean / total
     target_mean = weights @ T / total
@@ -299,15 +311,15 @@ def _summary(X: Array, T: Float, weights: Float, *, scatter: bool) -> Centred:
     square = np.zeros((X.shape[1], X.shape[1])) if scatter else np.zeros((0, 0))
     cross = np.zeros((X.shape[1], T.shape[1]))
     root = np.sqrt(weights)[:, None]
-    for part in blocks(*X.shape):
-        rows = root[part] * centered(X[part], mean, None)
+    for part in row_blocks(*X.shape):
+        rows = root[part] * center_and_scale(X[part], mean, None)
         if scatter:
             square += rows.T @ rows
         cross += rows.T @ (root[part] * away[part])
     return Centred(total, mean, square, target_mean, cross, np.einsum("n,nt,nt->t", weights, away, away))
 
 
-def problem_of(X: Array | Moments, T: Array | None, *, task: str, scale: str, sample_weight: Array | None) -> Problem:
+def make_problem(X: Array | Moments, T: Array | None, *, task: str, scale: str, sample_weight: Array | None) -> Problem:
     """Check what was given and make a problem of it.
 
     Raises
@@ -322,7 +334,7 @@ def problem_of(X: Array | Moments, T: Array | None, *, task: str, scale: str, sa
     else:
         problem = _from_rows(X, T, task=task, scale=scale, sample_weight=sample_weight)
     if task == "classification":
-        need_two_classes(problem.counts)
+        check_two_classes(problem.counts)
     return problem
 
 
@@ -335,11 +347,11 @@ def _from_moments(m: Moments, T: Array | None, *, task: str, scale: str, sample_
         raise DataError("These moments do not hold one-hot targets. Use T = np.eye(classes)[labels], or another task.")
     if task == "multilabel" and not m.is_binary:
         raise DataError("These moments hold targets other than 0 and 1. Use task='regression' for values.")
-    return Problem(task, scale, moments=m, given=m.centred)
+    return Problem(task, scale, moments=m, precomputed=m.centred)
 
 
 def _from_rows(X: Array, T: Array | None, *, task: str, scale: str, sample_weight: Array | None) -> Problem:
     if T is None:
         raise DataError("fit(X, T) needs targets T (n, t): one-hot classes, 0 and 1 labels, or values.")
-    X, targets = checked(X, T, task)
-    return Problem(task, scale, X, targets, checked_weights(sample_weight, len(X)))
+    X, targets = check_rows(X, T, task)
+    return Problem(task, scale, X, targets, check_weights(sample_weight, len(X)))

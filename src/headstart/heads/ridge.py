@@ -22,7 +22,7 @@ import numpy as np
 from headstart._base.constraints import Allow, Interval, Options
 from headstart._base.typing import Float, Ints
 from headstart.errors import NumericsError, OptionError
-from headstart.heads.base import SCALES, LinearHead, flops, members
+from headstart.heads.base import SCALES, LinearHead, decomposition_flops, rows_by_fold
 from headstart.heads.problem import Problem
 from headstart.moments.moments import Moments
 
@@ -55,7 +55,7 @@ class Ridge(LinearHead):
 
     name = "ridge"
     tasks = frozenset({"classification", "multilabel", "regression"})
-    steady = frozenset({"regression", "multilabel"})
+    few_shot_tasks = frozenset({"regression", "multilabel"})
     from_moments = True
     alpha_: float = field(init=False, repr=False)
 
@@ -65,7 +65,7 @@ class Ridge(LinearHead):
         self.alpha_ = float(self.alpha) if self.alpha is not None else _chosen(problem, self.select)
         coef = _coef(problem, self.alpha_, decomposed=self.alpha is None)
         offset = problem.target_mean - (0.5 if problem.task == "multilabel" else 0.0)
-        self.coef_, self.intercept_ = problem.unfold(coef, offset)
+        self.coef_, self.intercept_ = problem.to_input_space(coef, offset)
 
     @classmethod
     def grid(cls, problem: Problem) -> list[dict[str, Any]]:
@@ -79,16 +79,18 @@ class Ridge(LinearHead):
         # a head asked for without a strength chooses it once, from all rows: one number, as the best of a grid would be
         own = {how: _chosen(problem, how) for how in {s.get("select", "gcv") for s in grid if s["alpha"] is None}}
         alphas = np.array([s["alpha"] or own[s.get("select", "gcv")] for s in grid])
-        for repeat, parts in enumerate(members(folds)):
-            for place, left_out in zip(out, problem.folded.left_out(parts, alphas), strict=True):
+        for repeat, parts in enumerate(rows_by_fold(folds)):
+            for place, left_out in zip(out, problem.ridge_cv.left_out(parts, alphas), strict=True):
                 for left in left_out:
                     place[repeat, left.rows] = left.scores
         return out - 0.5 if problem.task == "multilabel" else out
 
     @classmethod
-    def effort(cls, problem: Problem, folds: Ints) -> float:
+    def flops(cls, problem: Problem, folds: Ints) -> float:
         """A decomposition, and a solve per fold and strength."""
-        return flops(problem, per_side=10 + folds.size / len(problem.rows) * 40, per_value=2.0 * len(_DECADES))
+        return decomposition_flops(
+            problem, per_side=10 + folds.size / len(problem.rows) * 40, per_value=2.0 * len(_DECADES)
+        )
 
 
 def strengths(problem: Problem) -> Float:
@@ -113,9 +115,9 @@ def _coef(problem: Problem, alpha: float, *, decomposed: bool) -> Float:
         return basis.vectors @ ((basis.vectors.T @ problem.cross) / (basis.values + alpha)[:, None])
     try:
         if problem.wide:
-            gram = problem.away @ problem.away.T
+            gram = problem.centered @ problem.centered.T
             gram[np.diag_indices_from(gram)] += alpha
-            coef = problem.away.T @ np.linalg.solve(gram, problem.target_away)
+            coef = problem.centered.T @ np.linalg.solve(gram, problem.centered_targets)
         else:
             coef = np.linalg.solve(problem.scatter + alpha * np.eye(problem.features), problem.cross)
     except np.linalg.LinAlgError as error:
@@ -145,12 +147,12 @@ def loo(problem: Problem, alphas: Float) -> Float:
     """Exact leave-one-out squared error at each strength (a,), e_i / (1 − h_ii). Cost: O(n·(r + t)) each."""
     basis, weights = problem.principal, problem.row_weights
     left = np.sqrt(weights)[:, None] * problem.coordinates / np.sqrt(basis.values)
-    pulled = left.T @ problem.target_away
+    pulled = left.T @ problem.centered_targets
     square, share = left**2, weights / problem.count
     errors = np.empty(len(alphas))
     for i, alpha in enumerate(alphas):
         shrink = basis.values / (basis.values + alpha)
-        residual = problem.target_away - left @ (shrink[:, None] * pulled)
+        residual = problem.centered_targets - left @ (shrink[:, None] * pulled)
         errors[i] = float(((residual / (1.0 - square @ shrink - share)[:, None]) ** 2).sum())
     return errors
 
@@ -181,7 +183,7 @@ def cv_error(parts: Sequence[Moments], alphas: Sequence[float]) -> Float:
 
 
 def _held_out(train: Moments, part: Moments, alphas: Float) -> Float:
-    problem = Problem("regression", moments=train, given=train.centred)
+    problem = Problem("regression", moments=train, precomputed=train.centred)
     basis = problem.principal
     pulled = basis.vectors.T @ problem.cross
     errors = np.empty((len(alphas), train.targets))

@@ -20,7 +20,7 @@ _BLOCK_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Principal:
+class PrincipalCoordinates:
     """Coordinates in which the scatter of the (weighted) rows is diagonal.
 
     Attributes
@@ -35,29 +35,29 @@ class Principal:
     """
 
     mean: Float
-    spread: Float | None
+    feature_scale: Float | None
     vectors: Float
     values: Float
 
     def coordinates(self, X: Array) -> Float:
         """Rows (n, d) in these coordinates (n, r). Cost: O(n·d·r)."""
         out = np.empty((len(X), len(self.values)))
-        for part in blocks(len(X), X.shape[1]):
-            out[part] = centered(X[part], self.mean, self.spread) @ self.vectors
+        for part in row_blocks(len(X), X.shape[1]):
+            out[part] = center_and_scale(X[part], self.mean, self.feature_scale) @ self.vectors
         return out
 
-    def unfold(self, coef: Float, offset: Float) -> tuple[Float, Float]:
+    def to_input_space(self, coef: Float, offset: Float) -> tuple[Float, Float]:
         """Weights (r, t) and offsets (t,) of these coordinates as weights (d, t) and intercepts of plain features."""
-        return unscaled(self.vectors @ coef, offset, self.mean, self.spread)
+        return unscale_coef(self.vectors @ coef, offset, self.mean, self.feature_scale)
 
 
-def blocks(rows: int, features: int) -> list[slice]:
+def row_blocks(rows: int, features: int) -> list[slice]:
     """Slices of rows that take some tens of MiB each as float64."""
     size = max(64, _BLOCK_BYTES // (8 * max(1, features)))
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def centered(X: Array, mean: Float, spread: Float | None) -> Float:
+def center_and_scale(X: Array, mean: Float, spread: Float | None) -> Float:
     """A float64 copy of rows without their mean, divided by ``spread``."""
     out = np.subtract(X, mean, dtype=np.float64)
     if spread is not None:
@@ -65,7 +65,7 @@ def centered(X: Array, mean: Float, spread: Float | None) -> Float:
     return out
 
 
-def unscaled(coef: Float, offset: Float, mean: Float, spread: Float | None) -> tuple[Float, Float]:
+def unscale_coef(coef: Float, offset: Float, mean: Float, spread: Float | None) -> tuple[Float, Float]:
     """Weights and offsets of centred, scaled features as weights and intercepts of plain ones."""
     if spread is not None:
         coef = coef / spread[:, None]
@@ -83,24 +83,24 @@ def feature_scale(variance: Float, mean: Float, scale: str) -> Float | None:
     return np.where(deviation > _CONSTANT * np.abs(mean), deviation, 0.0) + (deviation <= _CONSTANT * np.abs(mean))
 
 
-def of_scatter(mean: Float, scatter: Float, spread: Float | None) -> Principal:
+def pca_of_scatter(mean: Float, scatter: Float, spread: Float | None) -> PrincipalCoordinates:
     """From the centred scatter (d, d) of plain features. Cost: O(d³)."""
     if spread is not None:
         scatter = scatter / np.outer(spread, spread)
-    values, vectors = symmetric(scatter)
+    values, vectors = symmetric_eig(scatter)
     kept = values > _RANK * max(values[-1], 0.0)
-    return Principal(mean, spread, np.ascontiguousarray(vectors[:, kept]), values[kept])
+    return PrincipalCoordinates(mean, spread, np.ascontiguousarray(vectors[:, kept]), values[kept])
 
 
-def of_rows(rows: Float, mean: Float, spread: Float | None) -> Principal:
+def pca_of_rows(rows: Float, mean: Float, spread: Float | None) -> PrincipalCoordinates:
     """From centred, scaled (and weighted) rows (n, d), fewer than features. Cost: O(n²·d + n³)."""
-    values, left = symmetric(rows @ rows.T)
+    values, left = symmetric_eig(rows @ rows.T)
     kept = values > _RANK * max(values[-1], 0.0)
     values, left = values[kept], left[:, kept]
-    return Principal(mean, spread, (rows.T @ left) / np.sqrt(values), values)
+    return PrincipalCoordinates(mean, spread, (rows.T @ left) / np.sqrt(values), values)
 
 
-def symmetric(matrix: Float) -> tuple[Float, Float]:
+def symmetric_eig(matrix: Float) -> tuple[Float, Float]:
     """Eigenvalues, smallest first, and eigenvectors of a symmetric matrix.
 
     Raises

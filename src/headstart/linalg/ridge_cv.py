@@ -74,7 +74,7 @@ class FoldRidge:
         """
         order = np.concatenate(members)  # each fold in one piece, gathered once for all penalties
         rest = np.setdiff1d(np.arange(len(self.rows)), order)
-        whole = self.whole.take(np.concatenate([order, rest]))
+        whole = self.full_fit.take(np.concatenate([order, rest]))
         ends = np.cumsum([0, *map(len, members)])
         folds = [slice(start, end) for start, end in itertools.pairwise(ends)]
         many = [5 * len(fold) > 4 * len(self.values) for fold in members]  # where the other way costs less
@@ -88,7 +88,7 @@ class FoldRidge:
             yield [FoldPrediction(fold, *left) for fold, left in zip(members, found, strict=True)]
 
     @cached_property
-    def whole(self) -> _FullFit:
+    def full_fit(self) -> _FullFit:
         """What all penalties and folds share. Cost: n·r·t; memory: n·r."""
         root = np.sqrt(self.weights)
         mean = self.weights @ self.targets / self.weights.sum()
@@ -104,20 +104,20 @@ class _FullFit:
 
     values: Float  # (r,)
     mean: Float  # of the targets (t,)
-    pulled: Float  # Uᵀ away (r, t)
+    Ut_y: Float  # Uᵀ away (r, t)
     root: Float  # √w (n,)
-    away: Float  # √w (T − mean) (n, t)
+    centered: Float  # √w (T − mean) (n, t)
     left: Float  # U (n, r), orthonormal columns
 
     def take(self, order: Ints) -> _FullFit:
         """The same with its rows in another order."""
-        return replace(self, root=self.root[order], away=self.away[order], left=self.left[order])
+        return replace(self, root=self.root[order], centered=self.centered[order], left=self.left[order])
 
     def at(self, penalty: float) -> _FoldFit:
         shrink = self.values / (self.values + penalty)
-        kept = shrink[:, None] * self.pulled
-        residual = self.away - self.left @ kept
-        return _FoldFit(self, shrink, residual, self.pulled.T @ kept)
+        kept = shrink[:, None] * self.Ut_y
+        residual = self.centered - self.left @ kept
+        return _FoldFit(self, shrink, residual, self.Ut_y.T @ kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +134,8 @@ class _Normal:
         lengths = np.append(np.sqrt(whole.values), 1.0)
         weighted = np.column_stack([whole.left[fold], whole.root[fold]]) * lengths
         gram = np.diag(np.append(whole.values, whole.root @ whole.root)) - weighted.T @ weighted
-        right = -(weighted.T @ whole.away[fold])
-        right[:-1] += lengths[:-1, None] * whole.pulled
+        right = -(weighted.T @ whole.centered[fold])
+        right[:-1] += lengths[:-1, None] * whole.Ut_y
         return cls(gram, right, weighted / whole.root[fold, None], whole.mean)
 
     def at(self, penalty: float) -> tuple[Float, Float]:
@@ -145,22 +145,22 @@ class _Normal:
         matrix[inner, inner] += penalty
         solved = _solve(matrix, self.right)
         explained = self.right.T @ solved - np.outer(self.right[-1], self.right[-1]) / self.gram[-1, -1]
-        return self.inside @ solved + self.mean, _symmetric(explained)
+        return self.inside @ solved + self.mean, _symmetrize(explained)
 
 
 @dataclass(frozen=True, eq=False)
 class _FoldFit:
     """The fit on all rows at one penalty."""
 
-    whole: _FullFit
+    full_fit: _FullFit
     shrink: Float  # (r,)
     residual: Float  # √w-weighted (n, t)
     explained: Float  # (t, t)
 
     def hat(self, fold: slice) -> tuple[Float, Float]:
         """Leave out a fold of few rows: solve with I − H. (scores, explained) of the fold."""
-        whole = self.whole
-        root, away, residual = whole.root[fold], whole.away[fold], self.residual[fold]
+        whole = self.full_fit
+        root, away, residual = whole.root[fold], whole.centered[fold], self.residual[fold]
         total = whole.root @ whole.root
         half = whole.left[fold] * np.sqrt(self.shrink)
         matrix = -(half @ half.T)
@@ -171,7 +171,7 @@ class _FoldFit:
         # Tᵀ T of the others about their own mean, less what their fit leaves over
         outside = root @ away
         scatter = -(away.T @ away) - np.outer(outside, outside) / (total - root @ root)
-        return scores, _symmetric(self.explained + scatter + residual.T @ error)
+        return scores, _symmetrize(self.explained + scatter + residual.T @ error)
 
 
 def _solve(matrix: Float, right: Float) -> Float:
@@ -185,11 +185,11 @@ def _solve(matrix: Float, right: Float) -> Float:
         ) from error
 
 
-def _symmetric(matrix: Float) -> Float:
+def _symmetrize(matrix: Float) -> Float:
     return (matrix + matrix.T) / 2
 
 
-def discriminants(left: Sequence[FoldPrediction], means: Float, counts: Float) -> list[tuple[Float, Float]]:
+def lda_scores(left: Sequence[FoldPrediction], means: Float, counts: Float) -> list[tuple[Float, Float]]:
     """Scores of discriminant analysis with within-class scatter S_W + α, from those of ridge at the same α.
 
     Parameters
@@ -225,7 +225,7 @@ def discriminants(left: Sequence[FoldPrediction], means: Float, counts: Float) -
 # ---- Held-out ridge predictions from the n × n side: features enter only as the products of the rows. Floor 1. ----
 
 
-def products(X: Array, *, standard: bool) -> Float:
+def centered_gram(X: Array, *, standard: bool) -> Float:
     """Products (n, n) of the centred rows; ``standard`` divides features by their standard deviation first."""
     away = np.asarray(X, dtype=np.float64)
     away = away - away.mean(axis=0)
@@ -235,7 +235,7 @@ def products(X: Array, *, standard: bool) -> Float:
     return np.asarray(away @ away.T)
 
 
-def left_out(K: Float, T: Float, members: Sequence[Ints], penalty: float) -> Float:
+def kernel_out_of_fold(K: Float, T: Float, members: Sequence[Ints], penalty: float) -> Float:
     """Predictions (n, t) of every row by the ridge that was fitted without its fold.
 
     Parameters

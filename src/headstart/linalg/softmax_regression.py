@@ -29,12 +29,14 @@ _LAST_BIT = 2e-16
 _ROUNDING = 1e-13  # changes of f below this share of |f| are noise
 
 # values x (p, b, t) of the problems numbered (b,) → f (b,), gradient (p, b, t)
-Objective: TypeAlias = Callable[[Float, Ints], tuple[Float, Float]]
-Pair: TypeAlias = tuple[Float, Float, Float]  # step (p, b, t), change of gradient (p, b, t), 1 / their product (b,)
+BatchObjective: TypeAlias = Callable[[Float, Ints], tuple[Float, Float]]
+CurvaturePair: TypeAlias = tuple[
+    Float, Float, Float
+]  # step (p, b, t), change of gradient (p, b, t), 1 / their product (b,)
 
 
 @dataclass(frozen=True, eq=False)
-class Minima:
+class BatchMinimum:
     """Where a batch stopped: ``x (p, b, t)``, ``value (b,)``, ``steps (b,)``, and which ``converged (b,)``."""
 
     x: Float
@@ -43,7 +45,9 @@ class Minima:
     converged: NDArray[np.bool_]
 
 
-def minimise(objective: Objective, start: Float, inverse: Float, *, tolerance: float, max_steps: int) -> Minima:
+def minimize_batch(
+    objective: BatchObjective, start: Float, inverse: Float, *, tolerance: float, max_steps: int
+) -> BatchMinimum:
     """Minimise a batch of convex functions.
 
     Parameters
@@ -78,10 +82,10 @@ def minimise(objective: Objective, start: Float, inverse: Float, *, tolerance: f
             x[:, out], best[out], steps[out], converged[out] = batch.x[:, done], batch.value[done], step, near[done]
             batch.keep(~done)
             if not len(batch.active):
-                return Minima(x, best, steps, converged)
+                return BatchMinimum(x, best, steps, converged)
         batch.advance(objective)
     x[:, batch.active], best[batch.active] = batch.x, batch.value
-    return Minima(x, best, steps, converged)
+    return BatchMinimum(x, best, steps, converged)
 
 
 @dataclass
@@ -93,7 +97,7 @@ class _LineSearchBatch:
     value: Float
     gradient: Float
     inverse: Float
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[CurvaturePair] = field(default_factory=list)
     stuck: NDArray[np.bool_] = field(init=False)
     direction: Float = field(init=False)
     slope: Float = field(init=False)
@@ -117,7 +121,7 @@ class _LineSearchBatch:
             self.direction[:, uphill] = -(self.inverse * self.gradient)[:, uphill]
             self.slope = _dot(self.gradient, self.direction)
 
-    def advance(self, objective: Objective) -> None:
+    def advance(self, objective: BatchObjective) -> None:
         """One step of every problem, shortened until its value falls enough."""
         x, value, gradient = self._line_search(objective, self.direction, self.slope)
         step, change = x - self.x, gradient - self.gradient
@@ -144,7 +148,7 @@ class _LineSearchBatch:
             q += (weight - rho * _dot(change, q))[:, None] * step
         return -q
 
-    def _line_search(self, objective: Objective, direction: Float, slope: Float) -> tuple[Float, Float, Float]:
+    def _line_search(self, objective: BatchObjective, direction: Float, slope: Float) -> tuple[Float, Float, Float]:
         """Backtrack by quadratic interpolation; a problem whose value does not fall at all is stuck at rounding."""
         size = np.ones(len(self.active))
         x = self.x + direction
@@ -179,7 +183,7 @@ _ROUNDS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Entropy:
+class CrossEntropyBatch:
     """The objective of a batch of penalised problems over the same rows.
 
     Attributes
@@ -199,7 +203,7 @@ class Entropy:
 
     def solve(
         self, penalty: float, start: Float | None = None, *, tolerance: float = 1e-8, max_steps: int = 500
-    ) -> Minima:
+    ) -> BatchMinimum:
         """Minimise all problems for one penalty λ, from ``start`` (r + 1, b, t) or from the class shares.
 
         ``tolerance`` is the error of the mean loss at which a problem is done. Where classes come apart the curvature
@@ -212,14 +216,14 @@ class Entropy:
             if found.steps.max() >= max_steps:
                 break
             more = self._descend(penalty, found.x, tolerance=size, max_steps=max_steps)
-            found = Minima(more.x, more.value, found.steps + more.steps, more.converged)
+            found = BatchMinimum(more.x, more.value, found.steps + more.steps, more.converged)
             if not more.steps.any():
                 break
         return found
 
-    def _descend(self, penalty: float, start: Float, *, tolerance: float, max_steps: int) -> Minima:
+    def _descend(self, penalty: float, start: Float, *, tolerance: float, max_steps: int) -> BatchMinimum:
         inverse = self._inverse_diagonal(start, penalty)
-        return minimise(
+        return minimize_batch(
             lambda x, which: self.value(x, which, penalty), start, inverse, tolerance=tolerance, max_steps=max_steps
         )
 

@@ -179,7 +179,7 @@ def ratio(parts: Array, weights: Float) -> Float:
 # ---- From what callers hold (labels, matrices, texts) to the aligned rows that metrics take. ----
 
 
-def rows_of(
+def align_rows(
     task: Task,
     truth: Any,
     predicted: Any,

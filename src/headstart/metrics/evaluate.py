@@ -11,7 +11,7 @@ from headstart._base.hashing import fingerprint
 from headstart._base.intervals import Metric, wilson
 from headstart._base.typing import Array, Float, Task
 from headstart.errors import OptionError
-from headstart.metrics.base import HEADLINE, METRICS, Measure, MetricInputs, rows_of
+from headstart.metrics.base import HEADLINE, METRICS, Measure, MetricInputs, align_rows
 from headstart.result.result import ClassRow, Confusion, Result
 
 MAX_CONFUSION = 1000  # classes: a bigger table helps nobody and fills the memory
@@ -72,7 +72,7 @@ def evaluate(
     >>> found["accuracy"]
     0.750 [0.301, 0.954]
     """
-    rows = rows_of(task, truth, predicted, proba=proba, classes=classes, train_counts=train_counts)
+    rows = align_rows(task, truth, predicted, proba=proba, classes=classes, train_counts=train_counts)
     return {m.name: m(rows, random_state) for m in _chosen(rows, only)}
 
 
@@ -98,7 +98,7 @@ def per_class(
     train_counts: Mapping[Any, int] | None = None,
 ) -> tuple[ClassRow, ...]:
     """Precision, recall and F1 of every class or label, with intervals. Cost: O(n + t)."""
-    return _class_rows(rows_of(task, truth, predicted, classes=classes), train_counts)
+    return _class_rows(align_rows(task, truth, predicted, classes=classes), train_counts)
 
 
 def _class_rows(rows: MetricInputs, train_counts: Mapping[Any, int] | None) -> tuple[ClassRow, ...]:
@@ -127,7 +127,7 @@ def _shares(hits: Float, of: Float) -> list[Any]:
 
 def confusion(truth: Any, predicted: Any, classes: Sequence[Any] | None = None) -> Confusion:
     """Counts of (true class, predicted class). Cost: O(n + t²)."""
-    rows = rows_of("classification", truth, predicted, classes=classes)
+    rows = align_rows("classification", truth, predicted, classes=classes)
     return Confusion(rows.classes, _table(rows))
 
 
@@ -148,7 +148,7 @@ def assess(
     **fields: Any,
 ) -> Result:
     """:func:`evaluate`, per class, confusion and row scores as one Result; ``fields`` (cost, notes, …) go into it."""
-    rows = rows_of(task, truth, predicted, proba=proba, classes=classes, train_counts=train_counts)
+    rows = align_rows(task, truth, predicted, proba=proba, classes=classes, train_counts=train_counts)
     chosen = _chosen(rows, None)
     several = rows.task in ("classification", "multilabel")
     small = len(rows.classes) <= MAX_CONFUSION

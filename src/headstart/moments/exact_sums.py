@@ -22,7 +22,7 @@ from headstart._base.constraints import check_saved
 from headstart._base.hashing import key_of_bytes
 from headstart._base.typing import Array, Float, Ints
 from headstart.errors import DataError, NumericsError
-from headstart.linalg.pca import blocks
+from headstart.linalg.pca import row_blocks
 from headstart.moments.exact import Quantiser
 from headstart.moments.moments import Moments
 
@@ -70,7 +70,7 @@ class ExactSums:
             index = np.flatnonzero(exponents == exponent)
             quantiser = _quantiser(exponent)
             sums[exponent] = Moments.from_rows(X[index], summed[index], exact=quantiser)
-            for part in blocks(len(index), X.shape[1]):
+            for part in row_blocks(len(index), X.shape[1]):
                 integers = quantiser.integers(X[index[part]].astype(np.float64))
                 row_hashes[index[part]] = _hash_rows(exponent, integers)
         short = keys if isinstance(keys, np.ndarray) else _shorten(keys)

@@ -15,7 +15,7 @@ import numpy as np
 
 from headstart._base.typing import Array, Float, Ints
 from headstart.errors import DataError, HeadstartError, NumericsError, OptionError, StoreError
-from headstart.linalg.pca import symmetric
+from headstart.linalg.pca import symmetric_eig
 from headstart.moments import centred, storage
 from headstart.moments import exact as exact_mode
 from headstart.moments.centred import Centred, check_rows, float_blocks, oas_share, read_only, shrink
@@ -217,7 +217,7 @@ class Moments:
         kept. Of n rows at most n − 1 directions are there; those below ``d · eps`` of the largest are rounding and
         left out. **Cost**: O(d³) time, O(d·r) memory. NumericsError where numbers are beyond float64's range.
         """
-        values, vectors = symmetric(self.scatter)
+        values, vectors = symmetric_eig(self.scatter)
         rounding = max(self.features, 16) * float(np.finfo(np.float64).eps) * float(values.max(initial=0))
         rank = min(int(np.count_nonzero(values > rounding)), max(self.count - 1, 0))
         first = len(values) - rank

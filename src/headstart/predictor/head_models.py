@@ -71,7 +71,7 @@ class HeadModel(TargetModel):
 
     def solved(self, ledger: ExactSums) -> Self:
         """The head solved from a ledger; its fields and temperature stay, class frequencies are the ledger's."""
-        head = type(self.head)(**self.head.fields()).fit(ledger.moments, task=self.task)
+        head = type(self.head)(**self.head.config()).fit(ledger.moments, task=self.task)
         head.temperature_, log_ratio, counts = self.head.temperature_, self.log_ratio, self.counts
         numbers = ledger.targets.sum(axis=0)
         if log_ratio is not None:
@@ -118,7 +118,7 @@ class HeadModel(TargetModel):
         return {
             "classes": None if self.classes is None else list(self.classes),
             "counts": None if self.counts is None else [[label, int(n)] for label, n in self.counts.items()],
-            "head": {"name": self.head.name, "fields": self.head.fields(), "arrays": sorted(self.head.state())},
+            "head": {"name": self.head.name, "fields": self.head.config(), "arrays": sorted(self.head.state())},
             "ledger": None if self.ledger is None else self.ledger.config(),
         }
 
@@ -134,7 +134,7 @@ class HeadModel(TargetModel):
         """From what was saved; the head is tried on one row."""
         check_saved(len(parts) > 0, "a layer")
         saved, classes = record["head"], record["classes"]
-        head = HEADS[saved["name"]].from_state(saved["fields"], {name: arrays[name] for name in saved["arrays"]})
+        head = HEADS[saved["name"]].from_config(saved["fields"], {name: arrays[name] for name in saved["arrays"]})
         log_ratio = arrays.get("log_ratio")
         cls._check(head, classes, log_ratio)
         counts = None if record["counts"] is None else {label: int(n) for label, n in record["counts"]}

@@ -113,7 +113,7 @@ class Summarization(TextModel):
     def record(self) -> dict[str, Any]:
         """Everything but arrays."""
         return {
-            "head": {"name": self.head.name, "fields": self.head.fields()},
+            "head": {"name": self.head.name, "fields": self.head.config()},
             "seen": self.seen,
             "length": dataclasses.asdict(self.length),
             "blocking": self.blocking,
@@ -130,7 +130,7 @@ class Summarization(TextModel):
     ) -> Self:
         """From what was saved; the head is tried on one row."""
         saved, length = record["head"], Length(**record["length"])
-        head = HEADS[saved["name"]].from_state(saved["fields"], arrays)
+        head = HEADS[saved["name"]].from_config(saved["fields"], arrays)
         amount = length.amount
         check_saved(length.unit in UNITS and type(amount) is float and 0 < amount < math.inf, "a length")
         check_saved(record["seen"] in SETS and (record["seen"] == SETS[0]) == (not parts), "what the head sees")

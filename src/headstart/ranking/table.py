@@ -175,8 +175,8 @@ class Pairing:
 
     def _units(self, trial: CVResult) -> np.ndarray:
         if self.task != "classification":
-            return -trial.costs
-        return trial.rows if self.weights is None else trial.rows * self.weights
+            return -trial.losses
+        return trial.row_scores if self.weights is None else trial.row_scores * self.weights
 
 
 def fusion(
@@ -192,9 +192,9 @@ def fusion(
     mean, low, high = pairing.difference(best, single)
     parts, titles = [names[name] for name in best.candidates], titles_of(names)
     kept = None
-    if HEADS[best.head].selects:
+    if HEADS[best.head].selects_features:
         taken = replace(choice, candidates=best.candidates, name=best.head, fields=best.fields)
-        kept = taken.kept(taken.fit(rows, T), rows)
+        kept = taken.selected_counts(taken.fit(rows, T), rows)
     return Fusion(
         tuple((titles[source], layer) for source, layer in parts),
         accuracy=best.score,
@@ -213,7 +213,7 @@ def fusion(
 def best_of(trials: Sequence[CVResult], candidates: tuple[str, ...]) -> CVResult | None:
     """The trial of least cost on these features, of those that saw every draw of the folds."""
     whole = complete_results([trial for trial in trials if trial.candidates == candidates])
-    return min(whole, key=lambda trial: trial.cost, default=None)
+    return min(whole, key=lambda trial: trial.mean_loss, default=None)
 
 
 def _score(trial: CVResult | None) -> float:

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import norm
 
 from headstart.errors import NumericsError
-from headstart.linalg.ridge_cv import left_out, products
+from headstart.linalg.ridge_cv import centered_gram, kernel_out_of_fold
 from headstart.result.ranking import Row
 from headstart.selection.cross_validation import CVResult, mean_average_precision
 from headstart.selection.search import Selection
@@ -83,7 +83,7 @@ def honest(trials: Sequence[CVResult], T: np.ndarray, metric: str) -> float:
     The mean over both directions of several random halvings. With labels that mean nothing it is near chance, while the
     best of hundreds of settings is not.
     """
-    rows = np.stack([trial.rows for trial in trials]).astype(np.float64)
+    rows = np.stack([trial.row_scores for trial in trials]).astype(np.float64)
     counts = T.sum(0)
     weight = (T / np.maximum(counts, 1)).sum(1) if metric == "balanced_accuracy" else np.ones(len(T))
     rng = np.random.default_rng(0)
@@ -110,7 +110,7 @@ def luck(rows: Mapping[str, np.ndarray], T: np.ndarray, *, choice: Selection, gr
     fold_ids = choice.folds[0]
     members = [np.flatnonzero(fold_ids == fold) for fold in np.unique(fold_ids)]
     spread = np.linspace(0, len(rows) - 1, min(len(rows), _LAYERS)).astype(int)
-    products_ = [products(X, standard=False) for i, X in enumerate(rows.values()) if i in set(spread.tolist())]
+    products_ = [centered_gram(X, standard=False) for i, X in enumerate(rows.values()) if i in set(spread.tolist())]
     kernels = [K for K in products_ if np.trace(K) > 0]
     orders = _orders(T, groups)
     found = np.zeros(0)
@@ -139,7 +139,7 @@ def _scores(
     """Held-out score of each of b label orders (b, n, t)."""
     b, n, t = T.shape
     try:
-        held = left_out(K, T.transpose(1, 0, 2).reshape(n, b * t), members, penalty).reshape(n, b, t)
+        held = kernel_out_of_fold(K, T.transpose(1, 0, 2).reshape(n, b * t), members, penalty).reshape(n, b, t)
     except NumericsError:
         return np.full(b, -np.inf)
     held = held.transpose(1, 0, 2)

@@ -9,10 +9,10 @@ from scipy.special import expit
 
 from headstart._base.typing import Float
 
-Slopes = Callable[[float], tuple[float, float]]
+Derivatives = Callable[[float], tuple[float, float]]
 
 
-def temperature_of(decisions: Float, T: Float, task: str, weights: Float | None = None) -> float:
+def fit_temperature(decisions: Float, T: Float, task: str, weights: Float | None = None) -> float:
     """The temperature that makes held-out decisions (…, n, t) the best probabilities; 1 for values.
 
     Log-loss is convex in 1 / temperature: Newton's method with a bracket. One row's worth of doubt, spread over the
@@ -29,7 +29,7 @@ def temperature_of(decisions: Float, T: Float, task: str, weights: Float | None 
     return 1.0 / _root(slopes, 1e-4 / size, 1e4 / size)
 
 
-def _softmax_slopes(decisions: Float, T: Float, mass: Float) -> Slopes:
+def _softmax_slopes(decisions: Float, T: Float, mass: Float) -> Derivatives:
     """Slope and curvature of the log-loss in 1 / temperature; classes first, so that sums run along memory."""
     logits = np.ascontiguousarray(np.moveaxis(decisions, -1, 0))
     logits = logits - logits.max(axis=0)
@@ -46,7 +46,7 @@ def _softmax_slopes(decisions: Float, T: Float, mass: Float) -> Slopes:
     return slopes
 
 
-def _sigmoid_slopes(decisions: Float, T: Float, mass: Float) -> Slopes:
+def _sigmoid_slopes(decisions: Float, T: Float, mass: Float) -> Derivatives:
     def slopes(beta: float) -> tuple[float, float]:
         chance = expit(beta * decisions)
         slope, bend = (chance - T) * decisions, chance * (1 - chance) * decisions**2
@@ -55,7 +55,7 @@ def _sigmoid_slopes(decisions: Float, T: Float, mass: Float) -> Slopes:
     return slopes
 
 
-def _root(slopes: Slopes, low: float, high: float) -> float:
+def _root(slopes: Derivatives, low: float, high: float) -> float:
     """Where the first of (slope, curvature) is 0, or the nearer end, by Newton in the logarithm, kept in a bracket."""
     at = float(np.sqrt(low * high))
     for _ in range(60):

@@ -15,16 +15,16 @@ from headstart._base.intervals import mover_mean, wilson
 from headstart._base.typing import Array, Float, Ints
 from headstart.heads.base import HEADS, Head
 from headstart.heads.problem import Problem
-from headstart.selection.calibration import temperature_of
+from headstart.selection.calibration import fit_temperature
 
 # ---- What choosing needs: folds, and scores of held-out decisions with their intervals. ----
 
 
 FOLDS = 5
-FEW = 30  # rows per class up to which only steady heads compete
-CAUTIOUS = 200  # rows up to which little is taken for granted: only steady heads compete, all settings on all draws
-_ROWS_WANTED = 600  # held-out rows, over all draws of the folds
-_DRAWS = 3, 10  # of the folds, on many and on very few rows
+FEW_PER_CLASS = 30  # rows per class up to which only steady heads compete
+SMALL_SAMPLE = 200  # rows up to which little is taken for granted: only steady heads compete, all settings on all draws
+_TARGET_HELD_OUT = 600  # held-out rows, over all draws of the folds
+_REPEATS = 3, 10  # of the folds, on many and on very few rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +55,9 @@ class OofScore:
     ----------
     score, low, high : float
         The metric, and its 95 % interval.
-    rows : (n,) array
+    row_scores : (n,) array
         Share of the fold assignments in which each row was predicted well (classes); minus its loss elsewhere.
-    costs : (u,) array
+    losses : (u,) array
         What is compared between settings, unit by unit (rows; folds for labels): error + log-loss at the best
         temperature, minus average precision, or the squared error.
     temperature : float
@@ -66,8 +66,8 @@ class OofScore:
     score: float
     low: float
     high: float
-    rows: Float
-    costs: Float
+    row_scores: Float
+    losses: Float
     temperature: float
 
 
@@ -83,7 +83,7 @@ def draw_folds(
     labels = T.argmax(axis=1) if task == "classification" else np.zeros(len(T), dtype=np.int64)
     counts = np.bincount(labels)
     if repeats is None:
-        repeats = min(max(round(_ROWS_WANTED / len(T)), _DRAWS[0]), _DRAWS[1])
+        repeats = min(max(round(_TARGET_HELD_OUT / len(T)), _REPEATS[0]), _REPEATS[1])
     if groups is None:
         folds = min(FOLDS, int(counts.max()))
         return None if folds < 2 else _distinct([_stratified(labels, folds, rng) for _ in range(repeats)])
@@ -141,7 +141,7 @@ def score_out_of_fold(decisions: Float, T: Float, folds: Ints, aim: Scoring) -> 
     if aim.task == "classification":
         return _measure_classes(decisions, T, aim)
     if aim.task == "multilabel":
-        temperature = temperature_of(decisions, T, aim.task)
+        temperature = fit_temperature(decisions, T, aim.task)
         rows = -losses(decisions / temperature, T, aim.task)
         score, low, high = _jackknifed(mean_average_precision, decisions, T, folds)
         return OofScore(score, low, high, rows, _fold_costs(decisions, T, folds), temperature)
@@ -167,7 +167,7 @@ def _fold_costs(decisions: Float, T: Float, folds: Ints) -> Float:
 
 
 def _measure_classes(decisions: Float, T: Float, aim: Scoring) -> OofScore:
-    temperature = temperature_of(decisions, T, aim.task, aim.weights if aim.shift is None else None)
+    temperature = fit_temperature(decisions, T, aim.task, aim.weights if aim.shift is None else None)
     log_odds = decisions / temperature + (0.0 if aim.shift is None else aim.shift)
     rows = (log_odds.argmax(axis=-1) == T.argmax(axis=1)).mean(axis=0)
     costs = losses(log_odds, T, aim.task) + 1.0 - rows
@@ -226,7 +226,7 @@ def mean_average_precision(scores: Float, T: Float) -> float:
 
 
 SCREENERS = ("ridge", "lda")  # all their strengths come from one decomposition
-_SMALL_SAMPLE = 32.0
+_SE_INFLATION = 32.0
 BASELINE = ("logistic", {"C": 1.0, "scale": "none"})  # the setting to beat
 
 
@@ -242,13 +242,13 @@ class CVResult:
     fields : dict
     score, low, high : float
         The metric aimed at, and its 95 % interval.
-    rows : (n,) array
+    row_scores : (n,) array
         Share of the fold assignments in which each row was predicted well; minus its loss where there are no classes.
-    costs : (u,) array
+    losses : (u,) array
         What settings are compared by, unit by unit; small is good.
     temperature : float
         Makes its held-out decisions the best probabilities.
-    draws : int
+    n_repeats : int
         How many fold assignments it was held out by; see :func:`finished`.
     """
 
@@ -258,18 +258,18 @@ class CVResult:
     score: float
     low: float
     high: float
-    rows: Float
-    costs: Float
+    row_scores: Float
+    losses: Float
     temperature: float
-    draws: int = 1
+    n_repeats: int = 1
 
     @property
-    def cost(self) -> float:
+    def mean_loss(self) -> float:
         """Mean of ``costs``."""
-        return float(self.costs.mean())
+        return float(self.losses.mean())
 
     @property
-    def is_anchor(self) -> bool:
+    def is_baseline(self) -> bool:
         """Whether this is the setting to beat."""
         name, fields = BASELINE
         return self.head == name and all(self.fields.get(key) == value for key, value in fields.items())
@@ -288,7 +288,7 @@ class HeadCandidate:
         kind: type[Head] = HEADS[self.name]
         return kind
 
-    def takes(self, scale: str) -> bool:
+    def supports_scale(self, scale: str) -> bool:
         """Whether it competes at this scaling."""
         if self.fields is not None:
             return bool(self.fields.get("scale", "none") == scale)
@@ -301,32 +301,34 @@ class CrossValidation:
 
     T: Float
     folds: Ints
-    aim: Scoring
+    scoring: Scoring
     weights: Float | None = None
 
     def problem(self, X: Array, scale: str = "none") -> Problem:
         """The rows of one set of features, ready for every head."""
-        return Problem(self.aim.task, scale, X, self.T, self.weights)
+        return Problem(self.scoring.task, scale, X, self.T, self.weights)
 
     @property
-    def first(self) -> Ints:
+    def grid_folds(self) -> Ints:
         """The fold assignments by which whole grids are held out: all on few rows, else one."""
-        return self.folds if len(self.T) <= CAUTIOUS else self.folds[:1]
+        return self.folds if len(self.T) <= SMALL_SAMPLE else self.folds[:1]
 
-    def enter(self, candidates: tuple[str, ...], problem: Problem, entries: Sequence[HeadCandidate]) -> list[CVResult]:
+    def cross_validate(
+        self, candidates: tuple[str, ...], problem: Problem, entries: Sequence[HeadCandidate]
+    ) -> list[CVResult]:
         """Cross-validate the settings of some heads; where whole grids see one draw, the best of each sees them all."""
         found = []
         for entry in entries:
-            if not entry.takes(problem.scale):
+            if not entry.supports_scale(problem.scale):
                 continue
             grid = entry.kind.grid(problem) if entry.fields is None else [_bare(entry.fields)]
-            decisions = list(entry.kind.out_of_fold(problem, self.first, grid))
+            decisions = list(entry.kind.out_of_fold(problem, self.grid_folds, grid))
             told = partial(self._trial, candidates, entry, scale=problem.scale)
             trials = [told(setting, held_out) for setting, held_out in zip(grid, decisions, strict=True)]
-            others = self.folds[len(self.first) :]
+            others = self.folds[len(self.grid_folds) :]
             if len(others):
-                best = min(range(len(grid)), key=lambda place: trials[place].cost)
-                again = [place for place, trial in enumerate(trials) if place == best or trial.is_anchor]
+                best = min(range(len(grid)), key=lambda place: trials[place].mean_loss)
+                again = [place for place, trial in enumerate(trials) if place == best or trial.is_baseline]
                 more = entry.kind.out_of_fold(problem, others, [grid[place] for place in again])
                 for place, held_out in zip(again, more, strict=True):
                     trials[place] = told(grid[place], np.concatenate([decisions[place], held_out]))
@@ -337,15 +339,15 @@ class CrossValidation:
         self, candidates: tuple[str, ...], entry: HeadCandidate, setting: dict[str, Any], held_out: Float, *, scale: str
     ) -> CVResult:
         """A setting by its held-out decisions (R, n, t)."""
-        aim = self.aim if entry.kind.learns_prior else replace(self.aim, shift=None)
+        aim = self.scoring if entry.kind.learns_prior else replace(self.scoring, shift=None)
         got = score_out_of_fold(held_out, self.T, self.folds[: len(held_out)], aim)
         fields = {**(entry.fields or {}), **setting, "scale": scale}
-        row = (got.score, got.low, got.high, got.rows, got.costs, got.temperature, len(held_out))
+        row = (got.score, got.low, got.high, got.row_scores, got.losses, got.temperature, len(held_out))
         return CVResult(candidates, entry.name, fields, *row)
 
-    def affordable(self, problem: Problem, entries: Sequence[HeadCandidate], budget: float) -> list[HeadCandidate]:
+    def within_budget(self, problem: Problem, entries: Sequence[HeadCandidate], budget: float) -> list[HeadCandidate]:
         """The entries, cheapest first, whose operations fit the budget together; always one."""
-        efforts = [(entry.kind.effort(problem, self.first), place) for place, entry in enumerate(entries)]
+        efforts = [(entry.kind.flops(problem, self.grid_folds), place) for place, entry in enumerate(entries)]
         kept: list[int] = []
         spent = 0.0
         for effort, place in sorted(efforts):
@@ -354,9 +356,11 @@ class CrossValidation:
                 kept.append(place)
         return [entries[place] for place in sorted(kept)]
 
-    def thinned(self, rows: Ints) -> CrossValidation:
+    def take_rows(self, rows: Ints) -> CrossValidation:
         """The same contest on some of the rows."""
-        aim = self.aim if self.aim.weights is None else replace(self.aim, weights=self.aim.weights[rows])
+        aim = (
+            self.scoring if self.scoring.weights is None else replace(self.scoring, weights=self.scoring.weights[rows])
+        )
         weights = None if self.weights is None else self.weights[rows]
         return CrossValidation(self.T[rows], self.folds[:, rows], aim, weights)
 
@@ -366,8 +370,8 @@ def complete_results(trials: Sequence[CVResult]) -> list[CVResult]:
 
     Of many settings that saw one draw the best is also the luckiest: its cost is too low beside a mean over several.
     """
-    most = max((trial.draws for trial in trials), default=0)
-    return [trial for trial in trials if trial.draws == most]
+    most = max((trial.n_repeats for trial in trials), default=0)
+    return [trial for trial in trials if trial.n_repeats == most]
 
 
 def select_one_se(trials: Sequence[CVResult]) -> CVResult:
@@ -380,15 +384,15 @@ def select_one_se(trials: Sequence[CVResult]) -> CVResult:
     first, which is the simplest.
     """
     trials = complete_results(trials)
-    anchor = next((trial for trial in trials if trial.is_anchor), None)
+    anchor = next((trial for trial in trials if trial.is_baseline), None)
     if anchor is None:
-        return trials[int(np.argmin([trial.cost for trial in trials]))]
-    doubt = 1.0 + _SMALL_SAMPLE / len(anchor.rows)
+        return trials[int(np.argmin([trial.mean_loss for trial in trials]))]
+    doubt = 1.0 + _SE_INFLATION / len(anchor.row_scores)
     gains = [_gain(anchor, trial) for trial in trials]
     passed = [place for place, (mean, error) in enumerate(gains) if mean > doubt * error]
     if not passed:
         return anchor
-    caution = doubt if len(anchor.rows) <= CAUTIOUS else 0.0
+    caution = doubt if len(anchor.row_scores) <= SMALL_SAMPLE else 0.0
     return trials[max(passed, key=lambda place: gains[place][0] - caution * gains[place][1])]
 
 
@@ -399,16 +403,16 @@ def prefer_larger_set(winners: Sequence[CVResult]) -> CVResult:
     which a single layer looked best by two rows and was worse by 8 points on new ones; side by side nothing was lost.
     On more rows it has to win.
     """
-    best = winners[int(np.argmin([winner.cost for winner in winners]))]
-    if len(best.rows) > CAUTIOUS:
+    best = winners[int(np.argmin([winner.mean_loss for winner in winners]))]
+    if len(best.row_scores) > SMALL_SAMPLE:
         return best
     larger = [w for w in winners if len(w.candidates) > len(best.candidates) and not _clearly_worse(w, best)]
-    return min(larger, key=lambda winner: winner.cost, default=best)
+    return min(larger, key=lambda winner: winner.mean_loss, default=best)
 
 
 def _clearly_worse(trial: CVResult, best: CVResult) -> bool:
     """Whether the mean paired difference of costs is more than 1.96 standard errors above 0."""
-    difference = trial.costs - best.costs
+    difference = trial.losses - best.losses
     if len(difference) < 2:
         return True
     return bool(difference.mean() > 1.96 * difference.std(ddof=1) / np.sqrt(len(difference)))
@@ -416,7 +420,7 @@ def _clearly_worse(trial: CVResult, best: CVResult) -> bool:
 
 def _gain(anchor: CVResult, trial: CVResult) -> tuple[float, float]:
     """How much cheaper than the anchor a trial is, and the standard error of that."""
-    difference = anchor.costs - trial.costs
+    difference = anchor.losses - trial.losses
     if len(difference) < 2:
         return float(difference.sum()), 0.0
     return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))

@@ -15,7 +15,7 @@ import numpy as np
 
 from headstart._base.typing import Array, Float
 from headstart.errors import NumericsError
-from headstart.linalg.ridge_cv import left_out, products
+from headstart.linalg.ridge_cv import centered_gram, kernel_out_of_fold
 from headstart.selection.cross_validation import CrossValidation, score_out_of_fold
 
 MOST = 4
@@ -47,7 +47,7 @@ def forward_selection(
     total = search.kernels[ranked[0]]
     least, penalty = search.best(total)
     while contenders and len(chosen) < MOST:
-        costs = {name: search.cost(total + search.kernels[name], penalty) for name in contenders}
+        costs = {name: search.mean_loss(total + search.kernels[name], penalty) for name in contenders}
         contenders.sort(key=lambda name: costs[name])
         total = total + search.kernels[contenders[0]]
         cost, penalty = search.best(total)
@@ -62,7 +62,7 @@ def _promising(search: _KernelSearch, ranked: Sequence[str]) -> list[str]:
     """The names that do most for the first, the best first."""
     start = search.kernels[ranked[0]]
     penalty = search.best(start)[1]
-    costs = {name: search.cost(start + search.kernels[name], penalty) for name in ranked[1:]}
+    costs = {name: search.mean_loss(start + search.kernels[name], penalty) for name in ranked[1:]}
     return sorted(costs, key=lambda name: costs[name])[:_CONTENDERS]
 
 
@@ -80,7 +80,9 @@ class _KernelSearch:
     ) -> _KernelSearch:
         """On at most so many rows, evenly spaced."""
         rows = np.linspace(0, len(contest.T) - 1, min(len(contest.T), most)).astype(np.int64)
-        return cls(contest.thinned(rows), {name: products(features[name][rows], standard=True) for name in names})
+        return cls(
+            contest.take_rows(rows), {name: centered_gram(features[name][rows], standard=True) for name in names}
+        )
 
     def __post_init__(self) -> None:
         ids = self.contest.folds[0]
@@ -88,18 +90,18 @@ class _KernelSearch:
 
     def best(self, kernel: Float) -> tuple[float, float]:
         """The least held-out cost at any strength, and that strength."""
-        return min((self.cost(kernel, penalty), penalty) for penalty in _PENALTIES)
+        return min((self.mean_loss(kernel, penalty), penalty) for penalty in _PENALTIES)
 
-    def cost(self, kernel: Float, penalty: float) -> float:
+    def mean_loss(self, kernel: Float, penalty: float) -> float:
         """Held-out cost of ridge at a strength relative to the mean product of a row with itself."""
         contest = self.contest
         level = float(np.trace(kernel)) / len(kernel)
         if level <= 0:
             return np.inf
         try:
-            held = left_out(kernel, contest.T, self.members, level * penalty)
+            held = kernel_out_of_fold(kernel, contest.T, self.members, level * penalty)
         except NumericsError:
             return np.inf
-        if contest.aim.task == "multilabel":
+        if contest.scoring.task == "multilabel":
             held = held - 0.5
-        return float(score_out_of_fold(held[None], contest.T, contest.folds[:1], contest.aim).costs.mean())
+        return float(score_out_of_fold(held[None], contest.T, contest.folds[:1], contest.scoring).losses.mean())

@@ -33,13 +33,13 @@ from headstart._base.registry import unknown_name
 from headstart._base.typing import Array, Float, Ints
 from headstart.errors import DataError, NumericsError, OptionError
 from headstart.heads.base import HEADS, Head, head
-from headstart.heads.problem import Problem, checked, need_two_classes
+from headstart.heads.problem import Problem, check_rows, check_two_classes
 from headstart.imbalance import Balance, log_adjustment, resolve, row_weights
-from headstart.selection.calibration import temperature_of
+from headstart.selection.calibration import fit_temperature
 from headstart.selection.cross_validation import (
-    CAUTIOUS,
-    FEW,
+    FEW_PER_CLASS,
     SCREENERS,
+    SMALL_SAMPLE,
     CrossValidation,
     CVResult,
     HeadCandidate,
@@ -72,16 +72,16 @@ def search(
     for name, problem in standing.items():
         for scale in scales:
             done = {trial.head for trial in trials if trial.candidates == (name,)} if scale == scales[0] else ()
-            fresh = [entry for entry in entries if entry.name not in done and entry.takes(scale)]
+            fresh = [entry for entry in entries if entry.name not in done and entry.supports_scale(scale)]
             if fresh:
                 scaled = problem.scaled(scale)
-                trials += contest.enter((name,), scaled, contest.affordable(scaled, fresh, share))
+                trials += contest.cross_validate((name,), scaled, contest.within_budget(scaled, fresh, share))
     finals: list[tuple[str, ...]] = [(name,) for name in standing]
-    able = [entry for entry in entries if entry.takes("standard")]
+    able = [entry for entry in entries if entry.supports_scale("standard")]
     fused = forward_selection(features, contest, _by_cost(features, trials)) if fuse and able else ()
     if len(fused) > 1:
         problem = contest.problem(concatenate([features[name] for name in fused]), "standard")
-        trials += contest.enter(fused, problem, contest.affordable(problem, able, share))
+        trials += contest.cross_validate(fused, problem, contest.within_budget(problem, able, share))
         finals.append(fused)
     return trials, finals
 
@@ -90,14 +90,14 @@ def _screened(
     features: Mapping[str, Array], contest: CrossValidation, entries: list[HeadCandidate], scale: str
 ) -> tuple[list[CVResult], dict[str, Problem]]:
     """A first trial of every candidate, and the best few, ready for more."""
-    able = [entry for entry in entries if entry.takes(scale)]
+    able = [entry for entry in entries if entry.supports_scale(scale)]
     screeners = [entry for entry in able if entry.name in SCREENERS] or able
     trials: list[CVResult] = []
     standing: dict[str, Problem] = {}
     for name, X in features.items():
         standing[name] = contest.problem(X, scale)
         if len(features) > 1:
-            trials += contest.enter((name,), standing[name], screeners)
+            trials += contest.cross_validate((name,), standing[name], screeners)
             best = _by_cost(standing, trials)[:_FINALISTS]
             standing = {kept: standing[kept] for kept in best}  # the others' decompositions are let go
     return trials, standing
@@ -106,21 +106,23 @@ def _screened(
 def _by_cost(names: Mapping[str, Any], trials: Sequence[CVResult]) -> list[str]:
     """Candidates, the one with the cheapest trial first; of equals the first."""
     whole = complete_results(trials)
-    least = {name: min((t.cost for t in whole if t.candidates == (name,)), default=np.inf) for name in names}
+    least = {name: min((t.mean_loss for t in whole if t.candidates == (name,)), default=np.inf) for name in names}
     return sorted(names, key=lambda name: least[name])
 
 
 def _scales(contest: CrossValidation, entries: Sequence[HeadCandidate]) -> list[str]:
     """Scalings that compete: on few rows only the plain features, unless a head asks for others."""
     asked = any(entry.fields is not None for entry in entries)
-    wanted = ("none", "standard") if asked or not is_few(contest.T, contest.aim.task) else ("none",)
-    return [scale for scale in wanted if any(entry.takes(scale) for entry in entries)]
+    wanted = ("none", "standard") if asked or not is_small_sample(contest.T, contest.scoring.task) else ("none",)
+    return [scale for scale in wanted if any(entry.supports_scale(scale) for entry in entries)]
 
 
-def is_few(T: Float, task: str) -> bool:
+def is_small_sample(T: Float, task: str) -> bool:
     """Whether there are so few rows that choosing among many settings would be choosing noise."""
     counts = T.sum(axis=0)
-    return len(T) <= CAUTIOUS or (task == "classification" and float(np.median(counts[counts > 0])) <= FEW)
+    return len(T) <= SMALL_SAMPLE or (
+        task == "classification" and float(np.median(counts[counts > 0])) <= FEW_PER_CLASS
+    )
 
 
 __all__ = ["CVResult", "Selection", "calibrate", "select_head"]
@@ -187,12 +189,12 @@ class Selection:
         fitted.temperature_ = self.temperature
         return fitted if self.log_odds is None else fitted.adjust(self.log_odds)
 
-    def kept(self, fitted: Any, X_by_candidate: Mapping[str, Array]) -> tuple[int, ...] | None:
+    def selected_counts(self, fitted: Any, X_by_candidate: Mapping[str, Array]) -> tuple[int, ...] | None:
         """How many features of each candidate a head that selects has kept; None where it keeps all."""
-        if not fitted.selects:
+        if not fitted.selects_features:
             return None
         ends = np.cumsum([0, *(X_by_candidate[name].shape[1] for name in self.candidates)])
-        return tuple(np.diff(np.searchsorted(fitted.kept_, ends)).tolist())
+        return tuple(np.diff(np.searchsorted(fitted.selected_features_, ends)).tolist())
 
 
 def select_head(
@@ -259,12 +261,12 @@ def select_head(
     contest = _contest(targets, folds, task, balanced=balanced, sample_weight=sample_weight)
     if len(targets) > MOST_ROWS:
         kept = _thinned(contest.T, task, random_state)
-        contest, features = contest.thinned(kept), {name: X[kept] for name, X in features.items()}
+        contest, features = contest.take_rows(kept), {name: X[kept] for name, X in features.items()}
     trials, finals = search(features, contest, entries, fuse=fuse, budget=(time_budget or _BUDGET) * _RATE)
     winners = [select_one_se([trial for trial in trials if trial.candidates == final]) for final in finals]
     won = prefer_larger_set(winners)
     reason = f"best of {len(trials)} settings by cross-validation on {len(contest.T):,} rows"
-    return _choice(won, contest.aim, balanced=balanced, T=targets, reason=reason, trials=tuple(trials), folds=folds)
+    return _choice(won, contest.scoring, balanced=balanced, T=targets, reason=reason, trials=tuple(trials), folds=folds)
 
 
 def calibrate(fitted: Head, decisions: Array, T: Array) -> Head:
@@ -280,20 +282,20 @@ def calibrate(fitted: Head, decisions: Array, T: Array) -> Head:
     held_out, targets = np.asarray(decisions, dtype=np.float64), np.asarray(T, dtype=np.float64)
     if held_out.shape[-2:] != targets.shape or not np.isfinite(held_out).all():
         raise DataError(f"Decisions {held_out.shape} and targets {targets.shape} must be finite and of the same rows.")
-    fitted.temperature_ = temperature_of(held_out, targets, fitted.task_)
+    fitted.temperature_ = fit_temperature(held_out, targets, fitted.task_)
     return fitted
 
 
 def _entries(heads: str | Head | Sequence[str | Head] | None, task: str, T: Float, solved: bool) -> list[HeadCandidate]:
     """The heads that compete, the simplest first."""
     if heads is None or (isinstance(heads, str) and heads == "auto"):
-        able = [name for name in (*_SIMPLEST, *HEADS) if HEADS[name].competes and task in HEADS[name].tasks]
+        able = [name for name in (*_SIMPLEST, *HEADS) if HEADS[name].in_auto and task in HEADS[name].tasks]
         able = [name for name in able if HEADS[name].from_moments or not solved]
-        if is_few(T, task):
-            able = [name for name in able if task in HEADS[name].steady]
+        if is_small_sample(T, task):
+            able = [name for name in able if task in HEADS[name].few_shot_tasks]
         return [HeadCandidate(name) for name in dict.fromkeys(able)]
     asked = [heads] if isinstance(heads, (str, Head)) else list(heads)
-    entries = [HeadCandidate(one) if isinstance(one, str) else HeadCandidate(one.name, one.fields()) for one in asked]
+    entries = [HeadCandidate(one) if isinstance(one, str) else HeadCandidate(one.name, one.config()) for one in asked]
     wrong = [entry.name for entry in entries if task not in entry.kind.tasks]
     if wrong or not entries:
         raise OptionError(
@@ -342,9 +344,9 @@ def _need_rows(features: Mapping[str, Array], T: Float, task: str) -> None:
     if wrong or T.ndim != 2:
         raise DataError(f"Features must be (n, d) and targets (n, t) of the same rows; T is {T.shape}, {wrong}.")
     for X in features.values():
-        checked(X, T, task)
+        check_rows(X, T, task)
     if task == "classification":
-        need_two_classes(T.sum(axis=0))
+        check_two_classes(T.sum(axis=0))
 
 
 def _varies(X: Array) -> bool:

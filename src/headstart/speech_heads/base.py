@@ -62,7 +62,7 @@ class CtcHead(ABC):
         frames beyond a length. Buffers ``mean`` and ``scale`` (features,) standardise the features.
         """
 
-    def fields(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The hyper-parameters, as plain data."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 

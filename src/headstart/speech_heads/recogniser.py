@@ -90,7 +90,7 @@ class Recogniser:
     def record(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            "head": {"name": self.head.name, "fields": self.head.fields()},
+            "head": {"name": self.head.name, "fields": self.head.config()},
             "alphabet": {"units": self.alphabet.units, "symbols": list(self.alphabet.symbols)},
         }
 

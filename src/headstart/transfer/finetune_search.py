@@ -136,7 +136,7 @@ class FineTuneSearch:
         answer, held = self.answer, one.held
         X = answer.features(self.labelled.rows)
         fitting = np.setdiff1d(np.arange(len(X)), held)
-        fresh = make_head(answer.head.name, **answer.head.fields()).fit(X[fitting], self.T[fitting], task=answer.task)
+        fresh = make_head(answer.head.name, **answer.head.config()).fit(X[fitting], self.T[fitting], task=answer.task)
         fresh.temperature_ = answer.head.temperature_
         if answer.log_ratio is not None:
             fresh.adjust(answer.log_ratio)
@@ -205,7 +205,7 @@ def _linear(answer: HeadModel, X: Float, T: Float, *, kind: str, shift: Float | 
 
     The loss adds the logarithm of the training shares back to the logits, so the start must be without them.
     """
-    name, fields = (answer.head.name, answer.head.fields()) if answer.head.linear else ("ridge", {})
+    name, fields = (answer.head.name, answer.head.config()) if answer.head.linear else ("ridge", {})
     weights = row_weights(T) if kind == "weights" else None
     fresh = make_head(name, **fields).fit(X, T, task=answer.task, sample_weight=weights)
     fresh.temperature_ = answer.head.temperature_ if answer.head.linear else _temperature(fresh, X)

@@ -127,7 +127,7 @@ def _solved(answer: HeadModel, labelled: Candidates, T: np.ndarray) -> HeadModel
 
 def _kept(choice: Selection, fitted: Head, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """How many features of each layer a head that selects has kept."""
-    kept = choice.kept(fitted, rows)
+    kept = choice.selected_counts(fitted, rows)
     if kept is None:
         return {}
     table = [
@@ -179,11 +179,11 @@ def _table(choice: Selection) -> dict[str, Any]:
     """What was chosen, and the best trial of every other combination of layers, as plain data, the best first."""
     best: dict[tuple[str, ...], Any] = {}
     for trial in complete_results(choice.trials):
-        if trial.candidates not in best or trial.cost < best[trial.candidates].cost:
+        if trial.candidates not in best or trial.mean_loss < best[trial.candidates].mean_loss:
             best[trial.candidates] = trial
     chosen = (choice.candidates, choice.name, choice.fields)
     best |= {t.candidates: t for t in choice.trials if (t.candidates, t.head, t.fields) == chosen}
-    shown = sorted(best.values(), key=lambda trial: trial.cost)
+    shown = sorted(best.values(), key=lambda trial: trial.mean_loss)
     return {
         "layers": " + ".join(choice.candidates),
         "head": choice.name,

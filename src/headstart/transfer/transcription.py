@@ -273,7 +273,7 @@ def _table(heard: SpeechData, trials: Sequence[_SpeechTrial], alphabet: Alphabet
     rows = [row(trial) for trial in trials]
     alone = "the only one tried; nothing was held out" if best.cer is None else "fewest character errors held out"
     return {
-        **rows[0], "fields": best.head.fields(), "metric": "cer", "reason": alone,
+        **rows[0], "fields": best.head.config(), "metric": "cer", "reason": alone,
         "alphabet": {"units": alphabet.units, "symbols": len(alphabet.symbols)}, "table": rows,
     }  # fmt: skip
 
