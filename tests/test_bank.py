@@ -20,8 +20,9 @@ import pytest
 from headstart._base import files as _files
 from headstart._base.hashing import fingerprint
 from headstart._base.progress import listening
-from headstart.bank import Store, Table, to_bf16
+from headstart.bank import Store, Table
 from headstart.bank import shards as shard_rows
+from headstart.bank.shard_format import BFLOAT16
 from headstart.errors import DataError, OptionError, StoreError
 from listeners import Notes
 
@@ -189,7 +190,7 @@ def test_two_writers_with_different_types_the_first_by_name_wins(table):
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_the_type_in_the_recipe_is_enforced(store, dtype):
     table = store.table({"dtype": dtype})
-    stored = np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+    stored = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
     table.append(keys(1), np.zeros((1, 2), stored))
     assert table.dtype == stored
     for wrong in {np.float64, np.float32, np.float16, np.uint16, np.int8} - {stored.type}:
@@ -201,7 +202,7 @@ def test_bfloat16_is_bfloat16_in_the_file(store):
     safetensors = pytest.importorskip("safetensors")
     table = store.table({"dtype": "bfloat16"})
     values = np.array([[1.5, -2.0, 1e30]], np.float32)
-    table.append(keys(1), to_bf16(values))
+    table.append(keys(1), values.astype(BFLOAT16))
     with safetensors.safe_open(shards(table)[0], framework="numpy") as file:
         assert file.get_slice("rows").get_dtype() == "BF16"
 
@@ -398,7 +399,7 @@ def test_a_full_disk_under_a_large_result_is_an_error_not_a_crash(table, monkeyp
 
     table.append(keys(10), rows(10))
     table.spill = 0
-    monkeypatch.setattr(shard_rows, "_scratch", lambda folder: Full())
+    monkeypatch.setattr(shard_rows, "_temporary_file", lambda folder: Full())
     with pytest.raises(StoreError, match=r"No space left.*read them in batches"):
         table.get(keys(10)[::-1])
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart._base.hashing import key_of_array
-from headstart.bank import FeatureBank, SkippedItem, Store, from_bf16, to_bf16
+from headstart.bank import FeatureBank, SkippedItem, Store
 from headstart.bank import bank as _bank
+from headstart.bank.shard_format import BFLOAT16
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, StoreError, UnknownName
 from headstart.moments import Moments, Quantiser
@@ -79,8 +80,8 @@ def test_rows_written_in_order_are_mapped_from_the_file(store, data):
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 def test_other_precisions_come_as_float32(store, data, dtype):
-    stored = to_bf16(FEATURES) if dtype == "bfloat16" else FEATURES.astype(dtype)
-    want = from_bf16(stored) if dtype == "bfloat16" else stored.astype(np.float32)
+    stored = FEATURES.astype(BFLOAT16) if dtype == "bfloat16" else FEATURES.astype(dtype)
+    want = stored.astype(np.float32)
     bank = bank_of(store, data, stored, dtype=dtype)
     assert bank.rows("pool", data).dtype == np.float32
     assert np.array_equal(bank.rows("pool", data), want)

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart.bank import Store, to_bf16
+from headstart.bank import Store
+from headstart.bank.shard_format import BFLOAT16
 
 RECIPE = {"layer": "pool"}
 ITEMS, PER_SHARD, WIDTH = 900, 30, 2000
@@ -119,7 +120,7 @@ fill(table, range(10), 10, 50)
 if where == "before writing":
     shard_folder.write_shard = die
 if where == "in the middle of the rows":
-    raw = shards.raw
+    raw = shards.as_bytes
     class Half:
         def __init__(self, block):
             self.block = block
@@ -128,7 +129,7 @@ if where == "in the middle of the rows":
             file.seek(0, 2)
             file.write(raw(block)[:777])
         die()
-    shards.raw = half
+    shards.as_bytes = half
 if where == "before flushing":
     files._sync = die
 if where == "before renaming":
@@ -328,7 +329,7 @@ def test_a_table_of_bfloat16_costs_half(tmp_path):
     for dtype in ("float32", "bfloat16"):
         table = Store(tmp_path).table({"dtype": dtype})
         values = np.ones((100, 1000), np.float32)
-        table.append(all_keys(100), to_bf16(values) if dtype == "bfloat16" else values)
+        table.append(all_keys(100), values.astype(BFLOAT16) if dtype == "bfloat16" else values)
         sizes.append(table.nbytes)
         assert np.array_equal(table.get(all_keys(100), floats=True), values)
     assert sizes[1] < 0.52 * sizes[0]

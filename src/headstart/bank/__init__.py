@@ -8,14 +8,14 @@
         recipe.json
         <time>-<random>.safetensors    append-only shards: keys, check sums, rows
 
-A row is found by *what the item is* (hash of its bytes) and *how the row was made* (the recipe: source fingerprint,
-layer, pooling, engine, precision, …). Neither a file's name nor its place matters, so nothing stale is ever found.
+A row is looked up by *what the item is* (hash of its bytes) and *how the row was computed* (the recipe: source
+fingerprint, layer, pooling, engine, precision, …). Neither a file's name nor its folder matters, so nothing stale is
+ever returned.
 """
 
 from headstart._base.typing import SkippedItem
 from headstart.bank.bank import FeatureBank, Store
 from headstart.bank.file_keys import KeyTable
-from headstart.bank.shards import from_bf16, to_bf16
 from headstart.bank.table import MemoryStore, MemoryTable, Table
 
 __all__ = [
@@ -26,6 +26,4 @@ __all__ = [
     "SkippedItem",
     "Store",
     "Table",
-    "from_bf16",
-    "to_bf16",
 ]

@@ -167,10 +167,10 @@ class FeatureBank:
     def keep(self, data: Dataset) -> Array:
         """Which items have rows at every layer: ``data.take(np.flatnonzero(bank.keep(data)))``. Shape (n,), bool."""
         keys = data.keys()
-        there = np.ones(len(keys), dtype=bool)
+        mask = np.ones(len(keys), dtype=bool)
         for table in self._tables.values():
-            there &= table.has(keys)
-        return there
+            mask &= table.has(keys)
+        return mask
 
     def rows(self, layer: str, data: Dataset) -> Array:
         """Features in the order of the dataset.
@@ -261,14 +261,14 @@ class FeatureBank:
         return {names[codes[p[0]]]: self._stream(layer, keys, targets, p, start=empty) for p in parts}
 
     def _stream(
-        self, layer: str, keys: Sequence[bytes], targets: Float | None, which: Ints, *, start: Moments
+        self, layer: str, keys: Sequence[bytes], targets: Float | None, index: Ints, *, start: Moments
     ) -> Moments:
         width = start.features
         size = max(2 * width, _BATCH_BYTES // (4 * max(1, width)), 1)  # a merge costs d²: batches hold some rows more
         total, first = start, 0
-        for rows in self.table(layer).batches([keys[i] for i in which.tolist()], size, floats=True):
-            some = which[first : first + len(rows)]
-            total, first = total.update(rows, None if targets is None else targets[some]), first + len(rows)
+        for rows in self.table(layer).batches([keys[i] for i in index.tolist()], size, floats=True):
+            batch = index[first : first + len(rows)]
+            total, first = total.update(rows, None if targets is None else targets[batch]), first + len(rows)
         return total
 
     def _keys(self, layer: str, data: Dataset) -> list[bytes]:
@@ -280,11 +280,11 @@ class FeatureBank:
             table.refresh()
             missing = np.flatnonzero(~table.has(keys))
         if len(missing):
-            raise DataError(self._missing(layer, data, missing))
+            raise DataError(self._describe_missing(layer, data, missing))
         return [key for key in keys if key is not None]
 
-    def _missing(self, layer: str, data: Dataset, missing: Ints) -> str:
-        reasons = {str(one.item): one.reason for one in self.skipped}
+    def _describe_missing(self, layer: str, data: Dataset, missing: Ints) -> str:
+        reasons = {str(item.item): item.reason for item in self.skipped}
         shown = []
         for i in missing[:3].tolist():
             item = data.items[i]

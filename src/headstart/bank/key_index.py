@@ -1,7 +1,7 @@
-"""Which row of which shard holds a content key: sorted arrays, not a dictionary of bytes. Floor 1.
+"""Index from content keys to rows of shards: sorted arrays, not a dictionary of bytes. Floor 1.
 
-A million keys cost 24 MB here (16 bytes of key, 8 of place) against some 150 MB as a Python dictionary, and are sorted
-in 0.2 s. Keys are numpy ``S16``: fixed width, compared byte by byte as memory is.
+A million keys cost 24 MB here (16 bytes of key, 8 of position) against some 150 MB as a Python dictionary, and are
+sorted in 0.2 s. Keys are numpy ``S16``: fixed width, compared byte by byte as memory is.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Run: TypeAlias = tuple[Array, Ints]
 
 KEY = np.dtype(f"S{KEY_BYTES}")
 MISSING = -1
-MAX_ROWS = 1 << 32  # of one shard: a place is the shard's number times this, plus the row
-_FEW = 64  # below this many questions sorting them first does not pay
+MAX_ROWS = 1 << 32  # of one shard: a position is the shard's number times this, plus the row
+_SORT_FROM = 64  # below this many look-ups sorting them first does not pay
 
 
 def as_keys(keys: Keys) -> Array:
-    """Content keys as one array.
+    """Return content keys as one array.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def as_keys(keys: Keys) -> Array:
 
 
 class KeyIndex:
-    """Key → place (``shard * MAX_ROWS + row``), immutable; the earlier place wins where a key occurs twice.
+    """Immutable map of keys to positions (``shard * MAX_ROWS + row``); where a key occurs twice, the earlier wins.
 
     A few sorted runs of at least doubling length: adding n keys one batch at a time costs O(n log n) in all, a look-up
     is one binary search per run.
@@ -67,45 +67,45 @@ class KeyIndex:
         return sum(len(keys) for keys, _ in self._runs)
 
     def added(self, batches: Sequence[tuple[int, Array]]) -> KeyIndex:
-        """This index and the keys of some more shards, each given as (number of the shard, its keys in row order)."""
+        """Return this index with the keys of more shards, each (number of the shard, its keys in row order)."""
         if not batches:
             return self
-        places = [np.arange(len(keys), dtype=np.int64) + shard * MAX_ROWS for shard, keys in batches]
-        keys, place = _sorted(np.concatenate([keys for _, keys in batches]), np.concatenate(places))
+        numbered = [np.arange(len(keys), dtype=np.int64) + shard * MAX_ROWS for shard, keys in batches]
+        keys, positions = _sorted(np.concatenate([keys for _, keys in batches]), np.concatenate(numbered))
         new = self.find(keys) == MISSING
-        runs = [*self._runs, (keys[new], place[new])]
+        runs = [*self._runs, (keys[new], positions[new])]
         while len(runs) > 1 and len(runs[-2][0]) < 2 * len(runs[-1][0]):
-            (first, first_place), (last, last_place) = runs[-2:]
-            runs[-2:] = [_sorted(np.concatenate([first, last]), np.concatenate([first_place, last_place]))]
+            (first, first_positions), (last, last_positions) = runs[-2:]
+            runs[-2:] = [_sorted(np.concatenate([first, last]), np.concatenate([first_positions, last_positions]))]
         return KeyIndex(tuple(runs))
 
     def find(self, keys: Array) -> Ints:
-        """The place of every key, ``MISSING`` where there is none. Cost: O(m log n) for m questions."""
-        found = np.full(len(keys), MISSING, dtype=np.int64)
+        """Return the position of every key, ``MISSING`` where there is none. **Cost**: O(m log n) for m keys."""
+        result = np.full(len(keys), MISSING, dtype=np.int64)
         if not self._runs or not len(keys):
-            return found
-        # Sorted questions walk through the run in memory order: thirteen times faster on a million keys.
-        order = np.argsort(keys, kind="stable") if len(keys) > _FEW else np.arange(len(keys))
-        asked = keys[order]
-        for run, place in self._runs:
-            at = np.searchsorted(run, asked)
+            return result
+        # Sorted look-ups walk through the run in memory order: thirteen times faster on a million keys.
+        order = np.argsort(keys, kind="stable") if len(keys) > _SORT_FROM else np.arange(len(keys))
+        sorted_keys = keys[order]
+        for run, positions in self._runs:
+            at = np.searchsorted(run, sorted_keys)
             inside = np.flatnonzero(at < len(run))
-            hit = inside[run[at[inside]] == asked[inside]]
-            found[order[hit]] = place[at[hit]]
-        return found
+            hit = inside[run[at[inside]] == sorted_keys[inside]]
+            result[order[hit]] = positions[at[hit]]
+        return result
 
     def items(self) -> Run:
-        """Every key and its place, in the order of shards and rows."""
+        """Return every key and its position, in the order of shards and rows."""
         if not self._runs:
             return np.empty(0, KEY), np.empty(0, np.int64)
-        keys, place = (np.concatenate(part) for part in zip(*self._runs))
-        order = np.argsort(place)
-        return keys[order], place[order]
+        keys, positions = (np.concatenate(part) for part in zip(*self._runs))
+        order = np.argsort(positions)
+        return keys[order], positions[order]
 
 
-def _sorted(keys: Array, place: Ints) -> Run:
+def _sorted(keys: Array, positions: Ints) -> Run:
     order = np.argsort(keys, kind="stable")  # stable: the first of equals stays first
-    keys, place = keys[order], place[order]
+    keys, positions = keys[order], positions[order]
     first = np.ones(len(keys), dtype=bool)
     first[1:] = keys[1:] != keys[:-1]
-    return keys[first], place[first]
+    return keys[first], positions[first]

@@ -1,4 +1,4 @@
-"""A folder of shards as one process sees it: what is trusted, where every key is, what is set aside. Floor 1."""
+"""A folder of shards as one process sees it: trusted shards, an index of their keys, damaged ones. Floor 1."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from headstart._base.files import write_atomic
 from headstart._base.progress import note
 from headstart._base.typing import Array, Ints
 from headstart.bank.key_index import MAX_ROWS, KeyIndex
-from headstart.bank.shard_format import Damaged, Form
-from headstart.bank.shards import SUFFIX, Packed, Shard, check_form, merge_parts, open_shard, write_shard
+from headstart.bank.shard_format import DamagedShard, RowFormat
+from headstart.bank.shards import SUFFIX, PackedRows, Shard, check_format, merge_parts, open_shard, write_shard
 from headstart.errors import DataError, StoreError
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
@@ -29,18 +29,18 @@ _NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}\.safetensors")
 
 @dataclass(frozen=True)
 class FolderState:
-    """The shards that are trusted, in the order of their names, and where every key is. Replaced, never changed."""
+    """The shards that are trusted, in the order of their names, and an index of their keys. Replaced, never changed."""
 
     shards: tuple[Shard, ...] = ()
     index: KeyIndex = field(default_factory=KeyIndex)
 
     @property
-    def form(self) -> Form | None:
-        """What the rows are; None while there are none."""
+    def form(self) -> RowFormat | None:
+        """Format of the rows; None while there are none."""
         return self.shards[0].layout.form if self.shards else None
 
     def added(self, opened: Sequence[tuple[Shard, Array]]) -> FolderState:
-        """With some more shards and their keys, after the others."""
+        """Return the state with more shards and their keys, after the others."""
         first = len(self.shards)
         index = self.index.added([(first + i, keys) for i, (_, keys) in enumerate(opened)])
         return FolderState((*self.shards, *(shard for shard, _ in opened)), index)
@@ -71,31 +71,31 @@ class ShardFolder:
                             os.unlink(entry.path)
 
     def refresh(self) -> None:
-        """See what other writers have added, merged or removed. Cost: one listing, and the keys of new shards."""
+        """Take in what other writers have added, merged or removed; reads one listing and the keys of new shards."""
         with self._lock:
             names = self._names()
-            known = {shard.path.name for shard in self.state.shards}
-            new = names - known
-            # Names give the order of precedence: one that belongs before the known ones means reading all again.
-            if known - names or (new and known and min(new) < max(known)):
+            trusted = {shard.path.name for shard in self.state.shards}
+            new = names - trusted
+            # Names give the order of precedence: one that sorts before a trusted one means reading all again.
+            if trusted - names or (new and trusted and min(new) < max(trusted)):
                 new, self.state = names, FolderState()
             if new:
                 self.state = self.state.added(self._opened(sorted(new)))
 
-    def add(self, packed: Packed) -> None:
+    def add(self, packed: PackedRows) -> None:
         """Write one shard. StoreError when that fails; then nothing has changed."""
         with self._lock:
-            check_form(packed.layout.form, self.state.form, self._dtype)
+            check_format(packed.layout.form, self.state.form, self._dtype)
             self.state = self.state.added([(self._write(packed), packed.keys)])
 
     def merge(self, below: int) -> int:
-        """Merge the shards smaller than ``below`` bytes into one; how many they were.
+        """Merge the shards smaller than ``below`` bytes into one; return their number.
 
         Raises
         ------
-        Vanished
+        VanishedShard
             When another process merged them meanwhile.
-        Damaged
+        DamagedShard
             When rows of one of them are.
         """
         with self._lock:
@@ -103,11 +103,11 @@ class ShardFolder:
             small = [i for i, shard in enumerate(self.state.shards) if shard.size < below]
             if len(small) < 2:
                 return 0
-            _, places = self.state.index.items()
+            _, positions = self.state.index.items()
             parts: list[tuple[Shard, Ints]] = []
             for i in small:
-                first, last = np.searchsorted(places, [i * MAX_ROWS, (i + 1) * MAX_ROWS])
-                parts.append((self.state.shards[i], places[first:last] - i * MAX_ROWS))
+                first, last = np.searchsorted(positions, [i * MAX_ROWS, (i + 1) * MAX_ROWS])
+                parts.append((self.state.shards[i], positions[first:last] - i * MAX_ROWS))
             if filled := [part for part in parts if len(part[1])]:
                 self._write(merge_parts(filled))
             for shard, _ in parts:  # the merged one is on the disk: only now, and what stays is a harmless duplicate
@@ -116,7 +116,7 @@ class ShardFolder:
             self.refresh()
             return len(parts)
 
-    def set_aside(self, damage: Damaged) -> None:
+    def set_aside(self, damage: DamagedShard) -> None:
         """Forget a shard whose rows are damaged; renamed, because to later processes it would look whole."""
         assert damage.path is not None
         with self._lock:
@@ -127,22 +127,22 @@ class ShardFolder:
             self.refresh()
 
     def _names(self) -> set[str]:
-        """Names of the regular files that may be shards and are not known to be damaged."""
-        found = set()
+        """Return the names of the regular files that may be shards and were not found damaged."""
+        names = set()
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
                     if entry.name.startswith(".") or not entry.name.endswith(SUFFIX) or entry.name in self.damaged:
                         continue
                     if os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():
-                        found.add(entry.name)
+                        names.add(entry.name)
                     else:  # opening a pipe would wait for ever
                         self._report(entry.name, "it is no regular file")
         except FileNotFoundError:
             return set()
         except OSError as error:
             raise StoreError(f"Cannot read the store at {self.folder}: {error.strerror}.") from error
-        return found
+        return names
 
     def _opened(self, names: Sequence[str]) -> list[tuple[Shard, Array]]:
         opened: list[tuple[Shard, Array]] = []
@@ -150,10 +150,10 @@ class ShardFolder:
         for name in names:
             try:
                 shard, keys = open_shard(self.folder / name, self._recipe)
-                check_form(shard.layout.form, form, self._dtype)
+                check_format(shard.layout.form, form, self._dtype)
             except FileNotFoundError:  # merged since the folder was listed
                 continue
-            except (Damaged, DataError, OSError) as error:
+            except (DamagedShard, DataError, OSError) as error:
                 self._report(name, str(error))
                 continue
             form = shard.layout.form
@@ -164,7 +164,7 @@ class ShardFolder:
         self.damaged[name] = reason
         note(f"Set aside {self.folder / name}: {reason}. Its rows count as missing and are computed again.")
 
-    def _write(self, packed: Packed) -> Shard:
+    def _write(self, packed: PackedRows) -> Shard:
         """Write a shard, atomically, under a name that sorts after all that are known."""
         last = self.state.shards[-1].path.name if self.state.shards else ""
         now = max(time.time_ns(), int(last[:16], 16) + 1 if _NAME.fullmatch(last) else 0)

@@ -1,4 +1,4 @@
-"""The bytes of one shard of a table: what its header must be, and the check sums of its rows. Floor 1.
+"""Byte format of one shard of a table: its header, and the check sums of its rows. Floor 1.
 
 ::
 
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from headstart._base.hashing import KEY_BYTES
@@ -36,13 +37,15 @@ _FORMAT = "headstart.bank/1"
 _ALIGN = 64
 MAX_INNER = 14
 _MAX_SIZE = 1 << 60
-TYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "|b1", "U8": "|u1", "I8": "|i1",
-    "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
+_CODES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1", "U8": "|u1", "I8": "|i1", "U16": "<u2", "I16": "<i2",
+    "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
 }  # fmt: skip
+BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+TYPES: dict[str, np.dtype[Any]] = {"BF16": BFLOAT16, **{name: np.dtype(code) for name, code in _CODES.items()}}
 
 
-class Damaged(Exception):
+class DamagedShard(Exception):
     """A shard cannot be trusted. It never leaves the table.
 
     ``reason`` completes "it was set aside because …"; ``path`` is the shard's when its rows, read later, gave it away.
@@ -54,7 +57,7 @@ class Damaged(Exception):
         self.path = path
 
 
-class Vanished(Exception):
+class VanishedShard(Exception):
     """A shard that was there is not any more: another process merged it into another. It never leaves the table.
 
     Not an OSError: writing a merged shard must not take it for a disk that is full.
@@ -62,8 +65,8 @@ class Vanished(Exception):
 
 
 @dataclass(frozen=True)
-class Form:
-    """What all shards of a table share: element type (safetensors' name), shape of one row or step, ragged or not."""
+class RowFormat:
+    """Format of all shards of a table: element type (safetensors' name), shape of a row or step, ragged or not."""
 
     dtype: str
     inner: tuple[int, ...]
@@ -71,8 +74,8 @@ class Form:
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """The numpy type of the rows; bfloat16 is uint16."""
-        return np.dtype(TYPES[self.dtype])
+        """The numpy type of the rows; bfloat16 is that of ml_dtypes."""
+        return TYPES[self.dtype]
 
     @property
     def width(self) -> int:
@@ -87,12 +90,12 @@ class Form:
 class ShardLayout:
     """Form, number of items and number of rows (for dense tables the same) of one shard."""
 
-    form: Form
+    form: RowFormat
     count: int
     total: int
 
     def tensors(self) -> dict[str, tuple[str, list[int], list[int]]]:
-        """Name → type, shape and place of every tensor, in the order of the file."""
+        """Return type, shape and byte range of every tensor by name, in the order of the file."""
         parts: dict[str, tuple[str, list[int]]] = {
             "keys": ("U8", [self.count, KEY_BYTES]),
             "sums": ("U64", [self.count]),
@@ -102,17 +105,17 @@ class ShardLayout:
         parts["rows"] = (self.form.dtype, [self.total, *self.form.inner])
         out, end = {}, 0
         for name, (dtype, shape) in parts.items():
-            first, end = end, end + np.dtype(TYPES[dtype]).itemsize * math.prod(shape)
+            first, end = end, end + TYPES[dtype].itemsize * math.prod(shape)
             out[name] = (dtype, shape, [first, end])
         return out
 
     def part(self, data: Array, name: str) -> Array:
-        """One tensor as a view of the shard's bytes after the header."""
+        """View one tensor in the shard's bytes after the header."""
         dtype, shape, (first, last) = self.tensors()[name]
         return data[first:last].view(TYPES[dtype]).reshape(shape)
 
     def header(self, recipe: str, digest: str) -> bytes:
-        """The length and the header; padded so that the rows start at a multiple of 64 bytes."""
+        """Return the length and the header, padded so that the rows start at a multiple of 64 bytes."""
         tensors = self.tensors()
         content: dict[str, Any] = {"__metadata__": {"digest": digest, "format": _FORMAT, "recipe": recipe}}
         content |= {n: {"dtype": d, "shape": s, "data_offsets": o} for n, (d, s, o) in tensors.items()}
@@ -128,15 +131,17 @@ class ShardLayout:
         return digest.hexdigest()[:32]
 
 
-def form_of(rows: Array, *, ragged: bool, bfloat16: bool) -> Form | None:
-    """The form of rows (n, …) to be written; None when safetensors has no such type."""
-    little = rows.dtype.newbyteorder("<")
-    names = [name for name, code in TYPES.items() if np.dtype(code) == little and (name == "BF16") == bfloat16]
-    return Form(names[0], rows.shape[1:], ragged) if names else None
+def row_format(rows: Array, *, ragged: bool) -> RowFormat | None:
+    """Return the format of rows (n, …) to be written; None when safetensors has no such type."""
+    little_endian = rows.dtype.newbyteorder("<")
+    for name, dtype in TYPES.items():
+        if dtype == little_endian:
+            return RowFormat(name, rows.shape[1:], ragged)
+    return None
 
 
-def parse(text: bytes, room: int) -> tuple[ShardLayout, str]:
-    """Layout and digest as a header claims them, filling exactly the ``room`` bytes that the file has after it.
+def parse_header(text: bytes, size: int) -> tuple[ShardLayout, str]:
+    """Return layout and digest as a header claims them, filling the ``size`` bytes that the file has after it.
 
     Raises
     ------
@@ -144,26 +149,26 @@ def parse(text: bytes, room: int) -> tuple[ShardLayout, str]:
         For anything impossible. The header's other claims are checked by writing it again and comparing.
     """
     try:
-        found = json.loads(text)
-        digest, rows = found["__metadata__"]["digest"], found["rows"]
-        form = Form(rows["dtype"], tuple(rows["shape"][1:]), "ends" in found)
-        layout = ShardLayout(form, found["keys"]["shape"][0], rows["shape"][0])
+        header = json.loads(text)
+        digest, rows = header["__metadata__"]["digest"], header["rows"]
+        form = RowFormat(rows["dtype"], tuple(rows["shape"][1:]), "ends" in header)
+        layout = ShardLayout(form, header["keys"]["shape"][0], rows["shape"][0])
         numbers = [layout.count, layout.total, *form.inner]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise Damaged("its header cannot be read") from error
+        raise DamagedShard("its header cannot be read") from error
     if not (isinstance(digest, str) and isinstance(form.dtype, str) and form.dtype in TYPES):
-        raise Damaged("its header names no type or digest that headstart writes")
+        raise DamagedShard("its header names no type or digest that headstart writes")
     if len(form.inner) > MAX_INNER or any(type(n) is not int or not 0 <= n < _MAX_SIZE for n in numbers):
-        raise Damaged("its header claims an impossible shape")
+        raise DamagedShard("its header claims an impossible shape")
     if layout.count >= MAX_ROWS or math.prod(max(1, n) for n in numbers[1:]) >= _MAX_SIZE:
-        raise Damaged("its header claims an impossible shape")
-    if layout.tensors()["rows"][2][1] != room or (not form.ragged and layout.total != layout.count):
-        raise Damaged("it is cut short, or longer than its header says")
+        raise DamagedShard("its header claims an impossible shape")
+    if layout.tensors()["rows"][2][1] != size or (not form.ragged and layout.total != layout.count):
+        raise DamagedShard("it is cut short, or longer than its header says")
     return layout, digest
 
 
-def sums(keys: Array, rows: Array, lengths: Ints | None = None) -> Array:
-    """One 64-bit check sum per item over its key and its rows: a product with odd numbers, modulo 2^64.
+def checksums(keys: Array, rows: Array, lengths: Ints | None = None) -> Array:
+    """Return one 64-bit check sum per item over its key and its rows: a product with odd numbers, modulo 2^64.
 
     ``keys`` is (n, 16) uint8; ``rows`` (n, …), or the items' steps one after the other with ``lengths`` (n,). Any
     single changed word changes the sum. Cost: one pass over the bytes at the speed of memory (20 GB/s measured).
@@ -172,18 +177,18 @@ def sums(keys: Array, rows: Array, lengths: Ints | None = None) -> Array:
     width = rows.nbytes // steps if steps else 0
     word = next(size for size in (8, 4, 2, 1) if width % size == 0)
     words = np.ascontiguousarray(rows).reshape(-1).view(f"<u{word}").reshape(steps, width // word)
-    found = np.einsum("ij,j->i", words, _odd(np.arange(width // word)), dtype=np.uint64, casting="unsafe")
+    sums = np.einsum("ij,j->i", words, _odd(np.arange(width // word)), dtype=np.uint64, casting="unsafe")
     if lengths is not None:
         ends = np.cumsum(lengths)
         within = np.arange(steps) - np.repeat(ends - lengths, lengths)
-        running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(found * _odd(within), dtype=np.uint64)])
-        found = running[ends] - running[ends - lengths] + lengths.astype(np.uint64)
+        running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(sums * _odd(within), dtype=np.uint64)])
+        sums = running[ends] - running[ends - lengths] + lengths.astype(np.uint64)
     halves = np.ascontiguousarray(keys).view("<u8").astype(np.uint64)
-    return np.asarray(found + halves @ _odd(np.arange(2) + (1 << 40)), dtype=np.uint64)
+    return np.asarray(sums + halves @ _odd(np.arange(2) + (1 << 40)), dtype=np.uint64)
 
 
-def _odd(places: Array) -> Array:
-    """Fixed odd 64-bit numbers, well mixed (the splitmix64 sequence)."""
-    mixed = (places.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+def _odd(index: Array) -> Array:
+    """Return fixed odd 64-bit numbers, well mixed (the splitmix64 sequence)."""
+    mixed = (index.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     return np.asarray((mixed ^ (mixed >> np.uint64(27))) | np.uint64(1))

@@ -14,12 +14,12 @@ from headstart._base.hashing import canonical_json, fingerprint
 from headstart._base.typing import Array
 from headstart.bank.key_index import MISSING, Keys, as_keys
 from headstart.bank.shard_folder import ShardFolder
-from headstart.bank.shard_format import Damaged, Vanished
-from headstart.bank.shards import check_form, gather, pack
+from headstart.bank.shard_format import DamagedShard, VanishedShard
+from headstart.bank.shards import check_format, gather, pack
 from headstart.errors import OptionError, StoreError
 
 RECIPE = "recipe.json"
-_TRIES = 8  # how often shards may vanish under a reader (merged by another process) before it gives up
+_TRIES = 8  # times that shards may vanish under a reader (merged by another process) before it gives up
 
 
 class Table:
@@ -34,7 +34,7 @@ class Table:
     ----------
     folder : Path
     recipe : dict
-        What the rows are; equal to ``recipe.json`` in the folder.
+        Everything that changes the rows; equal to ``recipe.json`` in the folder.
     spill : int
         Results of more bytes than this are put into a temporary file and memory-mapped (default 1 GiB).
     """
@@ -73,7 +73,7 @@ class Table:
 
     @property
     def count(self) -> int:
-        """How many different items it holds."""
+        """Number of different items."""
         return len(self._shards.state.index)
 
     @property
@@ -88,12 +88,12 @@ class Table:
 
     @property
     def damaged(self) -> dict[str, str]:
-        """File name → why it is not trusted."""
+        """Reason why a file is not trusted, by its name."""
         return dict(self._shards.damaged)
 
     @property
     def dtype(self) -> np.dtype[Any] | None:
-        """The numpy type of the rows (uint16 for bfloat16); None while the table is empty."""
+        """The numpy type of the rows (for bfloat16 that of ml_dtypes); None while the table is empty."""
         form = self._shards.state.form
         return None if form is None else form.numpy
 
@@ -105,21 +105,21 @@ class Table:
 
     @property
     def ragged(self) -> bool:
-        """Whether items have any number of steps each."""
+        """True where items have any number of steps each."""
         form = self._shards.state.form
         return form is not None and form.ragged
 
     def has(self, keys: Keys) -> Array:
-        """Which of the keys have rows here; None (an unreadable item) has none. Shape (n,), bool."""
+        """Return a mask of the keys that have rows; None (an unreadable item) has none. Shape (n,), bool."""
         if isinstance(keys, np.ndarray) or None not in keys:
             return np.asarray(self._shards.state.index.find(as_keys(keys)) != MISSING)
-        found = np.zeros(len(keys), dtype=bool)
-        given = [i for i, key in enumerate(keys) if key is not None]
-        found[given] = self.has([keys[i] for i in given])
-        return found
+        mask = np.zeros(len(keys), dtype=bool)
+        index = [i for i, key in enumerate(keys) if key is not None]
+        mask[index] = self.has([keys[i] for i in index])
+        return mask
 
     def keys(self) -> Array:
-        """The keys of all rows, in the order of writing. Shape (count,), dtype S16."""
+        """Return the keys of all rows, in the order of writing. Shape (count,), dtype S16."""
         return self._shards.state.index.items()[0]
 
     def append(self, keys: Keys, rows: Array | Sequence[Array]) -> None:
@@ -129,8 +129,8 @@ class Table:
         ----------
         keys : sequence of n 16-byte keys
         rows : (n, …) array, or n arrays (len_i, …)
-            All rows of a table have one shape and type; of a ragged one, all steps have. bfloat16 is given as uint16 to
-            a table whose recipe says ``"dtype": "bfloat16"``.
+            All rows of a table have one shape and type; of a ragged one, all steps have.
+            bfloat16 is the type of ``ml_dtypes``.
 
         Raises
         ------
@@ -139,16 +139,16 @@ class Table:
         StoreError
             When the disk is full or the folder cannot be written; then nothing has changed.
         """
-        packed = pack(as_keys(keys), rows, bfloat16=self.recipe.get("dtype") == "bfloat16")
+        packed = pack(as_keys(keys), rows)
         if packed is None:
             return
-        check_form(packed.layout.form, self._shards.state.form, self.recipe.get("dtype"))
+        check_format(packed.layout.form, self._shards.state.form, self.recipe.get("dtype"))
         if not _exists(self.folder / RECIPE):
             write_json(self.folder / RECIPE, self.recipe)
         self._shards.add(packed)
 
     def get(self, keys: Keys, *, floats: bool = False) -> Any:
-        """Rows in the order of the keys.
+        """Return rows in the order of the keys.
 
         Parameters
         ----------
@@ -167,21 +167,21 @@ class Table:
         StoreError
             When rows are missing: it says how many.
         """
-        whole = isinstance(keys, np.ndarray) or None not in keys
-        return self._fetch(as_keys(keys) if whole else self._known(keys), floats=floats, copy=False)
+        complete = isinstance(keys, np.ndarray) or None not in keys
+        return self._fetch(as_keys(keys) if complete else self._checked(keys), floats=floats, copy=False)
 
     def batches(self, keys: Keys, size: int, *, floats: bool = False) -> Iterator[Any]:
-        """The same rows as :meth:`get` in fresh arrays of at most ``size``; memory stays at one of them.
+        """Yield the rows of :meth:`get` in fresh arrays of at most ``size``; memory stays at one of them.
 
         StoreError for missing rows comes before the first batch.
         """
         if isinstance(size, bool) or not size >= 1:
             raise OptionError(f"batches(size=…) must be a whole number ≥ 1; got {size!r}.")
-        asked = self._known(keys)
-        return (self._fetch(asked[i : i + size], floats=floats, copy=True) for i in range(0, len(asked), size))
+        checked = self._checked(keys)
+        return (self._fetch(checked[i : i + size], floats=floats, copy=True) for i in range(0, len(checked), size))
 
     def refresh(self) -> None:
-        """See what other writers have added, merged or removed. Cost: one listing, and the keys of new shards."""
+        """Take in what other writers have added, merged or removed; reads one listing and the keys of new shards."""
         self._shards.refresh()
 
     def compact(self, *, below: int = 256 << 20) -> int:
@@ -198,14 +198,14 @@ class Table:
         for _ in range(_TRIES):
             try:
                 return self._shards.merge(below)
-            except Vanished:  # another process merges too
+            except VanishedShard:  # another process merges too
                 continue
-            except Damaged as damage:
+            except DamagedShard as damage:
                 self._shards.set_aside(damage)
         raise StoreError(f"The shards of {self.folder} change faster than they can be merged. Try again later.")
 
-    def _known(self, keys: Keys) -> Array:
-        """Keys as an array, all of which have rows."""
+    def _checked(self, keys: Keys) -> Array:
+        """Return keys as an array; StoreError unless all of them have rows."""
         missing = np.flatnonzero(~self.has(keys))
         if len(missing):
             self.refresh()
@@ -219,19 +219,19 @@ class Table:
             )
         return as_keys(keys)
 
-    def _fetch(self, asked: Array, *, floats: bool, copy: bool) -> Any:
+    def _fetch(self, keys: Array, *, floats: bool, copy: bool) -> Any:
         for _ in range(_TRIES):
             state = self._shards.state
-            places = state.index.find(asked)
-            if (places == MISSING).any():
-                self._known(asked)  # raises, or has refreshed
+            positions = state.index.find(keys)
+            if (positions == MISSING).any():
+                self._checked(keys)  # raises, or has refreshed
                 continue
             try:
                 spill = (self.spill, self.folder)
-                return gather(state.shards, places, state.form, floats=floats, copy=copy, spill=spill)
-            except Vanished:  # merged into another shard by another process
+                return gather(state.shards, positions, state.form, floats=floats, copy=copy, spill=spill)
+            except VanishedShard:  # merged into another shard by another process
                 self.refresh()
-            except Damaged as damage:
+            except DamagedShard as damage:
                 self._shards.set_aside(damage)
             except OSError as error:
                 if isinstance(error, StoreError):
@@ -248,14 +248,14 @@ def _exists(path: Path) -> bool:
 
 
 def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as it reads back from its file."""
+    """Return a recipe as it reads back from its file."""
     try:
         return dict(json.loads(canonical_json(dict(recipe))))
     except (TypeError, ValueError) as error:
         raise OptionError(f"A recipe holds plain data only (names, numbers, lists, mappings): {error}.") from error
 
 
-# ---- A table that lives in memory only: for predicting a few items without leaving anything on the disk. ----
+# ---- A table in memory: for predicting a few items without leaving anything on the disk.
 
 
 class MemoryTable:
@@ -270,24 +270,26 @@ class MemoryTable:
     def shape(self) -> tuple[int, ...] | None:
         """Shape of one row, or of one step of a ragged one; None while there is none."""
         first = next(iter(self._rows.values()), None)
-        return None if first is None else first.shape[1:] if self.ragged else first.shape
+        if first is None:
+            return None
+        return first.shape[1:] if self.ragged else first.shape
 
     @property
     def count(self) -> int:
-        """Rows kept."""
+        """Number of rows."""
         return len(self._rows)
 
     def has(self, keys: Sequence[bytes | None]) -> Array:
-        """Which keys have a row, (n,) bool."""
+        """Return a mask of the keys that have a row, (n,) bool."""
         return np.fromiter((key in self._rows for key in keys), bool, len(keys))
 
     def append(self, keys: Sequence[bytes], rows: Sequence[Array] | Array) -> None:
-        """Keep rows; a list of them has any number of steps each, also where they happen to agree."""
+        """Add rows; a list of them has any number of steps each, also where they happen to agree."""
         self.ragged = not isinstance(rows, np.ndarray)
         self._rows.update(zip(keys, rows))
 
     def get(self, keys: Sequence[bytes], *, floats: bool = False) -> Any:
-        """Rows in the order of the keys: an array, or a list when the table is ragged.
+        """Return rows in the order of the keys: an array, or a list when the table is ragged.
 
         Raises
         ------
@@ -298,15 +300,17 @@ class MemoryTable:
         if missing:
             raise StoreError(f"{missing} of {len(keys)} rows are not in memory.")
         rows = [self._rows[key] for key in keys]
-        return rows if self.ragged else np.stack(rows) if rows else np.empty((0, *(self.shape or ())), np.float32)
+        if self.ragged:
+            return rows
+        return np.stack(rows) if rows else np.empty((0, *(self.shape or ())), np.float32)
 
     def batches(self, keys: Sequence[bytes], size: int, *, floats: bool = False) -> Iterator[Any]:
-        """The rows of :meth:`get`, at most ``size`` at a time."""
+        """Yield the rows of :meth:`get`, at most ``size`` at a time."""
         for first in range(0, len(keys), size):
             yield self.get(list(keys[first : first + size]), floats=floats)
 
     def refresh(self) -> None:
-        """Nothing to see: there are no other writers."""
+        """Do nothing: there are no other writers."""
 
 
 class MemoryStore:
@@ -315,5 +319,5 @@ class MemoryStore:
     root = None
 
     def table(self, recipe: Mapping[str, Any]) -> MemoryTable:
-        """An empty table."""
+        """Return an empty table."""
         return MemoryTable(recipe)

@@ -18,7 +18,7 @@ import torch
 from headstart._base.hashing import KEY_BYTES
 from headstart._base.processes import rank_and_world_size
 from headstart._base.progress import track
-from headstart.bank.shards import to_bf16
+from headstart.bank.shard_format import BFLOAT16
 from headstart.bank.table import MemoryStore
 from headstart.engines.base import ENGINES, RuntimeConfig
 from headstart.extraction import pipeline
@@ -121,7 +121,10 @@ class ActivationCache:
             rows: dict[str, Any] = engine(batch)
             if self.is_bf16 and self.layer in rows:
                 values = rows[self.layer]
-                rows[self.layer] = [to_bf16(one) for one in values] if isinstance(values, list) else to_bf16(values)
+                if isinstance(values, list):
+                    rows[self.layer] = [sequence.astype(BFLOAT16) for sequence in values]
+                else:
+                    rows[self.layer] = values.astype(BFLOAT16)
             return rows
 
         return run
@@ -192,8 +195,9 @@ class CachedActivations:
         return batch, BoundaryActivations(joined.to(self._device).float(), below)
 
     def _tensor(self, rows: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(rows)
-        return tensor.view(torch.bfloat16) if self._is_bf16 else tensor
+        if self._is_bf16:  # torch does not know ml_dtypes' type, only its bits
+            return torch.from_numpy(rows.view(np.uint16)).view(torch.bfloat16)
+        return torch.from_numpy(rows)
 
 
 def _padded(parts: Sequence[np.ndarray], mask: Any) -> np.ndarray:
