@@ -56,8 +56,8 @@ def predictor(run, photos, tmp_path_factory):
     """A predictor made on the command line."""
     path = tmp_path_factory.mktemp("cli-out") / "light.headstart"
     done = run("fit", photos, "--source", SOURCE, "-o", path, "--json")
-    told = json.loads(done.stdout)
-    assert path.is_dir(), told
+    messages = json.loads(done.stdout)
+    assert path.is_dir(), messages
     return path
 
 
@@ -113,8 +113,8 @@ def test_extract_computes_once(run, photos, tmp_path):
 def test_fit_evaluate_predict(run, photos, predictor):
     result = json.loads(run("evaluate", predictor, photos, "--json").stdout)
     assert "accuracy" in json.dumps(result)
-    told = json.loads(run("predict", predictor, photos / "light" / "0.png", "--json").stdout)
-    assert "light" in json.dumps(told["predictions"])
+    messages = json.loads(run("predict", predictor, photos / "light" / "0.png", "--json").stdout)
+    assert "light" in json.dumps(messages["predictions"])
     text = run("predict", predictor, photos / "dark").stdout
     assert text.count("dark") >= 12
 
@@ -131,26 +131,30 @@ def test_broken_items_are_named(run, predictor, tmp_path):
 
 def test_export_leaves_one_file(run, predictor, tmp_path):
     pytest.importorskip("onnxscript")
-    told = json.loads(run("export", predictor, "-o", tmp_path / "light.onnx", "--json").stdout)
-    assert told["bytes"] == (tmp_path / "light.onnx").stat().st_size
-    assert sorted(told["targets"][0]["classes"]) == ["dark", "light"]
+    messages = json.loads(run("export", predictor, "-o", tmp_path / "light.onnx", "--json").stdout)
+    assert messages["bytes"] == (tmp_path / "light.onnx").stat().st_size
+    assert sorted(messages["targets"][0]["classes"]) == ["dark", "light"]
 
 
 def test_forget_takes_items_out(run, photos, tmp_path):
-    old, new, some = tmp_path / "old.headstart", tmp_path / "new.headstart", shutil.copytree(photos, tmp_path / "some")
+    old, new, subset = (
+        tmp_path / "old.headstart",
+        tmp_path / "new.headstart",
+        shutil.copytree(photos, tmp_path / "some"),
+    )
     run("fit", photos, "--source", SOURCE, "-o", old, "--exact", "--head", "lda", "--layers", "5")
-    words = ("forget", old, some / "dark" / "0.png", some / "light" / "3.png", "-o", new)
-    told = json.loads(run(*words, "--json").stdout)
-    assert (told["items"], told["left"], told["output"]) == (2, 22, str(new))
+    words = ("forget", old, subset / "dark" / "0.png", subset / "light" / "3.png", "-o", new)
+    messages = json.loads(run(*words, "--json").stdout)
+    assert (messages["items"], messages["left"], messages["output"]) == (2, 22, str(new))
     assert "temperature" in run(*words).stdout
-    assert json.loads(run("forget", new, some / "dark" / "1.png", "-o", new, "--json").stdout)["left"] == 21
-    assert "forgotten already" in run("forget", new, some / "dark" / "1.png", "-o", new, code=1).stderr
-    (some / "dark" / "2.png").write_bytes(b"")
-    assert "none that this predictor" in run("forget", new, some / "dark" / "2.png", "-o", new, code=1).stderr
-    gone = ("forget", new, some / "dark" / "3.png", some / "no.png", "-o", new)
+    assert json.loads(run("forget", new, subset / "dark" / "1.png", "-o", new, "--json").stdout)["left"] == 21
+    assert "forgotten already" in run("forget", new, subset / "dark" / "1.png", "-o", new, code=1).stderr
+    (subset / "dark" / "2.png").write_bytes(b"")
+    assert "none that this predictor" in run("forget", new, subset / "dark" / "2.png", "-o", new, code=1).stderr
+    gone = ("forget", new, subset / "dark" / "3.png", subset / "no.png", "-o", new)
     assert "before deleting" in run(*gone, code=1).stderr
     assert "No item of 'dark'" in run("forget", old, photos / "dark", "-o", new, code=1).stderr
-    assert "no saved predictor" in run("forget", old, some / "dark" / "0.png", "-o", photos, code=1).stderr
+    assert "no saved predictor" in run("forget", old, subset / "dark" / "0.png", "-o", photos, code=1).stderr
 
 
 def test_a_predictor_that_kept_nothing_says_so(run, photos, predictor, tmp_path):
@@ -177,8 +181,8 @@ def test_errors_are_one_sentence_and_exit_1(run, words, says):
     done = run(*words, code=1)
     assert says in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    told = json.loads(run(*words, "--json", code=1).stdout)
-    assert says in told["error"]["message"] and told["error"]["type"].isidentifier()
+    messages = json.loads(run(*words, "--json", code=1).stdout)
+    assert says in messages["error"]["message"] and messages["error"]["type"].isidentifier()
 
 
 def test_wrong_usage_exits_2(run, shell):
@@ -191,8 +195,8 @@ def test_a_damaged_predictor_is_refused(run, predictor, photos, tmp_path):
     shutil.copytree(predictor, copy)
     record = copy / "predictor.json"
     record.write_text(record.read_text(encoding="utf-8").replace("light", "night"), encoding="utf-8")
-    told = json.loads(run("predict", copy, photos / "light" / "0.png", "--json", code=1).stdout)
-    assert told["error"]["type"] == "StoreError"
+    messages = json.loads(run("predict", copy, photos / "light" / "0.png", "--json", code=1).stdout)
+    assert messages["error"]["type"] == "StoreError"
 
 
 class TestProve:
@@ -205,10 +209,10 @@ class TestProve:
 
     def test_one_json_document_and_a_file(self, run, photos, tmp_path):
         done = run("prove", photos, *self.WORDS, "-o", tmp_path / "proof.json", "--json")
-        told = json.loads(done.stdout)
-        assert told["kind"] == "Proof" and told["helps"] in (True, False, None)
-        assert {row["name"] for row in told["rows"]} == {"raw", "random", "scratch", "frozen"}
-        assert json.loads((tmp_path / "proof.json").read_text(encoding="utf-8")) == told
+        messages = json.loads(done.stdout)
+        assert messages["kind"] == "Proof" and messages["helps"] in (True, False, None)
+        assert {row["name"] for row in messages["rows"]} == {"raw", "random", "scratch", "frozen"}
+        assert json.loads((tmp_path / "proof.json").read_text(encoding="utf-8")) == messages
         assert "Plan: 2 repeats with 2, 4 labels per class" in done.stderr
 
     def test_for_people(self, run, photos):

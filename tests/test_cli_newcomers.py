@@ -74,8 +74,8 @@ class TestUnreadable:
         done = call("predict", predictor, *broken, code=1)
         assert not done.stdout and "Nothing that was given could be read" in done.stderr
         assert "a.png: empty file" in done.stderr and "b.png: " in done.stderr
-        told = json.loads(call("predict", predictor, broken[0], "--json", code=1).stdout)
-        assert told["error"]["type"] == "DataError" and "a.png" in told["error"]["message"]
+        messages = json.loads(call("predict", predictor, broken[0], "--json", code=1).stdout)
+        assert messages["error"]["type"] == "DataError" and "a.png" in messages["error"]["message"]
 
     def test_many_are_not_all_listed(self, call, predictor, tmp_path):
         for number in range(9):
@@ -96,7 +96,7 @@ class TestWrongKind:
         assert "The predictor takes files of kind image." in message and "3 files (.wav 3)" in message
         assert ".jpg" in message and ".flac" not in message, "only what it can take"
 
-    @pytest.mark.parametrize(("wanted", "name"), [("audio", "sound"), ("text", "text"), ("image", "image")])
+    @pytest.mark.parametrize(("wanted", "name"), [("audio", "audio"), ("text", "text"), ("image", "image")])
     def test_the_folder_says_what_it_lacks(self, tmp_path, wanted, name):
         (tmp_path / "a.xyz").write_bytes(b"1")
         with pytest.raises(DataError, match=rf"^No {name} file is in .* 1 file \(\.xyz 1\)"):
@@ -183,10 +183,10 @@ class TestTypingErrors:
     def test_other_names_of_tables(self, call, photos, tmp_path):
         rows = [f"{photos}/{c}/{i}.png\t{c}" for c in ("dark", "light") for i in range(8)]
         (tmp_path / "list.tab").write_text("\n".join(["path\tclass", *rows]))
-        told = call(
+        messages = call(
             "fit", tmp_path / "list.tab", "--target", "class", "-s", "fake:image", "-o", tmp_path / "p", "--json"
         )
-        assert json.loads(told.stdout)["items"] == 16
+        assert json.loads(messages.stdout)["items"] == 16
 
     def test_two_tables(self, call, predictor, tmp_path):
         for name in ("a.csv", "b.csv"):
@@ -232,16 +232,16 @@ class TestTypingErrors:
         rows = [f"{photos}/{c}/{i}.png,{c},{i}" for c in ("dark", "light") for i in range(8)]
         (tmp_path / "list.csv").write_text("\n".join(["path,kind,number", *rows]))
         (tmp_path / "other.csv").write_text("\n".join(["path,sort,number", *rows]))
-        made = call("fit", tmp_path / "list.csv", "-s", "fake:image", "-o", tmp_path / "p", code=1).stderr
-        assert "'path'; others: kind, number." in made, "the columns that --target may name"
+        result = call("fit", tmp_path / "list.csv", "-s", "fake:image", "-o", tmp_path / "p", code=1).stderr
+        assert "'path'; others: kind, number." in result, "the columns that --target may name"
         call("fit", tmp_path / "list.csv", "--target", "kind", "-s", "fake:image", "-o", tmp_path / "p")
         assert (
             json.loads(call("evaluate", tmp_path / "p", tmp_path / "list.csv", "--json").stdout)["cost"]["items"] == 16
         )
         message = call("evaluate", tmp_path / "p", tmp_path / "other.csv", code=1).stderr
         assert "'kind' is not one of the columns of other.csv" in message and "sort" in message
-        told = call("evaluate", tmp_path / "p", tmp_path / "other.csv", "--target", "sort", "--json").stdout
-        assert json.loads(told)["cost"]["items"] == 16
+        messages = call("evaluate", tmp_path / "p", tmp_path / "other.csv", "--target", "sort", "--json").stdout
+        assert json.loads(messages)["cost"]["items"] == 16
 
 
 class TestInPython:

@@ -157,9 +157,9 @@ def test_folders_are_searched_two_levels_deep(weights, tmp_path):
     (tmp_path / "a" / "b" / "c").mkdir()
     (tmp_path / "a" / "b" / "c" / "deep.onnx").write_bytes(b"1")
     (tmp_path / "a" / "old.h5").write_bytes(b"12")
-    found = {one.address: one for one in finding.in_folder(tmp_path)}
-    assert set(found) == {f"timm:{weights}", f"onnx:{tmp_path / 'a/b/net.onnx'}", f"keras:{tmp_path / 'a/old.h5'}"}
-    assert found[f"timm:{weights}"].what == "resnet18" and found[f"timm:{weights}"].bytes > 0
+    result = {item.address: item for item in finding.in_folder(tmp_path)}
+    assert set(result) == {f"timm:{weights}", f"onnx:{tmp_path / 'a/b/net.onnx'}", f"keras:{tmp_path / 'a/old.h5'}"}
+    assert result[f"timm:{weights}"].what == "resnet18" and result[f"timm:{weights}"].bytes > 0
 
 
 def test_a_transformers_folder_and_a_sound_network_are_told_apart(weights):
@@ -172,24 +172,24 @@ def test_a_transformers_folder_and_a_sound_network_are_told_apart(weights):
 def test_what_files_say_about_a_network(weights):
     config = {"architecture": "x", "pretrained_cfg": {"input_size": [3, 96, 64], "license": "apache-2.0"}}
     (weights / "config.json").write_text(json.dumps(config))
-    (one,) = finding.in_folder(weights)
-    assert (one.modality, one.input, one.licence) == ("image", "3 × 96 × 64", "apache-2.0")
+    (item,) = finding.in_folder(weights)
+    assert (item.modality, item.input, item.licence) == ("image", "3 × 96 × 64", "apache-2.0")
     (weights / "config.json").write_text(json.dumps({"model_type": "hubert"}))
     (weights / "README.md").write_text("---\ntags: [a]\nlicense: mit\n---\n# HuBERT\n")
-    (one,) = finding.in_folder(weights)
-    assert (one.modality, one.input, one.licence) == ("audio", "", "mit")
+    (item,) = finding.in_folder(weights)
+    assert (item.modality, item.input, item.licence) == ("audio", "", "mit")
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "null", '"text"', '{"architecture": 3}'])
 def test_a_damaged_config_is_no_crash(weights, content):
     (weights / "config.json").write_text(content)
-    assert all(one.address.startswith("hf:") for one in finding.in_folder(weights))
+    assert all(item.address.startswith("hf:") for item in finding.in_folder(weights))
 
 
 def test_a_predictors_source_is_listed_once_and_loads(fitted):
-    (one,) = finding.in_folder(fitted)
-    assert one.address == f"saved:{fitted / 'sources' / '0'}"
-    assert load_source(one.address, None, None).modality == "image"
+    (item,) = finding.in_folder(fitted)
+    assert item.address == f"saved:{fitted / 'sources' / '0'}"
+    assert load_source(item.address, None, None).modality == "image"
 
 
 def test_a_file_is_a_source_and_a_missing_folder_an_error(tmp_path):
@@ -206,7 +206,7 @@ def test_what_the_hub_fetched_before_is_found(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         if "empty" not in name:
             save_file({"x": np.zeros(2, np.float32)}, folder / "model.safetensors")
-    assert [one.address for one in finding.in_hub_cache()] == ["hf:bare", "hf:owner/encoder", "timm:resnet18.a1"]
+    assert [item.address for item in finding.in_hub_cache()] == ["hf:bare", "hf:owner/encoder", "timm:resnet18.a1"]
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "missing"))
     assert finding.in_hub_cache() == []
 
@@ -218,16 +218,16 @@ def test_packages_that_carry_a_model_are_found(monkeypatch, tmp_path):
     (tmp_path / "p" / "model" / "config.json").write_text(json.dumps(config))
 
     def package(text, **facts):
-        told = Message()
+        messages = Message()
         for name, value in facts.items():
-            told[name] = value
-        return SimpleNamespace(read_text=lambda _: text, metadata=told, locate_file=lambda name: tmp_path / name)
+            messages[name] = value
+        return SimpleNamespace(read_text=lambda _: text, metadata=messages, locate_file=lambda name: tmp_path / name)
 
     packages = [package(record, Name="with-model", License="MIT"), package(None, Name="bare")]
     packages.append(package("p/config.json,,\n", Name="other"))
     monkeypatch.setattr(finding, "distributions", lambda: packages)
-    found = finding.FoundSource("hf:with-model", "an installed package", 9000, "text", "512 tokens", "MIT")
-    assert finding.in_packages() == [found]
+    result = finding.FoundSource("hf:with-model", "an installed package", 9000, "text", "512 tokens", "MIT")
+    assert finding.in_packages() == [result]
 
 
 def test_every_family_is_described():
@@ -236,8 +236,8 @@ def test_every_family_is_described():
 
 def test_a_missing_package_is_named_with_its_pip_line(monkeypatch, capsys):
     monkeypatch.setattr(sources, "is_installed", lambda name: name != "timm")
-    told = document(capsys, "sources")
-    timm = next(one for one in told["families"] if one["family"] == "timm")
+    messages = document(capsys, "sources")
+    timm = next(item for item in messages["families"] if item["family"] == "timm")
     assert timm["ready"] is False and timm["install"] == 'pip install "headstart[image]"'
     monkeypatch.setenv("COLUMNS", "120")
     run(["sources"])
@@ -367,8 +367,8 @@ def test_what_is_wrong_is_said_with_its_remedy(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "_BASE", ("numpy", "no-such-package"))
     monkeypatch.setattr(doctor, "torchvision_state", lambda: {"state": "repaired", "problem": "a mismatch"})
     monkeypatch.setattr(doctor, "_writable", lambda _: False)
-    told = document(capsys, "doctor")
-    assert told["ok"] is False and len(told["problems"]) == 3
+    messages = document(capsys, "doctor")
+    assert messages["ok"] is False and len(messages["problems"]) == 3
     run(["doctor"])
     text = capsys.readouterr().out
     assert "pip install no-such-package" in text and "a mismatch" in text and "HEADSTART_CACHE" in text
@@ -391,10 +391,10 @@ def test_torch_and_torchvision(answer, state, monkeypatch):
 
     monkeypatch.setattr(doctor, "LIBRARY", {"repair_torchvision": repair})
     monkeypatch.setattr(doctor, "is_installed", lambda _: True)
-    found = doctor.torchvision_state()
-    assert found["state"] == state
-    assert ("problem" in found) == (state != "native")
-    assert "--force-reinstall torch torchvision" in found.get("problem", "--force-reinstall torch torchvision")
+    result = doctor.torchvision_state()
+    assert result["state"] == state
+    assert ("problem" in result) == (state != "native")
+    assert "--force-reinstall torch torchvision" in result.get("problem", "--force-reinstall torch torchvision")
 
 
 def test_a_torch_that_does_not_load_is_a_problem_not_a_crash(monkeypatch):
@@ -432,9 +432,9 @@ def test_fit_tells_what_it_chose_and_measures_when_asked(photos, tmp_path, capsy
         "--head",
         "ridge:alpha=1.0",
     )
-    told = document(capsys, *words)
-    assert told["head"]["name"] == "ridge" and told["head"]["alpha"] == 1.0
-    assert told["items"] == 18 and told["test"]["metrics"]["accuracy"]["value"] == 1.0
+    messages = document(capsys, *words)
+    assert messages["head"]["name"] == "ridge" and messages["head"]["alpha"] == 1.0
+    assert messages["items"] == 18 and messages["test"]["metrics"]["accuracy"]["value"] == 1.0
     run([*map(str, words), "-q"])
     text = capsys.readouterr().out
     assert "ridge" in text and "Measured on 6 items" in text and "What was tried" in text
@@ -444,9 +444,9 @@ def test_fit_tells_what_it_chose_and_measures_when_asked(photos, tmp_path, capsy
 def test_parts_of_a_folder_are_respected(photos, tmp_path, capsys):
     for part in ("train", "test"):
         shutil.copytree(photos, tmp_path / "data" / part)
-    told = document(capsys, "fit", tmp_path / "data", "-s", "fake:image", "-o", tmp_path / "p")
-    assert told["items"] == 24 and told["test"]["cost"]["items"] == 24
-    assert any("copies of training items" in text for text in told["test"]["notes"])
+    messages = document(capsys, "fit", tmp_path / "data", "-s", "fake:image", "-o", tmp_path / "p")
+    assert messages["items"] == 24 and messages["test"]["cost"]["items"] == 24
+    assert any("copies of training items" in text for text in messages["test"]["notes"])
 
 
 @pytest.mark.parametrize(
@@ -457,8 +457,8 @@ def test_parts_of_a_folder_are_respected(photos, tmp_path, capsys):
     ],
 )
 def test_contradictions_are_refused(photos, tmp_path, words, says, capsys):
-    told = document(capsys, "fit", photos, "-s", "fake:image", "-o", tmp_path / "p", *words, code=1)
-    assert says in told["error"]["message"]
+    messages = document(capsys, "fit", photos, "-s", "fake:image", "-o", tmp_path / "p", *words, code=1)
+    assert says in messages["error"]["message"]
 
 
 @pytest.mark.parametrize("command", ["fit", "pretrain"])
@@ -466,18 +466,18 @@ def test_nothing_of_yours_is_overwritten_and_that_is_said_first(command, tmp_pat
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     words = ["fit", "no-data", "-s", "fake:image"] if command == "fit" else ["pretrain", "cnn", "no-data"]
-    told = document(capsys, *words, "-o", tmp_path / "mine", code=1)
-    assert "not overwritten" in told["error"]["message"]
+    messages = document(capsys, *words, "-o", tmp_path / "mine", code=1)
+    assert "not overwritten" in messages["error"]["message"]
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
 def test_predictions_as_a_table_a_document_and_a_file(fitted, photos, tmp_path, capsys):
     out = tmp_path / "out.csv"
     words = ("predict", fitted, photos / "dark", photos / "light" / "3.png", "-o", out)
-    told = document(capsys, *words)
-    assert [row["label"] for row in told["predictions"]] == ["dark"] * 12 + ["light"]
-    assert all(0.5 <= row["probability"] <= 1 for row in told["predictions"])
-    assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-9 for row in told["predictions"])
+    messages = document(capsys, *words)
+    assert [row["label"] for row in messages["predictions"]] == ["dark"] * 12 + ["light"]
+    assert all(0.5 <= row["probability"] <= 1 for row in messages["predictions"])
+    assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-9 for row in messages["predictions"])
     lines = out.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "item,label,probability,p(dark),p(light)" and len(lines) == 14
     run([*map(str, words), "--proba", "-q"])
@@ -488,15 +488,15 @@ def test_a_table_of_paths(fitted, photos, capsys):
     (photos.parent / "list.csv").write_text(
         f"file,n\n{photos.name}/dark/0.png,1\n{photos.name}/light/0.png,2\n", "utf-8"
     )
-    told = document(capsys, "predict", fitted, photos.parent / "list.csv", "--input", "file")
-    assert [row["label"] for row in told["predictions"]] == ["dark", "light"]
+    messages = document(capsys, "predict", fitted, photos.parent / "list.csv", "--input", "file")
+    assert [row["label"] for row in messages["predictions"]] == ["dark", "light"]
 
 
 def test_an_unreadable_item_among_others_is_named_with_its_reason(fitted, photos, tmp_path, capsys):
     (tmp_path / "bad.png").write_bytes(b"not a picture")
     words = ("predict", fitted, photos / "dark" / "0.png", tmp_path / "bad.png", tmp_path / "gone.png")
-    told = document(capsys, *words)
-    good, bad, gone = told["predictions"]
+    messages = document(capsys, *words)
+    good, bad, gone = messages["predictions"]
     assert good["label"] == "dark" and bad["label"] is None and gone["label"] is None
     assert "not an image" in bad["error"] and "no such file" in gone["error"]
     run([*map(str, words), "-q"])
@@ -511,8 +511,8 @@ def test_items_that_are_not_there(fitted, item, says, capsys):
 
 
 def test_input_needs_a_table(fitted, capsys):
-    told = document(capsys, "predict", fitted, "a.png", "b.png", "--input", "file", code=1)
-    assert "--input goes with one table" in told["error"]["message"]
+    messages = document(capsys, "predict", fitted, "a.png", "b.png", "--input", "file", code=1)
+    assert "--input goes with one table" in messages["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -531,14 +531,16 @@ def test_broken_tables_are_one_sentence(name, content, says, tmp_path, capsys):
 
 
 def test_an_empty_folder_is_one_sentence(tmp_path, capsys):
-    told = document(capsys, "extract", tmp_path, "-s", "fake:image", code=1)
-    assert told["error"]["type"] == "DataError" and "empty" in told["error"]["message"]
+    messages = document(capsys, "extract", tmp_path, "-s", "fake:image", code=1)
+    assert messages["error"]["type"] == "DataError" and "empty" in messages["error"]["message"]
 
 
 def test_features_as_a_numpy_file(photos, tmp_path, capsys):
     out = tmp_path / "features.npz"
-    told = document(capsys, "extract", photos, "-s", "fake:image", "-l", "5", "-l", "7", "-o", out, "--store", tmp_path)
-    assert [one["name"] for one in told["layers"]] == ["5", "7"] and told["store"] == str(tmp_path)
+    messages = document(
+        capsys, "extract", photos, "-s", "fake:image", "-l", "5", "-l", "7", "-o", out, "--store", tmp_path
+    )
+    assert [item["name"] for item in messages["layers"]] == ["5", "7"] and messages["store"] == str(tmp_path)
     with np.load(out, allow_pickle=False) as arrays:
         assert set(arrays) == {"5", "7", "items", "target:class"}
         assert arrays["7"].shape == (24, 24) and arrays["items"][0].endswith("0.png")
@@ -558,9 +560,9 @@ def test_evaluate_takes_a_part(fitted, photos, tmp_path, capsys):
 
 
 def test_rows_of_every_task_have_a_cell():
-    one = {"item": "x", "label": "a", "probability": 0.75, "probabilities": {"a": 0.75, "b": 0.25}}
-    assert (predict._label(one), predict._probability_text(one, False)) == ("a", "0.750")
-    assert predict._probability_text(one, True) == "a 0.75  b 0.25"
+    item = {"item": "x", "label": "a", "probability": 0.75, "probabilities": {"a": 0.75, "b": 0.25}}
+    assert (predict._label(item), predict._probability_text(item, False)) == ("a", "0.750")
+    assert predict._probability_text(item, True) == "a 0.75  b 0.25"
     assert predict._label({"label": ["a", "b"]}) == "a, b" and predict._label({"label": []}) == "none"
     assert predict._label({"label": 3.14159}) == "3.142" and predict._label({"label": None}) is None
     assert predict._probability_text({"label": 3.0}, True) is None

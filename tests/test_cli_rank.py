@@ -22,13 +22,13 @@ def run(tmp_path_factory):
 
 def test_the_document_is_the_ranking(run, photos, tmp_path):  # noqa: F811
     path = tmp_path / "ranking.json"
-    told = run("rank", photos, "-s", SOURCE, "-s", OTHER, "--validate", 1, "-o", path, "--json")
-    document = json.loads(told.stdout)
+    messages = run("rank", photos, "-s", SOURCE, "-s", OTHER, "--validate", 1, "-o", path, "--json")
+    document = json.loads(messages.stdout)
     validation = document.pop("validation")
-    found = read_record(document)
-    assert isinstance(found, Ranking)
-    assert found.transfers and found.best.accuracy > 0.9
-    assert found.fused is not None and found.shared["cka"]["values"]
+    result = read_record(document)
+    assert isinstance(result, Ranking)
+    assert result.transfers and result.best.accuracy > 0.9
+    assert result.fused is not None and result.shared["cka"]["values"]
     assert set(validation) == {"rows", "tau", "regret", "metric"}
     assert json.loads(path.read_text(encoding="utf-8")) == document
     assert any(OTHER in note for note in document["notes"])
@@ -48,8 +48,8 @@ def test_the_page_fits_the_terminal(run, photos, columns, monkeypatch):  # noqa:
 
 def test_fine_tuning_is_handed_down(run, photos):  # noqa: F811
     words = ("--layers", "last", "--validate", 1, "--policy", "full:epochs=1", "--json", "--quiet")
-    told = run("rank", photos, "-s", SOURCE, *words)
-    ((_, layer, score),) = json.loads(told.stdout)["validation"]["rows"]
+    messages = run("rank", photos, "-s", SOURCE, *words)
+    ((_, layer, score),) = json.loads(messages.stdout)["validation"]["rows"]
     assert layer and 0 <= score <= 1
 
 
@@ -65,9 +65,9 @@ def test_fine_tuning_is_handed_down(run, photos):  # noqa: F811
     ],
 )
 def test_what_is_wrong_is_said(run, photos, words, code, said):  # noqa: F811
-    told = run("rank", photos, *words, code=code)
-    assert said in told.stderr and "Traceback" not in told.stderr
-    assert told.stdout == ""
+    messages = run("rank", photos, *words, code=code)
+    assert said in messages.stderr and "Traceback" not in messages.stderr
+    assert messages.stdout == ""
 
 
 def test_every_source_gets_its_weights():
@@ -92,11 +92,11 @@ def test_all_rows_are_shown_when_asked(run, photos, monkeypatch):  # noqa: F811
 
 
 def test_a_head_that_selects_says_what_it_keeps(run, photos, tmp_path):  # noqa: F811
-    few = "-s", SOURCE, "--layers", "last", "--head", "group_lasso:refit=2.0"
-    ranked = json.loads(run("rank", photos, *few, "--json").stdout)
+    small = "-s", SOURCE, "--layers", "last", "--head", "group_lasso:refit=2.0"
+    ranked = json.loads(run("rank", photos, *small, "--json").stdout)
     assert ranked["rows"]
-    made = json.loads(run("fit", photos, *few, "-o", tmp_path / "few.headstart", "--json").stdout)
-    assert made["head"]["name"] == "group_lasso" and made["head"]["refit"] == 2.0
-    (selection,) = made["selection"].values()
-    assert {one["layer"] for one in selection["kept"]} == set(made["layers"])
-    assert all(0 < one["kept"] <= one["features"] for one in selection["kept"])
+    result = json.loads(run("fit", photos, *small, "-o", tmp_path / "few.headstart", "--json").stdout)
+    assert result["head"]["name"] == "group_lasso" and result["head"]["refit"] == 2.0
+    (selection,) = result["selection"].values()
+    assert {item["layer"] for item in selection["kept"]} == set(result["layers"])
+    assert all(0 < item["kept"] <= item["features"] for item in selection["kept"])

@@ -54,19 +54,19 @@ def predictor(run, table, tmp_path_factory):
     done = run(
         "fit", table, *words, "--head", "bilstm:hidden=12,epochs=20,lr=0.01,beam=2,dropout=0", "-o", path, "--json"
     )
-    told = json.loads(done.stdout)
-    assert told["head"]["name"] == "bilstm" and told["head"]["hidden"] == 12 and told["head"]["beam"] == 2
-    assert told["policy"] == "frozen" and len(told["history"]["loss"]) == 20
-    assert told["selection"]["said"]["alphabet"] == {"units": "words", "symbols": 2}
+    messages = json.loads(done.stdout)
+    assert messages["head"]["name"] == "bilstm" and messages["head"]["hidden"] == 12 and messages["head"]["beam"] == 2
+    assert messages["policy"] == "frozen" and len(messages["history"]["loss"]) == 20
+    assert messages["selection"]["said"]["alphabet"] == {"units": "words", "symbols": 2}
     return path
 
 
 def test_predictions_are_texts_and_broken_clips_are_named(run, predictor, table):
     clips = [table.parent / "1.wav", table.parent / "broken.wav"]
-    told = json.loads(run("predict", predictor, *clips, "--json").stdout)["predictions"]
-    assert set(told[0]["label"].split()) <= set(WORDS) and "probability" not in told[0]
-    assert told[0]["label"], "a clip of the training data, and it says nothing"
-    assert told[1]["label"] is None and told[1]["error"]
+    messages = json.loads(run("predict", predictor, *clips, "--json").stdout)["predictions"]
+    assert set(messages[0]["label"].split()) <= set(WORDS) and "probability" not in messages[0]
+    assert messages[0]["label"], "a clip of the training data, and it says nothing"
+    assert messages[1]["label"] is None and messages[1]["error"]
 
 
 def test_a_table_of_predictions_has_the_texts(run, predictor, table, tmp_path):
@@ -85,8 +85,10 @@ def test_fit_shows_what_was_trained(run, table, tmp_path):
 
 
 def test_evaluation_reports_both_error_rates(run, predictor, table):
-    told = json.loads(run("evaluate", predictor, table, "--json").stdout)  # target and task are those of the predictor
-    text = json.dumps(told)
+    messages = json.loads(
+        run("evaluate", predictor, table, "--json").stdout
+    )  # target and task are those of the predictor
+    text = json.dumps(messages)
     assert '"wer"' in text and '"cer"' in text and "broken.wav" in text
 
 

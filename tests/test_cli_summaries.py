@@ -42,14 +42,14 @@ def call(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(call, folder):
-    place = folder / "minutes.headstart"
-    words = ("fit", folder / "minutes.jsonl", *COLUMNS, "--source", f"saved:{folder / 'source'}", "-o", place, "--json")
-    return place, json.loads(call(*words))
+    path = folder / "minutes.headstart"
+    words = ("fit", folder / "minutes.jsonl", *COLUMNS, "--source", f"saved:{folder / 'source'}", "-o", path, "--json")
+    return path, json.loads(call(*words))
 
 
 def test_fit_tells_what_was_chosen(fitted):
-    _, told = fitted
-    picked = told["selection"]["summary"]
+    _, messages = fitted
+    picked = messages["selection"]["summary"]
     assert picked["metric"] == "rouge1" and picked["score"] == 1
     assert picked["length"].endswith("30 % of the sentences") and len(picked["table"]) == 3
 
@@ -59,15 +59,15 @@ def test_a_summary_is_printed_whole(call, fitted, folder):
     printed = call("predict", fitted[0], folder / "article.txt")
     for sentence in summaries[0].split("\n"):
         assert sentence in " ".join(printed.split())
-    told = json.loads(call("predict", fitted[0], folder / "article.txt", "--json"))
-    assert told["predictions"][0]["label"] == summaries[0]
+    messages = json.loads(call("predict", fitted[0], folder / "article.txt", "--json"))
+    assert messages["predictions"][0]["label"] == summaries[0]
 
 
 def test_a_text_in_quotes_and_one_that_is_empty(call, fitted):
     documents, summaries = stories(12)
-    told = json.loads(call("predict", fitted[0], documents[1], " ", "--json"))
-    assert told["predictions"][0]["label"] == summaries[1]
-    assert "empty" in told["predictions"][1]["error"]
+    messages = json.loads(call("predict", fitted[0], documents[1], " ", "--json"))
+    assert messages["predictions"][0]["label"] == summaries[1]
+    assert "empty" in messages["predictions"][1]["error"]
 
 
 def test_a_table_of_summaries(call, fitted, folder):
@@ -79,8 +79,8 @@ def test_a_table_of_summaries(call, fitted, folder):
 
 def test_evaluate_prints_the_baselines_beside_it(call, fitted, folder):
     printed = call("evaluate", fitted[0], folder / "minutes.jsonl", *COLUMNS)
-    known = call("evaluate", fitted[0], folder / "minutes.jsonl")  # its target and task are those of the predictor
-    assert [line for line in known.splitlines() if "rouge" in line] == [
+    reference = call("evaluate", fitted[0], folder / "minutes.jsonl")  # its target and task are those of the predictor
+    assert [line for line in reference.splitlines() if "rouge" in line] == [
         line for line in printed.splitlines() if "rouge" in line
     ]
     for name in ("rouge1", "lead.rouge1", "textrank.rouge1"):
@@ -89,15 +89,15 @@ def test_evaluate_prints_the_baselines_beside_it(call, fitted, folder):
 
 
 def test_the_length_is_an_option(call, folder):
-    place = folder / "short.headstart"
-    words = ("fit", folder / "minutes.jsonl", *COLUMNS, "--source", f"saved:{folder / 'source'}", "-o", place)
+    path = folder / "short.headstart"
+    words = ("fit", folder / "minutes.jsonl", *COLUMNS, "--source", f"saved:{folder / 'source'}", "-o", path)
     printed = call(*words, "--length", "1 sentence")
     assert "asked for: 1 sentences" in printed
-    told = json.loads(call("predict", place, folder / "article.txt", "--json"))
-    assert "\n" not in told["predictions"][0]["label"]
+    messages = json.loads(call("predict", path, folder / "article.txt", "--json"))
+    assert "\n" not in messages["predictions"][0]["label"]
 
 
 def test_a_length_that_means_nothing(call, folder):
     words = ("fit", folder / "minutes.jsonl", *COLUMNS, "--source", f"saved:{folder / 'source'}", "-o", folder / "x")
-    said = call(*words, "--length", "long", code=1)
-    assert "length of a summary" in " ".join(said.split())
+    message = call(*words, "--length", "long", code=1)
+    assert "length of a summary" in " ".join(message.split())

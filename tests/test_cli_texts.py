@@ -34,10 +34,12 @@ def home(call, tmp_path_factory):
     rows[3], rows[30] = ("", "good"), ("  ", "bad")
     lines = ["text,label", *(f"{text},{label}" for text, label in rows)]
     (folder / "said.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    made, source = folder / "said.headstart", folder / "source"
-    said = {"pretrain": call("pretrain", "lstm", folder / "said.csv", "--target", "label", "--epochs", 2, "-o", source)}
-    said["fit"] = call("fit", folder / "said.csv", "--target", "label", "-s", f"saved:{source}", "-o", made)
-    return made, said
+    result, source = folder / "said.headstart", folder / "source"
+    message = {
+        "pretrain": call("pretrain", "lstm", folder / "said.csv", "--target", "label", "--epochs", 2, "-o", source)
+    }
+    message["fit"] = call("fit", folder / "said.csv", "--target", "label", "-s", f"saved:{source}", "-o", result)
+    return result, message
 
 
 @pytest.mark.parametrize("command", ["pretrain", "fit"])
@@ -47,10 +49,10 @@ def test_empty_texts_are_left_out_by_number(command, home):
 
 
 def test_words_are_texts_and_stay_as_they_are(call, home):
-    told = json.loads(call("predict", home[0], *ODD, "--json")[0])["predictions"]
-    assert [row["item"] for row in told] == ODD
-    assert all(told[i]["label"] in ("good", "bad") for i in (0, 1, 3))
-    assert told[2]["label"] is None and told[2]["error"] == "empty text"
+    messages = json.loads(call("predict", home[0], *ODD, "--json")[0])["predictions"]
+    assert [row["item"] for row in messages] == ODD
+    assert all(messages[i]["label"] in ("good", "bad") for i in (0, 1, 3))
+    assert messages[2]["label"] is None and messages[2]["error"] == "empty text"
 
 
 def test_texts_are_shown_as_written_and_cut_where_they_are_long(call, home):

@@ -78,8 +78,8 @@ def test_the_broken_are_named_and_the_odd_are_used(folder, source):
     with listening(notes := Notes()):
         predictor = fit(source, data, layers="1", head="ridge", store=False, precision="fp32")
     result = predictor.evaluate(data)
-    assert {Path(one.item).name for one in result.skipped} == set(BROKEN)
-    reasons = {Path(one.item).name: one.reason for one in result.skipped}
+    assert {Path(item.item).name for item in result.skipped} == set(BROKEN)
+    reasons = {Path(item.item).name: item.reason for item in result.skipped}
     assert "empty" in reasons["empty.wav"] and "no samples" in reasons["no samples.wav"]
     assert "NaN" in reasons["nan.wav"] and "MP4 video" in reasons["video.wav"]
     assert "not an audio file" in reasons["text.wav"]
@@ -97,9 +97,9 @@ def test_the_same_for_transcripts(folder, source):
     head = ctc("bilstm", epochs=40, hidden=8, width=8, lr=2e-2, dropout=0.0, batch_size=4)
     predictor = fit(source, data, layers="1", head=head, store=False, precision="fp32")
     result = predictor.evaluate(data)
-    assert {Path(one.item).name for one in result.skipped} == set(BROKEN) and result.metrics["wer"] < 0.3
-    found = dict(zip((p.name for p in paths), predictor.predict(data, on_error="skip"), strict=True))
-    assert all(found[name] is None for name in BROKEN) and all(isinstance(found[name], str) for name in READ)
+    assert {Path(item.item).name for item in result.skipped} == set(BROKEN) and result.metrics["wer"] < 0.3
+    results = dict(zip((p.name for p in paths), predictor.predict(data, on_error="skip"), strict=True))
+    assert all(results[name] is None for name in BROKEN) and all(isinstance(results[name], str) for name in READ)
 
 
 def test_bit_depth_changes_features_by_no_more_than_its_rounding(folder, source):

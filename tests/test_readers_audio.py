@@ -116,8 +116,8 @@ def test_channels_are_averaged():
         clip = read(encoded(np.stack((left, right), 1), subtype="DOUBLE"))
         assert np.abs(clip.samples - want).max() < 1e-7
     assert clip.silent
-    many = np.repeat(tone(0.1)[:, None], 12, axis=1)
-    assert np.abs(read(encoded(many, subtype="FLOAT")).samples - many[:, 0]).max() < 1e-6
+    n_items = np.repeat(tone(0.1)[:, None], 12, axis=1)
+    assert np.abs(read(encoded(n_items, subtype="FLOAT")).samples - n_items[:, 0]).max() < 1e-6
 
 
 def test_real_clips_against_soundfile(shared):
@@ -202,10 +202,10 @@ def test_where_blocks_are_cut_changes_nothing(cuts, rates, method):
         pytest.importorskip("soxr")
     samples = np.random.default_rng(sum(cuts)).normal(size=sum(cuts)).astype(np.float32)
     blocks = np.split(samples, np.cumsum(cuts)[:-1])
-    whole = np.concatenate(list(resample([samples], *rates, method=method)))
+    full = np.concatenate(list(resample([samples], *rates, method=method)))
     parts = np.concatenate(list(resample(iter(blocks), *rates, method=method)))
-    assert np.array_equal(parts, whole)
-    assert abs(len(whole) - len(samples) * rates[1] / rates[0]) <= 1
+    assert np.array_equal(parts, full)
+    assert abs(len(full) - len(samples) * rates[1] / rates[0]) <= 1
 
 
 @pytest.mark.parametrize("method, limit", [("scipy", -45), ("soxr", -100)])
@@ -213,9 +213,9 @@ def test_a_tone_stays_and_what_is_too_high_goes(method, limit):
     """1 kHz passes with its loudness; 12 kHz does not come back as another tone. (Nearer the edge soxr is better.)"""
     if method == "soxr":
         pytest.importorskip("soxr")
-    kept = read(Clip(tone(1, 44100, hertz=1000).astype(np.float32), 44100), sample_rate=16000, resampler=method)
+    remaining = read(Clip(tone(1, 44100, hertz=1000).astype(np.float32), 44100), sample_rate=16000, resampler=method)
     want = tone(1, 16000, hertz=1000)
-    assert np.abs(kept.samples - want)[200:-200].max() < 2e-3
+    assert np.abs(remaining.samples - want)[200:-200].max() < 2e-3
     gone = read(Clip(tone(1, 44100, hertz=12000).astype(np.float32), 44100), sample_rate=16000, resampler=method)
     assert 20 * np.log10(gone.samples[500:-500].std() / want.std()) < limit
 
@@ -229,14 +229,14 @@ def test_a_tone_stays_and_what_is_too_high_goes(method, limit):
 )
 def test_blocks_are_the_whole_clip(seconds, length, rate, kind):
     blob = encoded(tone(length, 22050, 2), 22050, "FLAC" if kind else "OGG")
-    made = reader("audio", sample_rate=rate)
-    clips = list(made.blocks(blob, seconds=seconds))
-    whole = made.read(blob)
-    assert np.array_equal(np.concatenate([clip.samples for clip in clips]), whole.samples)
-    size = max(1, round(seconds * whole.sample_rate))
+    result = reader("audio", sample_rate=rate)
+    clips = list(result.blocks(blob, seconds=seconds))
+    full = result.read(blob)
+    assert np.array_equal(np.concatenate([clip.samples for clip in clips]), full.samples)
+    size = max(1, round(seconds * full.sample_rate))
     assert [len(clip.samples) for clip in clips[:-1]] == [size] * (len(clips) - 1)
     assert 0 < len(clips[-1].samples) <= size
-    assert {clip.sample_rate for clip in clips} == {whole.sample_rate}
+    assert {clip.sample_rate for clip in clips} == {full.sample_rate}
 
 
 def test_there_is_no_empty_last_block():
@@ -254,14 +254,14 @@ def test_small_decoding_blocks_change_nothing(monkeypatch):
 
 
 def test_blocks_refuse_what_read_refuses(tmp_path):
-    made = reader("audio")
+    result = reader("audio")
     with pytest.raises(UnreadableItem, match="empty file"):
-        next(made.blocks(b""))
+        next(result.blocks(b""))
     with pytest.raises(UnreadableItem, match="no such file"):
-        next(made.blocks(tmp_path / "gone.wav"))
+        next(result.blocks(tmp_path / "gone.wav"))
     for wrong in (0, -1, float("nan")):
         with pytest.raises(OptionError, match="seconds"):
-            next(made.blocks(encoded(tone()), seconds=wrong))
+            next(result.blocks(encoded(tone()), seconds=wrong))
 
 
 def test_an_error_of_the_caller_is_not_the_items():
@@ -317,8 +317,8 @@ def test_the_limit_on_length_is_an_option():
     blob = encoded(tone(2))
     assert "max_seconds" in reason(blob, max_seconds=1.9)
     assert read(blob, max_seconds=2).seconds == 2
-    made = reader("audio", max_seconds=0.5)
-    assert sum(clip.seconds for clip in made.blocks(blob)) == 2
+    result = reader("audio", max_seconds=0.5)
+    assert sum(clip.seconds for clip in result.blocks(blob)) == 2
     assert "max_seconds" in reason(Clip(np.zeros(32000, np.float32), 16000), max_seconds=1)
 
 
@@ -480,7 +480,7 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch, package, option
     """Not an unreadable item: nothing is wrong with the file."""
     from headstart._base import extras
 
-    there = extras.is_installed
-    monkeypatch.setattr(extras, "is_installed", lambda name: name != package and there(name))
+    present = extras.is_installed
+    monkeypatch.setattr(extras, "is_installed", lambda name: name != package and present(name))
     with pytest.raises(MissingPackage, match=rf"'{package}'.*pip install .*headstart\[audio\]"):
         read(WAV, **options)

@@ -553,8 +553,8 @@ def test_a_bomb_is_refused_before_anything_is_allocated(kind):
 def test_the_limit_on_pixels_is_an_option(kind):
     blob = encoded(kind)
     assert read(blob, max_pixels=90 * 120).shape == (90, 120, 3)
-    said = reason(blob, max_pixels=90 * 120 - 1)
-    assert "120 × 90 pixels" in said and "10,799" in said and "max_pixels" in said
+    message = reason(blob, max_pixels=90 * 120 - 1)
+    assert "120 × 90 pixels" in message and "10,799" in message and "max_pixels" in message
 
 
 def test_a_jpeg_of_endless_passes_is_refused():
@@ -602,11 +602,11 @@ def test_arrays_that_are_no_pictures(array):
 def test_many_threads_many_formats():
     blobs = [encoded(kind, scene(seed=seed)) for seed in range(4) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF")]
     bad = [JPEG[:300], PNG[:-4], b"", b"text"]
-    made = ImageReader()
+    result = ImageReader()
 
     def outcome(blob):
         try:
-            return made.read(blob).tobytes()
+            return result.read(blob).tobytes()
         except UnreadableItem as error:
             return error.reason
 

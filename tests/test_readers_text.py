@@ -70,8 +70,8 @@ def test_marked_encodings(mark, encoding, tmp_path):
     ids=range(5),
 )
 def test_other_encodings_are_refused_with_the_place(blob, words):
-    said = reason(blob)
-    assert words in said and "UTF-8" in said
+    message = reason(blob)
+    assert words in message and "UTF-8" in message
 
 
 def test_the_place_in_a_long_file():

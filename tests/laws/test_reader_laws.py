@@ -98,11 +98,11 @@ def test_every_member_has_a_sample():
 
 @members
 def test_it_is_a_reader_of_its_modality(name):
-    made = reader(name)
-    assert isinstance(made, Reader) and made.modality == name
-    assert dataclasses.is_dataclass(made) and made == reader(name)
+    result = reader(name)
+    assert isinstance(result, Reader) and result.modality == name
+    assert dataclasses.is_dataclass(result) and result == reader(name)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        made.modality = "other"
+        result.modality = "other"
 
 
 @members
@@ -118,23 +118,23 @@ def test_same_item_same_bytes(name, file):
 
 @members
 def test_a_path_and_its_bytes_give_the_same(name, file):
-    made = reader(name, **FILES[name][2])
-    want = image_bytes(made.read(file))
+    result = reader(name, **FILES[name][2])
+    want = image_bytes(result.read(file))
     content = file.read_bytes()
     for item in (content, bytearray(content), memoryview(content)):
-        assert image_bytes(made.read(item)) == want
+        assert image_bytes(result.read(item)) == want
     if name != "text":  # there, a string is the text itself
-        assert image_bytes(made.read(str(file))) == want
+        assert image_bytes(result.read(str(file))) == want
 
 
 @members
 def test_the_suffix_says_nothing(name, file, tmp_path):
-    made = reader(name)
-    want = image_bytes(made.read(file))
+    result = reader(name)
+    want = image_bytes(result.read(file))
     for suffix in ("", ".png", ".wav", ".raw", ".mp4", ".txt"):
         renamed = tmp_path / f"renamed{suffix}"
         renamed.write_bytes(file.read_bytes())
-        assert image_bytes(made.read(renamed)) == want, suffix
+        assert image_bytes(result.read(renamed)) == want, suffix
 
 
 @members
@@ -241,14 +241,14 @@ def test_flipped_bytes_give_an_item_or_a_refusal(name, flips):
     content = bytearray(FILES[name][0])
     for position, mask in flips:
         content[int(position * len(content))] ^= mask
-    made = reader(name)
+    result = reader(name)
     try:
-        value = made.read(bytes(content))
+        value = result.read(bytes(content))
     except UnreadableItem as error:
         assert "\n" not in error.reason and 3 < len(error.reason) < 200
     else:
-        assert type(value) is type(made.read(FILES[name][0]))
-        assert image_bytes(value) == image_bytes(made.read(bytes(content)))
+        assert type(value) is type(result.read(FILES[name][0]))
+        assert image_bytes(value) == image_bytes(result.read(bytes(content)))
 
 
 @members

@@ -23,7 +23,7 @@ _WIDE = 84
 @command("demo", PANEL)
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the predictor and some pictures are left.")
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the predictor and some images are left.")
     ] = Path("headstart-demo"),
     repeats: Annotated[
         int | None, typer.Option(metavar="NUMBER", show_default=False, help="How often everything is learned anew.")
@@ -36,14 +36,12 @@ def demo(
     document = {**result.to_dict(), "next": following}
     flat = next((layer for layer in result.layers if layer.layer == "flatten"), None)
     blocks: list[Any] = [
-        title("Digits 5–9", f"{result.per_class} labelled pictures of each", f"{result.repeats} repeats"),
+        title("Digits 5–9", f"{result.per_class} labelled images of each", f"{result.repeats} repeats"),
         _rows(result),
         Text(result.verdict, style="bold green" if result.helped else "bold yellow"),
-        with_heading(
-            "Which layer to take? headstart asked the labelled pictures alone, by cross-validation", _layers(result)
-        ),
-        f"Digits 0–4 were learned first, in {seconds(result.source_seconds)}. All three ways learn from the same "
-        "pictures and are measured on the same others; scratch has the learning rate that suits it best.",
+        with_heading("Layers, chosen by cross-validation on the labelled images alone", _layers(result)),
+        f"Digits 0–4 were learned first, in {seconds(result.source_seconds)}. All three methods are trained on the same "
+        "images and are evaluated on the same test images; scratch has the learning rate that suits it best.",
     ]
     if flat is None or 2 * flat.chosen < result.repeats:
         blocks.append("The flattened convolutions, usually the best here, were not chosen this time.")

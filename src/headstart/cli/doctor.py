@@ -42,7 +42,7 @@ def packages() -> dict[str, Any]:
 
 
 def engines() -> dict[str, str | None]:
-    """What can run a network here: engine → version, None where it is not installed."""
+    """Engines that can run a network here: name → version, None where it is not installed."""
     return {name: installed_version(name) for name in ENGINES}
 
 
@@ -52,7 +52,7 @@ def processor() -> dict[str, Any]:
 
 
 def torch_state() -> dict[str, Any]:
-    """What torch can do here: threads, bf16, CUDA, MPS; ``problem`` when it does not even load."""
+    """Abilities of torch here: threads, bf16, CUDA, MPS; ``problem`` when it does not even load."""
     try:
         import torch
     except (ImportError, OSError, RuntimeError) as error:
@@ -74,7 +74,7 @@ def torch_state() -> dict[str, Any]:
 
 
 def torchvision_state() -> dict[str, Any]:
-    """Whether torchvision fits torch: ``native``, ``repaired`` (a mismatch that headstart works around), ``absent``."""
+    """State of torchvision: ``native``, ``repaired`` (a mismatch with torch that is worked around), or ``absent``."""
     if not is_installed("torchvision"):
         return {"state": "absent"}
     try:
@@ -135,7 +135,7 @@ def _memory() -> int | None:
 
 
 def _writable(root: Path) -> bool:
-    """Whether the folder, or the nearest one above it that exists, can be written."""
+    """True if the folder, or the nearest one above it that exists, can be written."""
     here = root
     while not here.exists() and here != here.parent:
         here = here.parent

@@ -222,7 +222,7 @@ def _chosen(predictor: Predictor) -> list[tuple[str, Any]]:
 
 
 def _selected_features(table: Sequence[Any]) -> str:
-    """How many features of each layer have weights."""
+    """Count the features of each layer that have weights."""
     return ", ".join(f"{layer['kept']:,} of {layer['features']:,} of {layer['layer']}" for layer in table)
 
 
@@ -235,7 +235,7 @@ def _head(head: Head) -> str:
 
 
 def _tried(picked: Mapping[str, Any], name: str) -> Any:
-    """What was tried, by cross-validation on the training data, the best first; the choice in bold."""
+    """Table of the candidates, cross-validated on the training data, the best first; the selected one in bold."""
     rows = list(picked.get("table", ()))
     chosen = next((i for i, row in enumerate(rows) if row["layers"] == picked.get("layers")), None)
     shown = rows[:_MOST_TRIED]

@@ -1,4 +1,4 @@
-"""What the library tells while it works, on standard error: sentences, and bars with rate and time left."""
+"""Progress of the library on standard error: notes, and bars with rate and time left."""
 
 from __future__ import annotations
 

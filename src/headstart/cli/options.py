@@ -98,7 +98,7 @@ Seed = Annotated[int, typer.Option("--seed", metavar="NUMBER", help="Same seed, 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the options say about the data. A command that takes ``columns: Columns`` has an option for each field."""
+    """Options about the data. A command that takes ``columns: Columns`` has an option for each field."""
 
     input: Input = None
     target: Target = None
@@ -109,7 +109,7 @@ class Columns:
 
 
 def is_table(data: str) -> bool:
-    """Whether DATA names a table rather than a folder or another file."""
+    """True if DATA names a table rather than a folder or another file."""
     return Path(data).suffix.lower() in SUFFIXES and not Path(data).expanduser().is_dir()
 
 
@@ -205,7 +205,7 @@ def load_source(address: str, weights: Path | None, options: Sequence[str] | Non
 
 
 def load_predictor(path: Path) -> Predictor:
-    """What fit saved.
+    """Load a saved predictor.
 
     Raises
     ------
@@ -243,4 +243,4 @@ def count(number: int, what: str) -> str:
 
 def count_items(data: Dataset) -> str:
     """``600 images``, for a heading."""
-    return count(len(data), {"audio": "sound"}.get(data.modality, data.modality))
+    return count(len(data), {"audio": "audio clip"}.get(data.modality, data.modality))

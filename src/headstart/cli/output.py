@@ -1,4 +1,4 @@
-"""What a command answers: one document for programs, blocks for people, and what to do next."""
+"""The page of a command: one document for programs, blocks for people, and the commands to go on with."""
 
 from __future__ import annotations
 

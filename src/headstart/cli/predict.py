@@ -87,7 +87,7 @@ def _labels_and_probabilities(loaded: SavedPredictor, data: Dataset) -> tuple[di
 
 
 def named_items(words: Sequence[str], input: str | None, modality: str) -> Dataset:
-    """What the words name: a table's rows, the files of folders, files, or the words themselves as texts."""
+    """Make a Dataset of a table's rows, the files of folders, single files, or the words themselves as texts."""
     kind = hs.Dataset
     if len(words) == 1 and (input is not None or is_table(words[0])):
         return kind.from_table(words[0], input).without_targets()
@@ -263,7 +263,7 @@ def evaluate(
 
 
 def _as_fitted(loaded: SavedPredictor, columns: Columns) -> Columns:
-    """What is not said about a table is as it was when the predictor was fitted: the target columns, and the task."""
+    """Fill in the target columns and the task of a table from the predictor where the options leave them out."""
     tasks = {answer.task for answer in loaded.answers}
     target = columns.target or [answer.target for answer in loaded.answers]
     return dataclasses.replace(columns, target=target, task=columns.task or (tasks.pop() if len(tasks) == 1 else None))

@@ -25,7 +25,7 @@ def pretrain(
         typer.Argument(
             metavar="ARCHITECTURE",
             show_default=False,
-            help="cnn (pictures), lstm (texts), or a source to train further.",
+            help="cnn (images), lstm (texts), or a source to train further.",
         ),
     ],
     data: Data,
@@ -43,7 +43,7 @@ def pretrain(
         float | None, typer.Option(metavar="SECONDS", show_default=False, help="Fewer epochs when they do not fit.")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=8, metavar="PIXELS", show_default=False, help="Side of the pictures.")
+        int | None, typer.Option(min=8, metavar="PIXELS", show_default=False, help="Side of the images.")
     ] = None,
     checkpoint: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""``headstart report``: what rank, prove and evaluate wrote, as one page with pictures."""
+"""``headstart report``: what rank, prove and evaluate wrote, as one page with figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def report(
         Path, typer.Option("--output", "-o", metavar="FILE.html", show_default=False, help="Where the page goes.")
     ],
 ) -> Page:  # fmt: skip
-    """Show rankings, results and proofs on one page with pictures: a file that opens anywhere."""
+    """Show rankings, results and proofs on one page with figures: a file that opens anywhere."""
     target = output.expanduser()
     need_file_name(output, "report.html")
     if target.resolve() in {file.expanduser().resolve() for file in files}:
