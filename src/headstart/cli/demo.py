@@ -40,8 +40,8 @@ def demo(
         _rows(result),
         Text(result.verdict, style="bold green" if result.helped else "bold yellow"),
         with_heading("Layers, chosen by cross-validation on the labelled images alone", _layers(result)),
-        f"Digits 0–4 were learned first, in {seconds(result.source_seconds)}. All three methods are trained on the same "
-        "images and are evaluated on the same test images; scratch has the learning rate that suits it best.",
+        f"Digits 0–4 were learned first, in {seconds(result.source_seconds)}. All three methods are trained on "
+        "the same images and are evaluated on the same test images; scratch has the learning rate that suits it best.",
     ]
     if flat is None or 2 * flat.chosen < result.repeats:
         blocks.append("The flattened convolutions, usually the best here, were not chosen this time.")
