@@ -122,7 +122,9 @@ class TestTried:
     def test_the_chosen_row_is_the_setting_that_was_chosen(self):
         """Not the cheapest one on the same layers, which a rule may have passed over."""
         trials = [
-            SimpleNamespace(candidates=("a",), head=head, fields={"C": c}, score=s, low=s, high=s, cost=1 - s, draws=1)
+            SimpleNamespace(
+                candidates=("a",), head=head, fields={"C": c}, score=s, low=s, high=s, cost=1 - s, n_repeats=1
+            )
             for head, c, s in (("logistic", 1.0, 0.8), ("lda", 2.0, 0.9))
         ]
         balance = SimpleNamespace(kind="none", metric="accuracy", reason="")
