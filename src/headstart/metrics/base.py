@@ -15,11 +15,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from headstart._base.intervals import Better, Metric, bootstrap, wilson
+from headstart._base.intervals import Better, Metric, bootstrap
 from headstart._base.registry import Family, unknown_name
 from headstart._base.typing import TASKS, Array, Float, Task
 from headstart.dataset.targets import LARGEST
 from headstart.errors import DataError, UnknownName
+from headstart.metrics.kernels import share_with_interval, weighted_sums
 
 METRICS = Family(
     "metrics",
@@ -110,7 +111,7 @@ def bootstrapped(measure: Measure, parts: Any, random_state: int) -> tuple[float
 
 def wilson_share(measure: Measure, parts: Array, random_state: int) -> tuple[float, float, float]:
     """Value and Wilson interval of a share of rows. Shapes: parts (n,) of 0 and 1."""
-    return float(parts.mean()), *wilson(parts.sum(), len(parts))
+    return share_with_interval(parts)
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,6 @@ class Measure:
         return self.value is mean
 
 
-def sums(parts: Any, weights: Float) -> Float:
-    """Weighted sums of the columns. Shapes: parts (n, k) dense or sparse, weights (b, n) → (b, k)."""
-    return np.asarray((parts.T @ weights.T).T, float)
-
-
 def mean(parts: Array, weights: Float) -> Float:
     """Weighted mean. Shapes: parts (n,), weights (b, n) → (b,)."""
     return np.asarray(weights @ parts / weights.sum(1))
@@ -171,7 +167,7 @@ def mean(parts: Array, weights: Float) -> Float:
 
 def ratio(parts: Array, weights: Float) -> Float:
     """Weighted sum of the first column over that of the second. Shapes: parts (n, 2), weights (b, n) → (b,)."""
-    top, bottom = sums(parts, weights).T
+    top, bottom = weighted_sums(parts, weights).T
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(bottom > 0, top / bottom, math.nan)
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from scipy import sparse
 
-from headstart._base.intervals import mover_mean, wilson
+from headstart._base.intervals import wilson
 from headstart._base.typing import Array, Float
-from headstart.metrics.base import Measure, MetricInputs, mean, sums, wilson_share, with_proba
+from headstart.metrics import kernels
+from headstart.metrics.base import Measure, MetricInputs, mean, wilson_share, with_proba
+from headstart.metrics.kernels import mean_recall_with_interval, weighted_sums
 
 CLASSIFICATION = frozenset({"classification"})
 MANY_CLASSES = 5
@@ -53,7 +55,7 @@ def _class_table(rows: MetricInputs, keep: Float | None = None) -> sparse.csr_ar
 
 
 def _recalls(parts: sparse.csr_array, weights: Float) -> Float:
-    right, there = np.split(sums(parts, weights), 2, axis=1)
+    right, there = np.split(weighted_sums(parts, weights), 2, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(there > 0, right / there, math.nan))
 
@@ -76,9 +78,7 @@ def _counts(parts: sparse.csr_array) -> tuple[Float, Float]:
 
 
 def _average_interval(measure: Measure, parts: sparse.csr_array, random_state: int) -> tuple[float, float, float]:
-    right, there = _counts(parts)
-    low, high = mover_mean(right / there, *wilson(right, there))
-    return float(np.mean(right / there)), low, high
+    return mean_recall_with_interval(*_counts(parts))
 
 
 def _least_interval(measure: Measure, parts: sparse.csr_array, random_state: int) -> tuple[float, float, float]:
@@ -139,14 +139,14 @@ def _hits(rows: MetricInputs) -> sparse.csr_array:
 
 
 def _macro(parts: sparse.csr_array, weights: Float) -> Float:
-    hit, true, predicted = np.split(sums(parts, weights), 3, axis=1)
+    hit, true, predicted = np.split(weighted_sums(parts, weights), 3, axis=1)
     there = true + predicted > 0
     f1 = np.where(there, 2 * hit / np.where(there, true + predicted, 1), 0)
     return np.asarray(f1.sum(1) / np.where(there.any(1), there.sum(1), math.nan))
 
 
 def _micro(parts: sparse.csr_array, weights: Float) -> Float:
-    hit, true, predicted = (part.sum(1) for part in np.split(sums(parts, weights), 3, axis=1))
+    hit, true, predicted = (part.sum(1) for part in np.split(weighted_sums(parts, weights), 3, axis=1))
     there = true + predicted > 0
     return np.where(there, 2 * hit / np.where(there, true + predicted, 1), math.nan)
 
@@ -164,25 +164,8 @@ def _scored(rows: MetricInputs) -> Array:
     return np.stack([np.asarray(rows.proba, float), np.asarray(rows.truth, float)], axis=2)
 
 
-def _average_precision(scores: Float, truth: Float, weights: Float) -> Float:
-    """Shapes: scores (n,), truth (n,), weights (b, n) → (b,); NaN where no true row has weight."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of each run of equal scores
-    weights = weights[:, order]
-    seen = np.cumsum(weights, axis=1)[:, last]
-    hits = np.cumsum(weights * truth[order], axis=1)[:, last]
-    gained = np.diff(hits, axis=1, prepend=0.0)
-    precision = hits / np.maximum(seen, np.finfo(float).tiny)
-    with np.errstate(invalid="ignore"):
-        return np.asarray((precision * gained).sum(1) / np.where(hits[:, -1] > 0, hits[:, -1], math.nan))
-
-
 def _mean_over_labels(parts: Array, weights: Float) -> Float:
-    values = np.stack(
-        [_average_precision(parts[:, j, 0], parts[:, j, 1], weights) for j in range(parts.shape[1])], axis=1
-    )
-    seen = np.isfinite(values)
-    return np.asarray(np.where(seen, values, 0).sum(1) / np.where(seen.any(1), seen.sum(1), math.nan))
+    return kernels.mean_average_precision(parts[:, :, 0], parts[:, :, 1], weights)
 
 
 mean_average_precision = Measure(
@@ -220,7 +203,7 @@ def _gaps(rows: MetricInputs) -> sparse.csr_array:
 
 
 def _gap(parts: sparse.csr_array, weights: Float) -> Float:
-    return np.asarray(np.abs(sums(parts, weights)).sum(1) / weights.sum(1))
+    return np.asarray(np.abs(weighted_sums(parts, weights)).sum(1) / weights.sum(1))
 
 
 log_loss = Measure(

@@ -12,7 +12,8 @@ import math
 import numpy as np
 
 from headstart._base.typing import Float
-from headstart.metrics.base import Measure, MetricInputs, mean, sums
+from headstart.metrics.base import Measure, MetricInputs, mean
+from headstart.metrics.kernels import r_squared, r_squared_parts, weighted_sums
 
 REGRESSION = frozenset({"regression"})
 _ANY = (0.0, math.inf)
@@ -27,23 +28,13 @@ def _squares(rows: MetricInputs) -> Float:
 
 
 def _root(parts: Float, weights: Float) -> Float:
-    return np.asarray(np.sqrt(sums(parts, weights) / weights.sum(1, keepdims=True)).mean(1))
+    return np.asarray(np.sqrt(weighted_sums(parts, weights) / weights.sum(1, keepdims=True)).mean(1))
 
 
 def _moments(rows: MetricInputs) -> Float:
-    """Shapes: (n, 3 t): truth around its mean, its square, squared error. The centre keeps big offsets exact."""
-    centred = rows.truth - rows.truth.mean(0)
-    return np.hstack([centred, centred**2, _squares(rows)])
+    return r_squared_parts(rows.predicted, rows.truth)
 
 
-def _explained(parts: Float, weights: Float) -> Float:
-    first, second, error = np.split(sums(parts, weights), 3, axis=1)
-    total = second - first**2 / weights.sum(1, keepdims=True)
-    varies = total > 1e-12 * np.maximum(second, np.finfo(float).tiny)
-    r2 = np.where(varies, 1 - error / np.where(varies, total, 1), np.where(error > 0, 0.0, 1.0))
-    return np.asarray(r2.mean(1))
-
-
-r2 = Measure("r2", REGRESSION, _moments, _explained, bounds=(-math.inf, 1.0))
+r2 = Measure("r2", REGRESSION, _moments, r_squared, bounds=(-math.inf, 1.0))
 mae = Measure("mae", REGRESSION, _absolute, mean, better="lower", bounds=_ANY)
 rmse = Measure("rmse", REGRESSION, _squares, _root, better="lower", bounds=_ANY)

@@ -13,9 +13,10 @@ from headstart._base.printing import blocks, paragraph, table
 from headstart.dataset.dataset import Dataset
 from headstart.errors import DataError, OptionError
 from headstart.heads.base import Head
+from headstart.metrics.kernels import mean_average_precision, r_squared, r_squared_parts
 from headstart.ranking.table import best_of, scores_of
 from headstart.result.ranking import Row
-from headstart.selection.cross_validation import draw_folds, mean_average_precision, r_squared
+from headstart.selection.cross_validation import draw_folds
 from headstart.selection.search import Selection, select_head
 
 _SCORES = ("accuracy", "logme", "h_score", "knn", "nce", "leep", "static")
@@ -137,8 +138,8 @@ def _solved(choice: Selection, X: np.ndarray, T: np.ndarray, test: np.ndarray) -
     if choice.task == "classification":
         return float((decision.argmax(1) == T[test].argmax(1)).mean())
     if choice.task == "multilabel":
-        return mean_average_precision(decision, T[test])
-    return r_squared(decision, T[test])
+        return float(mean_average_precision(decision, T[test])[0])
+    return float(r_squared(r_squared_parts(decision, T[test]))[0])
 
 
 def _run(fit: Any, place: tuple[Any, str], parts: tuple[Dataset, Dataset], column: str | None, **how: Any) -> float:

@@ -22,8 +22,9 @@ from scipy.stats import norm
 
 from headstart.errors import NumericsError
 from headstart.linalg.ridge_cv import centered_gram, kernel_out_of_fold
+from headstart.metrics.kernels import mean_average_precision
 from headstart.result.ranking import Row
-from headstart.selection.cross_validation import CVResult, mean_average_precision
+from headstart.selection.cross_validation import CVResult
 from headstart.selection.search import Selection
 
 _LEVEL = 0.01
@@ -150,7 +151,7 @@ def _scores(
         recalls = np.einsum("bn,bnt->bt", right, T) / np.maximum(T.sum(1), 1)
         return np.asarray(recalls.sum(1) / (T[0].sum(0) > 0).sum())
     if choice.task == "multilabel":
-        return np.array([mean_average_precision(one, truth) for one, truth in zip(held, T, strict=True)])
+        return np.concatenate([mean_average_precision(one, truth) for one, truth in zip(held, T, strict=True)])
     return -np.asarray(((held - T) ** 2).sum((1, 2)))
 
 

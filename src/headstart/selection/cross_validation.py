@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.special import log_expit, stdtrit
+from scipy.special import stdtrit
 
-from headstart._base.intervals import mover_mean, wilson
 from headstart._base.typing import Array, Float, Ints
 from headstart.heads.base import HEADS, Head
 from headstart.heads.problem import Problem
+from headstart.metrics.kernels import (
+    cross_entropy,
+    mean_average_precision,
+    mean_recall_with_interval,
+    r_squared,
+    r_squared_parts,
+    share_with_interval,
+)
 from headstart.selection.calibration import fit_temperature
 
 # ---- What choosing needs: folds, and scores of held-out decisions with their intervals. ----
@@ -126,103 +133,75 @@ def _grouped(labels: Ints, groups: Ints, folds: int, rng: np.random.Generator) -
     return home[groups]
 
 
-def losses(log_odds: Float, T: Float, task: str) -> Float:
-    """Log-loss (n,) of each row, averaged over repeats (R, n, t); of labels, their mean."""
-    if task == "classification":
-        classes = np.ascontiguousarray(np.moveaxis(log_odds, -1, 0))  # sums run along memory
-        top = classes.max(axis=0)
-        given = np.einsum("rnt,nt->rn", log_odds, T)
-        return np.asarray((np.log(np.exp(classes - top).sum(axis=0)) + top - given).mean(axis=0))
-    return -np.asarray((T * log_expit(log_odds) + (1 - T) * log_expit(-log_odds)).mean(axis=(0, -1)))
+def score_out_of_fold(decisions: Float, T: Float, folds: Ints, scoring: Scoring) -> OofScore:
+    """Score held-out decisions (R, n, t), one for each of R fold assignments (R, n)."""
+    if scoring.task == "classification":
+        return _score_classes(decisions, T, scoring)
+    if scoring.task == "multilabel":
+        return _score_labels(decisions, T, folds)
+    return _score_values(decisions, T, folds)
 
 
-def score_out_of_fold(decisions: Float, T: Float, folds: Ints, aim: Scoring) -> OofScore:
-    """Score held-out decisions (R, n, t)."""
-    if aim.task == "classification":
-        return _measure_classes(decisions, T, aim)
-    if aim.task == "multilabel":
-        temperature = fit_temperature(decisions, T, aim.task)
-        rows = -losses(decisions / temperature, T, aim.task)
-        score, low, high = _jackknifed(mean_average_precision, decisions, T, folds)
-        return OofScore(score, low, high, rows, _fold_costs(decisions, T, folds), temperature)
-    around = np.maximum(T.var(axis=0), 1e-300)
-    costs = (((decisions - T) ** 2) / around).mean(axis=(0, 2))
-    score, low, high = _jackknifed(r_squared, decisions, T, folds)
-    return OofScore(score, low, high, -costs, costs, 1.0)
+def _score_classes(decisions: Float, T: Float, scoring: Scoring) -> OofScore:
+    # with logit adjustment the temperature is that of the plain log-odds, before they are moved
+    weights = scoring.weights if scoring.shift is None else None
+    temperature = fit_temperature(decisions, T, scoring.task, weights)
+    log_odds = decisions / temperature + (0.0 if scoring.shift is None else scoring.shift)
+    correct = (log_odds.argmax(axis=-1) == T.argmax(axis=1)).mean(axis=0)
+    losses = cross_entropy(log_odds, T, scoring.task).mean(axis=0) + 1.0 - correct
+    if scoring.weights is not None:
+        losses = losses * scoring.weights
+    if scoring.metric == "balanced_accuracy":
+        score, low, high = mean_recall_with_interval(correct @ T, T.sum(axis=0))
+    else:
+        score, low, high = share_with_interval(correct)
+    return OofScore(score, low, high, correct, losses, temperature)
 
 
-def _fold_costs(decisions: Float, T: Float, folds: Ints) -> Float:
-    """Minus average precision (R·folds,) of each fold, so spread that their mean has the standard error of one draw.
-
-    Further draws hold the same rows out: they make the mean steadier, but are no new rows.
-    """
-    costs = np.array(
-        [
-            -mean_average_precision(held[ids == fold], T[ids == fold])
-            for held, ids in zip(decisions, folds, strict=True)
-            for fold in np.unique(ids)
-        ]
-    )
-    return np.asarray(costs.mean() + np.sqrt(len(folds)) * (costs - costs.mean()))
-
-
-def _measure_classes(decisions: Float, T: Float, aim: Scoring) -> OofScore:
-    temperature = fit_temperature(decisions, T, aim.task, aim.weights if aim.shift is None else None)
-    log_odds = decisions / temperature + (0.0 if aim.shift is None else aim.shift)
-    rows = (log_odds.argmax(axis=-1) == T.argmax(axis=1)).mean(axis=0)
-    costs = losses(log_odds, T, aim.task) + 1.0 - rows
-    if aim.weights is not None:
-        costs = costs * aim.weights
-    score, low, high = _share(rows, T, balanced=aim.metric == "balanced_accuracy")
-    return OofScore(score, low, high, rows, costs, temperature)
+def _score_labels(decisions: Float, T: Float, folds: Ints) -> OofScore:
+    """Average precision of all rows, without each fold (for the interval) and of each fold (for the comparison)."""
+    temperature = fit_temperature(decisions, T, "multilabel")
+    row_scores = -cross_entropy(decisions / temperature, T, "multilabel").mean(axis=0)
+    every_fold_but_one = _jackknife_weights(folds[0])
+    pooled, by_fold = [], []
+    for decision, ids in zip(decisions, folds, strict=True):
+        weights = np.concatenate([every_fold_but_one, _fold_weights(ids)])
+        # a fold in which no label has a positive row tells settings apart as little as one where all get 0
+        values = np.nan_to_num(mean_average_precision(decision, T, weights))
+        pooled.append(values[: len(every_fold_but_one)])
+        by_fold.append(-values[len(every_fold_but_one) :])
+    losses = np.concatenate(by_fold)
+    # Further repeats hold the same rows out: they make the mean steadier, but are no new rows. Spread the losses so
+    # that their mean has the standard error of a single repeat.
+    losses = losses.mean() + np.sqrt(len(folds)) * (losses - losses.mean())
+    return OofScore(*_jackknife_interval(np.mean(pooled, axis=0)), row_scores, losses, temperature)
 
 
-def _share(rows: Float, T: Float, *, balanced: bool) -> tuple[float, float, float]:
-    """A share of rows, or the mean of the classes' shares, with Wilson's interval."""
-    if not balanced:
-        score = float(rows.mean())
-        low, high = wilson(score * len(rows), len(rows))
-        return score, low, high
-    counts = T.sum(axis=0)
-    seen = counts > 0
-    shares = (rows @ T)[seen] / counts[seen]
-    low, high = wilson(shares * counts[seen], counts[seen])
-    ends = mover_mean(shares, low, high)
-    return float(shares.mean()), max(ends[0], 0.0), min(ends[1], 1.0)
+def _score_values(decisions: Float, T: Float, folds: Ints) -> OofScore:
+    variance = np.maximum(T.var(axis=0), 1e-300)
+    losses = (((decisions - T) ** 2) / variance).mean(axis=(0, 2))
+    weights = _jackknife_weights(folds[0])
+    values = np.mean([r_squared(r_squared_parts(decision, T), weights) for decision in decisions], axis=0)
+    return OofScore(*_jackknife_interval(values), -losses, losses, 1.0)
 
 
-def _jackknifed(
-    statistic: Callable[[Float, Float], float], decisions: Float, T: Float, folds: Ints
-) -> tuple[float, float, float]:
-    """A pooled statistic, averaged over repeats, and its interval from leaving out one fold after another."""
-    score = float(np.mean([statistic(one, T) for one in decisions]))
-    ids = folds[0]
-    left = np.array(
-        [np.mean([statistic(one[ids != fold], T[ids != fold]) for one in decisions]) for fold in np.unique(ids)]
-    )
-    k = len(left)
-    error = float(np.sqrt((k - 1) / k * ((left - left.mean()) ** 2).sum()))
+def _fold_weights(fold_ids: Ints) -> Float:
+    """1 for the rows of each fold (k, n), 0 elsewhere."""
+    return (fold_ids == np.unique(fold_ids)[:, None]).astype(np.float64)
+
+
+def _jackknife_weights(fold_ids: Ints) -> Float:
+    """Weightings (k + 1, n): all rows, then all but each of the k folds."""
+    return np.concatenate([np.ones((1, len(fold_ids))), 1.0 - _fold_weights(fold_ids)])
+
+
+def _jackknife_interval(values: Float) -> tuple[float, float, float]:
+    """A score and its interval from the values (k + 1,) of all rows and without each fold."""
+    score, left_out = float(values[0]), values[1:]
+    k = len(left_out)
+    error = float(np.sqrt((k - 1) / k * ((left_out - left_out.mean()) ** 2).sum()))
     half = float(stdtrit(k - 1, 0.975)) * error
     return score, score - half, min(score + half, 1.0)
-
-
-def r_squared(values: Float, T: Float) -> float:
-    """Share of variance explained, averaged over the target columns."""
-    around = ((T - T.mean(axis=0)) ** 2).sum(axis=0)
-    left = ((T - values) ** 2).sum(axis=0)
-    return float(np.mean(np.where(around > 0, 1 - left / np.where(around > 0, around, 1.0), left == 0)))
-
-
-def mean_average_precision(scores: Float, T: Float) -> float:
-    """Average precision of each label that has both kinds of rows, averaged; of equal scores the pessimistic order."""
-    found = []
-    for column, wanted in zip(scores.T, T.T, strict=True):
-        if not 0 < wanted.sum() < len(wanted):
-            continue
-        hits = wanted[np.lexsort((wanted, -column))]
-        precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-        found.append(float((precision * hits).sum() / hits.sum()))
-    return float(np.mean(found)) if found else 0.0
 
 
 SCREENERS = ("ridge", "lda")  # all their strengths come from one decomposition

@@ -55,7 +55,7 @@ def test_costs_are_those_of_refitting_the_concatenation(shape):
     views = {name: rng.normal(size=shape) + y[:, None] * k for k, name in ((0.3, "a"), (0.2, "b"))}
     T = np.eye(3)[y]
     contest = contest_of(T)
-    search = _fusion._KernelSearch(contest, {n: _fusion.products(X, standard=True) for n, X in views.items()})
+    search = _fusion._KernelSearch(contest, {n: _fusion.centered_gram(X, standard=True) for n, X in views.items()})
     K = search.kernels["a"] + search.kernels["b"]
     both = StandardScaler().fit_transform(np.hstack(list(views.values())))
     penalty = 0.1 * np.trace(both @ both.T) / len(both)
@@ -70,7 +70,7 @@ def test_costs_are_those_of_refitting_the_concatenation(shape):
 def test_every_step_lowers_the_cost():
     views, T = three_views(seed=2)
     contest = contest_of(T)
-    search = _fusion._KernelSearch(contest, {n: _fusion.products(X, standard=True) for n, X in views.items()})
+    search = _fusion._KernelSearch(contest, {n: _fusion.centered_gram(X, standard=True) for n, X in views.items()})
 
     def least(names):
         total = sum(search.kernels[name] for name in names)
@@ -106,7 +106,7 @@ def test_many_rows_are_thinned(monkeypatch):
     seen = []
     monkeypatch.setattr(_fusion, "_ROWS", 120)
     monkeypatch.setattr(_fusion, "_FIRST_ROWS", 60)
-    monkeypatch.setattr(_fusion, "products", lambda X, standard: seen.append(len(X)) or X @ X.T)
+    monkeypatch.setattr(_fusion, "centered_gram", lambda X, standard: seen.append(len(X)) or X @ X.T)
     forward_selection(views, contest_of(T), list(views))
     assert seen == [60] * len(views) + [120] * len(views)
 

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2_score
 
 from headstart._base.intervals import wilson
+from headstart.metrics import evaluate
+from headstart.metrics.kernels import cross_entropy, mean_average_precision, r_squared, r_squared_parts
 from headstart.selection.calibration import fit_temperature
 from headstart.selection.cross_validation import (
     FOLDS,
     Scoring,
     draw_folds,
-    losses,
-    mean_average_precision,
-    r_squared,
     score_out_of_fold,
 )
 
@@ -106,8 +105,8 @@ def test_accuracy_and_its_interval(seed, repeats):
     hits = D.argmax(axis=2) == y
     assert np.isclose(got.score, hits.mean()) and np.allclose(got.row_scores, hits.mean(axis=0))
     assert np.allclose((got.low, got.high), wilson(hits.mean() * 40, 40))
-    each = losses(D / got.temperature, one_hot(y, 3), "classification")
-    assert np.allclose(got.losses, each + 1 - hits.mean(axis=0))
+    log_loss = cross_entropy(D / got.temperature, one_hot(y, 3), "classification").mean(axis=0)
+    assert np.allclose(got.losses, log_loss + 1 - hits.mean(axis=0))
 
 
 @given(seed=seeds)
@@ -135,11 +134,24 @@ def test_average_precision_is_scikit_learns(seed):
     assert np.isclose(mean_average_precision(S, T), average_precision_score(T, S, average="macro"))
 
 
-def test_average_precision_leaves_out_labels_without_both_kinds_and_is_not_flattered_by_ties():
+def test_average_precision_leaves_out_labels_without_positive_rows():
     T = np.array([[1.0, 1, 0], [0, 1, 0]])
     assert mean_average_precision(np.array([[2.0, 0, 0], [1, 0, 0]]), T) == 1
-    assert mean_average_precision(np.zeros((2, 3)), T) == 0.5
-    assert mean_average_precision(np.zeros((2, 3)), np.ones((2, 3))) == 0.0
+    assert mean_average_precision(np.zeros((2, 3)), T) == np.mean([0.5, 1])
+    assert np.isnan(mean_average_precision(np.zeros((2, 3)), np.zeros((2, 3))))
+
+
+@given(seed=seeds)
+def test_the_score_chosen_by_is_the_one_reported_also_where_scores_tie(seed):
+    rng = np.random.default_rng(seed)
+    T = (rng.random((40, 3)) > 0.5).astype(float)
+    T[:2] = [[0] * 3, [1] * 3]
+    decisions = np.round(rng.normal(size=(40, 3)) + T)  # many rows share a score
+    folds = np.arange(40)[None] % 5
+    chosen_by = score_out_of_fold(decisions[None], T, folds, Scoring("multilabel", "mean_average_precision")).score
+    reported = evaluate("multilabel", T, decisions > 0, proba=decisions, only=["mean_average_precision"])
+    assert np.isclose(chosen_by, float(reported["mean_average_precision"]))
+    assert np.isclose(chosen_by, average_precision_score(T, decisions, average="macro"))
 
 
 @given(seed=seeds, columns=st.integers(1, 3))
@@ -147,7 +159,7 @@ def test_variance_explained_is_scikit_learns(seed, columns):
     rng = np.random.default_rng(seed)
     Y = rng.normal(size=(30, columns))
     P = Y + rng.normal(size=(30, columns))
-    assert np.isclose(r_squared(P, Y), r2_score(Y, P))
+    assert np.isclose(r_squared(r_squared_parts(P, Y)), r2_score(Y, P))
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
