@@ -249,13 +249,13 @@ class Changes(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="headstart-keys-"))
-        self.before, file_keys._RACY = file_keys._RACY, 40_000_000
+        self.before, file_keys._RACY_NS = file_keys._RACY_NS, 40_000_000
         self.sync, files._sync = files._sync, lambda path: None
         self.table = Store(self.folder / "store").key_table().__enter__()
         self.looked = {}
 
     def teardown(self):
-        file_keys._RACY, files._sync = self.before, self.sync
+        file_keys._RACY_NS, files._sync = self.before, self.sync
         shutil.rmtree(self.folder)
 
     @rule(name=names, content=st.sampled_from([A, B]))
@@ -355,7 +355,7 @@ import sys
 from pathlib import Path
 from headstart._base.hashing import key_of_file
 from headstart.bank import Store, file_keys
-file_keys._RACY = -10**10
+file_keys._RACY_NS = -10**10
 with Store(Path(sys.argv[1])).key_table() as table:
     table.flush_every = 3
     for path in sorted(Path(sys.argv[2]).iterdir()):

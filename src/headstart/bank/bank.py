@@ -1,4 +1,4 @@
-"""Store and FeatureBank: what users hold. Floor 1."""
+"""Store and FeatureBank: feature rows by layer, in the order of a dataset, and their moments. Floor 1."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ from headstart.errors import DataError, OptionError, UnknownName
 from headstart.moments.exact import Quantiser
 from headstart.moments.moments import Moments
 
-# ---- Which target column is meant, and which items belong together. Floor 1. ----
-
-
 _FOLDS = 5
 _BY = ("fold", "class", "domain", "client", "group")
+_BATCH_BYTES = 16 << 20
 
 
 def select_column(data: Dataset, target: str | None, *, needed: bool) -> Target | None:
-    """The column named, else the only one; None when there is none and it is not needed."""
+    """Return the column named, else the only one; None when there is none and it is not needed."""
     columns = {column.name: column for column in data.columns}
     if target is not None:
         if target not in columns:
@@ -42,8 +40,10 @@ def select_column(data: Dataset, target: str | None, *, needed: bool) -> Target 
     return next(iter(columns.values()), None)
 
 
-def resolve_groups(data: Dataset, by: Any, column: Target | None) -> tuple[list[Any], Ints]:
-    """The groups' names and each item's group as an index into them, −1 for none."""
+def resolve_groups(
+    data: Dataset, by: str | int | Array | Sequence[Hashable], column: Target | None
+) -> tuple[list[Any], Ints]:
+    """Return the groups' names and each item's group as an index into them, −1 for none."""
     if isinstance(by, str) and by not in _BY:
         raise UnknownName(unknown_name("groupings", by, list(_BY)))
     if isinstance(by, str) and by == "class":
@@ -51,28 +51,29 @@ def resolve_groups(data: Dataset, by: Any, column: Target | None) -> tuple[list[
         return list(column.classes or ()), column.codes()
     if isinstance(by, bool) or (isinstance(by, Integral) and by < 2):
         raise OptionError(f"by= a number of folds must be a whole number ≥ 2; got {by!r}.")
-    if isinstance(by, Integral) or (isinstance(by, str) and by == "fold"):
-        by = data.fold_ids(int(by) if isinstance(by, Integral) else _FOLDS, random_state=0)
+    labels: list[Any]
+    if isinstance(by, (int, np.integer)):
+        labels = data.fold_ids(int(by), random_state=0).tolist()
+    elif isinstance(by, str) and by == "fold":
+        labels = data.fold_ids(_FOLDS, random_state=0).tolist()
     elif isinstance(by, str):
-        by = data.groups
-        if by is None:
+        if data.groups is None:
             raise DataError("This dataset has no groups; give them when it is made: Dataset(…, groups=…).")
-    labels = by.tolist() if isinstance(by, np.ndarray) else list(by)
+        labels = list(data.groups)
+    else:
+        labels = by.tolist() if isinstance(by, np.ndarray) else list(by)
     if len(labels) != len(data):
         raise DataError(f"by= has {len(labels):,} groups for {len(data):,} items; give one per item.")
-    index = {label: i for i, label in enumerate(_in_order(labels))}
+    index = {label: i for i, label in enumerate(_unique(labels))}
     return list(index), np.fromiter((index[label] for label in labels), np.int64, len(labels))
 
 
-def _in_order(labels: Sequence[Any]) -> list[Any]:
-    """Each label once: sorted where they can be, else as they come."""
+def _unique(labels: Sequence[Any]) -> list[Any]:
+    """Return each label once: sorted where they can be, else as they come."""
     try:
         return sorted(set(labels))
     except TypeError:
         return list(dict.fromkeys(labels))
-
-
-_BATCH_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Store:
     root: Path
 
     def table(self, recipe: Mapping[str, Any]) -> Table:
-        """The table of a recipe: any plain data that says all that changes the rows.
+        """Return the table of a recipe: plain data with everything that changes the rows.
 
         ``recipe["dtype"]``, where it is given as float64, float32, float16 or bfloat16, is enforced.
 
@@ -111,7 +112,7 @@ class Store:
         return Table.open(Path(self.root).expanduser() / name, recipe)
 
     def key_table(self) -> KeyTable:
-        """The keys of files that have not changed, shared by all recipes: ``with store.key_table() as keys: …``."""
+        """Return the cache of keys of unchanged files, shared by all recipes: ``with store.key_table() as keys: …``."""
         return KeyTable(Path(self.root).expanduser() / "keys")
 
 
@@ -159,13 +160,13 @@ class FeatureBank:
         return f"FeatureBank(layers={list(self.layers)}, computed={self.computed:,}{skipped})"
 
     def table(self, layer: str) -> Table:
-        """The table of a layer."""
+        """Return the table of a layer."""
         if layer not in self._tables:
             raise UnknownName(unknown_name("layers of this bank", layer, list(self.layers)))
         return self._tables[layer]
 
     def keep(self, data: Dataset) -> Array:
-        """Which items have rows at every layer: ``data.take(np.flatnonzero(bank.keep(data)))``. Shape (n,), bool."""
+        """Return a mask of the items that have rows at every layer, (n,) bool: ``data.take(bank.keep(data))``."""
         keys = data.keys()
         mask = np.ones(len(keys), dtype=bool)
         for table in self._tables.values():
@@ -173,7 +174,7 @@ class FeatureBank:
         return mask
 
     def rows(self, layer: str, data: Dataset) -> Array:
-        """Features in the order of the dataset.
+        """Return features in the order of the dataset.
 
         Returns
         -------
@@ -193,11 +194,11 @@ class FeatureBank:
         return np.asanyarray(self.table(layer).get(self._keys(layer, data), floats=True))
 
     def sequences(self, layer: str, data: Dataset) -> list[Array]:
-        """Features of a ragged layer (un-pooled texts, clips): one float32 array (steps, …) per item, in order."""
+        """Return features of a ragged layer (un-pooled texts, clips): a float32 array (steps, …) per item, in order."""
         return list(self.table(layer).get(self._keys(layer, data), floats=True))
 
     def batches(self, layer: str, data: Dataset, size: int) -> Iterator[Any]:
-        """The rows of :meth:`rows` or :meth:`sequences` in fresh arrays of at most ``size`` items."""
+        """Yield the rows of :meth:`rows` or :meth:`sequences` in fresh arrays of at most ``size`` items."""
         return self.table(layer).batches(self._keys(layer, data), size, floats=True)
 
     def summarise(
@@ -211,7 +212,7 @@ class FeatureBank:
         per_class: bool = False,
         fourth: bool = False,
     ) -> Any:
-        """Moments of the rows and the targets, streamed: memory does not grow with the number of rows.
+        """Summarise the rows and the targets in Moments, streamed: memory does not grow with the number of rows.
 
         Parameters
         ----------
@@ -257,8 +258,12 @@ class FeatureBank:
         names, codes = resolve_groups(data, by, column)
         order = np.argsort(codes, kind="stable")
         order = order[usable[order] & (codes[order] >= 0)]
-        parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
-        return {names[codes[p[0]]]: self._stream(layer, keys, targets, p, start=empty) for p in parts}
+        if not len(order):
+            return {}
+        moments = {}
+        for part in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+            moments[names[codes[part[0]]]] = self._stream(layer, keys, targets, part, start=empty)
+        return moments
 
     def _stream(
         self, layer: str, keys: Sequence[bytes], targets: Float | None, index: Ints, *, start: Moments
@@ -268,11 +273,12 @@ class FeatureBank:
         total, first = start, 0
         for rows in self.table(layer).batches([keys[i] for i in index.tolist()], size, floats=True):
             batch = index[first : first + len(rows)]
-            total, first = total.update(rows, None if targets is None else targets[batch]), first + len(rows)
+            first += len(rows)
+            total = total.update(rows, None if targets is None else targets[batch])
         return total
 
     def _keys(self, layer: str, data: Dataset) -> list[bytes]:
-        """The content keys of the dataset, all of which have rows."""
+        """Return the content keys of the dataset; DataError unless all of them have rows."""
         keys = data.keys()
         table = self.table(layer)
         missing = np.flatnonzero(~table.has(keys))

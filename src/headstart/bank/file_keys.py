@@ -1,7 +1,8 @@
-"""Content keys of files that have not changed, so that they need not be read again. Floor 1.
+"""Cache of the content keys of unchanged files, so that they need not be read again. Floor 1.
 
 An entry says: the file at this path, with this size, modification time and change time, had this content key. It is
-stored as a hash of the first four and the key, in a table of the store, so that it is as safe as any row.
+stored as a hash of the first four and the key, in a table of the store, so that it is as safe as any row: no lock that
+a stopped or killed process could hold, and a check sum for each entry (an SQLite file has neither).
 
 Like git's index it must beat the *racy* case: a file written twice within one tick of the file system's clock looks the
 same before and after. An entry is therefore made only when the file had been left alone for two seconds when its
@@ -37,8 +38,8 @@ from headstart.bank.table import Table
 from headstart.errors import StoreError
 
 _RECIPE = {"keys of files": ["path", "size", "mtime_ns", "ctime_ns"], "format": 1}
-_RACY = 2_000_000_000  # nanoseconds
-_MANY_SHARDS = 32
+_RACY_NS = 2_000_000_000  # an entry is made only of files that were left alone for so many nanoseconds
+_MERGE_FROM = 32  # shards
 
 
 class KeyTable:
@@ -55,7 +56,7 @@ class KeyTable:
     Attributes
     ----------
     hits : int
-        Files whose key was known.
+        Number of files whose key was in the table.
     """
 
     def __init__(self, folder: Path, *, flush_every: int = 4096) -> None:
@@ -65,8 +66,8 @@ class KeyTable:
         self._table: Table | None = None
         self._entries = np.empty(0, KEY)
         self._keys = np.empty((0, KEY_BYTES), np.uint8)
-        self._seen: dict[str, bytes] = {}
-        self._fresh: dict[bytes, bytes] = {}  # to be written
+        self._looked_up: dict[str, bytes] = {}  # path → entry, of files whose key may be recorded
+        self._unwritten: dict[bytes, bytes] = {}
         self._written: dict[bytes, bytes] = {}  # by us, since the table was loaded
 
     def __enter__(self) -> Self:
@@ -81,23 +82,23 @@ class KeyTable:
         self.close()
 
     def lookup(self, path: Path | str) -> bytes | None:
-        """The key of the file as it is now; None when it is not known, has changed, or is no ordinary file.
+        """Return the key of the file as it is now; None when it has no entry, has changed, or is no ordinary file.
 
-        Cost: one ``stat`` and a binary search.
+        **Cost**: one ``stat`` and a binary search.
         """
-        place = os.path.abspath(path)
-        entry, settled = _look(place)
+        absolute = os.path.abspath(path)
+        entry, settled = _entry_of(absolute)
         if entry is None:
             return None
-        known = self._fresh.get(entry) or self._written.get(entry) or self._find(entry)
-        if known is not None:
+        key = self._unwritten.get(entry) or self._written.get(entry) or self._find(entry)
+        if key is not None:
             self.hits += 1
         elif settled:
-            self._seen[place] = entry
-        return known
+            self._looked_up[absolute] = entry
+        return key
 
     def record(self, path: Path | str, key: bytes) -> bool:
-        """Remember the key of a file that was hashed since :meth:`lookup` did not know it.
+        """Remember the key of a file that was hashed because :meth:`lookup` had none.
 
         Returns
         -------
@@ -105,38 +106,38 @@ class KeyTable:
             False when the entry would not be safe: the file was changed since, or less than two seconds before the
             look-up, or was never looked up.
         """
-        place = os.path.abspath(path)
-        entry = self._seen.pop(place, None)
-        if entry is None or _look(place)[0] != entry:
+        absolute = os.path.abspath(path)
+        entry = self._looked_up.pop(absolute, None)
+        if entry is None or _entry_of(absolute)[0] != entry:
             return False
-        self._fresh[entry] = key
-        if len(self._fresh) >= self.flush_every:
+        self._unwritten[entry] = key
+        if len(self._unwritten) >= self.flush_every:
             self.flush()
         return True
 
     def flush(self) -> None:
         """Write the new entries, for other processes to see."""
-        if self._fresh and self._table is not None:
+        if self._unwritten and self._table is not None:
             try:
-                keys = np.frombuffer(b"".join(self._fresh.values()), np.uint8).reshape(-1, KEY_BYTES)
-                self._table.append(list(self._fresh), keys)
-                self._written |= self._fresh
-                self._fresh = {}
+                keys = np.frombuffer(b"".join(self._unwritten.values()), np.uint8).reshape(-1, KEY_BYTES)
+                self._table.append(list(self._unwritten), keys)
+                self._written |= self._unwritten
+                self._unwritten = {}
             except StoreError as error:
                 self._give_up(error)
 
     def close(self) -> None:
         """Write the new entries, and merge the shards when they have become many."""
         self.flush()
-        if self._table is not None and self._table.shards > _MANY_SHARDS:
+        if self._table is not None and self._table.shards > _MERGE_FROM:
             try:
                 self._table.compact()
             except StoreError as error:
                 self._give_up(error)
-        self._seen.clear()
+        self._looked_up.clear()
 
     def _load(self, table: Table) -> None:
-        """Entries and keys as two arrays in memory: a look-up may not open a file."""
+        """Read entries and keys into two arrays: a look-up may not open a file."""
         entries = table.keys()
         keys = table.get(entries) if len(entries) else self._keys
         if keys.dtype != np.uint8 or keys.shape != (len(entries), KEY_BYTES):
@@ -145,10 +146,10 @@ class KeyTable:
         self._entries, self._keys = entries[order], np.array(keys[order])
 
     def _find(self, entry: bytes) -> bytes | None:
-        asked: Array = np.frombuffer(entry, KEY)
-        at = int(np.searchsorted(self._entries, asked)[0])
-        if at < len(self._entries) and self._entries[at : at + 1] == asked:
-            return bytes(self._keys[at])
+        wanted: Array = np.frombuffer(entry, KEY)
+        index = int(np.searchsorted(self._entries, wanted)[0])
+        if index < len(self._entries) and self._entries[index : index + 1] == wanted:
+            return bytes(self._keys[index])
         return None
 
     def _give_up(self, error: StoreError) -> None:
@@ -156,15 +157,15 @@ class KeyTable:
         note(f"Keys of files are not remembered: {error}")
 
 
-def _look(path: str) -> tuple[bytes | None, bool]:
-    """What the file looks like now, hashed, and whether it had been left alone for two seconds."""
-    moment = time.time_ns()
+def _entry_of(path: str) -> tuple[bytes | None, bool]:
+    """Return a hash of path, size and times as they are, and True where the file had been left alone long enough."""
+    now = time.time_ns()  # before the times are read: a later change counts as recent
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None, False
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return None, False
-    looks = f"{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}\0".encode() + os.fsencode(path)
-    settled = max(found.st_mtime_ns, found.st_ctime_ns) < moment - _RACY
+    looks = f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0".encode() + os.fsencode(path)
+    settled = max(status.st_mtime_ns, status.st_ctime_ns) < now - _RACY_NS
     return hashlib.sha256(looks).digest()[:KEY_BYTES], settled

@@ -1,38 +1,39 @@
-"""Who goes where: stratified and grouped splits, folds, samples, clients.
+"""Stratified and grouped splits, folds, samples and clients.
 
 Everything here works on integers: ``codes`` (n,) is the class of each item with -1 where it has none, ``groups`` (n,)
 the group of each item, ``pairs`` the (item, label) coordinates of an indicator matrix. The same seed gives the same
-answer.
+split, on every machine; scikit-learn's splitters would give others (docs/decisions.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
 from headstart._base.progress import note
 from headstart._base.registry import unknown_name
-from headstart._base.typing import Array, Float, Ints
+from headstart._base.typing import Array, Float, Ints, RandomState
 from headstart.dataset.folders import canonical_part
 from headstart.dataset.targets import Target
 from headstart.errors import DataError, OptionError, UnknownName
 
 _RESTARTS = 20
-_FEW_UNITS = 2000  # units × bins up to which several orders are tried: a tenth of a second
+_NAMED = 5  # classes listed in a note
+_SMALL = 2000  # units × bins up to which several orders are tried: a tenth of a second
 
 
-class _Bins(NamedTuple):
-    """What units hold: unit u has ``amounts[i]`` items of label ``columns[i]`` for i from starts[u] to starts[u+1]."""
+class _UnitLabels(NamedTuple):
+    """Labels of units: unit u has ``amounts[i]`` items of label ``columns[i]`` for i from starts[u] to starts[u+1]."""
 
     starts: Array
     columns: Array
     amounts: Array
 
 
-def resolve_seed(random_state: Any) -> int:
-    """The seed to use and to record: a whole number as it is, a fresh one for None, one drawn from a generator."""
+def resolve_seed(random_state: RandomState) -> int:
+    """Return the seed to use and record: a whole number as it is, a fresh one for None, one drawn from a generator."""
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
     if isinstance(random_state, np.random.Generator):
@@ -44,8 +45,8 @@ def resolve_seed(random_state: Any) -> int:
     raise OptionError(f"random_state must be a whole number ≥ 0, None or a numpy generator; got {random_state!r}.")
 
 
-def held_out_share(test_size: Any, n: int) -> float:
-    """``test_size`` as a fraction of ``n`` items.
+def held_out_share(test_size: object, n: int) -> float:
+    """Return ``test_size`` as a fraction of ``n`` items.
 
     Raises
     ------
@@ -64,7 +65,7 @@ def held_out_share(test_size: Any, n: int) -> float:
 
 
 def stratified_mask(codes: Ints, share: float, rng: np.random.Generator) -> Array:
-    """Which items go to the smaller part, with each class in proportion.
+    """Return a mask of the items that go to the smaller part, with each class in proportion.
 
     Every class differs by less than one item from its exact share and is in both parts if it has two items; a class
     with one item stays in the first part. Shape (n,), bool.
@@ -75,40 +76,43 @@ def stratified_mask(codes: Ints, share: float, rng: np.random.Generator) -> Arra
     low = np.where(real & (counts > 1), np.maximum(np.floor(exact), 1), np.where(real, 0, np.floor(exact)))
     high = np.where(real, np.minimum(np.ceil(exact), counts - 1), np.ceil(exact))
     low = np.minimum(low, high)
-    room = np.flatnonzero(high > low)
+    adjustable = np.flatnonzero(high > low)
     # Largest remainders first; equal ones in random order.
-    order = room[np.lexsort((rng.random(len(room)), low[room] - exact[room]))]
-    wanted = int(np.floor(len(codes) * share + 0.5) - low.sum())
+    order = adjustable[np.lexsort((rng.random(len(adjustable)), low[adjustable] - exact[adjustable]))]
+    missing = int(np.floor(len(codes) * share + 0.5) - low.sum())
     take = low.copy()
-    take[order[: max(0, wanted)]] += 1
+    take[order[: max(0, missing)]] += 1
     if take.sum() == 0:  # every class has a single item: there is nothing to stratify by
         return stratified_mask(np.zeros_like(codes), share, rng)
-    held: Array = _rank_within(inverse, rng) < take[inverse]
-    return held
+    mask: Array = _rank_within(inverse, rng) < take[inverse]
+    return mask
 
 
 def stratified_folds(codes: Ints, k: int, rng: np.random.Generator) -> Ints:
-    """Fold of each item; fold sizes and each class's counts differ by at most one between folds. Shape (n,)."""
-    order = _grouped_order(codes, rng)
+    """Deal the shuffled items, class after class, to the folds in turn. Shape (n,).
+
+    Fold sizes and each class's counts differ by at most one between folds.
+    """
+    order = stratified_order(codes, rng)
     ids = np.empty(len(codes), np.int64)
-    ids[order] = rng.permutation(k)[np.arange(len(codes)) % k]
+    ids[order] = np.arange(len(codes)) % k
     return ids
 
 
 def proportional(codes: Ints, count: int, rng: np.random.Generator) -> Ints:
-    """Exactly ``count`` random items, in increasing order, each class within one item of its exact share."""
-    order = _grouped_order(codes, rng)
-    places = ((np.arange(count) + rng.random()) * (len(codes) / count)).astype(np.int64)
-    return np.sort(order[np.minimum(places, len(codes) - 1)])
+    """Draw exactly ``count`` random items, in increasing order, each class within one item of its exact share."""
+    order = stratified_order(codes, rng)
+    positions = ((np.arange(count) + rng.random()) * (len(codes) / count)).astype(np.int64)
+    return np.sort(order[np.minimum(positions, len(codes) - 1)])
 
 
 def per_class(codes: Ints, count: int, rng: np.random.Generator) -> Ints:
-    """At most ``count`` random items of each class, in increasing order; items without a class are left out."""
+    """Draw at most ``count`` random items of each class, in increasing order; items without a class are left out."""
     return np.flatnonzero((codes >= 0) & (_rank_within(codes, rng) < count)).astype(np.int64)
 
 
 def per_label(pairs: tuple[Ints, Ints], count: int, rng: np.random.Generator) -> Ints:
-    """Items such that each label is carried by ``count`` of them where it can be; the rarest labels draw first."""
+    """Draw items such that each label is carried by ``count`` of them where it can be; the rarest labels first."""
     items, labels = pairs
     chosen: set[int] = set()
     names, counts = np.unique(labels, return_counts=True)
@@ -123,7 +127,7 @@ def balanced_bins(units: Ints, pairs: tuple[Ints, Ints], shares: Float, rng: np.
     """Distribute units (groups, or single items with several labels) over bins as evenly as their labels allow.
 
     Greedy: the units that hold most of the rarest labels (or simply the largest) go first, each to the bin where it
-    least disturbs the wanted shares of its labels and of the sizes; with few units the best of several orders is kept.
+    least disturbs the target shares of its labels and of the sizes; with few units the best of several orders is taken.
 
     Parameters
     ----------
@@ -132,7 +136,7 @@ def balanced_bins(units: Ints, pairs: tuple[Ints, Ints], shares: Float, rng: np.
     pairs : tuple of ndarray
         (item, label) coordinates.
     shares : ndarray, shape (k,)
-        Wanted share of each bin; they sum to 1.
+        Target share of each bin; they sum to 1.
 
     Returns
     -------
@@ -152,31 +156,32 @@ def balanced_bins(units: Ints, pairs: tuple[Ints, Ints], shares: Float, rng: np.
     starts = np.searchsorted(cells // labels, np.arange(count + 1))
     columns = cells % labels
     totals = np.bincount(columns, amounts, labels).clip(1)
-    held = _Bins(starts, columns, amounts)
+    unit_labels = _UnitLabels(starts, columns, amounts)
     scarcity = np.add.reduceat(amounts / totals[columns], starts[:-1])
     sizes = np.bincount(units, minlength=count)
     best: tuple[float, Ints] | None = None
-    for attempt in range(_RESTARTS if count * len(shares) <= _FEW_UNITS else 1):
+    for attempt in range(_RESTARTS if count * len(shares) <= _SMALL else 1):
         by = sizes if attempt % 2 else scarcity
-        stir = rng.uniform(0.5, 1.5, count) if attempt > 1 else 1 + 1e-9 * rng.random(count)
-        bins, loss = _fill(np.argsort(-by * stir), held, np.outer(shares, totals))
+        noise = rng.uniform(0.5, 1.5, count) if attempt > 1 else 1 + 1e-9 * rng.random(count)
+        bins, loss = _fill(np.argsort(-by * noise), unit_labels, np.outer(shares, totals))
         if best is None or loss < best[0]:
             best = loss, bins
     assert best is not None
-    bins = _without_empty(best[1], sizes, len(shares))
+    bins = _fill_empty_bins(best[1], sizes, len(shares))
     return _spread(bins, cells // labels, columns, len(shares))[units]
 
 
-def _fill(order: Array, held: _Bins, expected: Float) -> tuple[Ints, float]:
+def _fill(order: Array, units: _UnitLabels, expected: Float) -> tuple[Ints, float]:
+    """Put units into bins in this order; return the bins and how far they are from the expected counts."""
     excess = -expected
     bins = np.zeros(len(order), np.int64)
     for unit in order:
-        cells = slice(held.starts[unit], held.starts[unit + 1])
-        where, amount = held.columns[cells], held.amounts[cells]
-        # What adding the unit to each bin changes in Σ excess² / expected.
-        change = ((2 * excess[:, where] + amount) * amount / expected[:, where]).sum(axis=1)
+        cells = slice(units.starts[unit], units.starts[unit + 1])
+        labels, amount = units.columns[cells], units.amounts[cells]
+        # Change of Σ excess² / expected when the unit is added to each bin.
+        change = ((2 * excess[:, labels] + amount) * amount / expected[:, labels]).sum(axis=1)
         bins[unit] = chosen = int(np.argmin(change))
-        excess[chosen, where] += amount
+        excess[chosen, labels] += amount
     return bins, float((excess**2 / expected).sum())
 
 
@@ -184,8 +189,8 @@ def _spread(bins: Ints, units: Array, columns: Array, k: int) -> Ints:
     """Give every bin a unit of each label that enough units hold, where no other label goes missing by it."""
     labels = int(columns.max()) + 1
     present = np.bincount(bins[units] * labels + columns, minlength=k * labels).reshape(k, labels)
-    held = present.sum(axis=0)
-    lacking = [(held[c], c, b) for b, c in np.argwhere((present == 0) & (held >= k)).tolist()]
+    totals = present.sum(axis=0)
+    lacking = [(totals[c], c, b) for b, c in np.argwhere((present == 0) & (totals >= k)).tolist()]
     for _, label, empty in sorted(lacking):
         for unit in units[columns == label].tolist():
             others = columns[np.searchsorted(units, unit) : np.searchsorted(units, unit, "right")]
@@ -196,7 +201,8 @@ def _spread(bins: Ints, units: Array, columns: Array, k: int) -> Ints:
     return bins
 
 
-def _without_empty(bins: Ints, sizes: Ints, k: int) -> Ints:
+def _fill_empty_bins(bins: Ints, sizes: Ints, k: int) -> Ints:
+    """Move the smallest unit of the fullest bin into each empty bin, while a bin has two."""
     for empty in sorted(set(range(k)) - set(bins.tolist())):
         members = np.bincount(bins, minlength=k)
         if members.max() < 2:
@@ -207,7 +213,7 @@ def _without_empty(bins: Ints, sizes: Ints, k: int) -> Ints:
 
 
 def dirichlet_bins(codes: Ints, clients: int, alpha: float, rng: np.random.Generator) -> Ints:
-    """Client of each item: each class is spread over the clients in proportions drawn from a Dirichlet distribution.
+    """Spread each class over the clients in proportions drawn from a Dirichlet distribution; return each item's client.
 
     Small ``alpha`` gives clients of few classes, a large one clients that are alike. No client is empty when there are
     at least as many items. Shape (n,).
@@ -220,18 +226,18 @@ def dirichlet_bins(codes: Ints, clients: int, alpha: float, rng: np.random.Gener
             shares = np.eye(clients)[rng.integers(clients)]
         cuts = np.floor(np.cumsum(shares)[:-1] * len(members) + 0.5).astype(np.int64)
         bins[members] = np.searchsorted(cuts, np.arange(len(members)), side="right")
-    return _without_empty(bins, np.ones(len(codes), np.int64), clients)
+    return _fill_empty_bins(bins, np.ones(len(codes), np.int64), clients)
 
 
-def _grouped_order(codes: Ints, rng: np.random.Generator) -> Array:
-    """Items sorted by class, in random order within each."""
+def stratified_order(codes: Ints, rng: np.random.Generator) -> Array:
+    """Return item indices sorted by class, in random order within each. Shape (n,)."""
     shuffled = rng.permutation(len(codes))
     return shuffled[np.argsort(codes[shuffled], kind="stable")]
 
 
 def _rank_within(codes: Ints, rng: np.random.Generator) -> Array:
-    """Random rank of each item within its class, from 0."""
-    order = _grouped_order(codes, rng)
+    """Return a random rank of each item within its class, from 0. Shape (n,)."""
+    order = stratified_order(codes, rng)
     ordered = codes[order]
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     rank = np.empty(len(codes), np.int64)
@@ -239,14 +245,13 @@ def _rank_within(codes: Ints, rng: np.random.Generator) -> Array:
     return rank
 
 
-# ---- Splits, folds, samples and clients: from targets and groups to the integers of ``_splitting``. ----
+# ---- From target columns and groups to the integers above.
 
 
-_NAMED = 5
-
-
-def split_mask(columns: Sequence[Target], groups: Sequence[Any] | None, n: int, test_size: Any, *, seed: int) -> Array:
-    """Which of ``n`` items are held out: stratified, groups kept together. Shape (n,), bool."""
+def split_mask(
+    columns: Sequence[Target], groups: Sequence[Any] | None, n: int, test_size: float, *, seed: int
+) -> Array:
+    """Return a mask of the items to hold out of ``n``: stratified, groups kept together. Shape (n,), bool."""
     share, rng = held_out_share(test_size, n), np.random.default_rng(seed)
     codes = _codes(columns, n)
     if groups is None and codes is not None:
@@ -255,49 +260,50 @@ def split_mask(columns: Sequence[Target], groups: Sequence[Any] | None, n: int, 
         units = _units(groups, n, 2)
         mask = balanced_bins(units, _pairs(columns), np.array([1 - share, share]), rng) == 1
     for column in columns:
-        _mention_one_sided(column, mask)
+        _note_one_sided(column, mask)
     return mask
 
 
-def fold_ids(columns: Sequence[Target], groups: Sequence[Any] | None, n: int, k: Any, *, seed: int) -> Ints:
-    """Fold 0 … k-1 of each item: stratified, groups kept together. Shape (n,)."""
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 2 <= k <= n:
+def fold_ids(columns: Sequence[Target], groups: Sequence[Any] | None, n: int, k: int, *, seed: int) -> Ints:
+    """Return fold 0 … k-1 of each item: stratified, groups kept together. Shape (n,)."""
+    if not _is_integer(k) or not 2 <= k <= n:
         raise OptionError(
             f"The number of folds must be a whole number from 2 to the number of items ({n:,}); got {k!r}."
         )
     k, rng = int(k), np.random.default_rng(seed)
     codes = _codes(columns, n)
     for column in columns:
-        _mention_rare(column, k, f"fewer than {k} folds: some folds hold none of them")
+        _note_rare(column, k, f"fewer than {k} folds: some folds hold none of them")
     if groups is None and codes is not None:
-        return stratified_folds(codes, k, rng)
+        ids = stratified_folds(codes, k, rng)
+        return np.asarray(rng.permutation(k)[ids], dtype=np.int64)  # or the first folds would be the largest
     return balanced_bins(_units(groups, n, k), _pairs(columns), np.full(k, 1 / k), rng)
 
 
-def sample_indices(columns: Sequence[Target], n: int, *, count: Any, each: Any, seed: int) -> Ints:
-    """Random items, in increasing order: ``each`` of every class, or ``count`` in all, the classes in proportion."""
+def sample_indices(columns: Sequence[Target], n: int, *, count: int | None, each: int | None, seed: int) -> Ints:
+    """Draw random items, in increasing order: ``each`` of every class, or ``count`` in all, classes in proportion."""
     if (count is None) == (each is None):
         raise OptionError("sample() takes either per_class= or n=.")
-    wanted = each if count is None else count
-    if not isinstance(wanted, (int, np.integer)) or isinstance(wanted, bool) or wanted < 1:
-        raise OptionError(f"sample() needs a whole number of items ≥ 1; got {wanted!r}.")
+    size = each if count is None else count
+    if not _is_integer(size) or size < 1:
+        raise OptionError(f"sample() needs a whole number of items ≥ 1; got {size!r}.")
     rng, codes = np.random.default_rng(seed), _codes(columns, n)
-    if count is not None:
-        if count >= n:
-            note(f"A sample of {count:,} was asked for; there are {n:,} items and all are taken.")
+    if each is None:
+        if size >= n:
+            note(f"A sample of {size:,} was asked for; there are {n:,} items and all are taken.")
             return np.arange(n, dtype=np.int64)
-        return proportional(np.zeros(n, np.int64) if codes is None else codes, int(count), rng)
+        return proportional(np.zeros(n, np.int64) if codes is None else codes, int(size), rng)
     pairs = _pairs(columns)
     if not len(pairs[0]):
         raise DataError("sample(per_class=) needs classes, and these items have none; sample(n=) draws any items.")
     for column in columns:
-        _mention_rare(column, int(each), f"fewer than the {each} asked for: all are taken")
-    return per_label(pairs, int(each), rng) if codes is None else per_class(codes, int(each), rng)
+        _note_rare(column, int(size), f"fewer than the {size} asked for: all are taken")
+    return per_label(pairs, int(size), rng) if codes is None else per_class(codes, int(size), rng)
 
 
-def client_ids(columns: Sequence[Target], n: int, *, clients: Any, alpha: Any, seed: int) -> Ints:
-    """Client of each item, the classes spread unevenly (Dirichlet). Shape (n,)."""
-    if not isinstance(clients, (int, np.integer)) or isinstance(clients, bool) or clients < 1:
+def client_ids(columns: Sequence[Target], n: int, *, clients: int, alpha: float, seed: int) -> Ints:
+    """Return the client of each item, the classes spread unevenly (Dirichlet). Shape (n,)."""
+    if not _is_integer(clients) or clients < 1:
         raise OptionError(f"clients must be a whole number ≥ 1; got {clients!r}.")
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.number)) or not 0 < float(alpha) < np.inf:
         raise OptionError(f"alpha must be a number > 0 (small: clients of few classes); got {alpha!r}.")
@@ -310,19 +316,21 @@ def client_ids(columns: Sequence[Target], n: int, *, clients: Any, alpha: Any, s
 
 
 def match_part(parts: Sequence[str | None] | None, name: str) -> str:
-    """The part that is called so, or that means the same: "validation" finds "dev"."""
+    """Return the part of this name, or of one that means the same: "validation" matches "dev"."""
     if parts is None:
         raise DataError("The data has no parts: name its split column with from_table(split=), or use data.split().")
     names = sorted({p for p in parts if p is not None})
-    alike = {meaning: p for p in names if (meaning := canonical_part(p)) is not None}
-    found = name if name in names else alike.get(canonical_part(str(name)) or "")
-    if found is None:
+    if name in names:
+        return name
+    synonyms = {meaning: p for p in names if (meaning := canonical_part(p)) is not None}
+    part = synonyms.get(canonical_part(str(name)) or "")
+    if part is None:
         raise UnknownName(unknown_name("parts", name, names))
-    return found
+    return part
 
 
 def _codes(columns: Sequence[Target], n: int) -> Ints | None:
-    """The one class of each item, zeros when no column has classes, None when there are several labels per item."""
+    """Return the class of each item, zeros when no column has classes, None when there are several labels per item."""
     labelled = [c for c in columns if c.classes is not None]
     if not labelled:
         return np.zeros(n, np.int64)
@@ -330,7 +338,7 @@ def _codes(columns: Sequence[Target], n: int) -> Ints | None:
 
 
 def _pairs(columns: Sequence[Target]) -> tuple[Ints, Ints]:
-    """(item, label) of all columns together, each column's labels numbered after those of the one before."""
+    """Return (item, label) of all columns together, each column's labels numbered after those of the one before."""
     items, labels, offset = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
     for column in columns:
         rows, classes = column.pairs()
@@ -340,49 +348,57 @@ def _pairs(columns: Sequence[Target]) -> tuple[Ints, Ints]:
     return np.concatenate(items), np.concatenate(labels)
 
 
-def _units(groups: Sequence[Any] | None, n: int, least: int) -> Ints:
-    """Number of the group of each item; an item without a group is one of its own."""
+def _units(groups: Sequence[Any] | None, n: int, n_parts: int) -> Ints:
+    """Return the index of each item's group; an item without a group is one of its own."""
     if groups is None:
         return np.arange(n, dtype=np.int64)
     units = group_ids(groups)
-    many = int(units.max(initial=-1)) + 1
-    if many < least:
+    n_groups = int(units.max(initial=-1)) + 1
+    if n_groups < n_parts:
+        verb = "is" if n_groups == 1 else "are"
         raise DataError(
-            f"{least} parts need at least {least} groups, and there {'is' if many == 1 else 'are'} {many}: groups are "
+            f"{n_parts} parts need at least {n_parts} groups, and there {verb} {n_groups}: groups are "
             "never torn apart. Ask for fewer parts, or leave the groups out."
         )
     return units
 
 
 def group_ids(groups: Sequence[Any]) -> Ints:
-    """Number of the group of each item, in the order in which groups come first. Shape (n,)."""
+    """Return the index of each item's group, in the order in which groups come first. Shape (n,)."""
     index: dict[Any, int] = {}
-    named = ((i,) if g is None else (0, g) for i, g in enumerate(groups))
-    return np.array([index.setdefault(one, len(index)) for one in named], np.int64)
+    names = ((i,) if group is None else (0, group) for i, group in enumerate(groups))
+    return np.array([index.setdefault(name, len(index)) for name in names], np.int64)
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _counts(column: Target) -> Ints:
     return np.bincount(column.pairs()[1], minlength=len(column.classes or ()))
 
 
-def _list(column: Target, which: Array, counts: Ints) -> str:
+def _list_classes(column: Target, which: Array, counts: Ints) -> str:
     classes = column.classes or ()
     shown = ", ".join(f"{classes[i]!r} ({counts[i]})" for i in which[:_NAMED].tolist())
     return shown + (f" and {len(which) - _NAMED} more" if len(which) > _NAMED else "")
 
 
-def _mention_rare(column: Target, least: int, what: str) -> None:
+def _note_rare(column: Target, limit: int, consequence: str) -> None:
     counts = _counts(column)
-    rare = np.flatnonzero((counts > 0) & (counts < least))
+    rare = np.flatnonzero((counts > 0) & (counts < limit))
     if len(rare):
-        note(f"Target {column.name!r} has classes with few items, {what}: {_list(column, rare, counts)}.")
+        note(
+            f"Target {column.name!r} has classes with few items, {consequence}: {_list_classes(column, rare, counts)}."
+        )
 
 
-def _mention_one_sided(column: Target, mask: Array) -> None:
+def _note_one_sided(column: Target, mask: Array) -> None:
     items, classes = column.pairs()
     counts = _counts(column)
-    held = np.bincount(classes[mask[items]], minlength=len(counts))
-    for which, part in ((held == 0, "training"), (held == counts, "test")):
+    held_out = np.bincount(classes[mask[items]], minlength=len(counts))
+    for which, part in ((held_out == 0, "training"), (held_out == counts, "test")):
         only = np.flatnonzero(which & (counts > 0))
         if len(only):
-            note(f"Target {column.name!r}: classes that are only in the {part} part: {_list(column, only, counts)}.")
+            listed = _list_classes(column, only, counts)
+            note(f"Target {column.name!r}: classes that are only in the {part} part: {listed}.")

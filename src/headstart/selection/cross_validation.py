@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from headstart._base.typing import Array, Float, Ints
+from headstart.dataset.splits import stratified_folds
 from headstart.heads.base import HEADS, Head
 from headstart.heads.problem import Problem
 from headstart.metrics.kernels import (
@@ -93,7 +94,7 @@ def draw_folds(
         repeats = min(max(round(_TARGET_HELD_OUT / len(T)), _REPEATS[0]), _REPEATS[1])
     if groups is None:
         folds = min(FOLDS, int(counts.max()))
-        return None if folds < 2 else _distinct([_stratified(labels, folds, rng) for _ in range(repeats)])
+        return None if folds < 2 else _distinct([stratified_folds(labels, folds, rng) for _ in range(repeats)])
     numbers = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
     folds = min(FOLDS, int(numbers.max()) + 1, int(counts.max()))
     return None if folds < 2 else _distinct([_grouped(labels, numbers, folds, rng) for _ in range(repeats)])
@@ -106,15 +107,6 @@ def _distinct(draws: list[Ints]) -> Ints:
         first, names = np.unique(ids, return_index=True, return_inverse=True)[1:]
         kept.setdefault(np.argsort(np.argsort(first))[names].tobytes(), ids)
     return np.stack(list(kept.values()))
-
-
-def _stratified(labels: Ints, folds: int, rng: np.random.Generator) -> Ints:
-    """Deal the shuffled rows of one class after another to the folds in turn."""
-    shuffled = rng.permutation(len(labels))
-    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    out = np.empty(len(labels), dtype=np.int64)
-    out[order] = np.arange(len(labels)) % folds
-    return out
 
 
 def _grouped(labels: Ints, groups: Ints, folds: int, rng: np.random.Generator) -> Ints:

@@ -31,6 +31,7 @@ import numpy as np
 from headstart._base.progress import note
 from headstart._base.registry import unknown_name
 from headstart._base.typing import Array, Float, Ints
+from headstart.dataset.splits import stratified_order
 from headstart.errors import DataError, NumericsError, OptionError
 from headstart.heads.base import HEADS, Head, head
 from headstart.heads.problem import Problem, check_rows, check_two_classes
@@ -379,6 +380,5 @@ def _thinned(T: Float, task: str, random_state: int) -> Ints:
     """So many of the rows that choosing stays quick, of every class its share, in their order."""
     rng = np.random.default_rng(random_state)
     labels = T.argmax(axis=1) if task == "classification" else np.zeros(len(T), dtype=np.int64)
-    shuffled = rng.permutation(len(T))
-    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    order = stratified_order(labels, rng)
     return np.sort(order[np.linspace(0, len(T) - 1, MOST_ROWS).astype(np.int64)])
