@@ -163,7 +163,7 @@ def test_border_is_filled_with_the_mean_colour():
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 2), (4, 4, 4), (1, 4, 4, 3), (0, 4, 3), (4, 4, 0)])
 def test_what_is_no_picture(shape):
-    with pytest.raises(DataError, match="A picture is"):
+    with pytest.raises(DataError, match="An image is"):
         ImageInput(size=(4, 4)).prepare(np.zeros(shape, np.uint8))
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from headstart.errors import UnsafeFile, WeightsError  # noqa: E402
 from headstart.sources.onnx import file  # noqa: E402
-from headstart.sources.onnx.file import parsed, read_model  # noqa: E402
+from headstart.sources.onnx.file import parse_model, read_model  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 
@@ -55,7 +55,7 @@ def test_pieces_of_one_file(tmp_path):
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert np.array_equal(found["w"], ROW)
     assert np.array_equal(found["v"], second)
-    again = parsed(content, "a copy")  # the bytes hold everything
+    again = parse_model(content, "a copy")  # the bytes hold everything
     assert np.array_equal(numpy_helper.to_array(again.graph.initializer[1]), second)
 
 
@@ -172,7 +172,7 @@ def with_functions(*functions):
 
 
 def test_functions_in_functions_are_written_out():
-    model = parsed(with_functions(("f0", ["Relu"]), ("f1", ["f0", "Tanh", "f0"])), "a file")
+    model = parse_model(with_functions(("f0", ["Relu"]), ("f1", ["f0", "Tanh", "f0"])), "a file")
     assert [node.op_type for node in model.graph.node] == ["Relu", "Tanh", "Relu"]
     assert not model.functions
 
@@ -182,16 +182,16 @@ def test_functions_in_functions_are_written_out():
 )
 def test_functions_that_call_themselves_have_no_end(functions):
     with pytest.raises(WeightsError, match="calls itself"):
-        parsed(with_functions(*functions), "a file")
+        parse_model(with_functions(*functions), "a file")
 
 
 def test_a_few_lines_that_would_be_billions_of_nodes():
     doubling = [("f0", ["Relu", "Relu"]), *((f"f{i}", [f"f{i - 1}"] * 2) for i in range(1, 40))]
     with pytest.raises(WeightsError, match="more than 1,000,000 nodes"):
-        parsed(with_functions(*doubling), "a file")
+        parse_model(with_functions(*doubling), "a file")
 
 
 def test_very_deep_functions():
     deep = [("f0", ["Relu"]), *((f"f{i}", [f"f{i - 1}"]) for i in range(1, 200))]
     with pytest.raises(WeightsError, match="too deep"):
-        parsed(with_functions(*deep), "a file")
+        parse_model(with_functions(*deep), "a file")

@@ -24,7 +24,7 @@ from headstart.dataset import Dataset  # noqa: E402
 from headstart.errors import UnsafeFile, WeightsError  # noqa: E402
 from headstart.extraction import extract  # noqa: E402
 from headstart.sources import load_source  # noqa: E402
-from headstart.sources.keras import config, convert_keras2_config  # noqa: E402
+from headstart.sources.keras import convert_keras2_config, to_keras3  # noqa: E402
 
 HOME = Path(__file__).parent / "keras2"
 FILES = ["picture.keras", "picture.h5", "sequence.keras", "sequence.h5"]
@@ -99,7 +99,7 @@ def test_an_argument_that_matters_is_not_dropped(tmp_path):
     ],
 )  # fmt: skip
 def test_only_what_changes_nothing_is_left_out(kind, inner, kept):
-    assert config({"class_name": kind, "config": inner})["config"] == kept
+    assert to_keras3({"class_name": kind, "config": inner})["config"] == kept
 
 
 @pytest.mark.parametrize("kind", ["Functional", "Sequential"])
@@ -110,7 +110,7 @@ def test_a_model_inside_a_model_is_counted_from_0(kind):
     dense = {"class_name": "Dense", "name": "out", "config": {"name": "out"}, "inbound_nodes": [[["net", 1, 0, {}]]]}
     ends = {"input_layers": [["in", 0, 0]], "output_layers": [["out", 0, 0]]}
     whole = {"class_name": "Functional", "config": {"name": "all", "layers": [first, inner, dense], **ends}}
-    found = config(whole)["config"]
+    found = to_keras3(whole)["config"]
     assert found["layers"][2]["inbound_nodes"] == [[["net", 0, 0, {}]]]
     assert found["layers"][1]["inbound_nodes"] == [[["in", 0, 0, {}]]]
     assert found["output_layers"] == ["out", 0, 0]
@@ -118,7 +118,9 @@ def test_a_model_inside_a_model_is_counted_from_0(kind):
 
 def arithmetic(function: str, **given):
     node = ["x/y", 0, 0, {**given, "name": None}]
-    return config({"class_name": "TFOpLambda", "config": {"name": "op", "function": function}, "inbound_nodes": [node]})
+    return to_keras3(
+        {"class_name": "TFOpLambda", "config": {"name": "op", "function": function}, "inbound_nodes": [node]}
+    )
 
 
 @pytest.mark.parametrize(

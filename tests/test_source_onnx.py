@@ -316,7 +316,7 @@ def test_what_the_file_does_not_say_is_said(file, tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"size": 20}, r"takes pictures of \(12, 12\); got size=20"),
+        ({"size": 20}, r"takes images of \(12, 12\); got size=20"),
         ({"shape": (3, 5, 5)}, "takes inputs of shape"),
         ({"mean": [0.5]}, "mean must be 3 numbers"),
         ({"modality": "sound"}, "modality must be"),

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from headstart.errors import HeadstartError, MissingPackage, StoreError
 from headstart.pretraining import pretrain
 from headstart.sources import SOURCES, load_source
-from headstart.sources.weights import RECORD, WEIGHTS, check_of
+from headstart.sources.weights import RECORD, WEIGHTS, checksum_of
 from networks import state_bytes
 
 
@@ -45,7 +45,7 @@ def record_of(folder) -> dict:
 def rewrite(folder, **changes) -> None:
     """As somebody who knows the format would forge it: with a fresh check sum."""
     record = {**record_of(folder), **changes}
-    (folder / RECORD).write_text(json.dumps({**record, "check": check_of(record)}))
+    (folder / RECORD).write_text(json.dumps({**record, "check": checksum_of(record)}))
 
 
 def test_what_is_saved_comes_back(saved):

@@ -143,7 +143,7 @@ def test_checkpoints_with_a_prefix_and_a_classifier_load(folders, tmp_path):
 
 
 def test_options_and_folders_that_do_not_fit(folders, tmp_path):
-    with pytest.raises(OptionError, match="takes sounds"):
+    with pytest.raises(OptionError, match="takes audio"):
         load_source(f"hf:{folders()}", max_length=8)
     for number, content in enumerate(("{", '{"sampling_rate": "8k"}', '{"feature_size": 80}', "[1]")):
         folder = speech_folder(tmp_path / str(number))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, StoreError, UnknownName, UnreadableItem
 from headstart.extraction import extract
-from headstart.pooling import _order
+from headstart.pooling import _frame_order
 from headstart.predictor import load
 from headstart.sources import Source
 from headstart.sources.inputs.log_mel import LogMel, PatchInput
@@ -147,7 +147,7 @@ def test_frames_stand_in_the_order_of_time(source):
 
 def test_of_several_steps_of_one_moment_that_nearest_its_patchs_middle_is_taken():
     starts = np.arange(4) * 8
-    patch, step = np.divmod(_order(starts, 16, 16, 40), 16)
+    patch, step = np.divmod(_frame_order(starts, 16, 16, 40), 16)
     moments = starts[patch] + step
     assert moments.tolist() == list(range(40))
     assert np.abs(step - 7.5)[4:36].max() <= 4
@@ -178,7 +178,7 @@ def test_a_smaller_step_between_patches_gives_more_frames(hop, frames):
 
 def test_pictures_have_no_frames():
     pixels = np.zeros((2, 16, 16, 3), np.uint8)
-    with pytest.raises(OptionError, match="for sounds and texts"):
+    with pytest.raises(OptionError, match="for audio and texts"):
         extract("fake:image", Dataset.from_arrays(pixels), layers="last", pooling="frames", store=False)
 
 

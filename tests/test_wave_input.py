@@ -150,9 +150,9 @@ def test_limits_that_are_none(folder, wrong):
         load_source(f"timm:{folder}", input={"max_patches": wrong})
 
 
-def test_networks_that_see_have_no_patches():
+def test_image_networks_have_no_patches():
     pytest.importorskip("timm", reason="timm is not installed")
-    with pytest.raises(OptionError, match="only networks that listen"):
+    with pytest.raises(OptionError, match="only networks for audio"):
         load_source("timm:test_resnet", pretrained=False, input={"patch_hop_frames": 12})
     with pytest.raises(UnknownName, match="did you mean 'patch_hop_frames'"):
         load_source("timm:test_resnet", pretrained=False, input={"patch_hop_frame": 12})

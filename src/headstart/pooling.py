@@ -1,11 +1,11 @@
-"""From a layer's output to one row per item: averages, maxima, tokens, segments. Floor 3.
+"""Pooling: from a layer's output to one row per item, by averages, maxima, tokens or segments.
 
 A layer gives (inputs, …) with the axes named in its Layer; an item may own several inputs
 (patches of a clip), and positions may be padding (a mask). Every pooling sees all real positions of all inputs of an
 item together, in float32, so neither padding nor batch-mates can change a row.
 
 ================  ============================================================  ==================
-name              what                                                          width for c channels
+name              rows                                                          width for c channels
 ================  ============================================================  ==================
 ``avg``           mean over positions                                           c
 ``max``           maximum over positions                                        c
@@ -39,8 +39,6 @@ import torch
 from headstart._base.registry import unknown_name
 from headstart.errors import OptionError, UnknownName
 
-# ---- A layer's output as steps in time, one after the other, oldest first. Floor 3; part of pooling. ----
-
 
 def frames_of(output: torch.Tensor, axes: str, batch: Any) -> list[torch.Tensor]:
     """One (steps, d) tensor per item.
@@ -52,29 +50,29 @@ def frames_of(output: torch.Tensor, axes: str, batch: Any) -> list[torch.Tensor]
     Raises
     ------
     OptionError
-        For pictures and vectors, which have no time.
+        For images and vectors, which have no time.
     """
     timing = getattr(batch, "timing", None)
     sizes = list(batch.counts or [1] * len(output))
     if timing is None and axes not in ("tc", "ct"):
-        raise OptionError("pooling='frames' is for sounds and texts: pictures and vectors have no steps in time.")
+        raise OptionError("pooling='frames' is for audio and texts: images and vectors have no steps in time.")
     if timing is None or batch.mask is not None:
-        found = _sequences(output if axes == "tc" else output.transpose(1, 2), batch.mask, sizes)
-        cut = [False] * len(found) if timing is None else (timing.lengths == 0).tolist()
-        return [part[:0] if short else part for part, short in zip(found, cut)]
+        frames = _sequences(output if axes == "tc" else output.transpose(1, 2), batch.mask, sizes)
+        cut_items = [False] * len(frames) if timing is None else (timing.lengths == 0).tolist()
+        return [item[:0] if is_cut else item for item, is_cut in zip(frames, cut_items)]
     steps = _in_time(output, axes)
-    found, first = [], 0
+    frames, first = [], 0
     for size, length in zip(sizes, timing.lengths.tolist()):
-        places = _order(timing.starts[first : first + size], steps.shape[1], timing.span, length)
-        found.append(steps[first : first + size].flatten(0, 1)[torch.from_numpy(places).to(steps.device)])
+        positions = _frame_order(timing.starts[first : first + size], steps.shape[1], timing.span, length)
+        frames.append(steps[first : first + size].flatten(0, 1)[torch.from_numpy(positions).to(steps.device)])
         first += size
-    return found
+    return frames
 
 
 def _sequences(steps: torch.Tensor, mask: Any, sizes: list[int]) -> list[torch.Tensor]:
     if mask is None:
         return [part.flatten(0, 1).clone() for part in steps.split(sizes)]
-    return [part[some] for part, some in zip(steps.split(sizes), real(mask, steps).split(sizes))]
+    return [part[mask_part] for part, mask_part in zip(steps.split(sizes), real_positions(mask, steps).split(sizes))]
 
 
 def _in_time(output: torch.Tensor, axes: str) -> torch.Tensor:
@@ -88,7 +86,7 @@ def _in_time(output: torch.Tensor, axes: str) -> torch.Tensor:
     return output if axes == "tc" else output.flatten(1)[:, None]
 
 
-def _order(starts: np.ndarray, steps: int, span: int, length: int) -> np.ndarray:
+def _frame_order(starts: np.ndarray, steps: int, span: int, length: int) -> np.ndarray:
     """Positions among an item's (inputs × steps), oldest first: one for each moment, of which any part is real.
 
     Step j of an input that starts at s stands at s + span·(j + ½)/steps; in whole numbers, 2·steps times that.
@@ -97,17 +95,17 @@ def _order(starts: np.ndarray, steps: int, span: int, length: int) -> np.ndarray
     moment = (2 * steps * starts[:, None] + span * (2 * j + 1)).ravel()
     off_middle = np.tile(np.abs(2 * j + 1 - steps), len(starts))
     order = np.lexsort((off_middle, moment))
-    kept = order[np.unique(moment[order], return_index=True)[1]]
-    return kept[moment[kept] - span < 2 * steps * length]
+    oldest_first = order[np.unique(moment[order], return_index=True)[1]]
+    return oldest_first[moment[oldest_first] - span < 2 * steps * length]
 
 
-def real(mask: Any, steps: torch.Tensor) -> torch.Tensor:
+def real_positions(mask: Any, steps: torch.Tensor) -> torch.Tensor:
     """(inputs, steps) of booleans; a convolutional front end shortens the sequence: the same fraction is real."""
-    known = torch.as_tensor(mask, device=steps.device)
-    if known.shape[1] != steps.shape[1]:
-        length = (known.sum(1).float() / known.shape[1] * steps.shape[1]).round().clamp(min=1)
-        known = torch.arange(steps.shape[1], device=steps.device)[None] < length[:, None]
-    return known.bool()
+    is_real = torch.as_tensor(mask, device=steps.device)
+    if is_real.shape[1] != steps.shape[1]:
+        length = (is_real.sum(1).float() / is_real.shape[1] * steps.shape[1]).round().clamp(min=1)
+        is_real = torch.arange(steps.shape[1], device=steps.device)[None] < length[:, None]
+    return is_real.bool()
 
 
 Reduce = Callable[[torch.Tensor, Any], Any]
@@ -124,7 +122,7 @@ def resolve(
     """``"auto"`` → the pooling for this layer; any other name is checked and kept.
 
     Small fixed maps (up to 2,048 numbers) are flattened, because where something is still matters there; larger ones
-    are averaged, over sounds averaged and maximised; token sequences use the class token where there is one, and the
+    are averaged, those of audio averaged and maximised; token sequences use the class token where there is one, and the
     mean.
 
     Raises
@@ -189,7 +187,7 @@ def reducer(pooling: str, axes: str) -> Reduce:
 
 
 def _maps(output: torch.Tensor, pooling: str) -> torch.Tensor:
-    """The fast path: one picture per item, no padding; no transposed copy of the map."""
+    """The fast path: one image per item, no padding; no transposed copy of the map."""
     parts = []
     if "avg" in pooling:
         parts.append(output.mean((2, 3), dtype=torch.float32))
@@ -220,7 +218,7 @@ def _positions(output: torch.Tensor, axes: str) -> torch.Tensor:
 
 
 def _mask(mask: Any, values: torch.Tensor) -> torch.Tensor | None:
-    return None if mask is None or values.shape[1] == 1 else real(mask, values)
+    return None if mask is None or values.shape[1] == 1 else real_positions(mask, values)
 
 
 def _pool(name: str, values: torch.Tensor, mask: torch.Tensor | None, counts: tuple[int, ...] | None) -> torch.Tensor:

@@ -40,7 +40,7 @@ Reduce = Callable[["torch.Tensor", "Batch"], Any]
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """How forward passes of one source are run on one machine: made once, remembered, and written into every recipe.
+    """The way one source is run on one machine: chosen once, remembered, and written into every recipe.
 
     Attributes
     ----------

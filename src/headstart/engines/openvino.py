@@ -134,7 +134,7 @@ class _FeatureModule(torch.nn.Module):
 
 
 def _takes_any_batch_size(compiled: Any, x: np.ndarray) -> bool:
-    """Whether the first row is the same in a batch of another size: tracing keeps what Python code computed of it."""
+    """True where a row is the same in a batch of another size: tracing keeps what Python code computed of sizes."""
     other = x[:1] if len(x) > 1 else np.concatenate([x, x])
     outputs, other_outputs = compiled([x]), compiled([other])
     for i in range(len(compiled.outputs)):

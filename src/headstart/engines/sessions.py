@@ -76,12 +76,12 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
+        """True once :meth:`close` was called."""
         return self._engine is None
 
     @property
     def orphaned(self) -> bool:
-        """Whether every source that it was opened for is gone."""
+        """True once every source that it was opened for is gone."""
         return all(source() is None for source in self._sources.values())
 
     def attach(self, source: Source, on_death: Callable[[], None]) -> None:
@@ -184,7 +184,7 @@ _cache = _SessionCache(_CAPACITY)
 
 
 def _network_key(source: Source, runtime: RuntimeConfig) -> Hashable:
-    """What a converted network depends on; threads are fixed when onnxruntime and OpenVINO build theirs."""
+    """Everything that a converted network depends on; threads are fixed when onnxruntime and OpenVINO build theirs."""
     return (
         source.address,
         source.stamped_fingerprint(),

@@ -131,7 +131,7 @@ class TorchBackend(Backend):
 
     @property
     def channels_last(self) -> bool:
-        """Whether it convolves images: then memory in channels-last order is faster."""
+        """True where it convolves images: then memory in channels-last order is faster."""
         return any(isinstance(module, torch.nn.Conv2d) for module in self.module.modules())
 
     def layers(self, input: Input, classifier: str | None = None) -> tuple[Layer, ...]:

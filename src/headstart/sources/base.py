@@ -1,4 +1,4 @@
-"""What a source is: a backbone with its own preprocessing, its layers in measured order, and a fingerprint. Floor 3.
+"""Sources: a backbone with its own preprocessing, its layers in measured execution order, and a fingerprint.
 
 Every model family (timm, transformers, keras, onnx, …) is one file beside this one with a function
 ``load(name, *, weights=None, **options) -> Source``, and one line in :data:`SOURCES`. A family decides three things:
@@ -46,7 +46,7 @@ SOURCES = Family(
 
 @runtime_checkable
 class Input(Protocol):
-    """How a decoded item becomes network input. A plain record: its description is part of the fingerprint."""
+    """The preprocessing: decoded item → network input. A plain record, whose description is part of the fingerprint."""
 
     @property
     def modality(self) -> str:
@@ -294,10 +294,10 @@ def load_source(address: str | Source, **options: Any) -> Source:
 
 
 def display_names(sources: Sequence[Source]) -> list[str]:
-    """What tables call each: its name; namesakes by their addresses, or numbered where those are alike, too."""
+    """Names for tables: each source's name; namesakes by their addresses, numbered where those are the same, too."""
     names = [source.name for source in sources]
     addresses = [source.address for source in sources]
     return [
-        name if names.count(name) == 1 else address if addresses.count(address) == 1 else f"{name}#{place}"
-        for place, (name, address) in enumerate(zip(names, addresses, strict=True), 1)
+        name if names.count(name) == 1 else address if addresses.count(address) == 1 else f"{name}#{number}"
+        for number, (name, address) in enumerate(zip(names, addresses, strict=True), 1)
     ]

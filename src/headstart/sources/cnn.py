@@ -1,4 +1,4 @@
-"""The classic small network for 28 × 28 × 1 pictures, to be trained with ``pretrain("cnn", data)``.
+"""The classic small network for 28 × 28 × 1 images, to be trained with ``pretrain("cnn", data)``.
 
 Two 3 × 3 convolutions (32, 64), each with 2 × 2 max-pooling, flatten, dense 64, softmax over the classes.
 """
@@ -32,14 +32,14 @@ def load(
     Raises
     ------
     OptionError
-        For pictures smaller than 10 × 10, no classes, or a number of channels other than 1 and 3.
+        For images smaller than 10 × 10, no classes, or a number of channels other than 1 and 3.
     """
     import torch
     from torch import nn
 
     if len(size) != 2 or min(size) < _SMALLEST or classes < 1 or channels not in (1, 3):
         raise OptionError(
-            f"cnn: takes pictures of at least {_SMALLEST} × {_SMALLEST} with 1 or 3 channels, and at least one class; "
+            f"cnn: takes images of at least {_SMALLEST} × {_SMALLEST} with 1 or 3 channels, and at least one class; "
             f"got size={tuple(size)}, channels={channels}, classes={classes}."
         )
     height, width = (((side - 2) // 2 - 2) // 2 for side in size)
@@ -60,10 +60,10 @@ def load(
             )
         )
     sides = (int(size[0]), int(size[1]))
-    how = ImageInput(
+    input = ImageInput(
         size=sides, channels=channels, mean=(mean,) * channels, std=(std,) * channels, crop_pct=1.0, crop_mode="squash"
     )
     built = {"classes": classes, "size": list(sides), "channels": channels, "seed": seed, "mean": mean, "std": std}
     rebuild = {"family": "cnn", "name": name, "options": built}
     address = f"cnn:{name}"
-    return Source(address, TorchBackend(network.eval(), address), how, classifier=CLASSIFIER, rebuild=rebuild)
+    return Source(address, TorchBackend(network.eval(), address), input, classifier=CLASSIFIER, rebuild=rebuild)

@@ -21,7 +21,7 @@ def load(name: str = "image", *, seed: int = 0, size: int = 16) -> Source:
         For any other name.
     """
     with torch.random.fork_rng(devices=[]):  # making layers draws from the global generator
-        network, how = _network(name, size)
+        network, input = _network(name, size)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -29,7 +29,7 @@ def load(name: str = "image", *, seed: int = 0, size: int = 16) -> Source:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     rebuild = {"family": "fake", "name": name, "options": {"seed": seed, "size": size}}
     address = f"fake:{name}"
-    return Source(address, TorchBackend(network.eval(), address), how, rebuild=rebuild)
+    return Source(address, TorchBackend(network.eval(), address), input, rebuild=rebuild)
 
 
 def _network(name: str, size: int) -> tuple[nn.Module, Input]:

@@ -50,18 +50,18 @@ def structure_of(network: torch.nn.Module) -> list[str]:
 
 def code_of_modules(network: torch.nn.Module) -> list[Any]:
     """For a Python object that only its code describes: methods and plain attributes of its own classes of modules."""
-    said: list[Any] = []
+    described: list[Any] = []
     kinds: set[type] = set()
     for name, part in network.named_modules():
-        own = [kind for kind in type(part).__mro__ if not f"{kind.__module__}.".startswith(_LIBRARIES)]
-        if own:
+        own_kinds = [kind for kind in type(part).__mro__ if not f"{kind.__module__}.".startswith(_LIBRARIES)]
+        if own_kinds:
             plain = {k: v for k, v in vars(part).items() if isinstance(v, _PLAIN) and k != "training"}
-            said.append([name, code_of(plain)])
-        kinds.update(own)
+            described.append([name, code_of(plain)])
+        kinds.update(own_kinds)
     for kind in sorted(kinds, key=lambda kind: kind.__qualname__):
         methods = {k: v for k, v in vars(kind).items() if isinstance(v, FunctionType)}
-        said.append([kind.__qualname__, code_of(methods)])
-    return said
+        described.append([kind.__qualname__, code_of(methods)])
+    return described
 
 
 def code_of(thing: Any, depth: int = 0) -> Any:
@@ -76,9 +76,9 @@ def code_of(thing: Any, depth: int = 0) -> Any:
         return type(thing).__qualname__
     inner = depth + 1
     if isinstance(thing, (tuple, list)):
-        return [code_of(one, inner) for one in thing]
+        return [code_of(item, inner) for item in thing]
     if isinstance(thing, (set, frozenset)):
-        return sorted(repr(one) for one in thing)
+        return sorted(repr(item) for item in thing)
     if isinstance(thing, Mapping):
         return {str(key): code_of(value, inner) for key, value in thing.items()}
     if isinstance(thing, partial):
@@ -115,13 +115,13 @@ def _object(thing: Any, depth: int) -> Any:
 
 
 def _bytecode(code: CodeType) -> list[Any]:
-    constants = [_bytecode(one) if isinstance(one, CodeType) else code_of(one) for one in code.co_consts]
+    constants = [_bytecode(item) if isinstance(item, CodeType) else code_of(item) for item in code.co_consts]
     return [code.co_code.hex(), constants, list(code.co_names)]
 
 
 def _names(code: CodeType) -> list[str]:
     """Global names that a function or anything nested in it looks up, sorted."""
-    nested = [name for one in code.co_consts if isinstance(one, CodeType) for name in _names(one)]
+    nested = [name for item in code.co_consts if isinstance(item, CodeType) for name in _names(item)]
     return sorted({*code.co_names, *nested})
 
 

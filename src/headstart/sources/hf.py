@@ -4,7 +4,7 @@
 carries a model folder, then in the local hub cache, and asks the network last. A folder in sentence-transformers' form
 (``modules.json``) keeps its own pooling, dense layers and normalisation: that vector is the layer ``"output"``.
 Otherwise ``"output"`` is the last hidden state, pooled like any other layer. wav2vec2, HuBERT, WavLM and UniSpeech
-listen to the waveform (``_speech.py``). No code from a model folder is ever run.
+take the waveform (``speech.py``). No code from a model folder is ever run.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Source
 from headstart.sources.inputs.text import TextInput
 from headstart.sources.speech import SPEECH, UNSUPPORTED_AUDIO, disable_regularization, speech_source
-from headstart.sources.weights import fit_weights, read_weights
-
-# ---- The end of a sentence encoder in sentence-transformers' form: pooling, dense layers, normalisation. ----
-
+from headstart.sources.weights import fit_weights, hub_folder, read_weights
 
 _MODES = {
     "pooling_mode_cls_token": "cls",
@@ -43,7 +40,7 @@ _ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh")
 
 @dataclass
 class SentenceHead:
-    """What follows the encoder: how tokens are pooled, dense layers (size, activation), whether it is normalised."""
+    """The end of a sentence encoder: the pooling of tokens, dense layers (size, activation), and normalisation."""
 
     modes: list[str]
     dense: list[dict[str, Any]] = field(default_factory=list)
@@ -153,13 +150,11 @@ def _dense(path: Path, folder: str) -> dict[str, Any]:
     }
 
 
-# ---- Model folders in transformers' form: where they are, their small files, what their weights are called. ----
+_HUB_FILES = ("*.json", "*.safetensors", "1_Pooling/*", "2_Dense/*", "3_Dense/*")
+_SMALL_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json", "head.json")
 
 
-_KEPT = ("config.json", "tokenizer.json", "preprocessor_config.json", "head.json")
-
-
-def folder_of(name: str) -> Path:
+def find_folder(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -171,43 +166,41 @@ def folder_of(name: str) -> Path:
 def _package_folder(name: str) -> Path | None:
     """The model folder that an installed package of that name carries."""
     try:
-        listed = files_of(name) or []
+        files = files_of(name) or []
     except (PackageNotFoundError, ValueError):
         return None
-    for file in listed:
+    for file in files:
         if file.name == "config.json" and (Path(str(file.locate())).parent / "model.safetensors").is_file():
             return Path(str(file.locate())).parent
     return None
 
 
 def _hub_folder(name: str) -> Path:
-    hub = extras.require_package("huggingface_hub", "to look up hub names")
-    patterns = ["*.json", "*.safetensors", "1_Pooling/*", "2_Dense/*", "3_Dense/*"]
+    reason = "the hub has no config.json for it"
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-    except (OSError, ValueError):
-        pass
-    try:
-        return Path(hub.snapshot_download(name, allow_patterns=patterns, etag_timeout=5))
-    except Exception as error:  # the hub's client raises a dozen kinds; all of them mean: not to be had
-        raise OfflineError(
-            f"hf:{name} is no folder, no installed package with a model, not in the local hub cache, and cannot be "
-            f"fetched ({type(error).__name__}). Give a local folder: config.json, tokenizer.json, model.safetensors."
-        ) from error
+        folder = hub_folder(name, _HUB_FILES, needed="config.json")
+        if folder is not None:
+            return folder
+    except OfflineError as error:
+        reason = str(error)
+    raise OfflineError(
+        f"hf:{name} is no folder, no installed package with a model, not in the local hub cache, and cannot be "
+        f"fetched ({reason}). Give a local folder: config.json, tokenizer.json, model.safetensors."
+    )
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
     """The small files that are the model beside its weights."""
     read_json(folder / "config.json", "model folder (config.json)")
-    kept = {}
-    for name in _KEPT:
+    files = {}
+    for name in _SMALL_FILES:
         path = folder / name
         if path.is_file():
-            kept[name] = path.read_bytes()
+            files[name] = path.read_bytes()
     head = read_sentence_head(folder)
     if head is not None:
-        kept["head.json"] = json.dumps(vars(head), sort_keys=True).encode()
-    return kept
+        files["head.json"] = json.dumps(vars(head), sort_keys=True).encode()
+    return files
 
 
 def weights_in(folder: Path) -> Path:
@@ -219,16 +212,16 @@ def weights_in(folder: Path) -> Path:
     raise WeightsError(f"{folder}: {hint}.")
 
 
-def renamed(network: Any, weights: dict[str, Any]) -> dict[str, Any]:
+def match_names(network: Any, weights: dict[str, Any]) -> dict[str, Any]:
     """Larger models' checkpoints carry the encoder under a prefix (``bert.``); older ones name norms gamma and beta."""
-    own = set(network.state_dict())
+    names = set(network.state_dict())
     prefix = f"{network.base_model_prefix}."
     out = {}
     for name, value in weights.items():
-        short = name.removeprefix(prefix) if name not in own else name
-        if short not in own:
+        short = name.removeprefix(prefix) if name not in names else name
+        if short not in names:
             short = short.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if short not in own and short.endswith(("weight_g", "weight_v")):
+        if short not in names and short.endswith(("weight_g", "weight_v")):
             number = "0" if short.endswith("_g") else "1"
             short = f"{short[: -len('weight_g')]}parametrizations.weight.original{number}"
         out[short] = value
@@ -263,10 +256,10 @@ def load(
     transformers = extras.require_package("transformers", "for hf: sources")
     if files is not None:
         return _build(name, transformers, dict(files), weights=None, max_length=max_length)
-    folder = folder_of(name)
-    kept = files_in(folder)
+    folder = find_folder(name)
+    files_of_folder = files_in(folder)
     file = Path(weights).expanduser() if weights is not None else weights_in(folder) if pretrained else None
-    return _build(name, transformers, kept, weights=file, max_length=max_length)
+    return _build(name, transformers, files_of_folder, weights=file, max_length=max_length)
 
 
 def _build(
@@ -275,16 +268,16 @@ def _build(
     config = _config(transformers, name, files)
     if config.model_type in SPEECH:
         if max_length is not None:
-            raise OptionError(f"max_length= counts the tokens of texts; hf:{name} takes sounds.")
+            raise OptionError(f"max_length= counts the tokens of texts; hf:{name} takes audio.")
         disable_regularization(config)
-    with _quiet(transformers):
+    with _quiet_transformers(transformers):
         network = _network(transformers, name, config)
     if weights is not None:
-        fit_weights(network, renamed(network, read_weights(weights)), str(weights), head=("pooler.",))
+        fit_weights(network, match_names(network, read_weights(weights)), str(weights), head=("pooler.",))
     if config.model_type in SPEECH:
         return speech_source(name, network, config, files)
     head = SentenceHead(**json.loads(files["head.json"])) if "head.json" in files else None
-    how = _input(config, files, network, max_length=max_length, head=head)
+    input = _input(config, files, network, max_length=max_length, head=head)
     if head is not None:
         head.attach(network)
         if weights is not None:
@@ -292,8 +285,8 @@ def _build(
     meta = {"licence": None, "model_type": config.model_type, "sentence_vector": head is not None}
     return Source(
         address=f"hf:{name}",
-        backend=TorchBackend(network.eval(), f"hf:{name}", invoke=partial(_invoke, how.names)),
-        input=how,
+        backend=TorchBackend(network.eval(), f"hf:{name}", invoke=partial(_invoke, input.names)),
+        input=input,
         rebuild={"family": "hf", "name": str(config.model_type), "options": {"max_length": max_length}},
         meta={k: v for k, v in meta.items() if v},
         files=files,
@@ -334,7 +327,7 @@ def _input(
     config: Any, files: Mapping[str, bytes], network: Any, *, max_length: int | None, head: SentenceHead | None
 ) -> TextInput:
     if config.model_type in UNSUPPORTED_AUDIO:
-        raise SourceError(f"{config.model_type} takes sounds; of these hf: reads {', '.join(SPEECH)}.")
+        raise SourceError(f"{config.model_type} takes audio; of these hf: reads {', '.join(SPEECH)}.")
     if "tokenizer.json" not in files:
         raise SourceError(
             "The folder has no tokenizer.json. Save it with a fast tokenizer: "
@@ -361,7 +354,7 @@ def _input(
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Any:
+def _quiet_transformers(transformers: Any) -> Any:
     logger = logging.getLogger("transformers")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -37,15 +37,15 @@ def load(name: str = "vector", *, size: int = 32, shape: tuple[int, ...] | None 
         For any other name.
     """
     if name == "vector":
-        how: Input = ArrayInput(tuple(shape) if shape else None)
+        input: Input = ArrayInput(tuple(shape) if shape else None)
     elif name == "image":
-        how = ImageInput(size=(size, size), crop_pct=1.0, crop_mode="squash", mean=(0.5,) * 3, std=(0.25,) * 3)
+        input = ImageInput(size=(size, size), crop_pct=1.0, crop_mode="squash", mean=(0.5,) * 3, std=(0.25,) * 3)
     elif name == "audio":
-        how = PatchInput()
+        input = PatchInput()
     else:
         raise UnknownName(f"identity:{name} is not known; there are identity:vector, identity:image, identity:audio.")
 
     options: dict[str, Any] = {"size": size, "shape": list(shape) if shape else None}
-    network = Pixels(Spectrum() if name == "audio" else nn.Flatten())
+    module = Pixels(Spectrum() if name == "audio" else nn.Flatten())
     address, rebuild = f"identity:{name}", {"family": "identity", "name": name, "options": options}
-    return Source(address, TorchBackend(network.eval(), address), how, rebuild=rebuild)
+    return Source(address, TorchBackend(module.eval(), address), input, rebuild=rebuild)

@@ -2,7 +2,7 @@
 
 Keras on torch makes a model a torch module, but its inner layers are found by Keras' own walk, not by
 ``named_modules``: layer names here are Keras' names. TensorFlow is not needed. Files of Keras 2 are read with their
-configuration translated (``_keras2.py``). Files with Python code in them (Lambda layers) are refused.
+configuration converted. Files with Python code in them (Lambda layers) are refused.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from headstart.sources.base import Input, Source
 from headstart.sources.inputs.array import ArrayInput
 from headstart.sources.inputs.image import ImageInput
 
-# ---- Files of Keras 2 (TensorFlow up to 2.15): their configuration in the words of Keras 3. Plain data, no Keras. ----
-
-
+# Files of Keras 2 (TensorFlow up to 2.15): their configuration as Keras 3 has it. Plain data, no Keras.
 _SEPARABLE = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")  # of the base class; never used
 _ONE_GROUP = ("DepthwiseConv", "SeparableConv", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 _RANDOM = ("stateful", "legacy_stateful", "stateless", None)
@@ -57,7 +55,7 @@ def _archive(content: bytes) -> bytes | None:
         with zipfile.ZipFile(out, "w") as new:
             for name in old.namelist():
                 part = old.read(name)
-                new.writestr(name, json.dumps(config(json.loads(part))) if name == "config.json" else part)
+                new.writestr(name, json.dumps(to_keras3(json.loads(part))) if name == "config.json" else part)
     return out.getvalue()
 
 
@@ -68,23 +66,23 @@ def _hdf5(content: bytes) -> bytes | None:
     with h5py.File(file, "r+") as opened:
         version = opened.attrs.get("keras_version", "")
         text = opened.attrs.get("model_config")
-        if not _text(version).startswith("2.") or text is None:
+        if not _decoded(version).startswith("2.") or text is None:
             return None
-        opened.attrs["model_config"] = json.dumps(config(json.loads(_text(text))))
+        opened.attrs["model_config"] = json.dumps(to_keras3(json.loads(_decoded(text))))
     return file.getvalue()
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _decoded(text: Any) -> str:
+    return text.decode() if isinstance(text, bytes) else str(text)
 
 
-def config(old: Any) -> Any:
+def to_keras3(old: Any) -> Any:
     """A layer or model as Keras 2 describes it → as Keras 3 does; everything inside it, too."""
     if isinstance(old, list):
-        return [config(one) for one in old]
+        return [to_keras3(item) for item in old]
     if not isinstance(old, dict):
         return old
-    new = {key: config(value) for key, value in old.items()}
+    new = {key: to_keras3(value) for key, value in old.items()}
     inner = new.get("config")
     if "class_name" in new and isinstance(inner, dict):
         _layer(new, inner)
@@ -101,13 +99,13 @@ def _layer(new: dict[str, Any], inner: dict[str, Any]) -> None:
     if kind.startswith(_ONE_GROUP) and inner.get("groups") == 1:
         del inner["groups"]
     if kind.startswith("SeparableConv"):
-        _without(inner, *_SEPARABLE)
+        _remove_keys(inner, *_SEPARABLE)
     if inner.get("time_major") is False:
         del inner["time_major"]
     if kind.startswith("Random") and inner.get("rng_type") in _RANDOM:
-        _without(inner, "rng_type")
+        _remove_keys(inner, "rng_type")
     if kind.startswith("SpatialDropout"):
-        _without(inner, "trainable", "noise_shape")
+        _remove_keys(inner, "trainable", "noise_shape")
     if kind == "BatchNormalization" and isinstance(inner.get("axis"), list) and len(inner["axis"]) == 1:
         inner["axis"] = inner["axis"][0]
     if kind == "TFOpLambda":
@@ -130,7 +128,7 @@ def _model(new: dict[str, Any], inner: dict[str, Any]) -> None:
     if new["class_name"] == "Functional" or _starts_with_input(new):
         for layer in inner["layers"]:
             if layer.get("class_name") != "InputLayer":  # said twice
-                _without(layer.get("config", {}), "batch_input_shape")
+                _remove_keys(layer.get("config", {}), "batch_input_shape")
 
 
 def _arithmetic(new: dict[str, Any], inner: dict[str, Any]) -> None:
@@ -138,7 +136,7 @@ def _arithmetic(new: dict[str, Any], inner: dict[str, Any]) -> None:
     change = _ARITHMETIC.get(inner.get("function", ""))
     nodes = new.get("inbound_nodes")
     # [layer, node, tensor, {"y": 127.5, "name": None}]
-    if change is None or not nodes or not all(_with_number(node) for node in nodes):
+    if change is None or not nodes or not all(_has_number_operand(node) for node in nodes):
         return
     numbers = {float(node[3]["y"]) for node in nodes}
     if len(numbers) != 1 or (numbers == {0.0} and "div" in inner["function"]):
@@ -151,13 +149,13 @@ def _arithmetic(new: dict[str, Any], inner: dict[str, Any]) -> None:
     new["inbound_nodes"] = [[[*node[:3], {}]] for node in nodes]
 
 
-def _with_number(node: Any) -> bool:
-    given = node[3] if isinstance(node, list) and len(node) == 4 and isinstance(node[3], dict) else {}
-    return isinstance(given.get("y"), (int, float)) and set(given) <= {"y", "name"}
+def _has_number_operand(node: Any) -> bool:
+    arguments = node[3] if isinstance(node, list) and len(node) == 4 and isinstance(node[3], dict) else {}
+    return isinstance(arguments.get("y"), (int, float)) and set(arguments) <= {"y", "name"}
 
 
 def _starts_with_input(layer: dict[str, Any]) -> bool:
-    """Whether a layer is a Sequential model that was built when it was made."""
+    """True for a Sequential model that was built when it was made."""
     inside = layer.get("config", {}).get("layers") or [{}]
     return layer.get("class_name") == "Sequential" and inside[0].get("class_name") == "InputLayer"
 
@@ -170,7 +168,7 @@ def _references(value: Any, chains: frozenset[str]) -> Any:
     if not isinstance(value, list):
         return value
     if not value or not isinstance(value[0], str):
-        return [_references(one, chains) for one in value]
+        return [_references(item, chains) for item in value]
     name, node, *rest = value
     return [_name(name), max(0, node - 1) if _name(name) in chains else node, *rest]
 
@@ -179,7 +177,7 @@ def _name(name: str) -> str:
     return name.replace("/", "_")
 
 
-def _without(inner: dict[str, Any], *names: str) -> None:
+def _remove_keys(inner: dict[str, Any], *names: str) -> None:
     for name in names:
         inner.pop(name, None)
 
@@ -208,8 +206,8 @@ def load(name: Any, *, scale: str = "auto", files: Mapping[str, bytes] | None = 
         When the file holds Python code.
     WeightsError, SourceError, MissingPackage
     """
-    known = [field.name for field in fields(ImageInput) if field.name not in _DECIDED]
-    check_names("options of keras: sources", image_options, ["scale", *known])
+    names = [field.name for field in fields(ImageInput) if field.name not in _DECIDED]
+    check_names("options of keras: sources", image_options, ["scale", *names])
     keras = _keras()
     address = f"keras:{name}" if isinstance(name, (str, Path)) else f"keras:{getattr(name, 'name', 'model')}"
     model = _from_bytes(keras, files[_FILE]) if files is not None else name
@@ -224,7 +222,7 @@ def load(name: Any, *, scale: str = "auto", files: Mapping[str, bytes] | None = 
         model = _from_bytes(keras, content)  # weights are named by how the model was made; a read one names them stably
     return Source(
         address=address,
-        backend=TorchBackend(_wrapped(model), address, invoke=_invoke, submodules=_submodules),
+        backend=TorchBackend(_prepared(model), address, invoke=_invoke, submodules=_submodules),
         input=_input(model, scale, image_options),
         classifier=_classifier(model),
         rebuild={"family": "keras", "name": "model", "options": {"scale": scale, **image_options}},
@@ -252,29 +250,29 @@ def _read(keras: Any, path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"There is no Keras file at {path}.")
     try:
-        return _opened(keras, path, path)
+        return _load_model(keras, path, path)
     except WeightsError:
-        content = _of_keras_2(path)
+        content = _converted(path)
         if content is None:
             raise
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder) / path.name
         again.write_bytes(content)
-        return _opened(keras, again, f"{path}, saved by Keras 2 (TensorFlow up to 2.15),")
+        return _load_model(keras, again, f"{path}, saved by Keras 2 (TensorFlow up to 2.15),")
 
 
-def _opened(keras: Any, path: Path, called: Path | str) -> Any:
+def _load_model(keras: Any, path: Path, label: Path | str) -> Any:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises a dozen kinds for damaged files; none may leave this border
         text = str(error)
         if any(word in text.lower() for word in ("lambda", "safe_mode", "unsafe")) and "TFOpLambda" not in text:
-            raise UnsafeFile(f"{called} holds Python code (a Lambda layer) and was not opened: {text[:200]}") from error
+            raise UnsafeFile(f"{label} holds Python code (a Lambda layer) and was not opened: {text[:200]}") from error
         reason = " ".join(text.rpartition("Exception encountered: ")[2].split())[:300]
-        raise WeightsError(f"{called} cannot be read by Keras: {type(error).__name__}: {reason}") from error
+        raise WeightsError(f"{label} cannot be read by Keras: {type(error).__name__}: {reason}") from error
 
 
-def _of_keras_2(path: Path) -> bytes | None:
+def _converted(path: Path) -> bytes | None:
     """A file of Keras 2 in the words of Keras 3, None where it is no such file."""
     try:
         return convert_keras2_config(path.read_bytes())
@@ -300,7 +298,7 @@ def _to_bytes(model: Any) -> bytes:
         return path.read_bytes()
 
 
-def _wrapped(model: Any) -> Any:
+def _prepared(model: Any) -> Any:
     """In evaluation mode, without the states of random generators (of Dropout and the like) among its tensors.
 
     Keras numbers those in the order in which a process makes them: with them, no two readings of a file are alike.
@@ -313,14 +311,14 @@ def _wrapped(model: Any) -> Any:
         if isinstance(part, torch.nn.ParameterDict):
             for name in [name for name in part if name.endswith("seed_generator_state")]:
                 del part[name]
-    object.__setattr__(model, "__deepcopy__", partial(_copied, model))
+    object.__setattr__(model, "__deepcopy__", partial(_deepcopy, model))
     return model
 
 
-def _copied(model: Any, memo: dict[int, Any]) -> Any:
+def _deepcopy(model: Any, memo: dict[int, Any]) -> Any:
     """A copy as Keras makes it, by writing and reading, wrapped like the first."""
     rebuild, arguments = model.__reduce__()
-    return memo.setdefault(id(model), _wrapped(rebuild(*arguments)))
+    return memo.setdefault(id(model), _prepared(rebuild(*arguments)))
 
 
 def _submodules(model: Any) -> dict[str, Any]:
@@ -347,16 +345,18 @@ def _input(model: Any, scale: str, options: dict[str, Any]) -> Input:
     sides = tuple(shape[1:])
     if len(sides) == 3 and sides[-1] in (1, 3):
         height, width = (int(side or 224) for side in sides[:2])
-        mean, std = _range(model, scale)
-        how = {"crop_pct": 1.0, "crop_mode": "squash", **options}
+        mean, std = _mean_and_std(model, scale)
+        options_of_input = {"crop_pct": 1.0, "crop_mode": "squash", **options}
         channels = int(sides[-1])
-        return ImageInput((height, width), channels, (mean,) * channels, (std,) * channels, channels_last=True, **how)
+        return ImageInput(
+            (height, width), channels, (mean,) * channels, (std,) * channels, channels_last=True, **options_of_input
+        )
     if any(side is None for side in sides):
         raise SourceError(f"The Keras model's input shape {shape} is open; build it with a fixed one.")
     return ArrayInput(tuple(int(side) for side in sides))
 
 
-def _range(model: Any, scale: str) -> tuple[float, float]:
+def _mean_and_std(model: Any, scale: str) -> tuple[float, float]:
     if scale == "auto":
         inside = any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in model.layers[:3])
         scale = "0-255" if inside else "0-1"

@@ -286,7 +286,7 @@ def _evenly_spread(pool: list[_Call]) -> list[_Call]:
 
 
 def _continues(call: _Call, following: _Call) -> bool:
-    """Whether the next layer only finishes this one: a norm or activation of the same shape, or a flattening."""
+    """True where the next layer only finishes this one: a norm or activation of the same shape, or a flattening."""
     if _is_kind(following, ("flatten",)) and call.output.data_ptr() == following.output.data_ptr():
         return True
     if call.has_children or following.has_children or call.output.shape != following.output.shape:

@@ -96,9 +96,9 @@ def load(
     if cell not in _CELLS:
         raise UnknownName(unknown_name("cells of a recurrent network", cell, list(_CELLS)))
     sizes = {"classes": classes, "max_length": max_length, "embedding": embedding, "hidden": hidden}
-    for what, size in sizes.items():
+    for name_of_size, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise OptionError(f"{what} must be a whole number, at least 1; got {size!r}.")
+            raise OptionError(f"{name_of_size} must be a whole number, at least 1; got {size!r}.")
     if files is not None:
         vocabulary = _vocabulary(files)
     options: dict[str, Any] = {

@@ -78,9 +78,9 @@ def from_module(
         For tables and recipes; the class name when not given.
     modality : "image" | "vector" | "audio" | "text"
     size : (height, width)
-        Of the pictures given to it.
+        Of the images given to it.
     preprocess : callable or Input, optional
-        Decoded item (uint8 (h, w, 3) for pictures) → input array. Its code goes into the fingerprint. When not given:
+        Decoded item (uint8 (h, w, 3) for images) → input array. Its code goes into the fingerprint. When not given:
         resize, centre crop, and the ImageNet mean and std (``mean=``, ``std=``, ``crop_pct=``, …).
     shape : tuple of int, optional
         Shape of one input, needed with a ``preprocess`` function or for vectors.
@@ -101,13 +101,13 @@ def from_module(
     """
     if not hasattr(module, "state_dict") or not hasattr(module, "named_modules"):
         raise SourceError(f"from_module takes a torch.nn.Module; got {type(module).__name__}.")
-    known = [name for name, _ in module.named_modules()]
-    if classifier is not None and classifier not in known:
-        raise UnknownName(unknown_name("modules of this network", classifier, known[1:]))
+    names = [name for name, _ in module.named_modules()]
+    if classifier is not None and classifier not in names:
+        raise UnknownName(unknown_name("modules of this network", classifier, names[1:]))
     label = name or type(module).__name__
-    how = _input(modality, size, preprocess, shape=shape, options=image_options)
+    input = _input(modality, size, preprocess, shape=shape, options=image_options)
     backend = TorchBackend(module.eval(), f"module:{label}")
-    return Source(backend.label, backend, how, classifier=classifier, meta=dict(meta or {}))
+    return Source(backend.label, backend, input, classifier=classifier, meta=dict(meta or {}))
 
 
 def _input(
@@ -118,12 +118,12 @@ def _input(
     shape: tuple[int, ...] | None,
     options: dict[str, Any],
 ) -> Input:
-    plain = modality == "image" and preprocess is None
-    fields_of = sorted({field.name for field in fields(ImageInput)} - {"size", "modality"})
-    check_names("options of from_module", options, fields_of)
-    if options and not plain:
-        raise OptionError(f"{', '.join(options)} would have no effect: they belong to the preprocessing of pictures.")
-    if plain:
+    is_image = modality == "image" and preprocess is None
+    names = sorted({field.name for field in fields(ImageInput)} - {"size", "modality"})
+    check_names("options of from_module", options, names)
+    if options and not is_image:
+        raise OptionError(f"{', '.join(options)} would have no effect: they belong to the preprocessing of images.")
+    if is_image:
         return ImageInput(size=(int(size[0]), int(size[1])), **options)
     if isinstance(preprocess, Input):
         return preprocess
@@ -131,8 +131,8 @@ def _input(
         raise OptionError("shape= is needed: the shape of one input, for example (3, 224, 224).")
     if preprocess is None and modality != "vector":
         raise OptionError(f"modality={modality!r} needs preprocess=, a function from a decoded item to an array.")
-    inner = None if shape is None else tuple(int(side) for side in shape)
+    sides = None if shape is None else tuple(int(side) for side in shape)
     if preprocess is None:
-        return ArrayInput(inner, modality)
+        return ArrayInput(sides, modality)
     label = getattr(preprocess, "__qualname__", type(preprocess).__qualname__)
-    return CallableInput(preprocess, inner or (), modality, label)
+    return CallableInput(preprocess, sides or (), modality, label)

@@ -13,7 +13,7 @@ from headstart._base.files import read_json
 from headstart._base.hashing import key_of_bytes, key_of_file
 from headstart.errors import MissingPackage, StoreError
 from headstart.sources.base import SOURCES, Source
-from headstart.sources.weights import FORMAT, RECORD, WEIGHTS, check_of, fit_weights, read_weights
+from headstart.sources.weights import FORMAT, RECORD, WEIGHTS, checksum_of, fit_weights, read_weights
 
 _HOW = "It cannot be repaired; save the source again."
 
@@ -34,7 +34,7 @@ def load(name: str) -> Source:
         raise StoreError(f"{folder / RECORD} is no record of a saved source.")
     if record["format"] != FORMAT:
         raise StoreError(f"{folder} was saved in format {record['format']}; this version reads format {FORMAT}.")
-    if record.get("check") != check_of(record):
+    if record.get("check") != checksum_of(record):
         raise StoreError(f"{folder / RECORD} is not what was saved: it is damaged or was changed. {_HOW}")
     try:
         return _build(folder, record)

@@ -44,10 +44,10 @@ class MaskedGroupNorm(nn.GroupNorm):
     @classmethod
     def of(cls, norm: nn.GroupNorm, convolution: nn.Conv1d) -> MaskedGroupNorm:
         """With the weights of another one."""
-        made = cls(norm.num_groups, norm.num_channels, norm.eps, norm.affine)
-        made.load_state_dict(norm.state_dict())
-        made.kernel, made.stride = convolution.kernel_size[0], convolution.stride[0]
-        return made
+        masked = cls(norm.num_groups, norm.num_channels, norm.eps, norm.affine)
+        masked.load_state_dict(norm.state_dict())
+        masked.kernel, masked.stride = convolution.kernel_size[0], convolution.stride[0]
+        return masked
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         samples = _SAMPLES.get()
@@ -113,6 +113,6 @@ def _invoke(network: Any, tensors: dict[str, Any]) -> Any:
 
 
 def _listed_modules(network: Any) -> dict[str, Any]:
-    """What is listed: the features before the transformer, its layers, and what comes out in the end."""
+    """The modules that are listed as layers: the features before the transformer, its layers, and the output."""
     layers = {f"encoder.layers.{i}": layer for i, layer in enumerate(network.encoder.layers)}
     return {"": network, "feature_projection": network.feature_projection, **layers}

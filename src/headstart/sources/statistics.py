@@ -1,4 +1,4 @@
-"""What a source's own training data looks like in its features: moments per layer, in a folder beside the weights.
+"""Statistics of a source on its own training data: moments of its features per layer, in a folder beside the weights.
 
 Optional everywhere. ``moments/statistics.json`` names the source they belong to (by fingerprint) and how features were
 pooled; one file of moments per layer is read when it is asked for.
@@ -43,7 +43,7 @@ class Statistics:
     items: int
     poolings: Mapping[str, str]
     classes: tuple[str, ...] | None = None
-    _known: dict[str, Moments] = field(default_factory=dict, repr=False)
+    _loaded: dict[str, Moments] = field(default_factory=dict, repr=False)
     _files: Mapping[str, Path] = field(default_factory=dict, repr=False)
 
     @property
@@ -59,9 +59,9 @@ class Statistics:
         StoreError
             When its file is missing or damaged.
         """
-        if layer not in self._known:
-            self._known[layer] = Moments.load(self._files[layer])
-        return self._known[layer]
+        if layer not in self._loaded:
+            self._loaded[layer] = Moments.load(self._files[layer])
+        return self._loaded[layer]
 
     def save(self, folder: str | Path) -> Path:
         """Write them beside a source: ``FOLDER/moments/``; the record goes last."""
@@ -94,9 +94,9 @@ class Statistics:
         try:
             if record["format"] != _FORMAT:
                 raise ValueError(f"its format is {record['format']}, this version reads {_FORMAT}")
-            layers = {str(name): dict(one) for name, one in record["layers"].items()}
-            files = {name: root / Path(one["file"]).name for name, one in layers.items()}
-            poolings = {name: str(one["pooling"]) for name, one in layers.items()}
+            layers = {str(name): dict(entry) for name, entry in record["layers"].items()}
+            files = {name: root / Path(entry["file"]).name for name, entry in layers.items()}
+            poolings = {name: str(entry["pooling"]) for name, entry in layers.items()}
             classes = record["classes"]
             return cls(
                 str(record["source"]), str(record["data"]), int(record["items"]), poolings,
@@ -111,14 +111,14 @@ def statistics_of(source: Any) -> Statistics | None:
 
     Those of other weights (a fine-tuned copy has another fingerprint) do not count, and damaged ones are told of.
     """
-    found = source.statistics
-    if found is None:
+    statistics = source.statistics
+    if statistics is None:
         folder = Path(source.address.partition(":")[2]).expanduser()
         if not (folder / FOLDER / _RECORD).is_file():
             return None
         try:
-            found = Statistics.load(folder)
+            statistics = Statistics.load(folder)
         except StoreError as error:
             note(f"Statistics of {source.name} are left out: {error}")
             return None
-    return found if found.fingerprint == source.fingerprint else None
+    return statistics if statistics.fingerprint == source.fingerprint else None

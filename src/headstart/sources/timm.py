@@ -2,21 +2,16 @@
 
 ``timm:FOLDER`` reads ``config.json`` + ``model.safetensors`` (or ``pytorch_model.bin``); ``timm:NAME`` looks for
 ``weights=`` first, then in the local hub cache, and asks the network last. A folder whose config carries an
-``audio_frontend`` is a source for sounds: its input is log-mel patches.
+``audio_frontend`` is a source for audio: its input is log-mel patches.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from threading import Thread
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 
@@ -29,69 +24,17 @@ from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Input, Source
 from headstart.sources.inputs.image import ImageInput
 from headstart.sources.inputs.log_mel import PatchInput
-from headstart.sources.weights import fit_weights, read_weights
+from headstart.sources.weights import fit_weights, hub_folder, read_weights
 
-# Model hubs: what is in the local cache, and one quick look whether a host answers before a slow client tries.
-
-
-_SECONDS = 4.0
-_SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-_YES = ("1", "true", "yes", "on")
-
-
-def cached_file(repository: str, names: Iterable[str | None]) -> Path | None:
-    """The first of these files of a hub repository that is in the local cache."""
-    if not repository or not extras.is_installed("huggingface_hub"):
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in filter(None, names):
-        found = try_to_load_from_cache(repository, str(name))
-        if isinstance(found, str):
-            return Path(found)
-    return None
-
-
-def unreachable(address: str | None = None) -> str:
-    """Why a host cannot be asked, or nothing when it can. Cost: one connection; at most 4 s without a network.
-
-    Parameters
-    ----------
-    address : str, optional
-        Anything on that host; the hub's own (``$HF_ENDPOINT``) when not given.
-    """
-    for switch in _SWITCHES if address is None else ():
-        if os.environ.get(switch, "").lower() in _YES:
-            return f"{switch} is set"
-    parts = urlsplit(address or os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    proxy = getproxies().get(parts.scheme)
-    asked = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else parts
-    port = asked.port or (443 if asked.scheme == "https" else 80)
-    answer: list[str] = []
-    # in a thread, because looking up a name has no time limit of its own
-    thread = Thread(target=_connect, args=(asked.hostname or "", port, answer), daemon=True)
-    thread.start()
-    thread.join(_SECONDS)
-    return answer[0] if answer else f"no answer from {asked.hostname} within {_SECONDS:.0f} s"
-
-
-def _connect(host: str, port: int, answer: list[str]) -> None:
-    try:
-        socket.create_connection((host, port), timeout=_SECONDS).close()
-    except OSError as error:
-        answer.append(f"there is no network ({host}: {error.strerror or error})")
-    else:
-        answer.append("")
-
-
-# A CPU-only torch with a CUDA-built torchvision cannot import it; a small remedy, used only after that failure.
-
-
-_alive: list[Any] = []  # the Library object must outlive the import
+_torchvision_library: list[Any] = []  # the Library object must outlive the import
 
 
 def repair_torchvision() -> str:
-    """Import torchvision; returns "native", "repaired", or "absent"."""
+    """Import torchvision; returns "native", "repaired", or "absent".
+
+    A CPU-only torch cannot import a torchvision that was built for CUDA, whose operators it does not know. Declaring
+    two of them, which no network here calls, is enough; done only after the import has failed.
+    """
     try:
         import torchvision
     except ModuleNotFoundError:
@@ -100,13 +43,13 @@ def repair_torchvision() -> str:
         if "torchvision::nms" not in str(error):
             raise
     else:
-        return "repaired" if _alive else "native"
+        return "repaired" if _torchvision_library else "native"
     import torch
 
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _alive.append(library)
+    _torchvision_library.append(library)
     for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
         del sys.modules[name]
     import torchvision  # noqa: F401
@@ -166,14 +109,14 @@ def load(
     file = Path(weights).expanduser() if weights is not None else _weights_in(folder) if config and not files else None
     tensors = read_weights(file) if file is not None and pretrained else None
     if tensors is not None:
-        arguments.setdefault("num_classes", _classes_in(tensors))
+        arguments.setdefault("num_classes", _n_classes(tensors))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _create(timm, architecture, arguments, pretrained=pretrained and file is None)
+        network = _create_model(timm, architecture, arguments, pretrained=pretrained and file is None)
     if tensors is not None:
         fit_weights(network, tensors, str(file), head=_head_prefixes(network))
-    own = {**dict(network.pretrained_cfg or {}), **config.get("pretrained_cfg", {})}
-    cfg = {**own, **_given(arguments, own), **(input or {})}
+    pretrained_cfg = {**dict(network.pretrained_cfg or {}), **config.get("pretrained_cfg", {})}
+    cfg = {**pretrained_cfg, **_implied_input(arguments, pretrained_cfg), **(input or {})}
     return _source(name, network, cfg, config=config, arguments=arguments, architecture=architecture)
 
 
@@ -188,8 +131,8 @@ def _source(
 ) -> Source:
     config = _with_patches(config, {key: cfg[key] for key in _PATCH_KEYS if key in cfg})
     frontend = config.get("audio_frontend")
-    kept = {key: cfg[key] for key in _INPUT_KEYS if cfg.get(key) is not None}
-    options: dict[str, Any] = {"pretrained": False, "options": arguments, "input": kept}
+    input_options = {key: cfg[key] for key in _INPUT_KEYS if cfg.get(key) is not None}
+    options: dict[str, Any] = {"pretrained": False, "options": arguments, "input": input_options}
     prefixes = _head_prefixes(network)
     meta = {
         "licence": cfg.get("license"),
@@ -211,13 +154,15 @@ def _source(
     )
 
 
-def _with_patches(config: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_patches(config: Mapping[str, Any], options: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration with other patches; they are part of the source, and saved with it."""
-    if not given:
+    if not options:
         return config
     if "audio_frontend" not in config:
-        raise OptionError(f"{', '.join(given)}: only networks that listen to patches of sound have these.")
-    return {**config, "audio_frontend": {**config["audio_frontend"], **given}}
+        raise OptionError(
+            f"{', '.join(options)}: only networks for audio, whose input is patches of a spectrogram, have these."
+        )
+    return {**config, "audio_frontend": {**config["audio_frontend"], **options}}
 
 
 def _input(cfg: Mapping[str, Any], frontend: Mapping[str, Any] | None) -> Input:
@@ -244,9 +189,9 @@ def _repeat(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return values if len(values) == channels else (sum(values) / len(values),) * channels
 
 
-def _given(arguments: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _implied_input(arguments: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The input size that construction options imply."""
-    channels, *sides = own.get("input_size", (3, 224, 224))
+    channels, *sides = pretrained_cfg.get("input_size", (3, 224, 224))
     size = arguments.get("img_size", sides)
     height, width = (size, size) if isinstance(size, int) else size
     return {"input_size": (int(arguments.get("in_chans", channels)), int(height), int(width))}
@@ -267,11 +212,11 @@ def _check_options(options: Mapping[str, Any] | None, input: Mapping[str, Any] |
 
 
 def _folder_config(name: str, folder: Path) -> dict[str, Any]:
-    """What a folder in timm's local-dir form says; nothing for a model name."""
+    """The config.json of a folder in timm's local-dir form; nothing for a model name."""
     if not folder.is_dir():
         if "/" in name or "\\" in name:
-            known = "Give a folder with config.json and weights, or a timm model name."
-            raise SourceError(f"There is no folder {name}.{did_you_mean(folder)} {known}")
+            advice = "Give a folder with config.json and weights, or a timm model name."
+            raise SourceError(f"There is no folder {name}.{did_you_mean(folder)} {advice}")
         return {}
     config = read_json(folder / "config.json", "timm model folder (config.json)")
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
@@ -286,8 +231,8 @@ def _weights_in(folder: Path) -> Path:
     raise WeightsError(f"{folder} has a config.json but none of {', '.join(_WEIGHTS)}.")
 
 
-def _classes_in(tensors: Mapping[str, Any]) -> int:
-    """How many classes the weights' own classifier has, so that it loads, too (0 when there is none)."""
+def _n_classes(tensors: Mapping[str, Any]) -> int:
+    """Classes of the weights' own classifier, so that it loads, too (0 when there is none)."""
     return next((int(tensors[key].shape[0]) for key in _BIASES if key in tensors), 0)
 
 
@@ -295,47 +240,49 @@ def _head_prefixes(network: Any) -> tuple[str, ...]:
     names = getattr(network, "pretrained_cfg", None) or {}
     classifier = names.get("classifier")
     modules = dict(network.named_modules())
-    given = [classifier] if isinstance(classifier, str) else list(classifier or [])
-    return tuple(f"{c}." for c in given if c in modules and any(True for _ in modules[c].parameters()))
+    names_of_classifier = [classifier] if isinstance(classifier, str) else list(classifier or [])
+    return tuple(f"{c}." for c in names_of_classifier if c in modules and any(True for _ in modules[c].parameters()))
 
 
-def _create(timm: Any, architecture: str, arguments: dict[str, Any], *, pretrained: bool) -> Any:
+def _create_model(timm: Any, architecture: str, arguments: dict[str, Any], *, pretrained: bool) -> Any:
     overlay = _from_hub(timm, architecture) if pretrained else None
     try:
         return timm.create_model(architecture, pretrained=pretrained, pretrained_cfg_overlay=overlay, **arguments)
     except TypeError as error:
         raise OptionError(f"timm:{architecture} does not take these options: {error}") from error
     except OSError as error:
-        raise OfflineError(_absent(architecture, str(error))) from error
+        raise OfflineError(_absent_message(architecture, str(error))) from error
     except (RuntimeError, ValueError, AssertionError, KeyError) as error:
         raise SourceError(f"timm cannot build {architecture} with options {arguments}: {error}") from error
 
 
 def _from_hub(timm: Any, architecture: str) -> dict[str, Any] | None:
-    """What makes timm take the hub's weights: from the local cache where they are, else from the network.
+    """The configuration that makes timm read the hub's weights from the local cache, where they are fetched first.
 
-    timm and the hub's client ask the network first and try again for most of a minute; here one look decides.
+    None leaves it to timm: weights at a plain address, and those that are loaded in a way of their own.
     """
     name, _, tag = architecture.partition(".")
-    known = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}*") if full.partition(".")[0] == name]
-    if not known:
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}*") if full.partition(".")[0] == name]
+    if not tags:
         raise SourceError(f"timm has no pretrained weights for {name}. Give weights=FILE, or pretrained=False.")
-    if tag and tag not in known:
-        raise UnknownName(
-            unknown_name(f"weights of timm:{name}", architecture, [f"{name}.{one}" for one in sorted(known)])
-        )
+    if tag and tag not in tags:
+        names = [f"{name}.{other}" for other in sorted(tags)]
+        raise UnknownName(unknown_name(f"weights of timm:{name}", architecture, names))
     cfg = timm.get_pretrained_cfg(architecture)
     repository = str(cfg.hf_hub_id or "").partition("@")[0]
-    file = cached_file(repository, (cfg.hf_hub_filename, *_WEIGHTS))
-    if file is not None and cfg.custom_load != "hf":
-        return {"file": str(file), "custom_load": False}
-    why = "" if file is not None else unreachable(None if repository else cfg.url)
-    if why:
-        raise OfflineError(_absent(architecture, why))
+    if not repository:
+        return None
+    try:
+        for file in filter(None, (cfg.hf_hub_filename, *_WEIGHTS)):
+            folder = hub_folder(repository, [file], needed=file)
+            if folder is not None:
+                return None if cfg.custom_load == "hf" else {"file": str(folder / file), "custom_load": False}
+    except OfflineError as error:
+        raise OfflineError(_absent_message(architecture, str(error))) from error
     return None
 
 
-def _absent(architecture: str, why: str) -> str:
+def _absent_message(architecture: str, why: str) -> str:
     return (
         f"The weights of timm:{architecture} are not on this machine and cannot be fetched: {why}. "
         "Give weights=FILE (safetensors or pth), a folder in timm's local-dir form, or pretrained=False for none."

@@ -1,4 +1,4 @@
-"""Plain records about networks: a layer, and a batch of inputs."""
+"""Records about networks that every room may use: a layer, a batch of inputs, and their positions in time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Layer:
-    """One place in a source where features can be taken.
+    """One layer of a source, at which features can be taken.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Layer:
     axes : str
         What the axes mean: ``"chw"``, ``"hwc"``, ``"tc"`` (tokens × channels), ``"ct"`` or ``"c"``.
     candidate : bool
-        Whether ``layers="auto"`` and ranking look at it: block outputs, aliases and trivial layers left out.
+        True where ``layers="auto"`` and ranking look at it: block outputs, aliases and trivial layers left out.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Timing:
-    """Where in time a batch's inputs lie, in steps of the front end (frames of a spectrogram).
+    """Positions in time of a batch's inputs, in steps of the front end (frames of a spectrogram).
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a network is given for a few items at once.
+    """Network inputs of a few items at once.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Batch:
     mask : (inputs, positions) array, optional
         1 where a position is real, 0 where it is padding.
     timing : Timing, optional
-        Of patches of sounds.
+        Of patches of audio.
     """
 
     inputs: Mapping[str, np.ndarray]

@@ -1,21 +1,27 @@
-"""Reading weights safely and fitting them into a network, counting what matched. Nothing is ever unpickled."""
+"""Weights: read safely, fetched from a model hub, fitted into a network with a count of what matched, and written.
+
+Nothing is ever unpickled. ``save`` writes a source as a folder of safetensors and JSON, which ``saved.py`` reads.
+"""
 
 from __future__ import annotations
 
+import os
 import pickle
 import pickletools
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstart._base import extras
 from headstart._base.files import write_atomic, write_json
 from headstart._base.hashing import fingerprint, key_of_bytes, key_of_file
 from headstart._base.processes import is_main
 from headstart._base.progress import note
-from headstart.errors import SourceError, UnsafeFile, WeightsError
+from headstart.errors import OfflineError, SourceError, UnsafeFile, WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +32,8 @@ _NEEDED = 0.95
 _WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model", "module")
 _PREFIXES = ("module.", "_orig_mod.")  # left behind by DataParallel and torch.compile
 _DEEPEST = 4
+_OFFLINE_SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_HUB_SECONDS = 5
 _COUNTERS = ("num_batches_tracked",)
 _PICKLES = 8  # torch's older form is a few pickles one after the other
 _CALLS = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD", "EXT1", "EXT2", "EXT4")
@@ -45,11 +53,45 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise WeightsError(f"There is no weights file at {path}.")
     if path.stat().st_size == 0:
         raise WeightsError(f"{path} is empty.")
-    loaded = _safetensors(path) if path.suffix == ".safetensors" or _is_safetensors(path) else _pth(path)
-    tensors = {_bare(k): v for k, v in _flat(loaded).items()}
+    loaded = _read_safetensors(path) if path.suffix == ".safetensors" or _is_safetensors(path) else _read_pth(path)
+    tensors = {_without_wrapper(k): v for k, v in _tensors_in(loaded).items()}
     if not tensors:
         raise WeightsError(f"{path} holds no tensors.")
     return {k: v.float() if v.is_floating_point() and v.element_size() < 4 else v for k, v in tensors.items()}
+
+
+def hub_folder(repository: str, patterns: Sequence[str], *, needed: str) -> Path | None:
+    """The folder of a hub repository in the local cache; its files are fetched only where ``needed`` is not there.
+
+    ``snapshot_download`` asks the hub once, and fails within a second without a network. ``hf_hub_download``, which
+    timm uses, tries again for half a minute.
+
+    Returns
+    -------
+    Path or None
+        None when the repository has no such file.
+
+    Raises
+    ------
+    OfflineError
+        When the hub cannot be asked, with the reason; also when ``HF_HUB_OFFLINE`` forbids to.
+    """
+    hub = extras.require_package("huggingface_hub", "to look up hub names")
+    fetch = partial(hub.snapshot_download, repository, allow_patterns=list(patterns))
+    try:
+        folder = Path(fetch(local_files_only=True))
+        if (folder / needed).is_file():
+            return folder
+    except (OSError, ValueError):  # nothing of it is in the cache, or this is no name of a repository
+        pass
+    for switch in _OFFLINE_SWITCHES:
+        if os.environ.get(switch, "").lower() in ("1", "true", "yes", "on"):
+            raise OfflineError(f"{switch} is set")
+    try:
+        folder = Path(fetch(etag_timeout=_HUB_SECONDS))
+    except Exception as error:  # the hub's client raises a dozen kinds; all of them mean: not to be had
+        raise OfflineError(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+    return folder if (folder / needed).is_file() else None
 
 
 def write_weights(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
@@ -63,11 +105,11 @@ def write_weights(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str,
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
     def write(temporary: Path) -> None:
         try:
-            save_file(own, temporary, metadata=dict(metadata) if metadata else None)
+            save_file(copies, temporary, metadata=dict(metadata) if metadata else None)
         except SafetensorError as error:  # its own kind of OSError
             raise OSError(str(error)) from error
 
@@ -100,14 +142,16 @@ def fit_weights(
     missing = [k for k in backbone if k not in fitting]
     reshaped = [k for k in missing if k in weights]
     if reshaped or len(backbone) - len(missing) < _NEEDED * len(backbone):
-        raise WeightsError(_why(origin, missing, backbone, weights=weights, state=state))
+        raise WeightsError(_mismatch_message(origin, missing, backbone, weights=weights, state=state))
     network.load_state_dict({**state, **fitting}, strict=True)
     if missing:
         note(f"{len(missing)} of {len(backbone)} tensors are not in {origin} and keep initial values: {missing[:5]}.")
     return missing
 
 
-def _why(origin: str, missing: list[str], backbone: list[str], *, weights: Mapping[str, Any], state: Any) -> str:
+def _mismatch_message(
+    origin: str, missing: list[str], backbone: list[str], *, weights: Mapping[str, Any], state: Any
+) -> str:
     def show(names: list[str]) -> str:
         return ", ".join(names[:5]) + (f", … ({len(names)})" if len(names) > 5 else "")
 
@@ -130,7 +174,7 @@ def _is_safetensors(path: Path) -> bool:
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size
 
 
-def _safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -140,7 +184,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is damaged and cannot be read as safetensors: {error}") from error
 
 
-def _pth(path: Path) -> Any:
+def _read_pth(path: Path) -> Any:
     import torch
 
     try:
@@ -149,7 +193,7 @@ def _pth(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler falls over damaged files in many ways
         refused = isinstance(error, pickle.UnpicklingError) or "weights_only=True" in str(error)
-        if refused and _would_run(path):
+        if refused and _needs_execution(path):
             raise UnsafeFile(
                 f"{path} was not opened: it holds more than tensors, and reading it would run code from it. "
                 "Ask its author for a safetensors file."
@@ -158,8 +202,8 @@ def _pth(path: Path) -> Any:
         raise WeightsError(f"{path} is damaged and cannot be read as weights: {why}") from error
 
 
-def _would_run(path: Path) -> bool:
-    """Whether a file that was refused asks for more than numbers (its opcodes are listed, not followed)."""
+def _needs_execution(path: Path) -> bool:
+    """True for a refused file that asks for more than numbers (its opcodes are listed, not followed)."""
     if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
         return True
     with open(path, "rb") as file:
@@ -172,13 +216,13 @@ def _would_run(path: Path) -> bool:
     return False
 
 
-def _bare(name: str) -> str:
+def _without_wrapper(name: str) -> str:
     for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
     return name
 
 
-def _flat(loaded: Any) -> dict[str, Any]:
+def _tensors_in(loaded: Any) -> dict[str, Any]:
     import torch
 
     for _ in range(_DEEPEST):  # a file may contain itself
@@ -191,9 +235,6 @@ def _flat(loaded: Any) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         return {}
     return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
-
-
-# ---- Writing a source as a folder of safetensors + JSON. Reading it back is ``saved.py``. ----
 
 
 FORMAT = 1
@@ -235,10 +276,10 @@ def save(source: Source, folder: Path) -> Path:
     }
     if source.statistics is not None and source.statistics.fingerprint == source.fingerprint:
         source.statistics.save(folder)
-    write_json(folder / RECORD, {**record, "check": check_of(record)})
+    write_json(folder / RECORD, {**record, "check": checksum_of(record)})
     return folder
 
 
-def check_of(record: Mapping[str, Any]) -> str:
+def checksum_of(record: Mapping[str, Any]) -> str:
     """Hash of everything in the record but itself."""
     return fingerprint({key: value for key, value in record.items() if key != "check"}, 32)

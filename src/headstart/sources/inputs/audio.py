@@ -1,4 +1,4 @@
-"""Sounds as network input: the waveform itself, with the lengths that a convolutional front end makes of it."""
+"""Audio as network input: the waveform itself, and how many frames a convolutional front end makes of it."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class WaveInput:
             raise DataError("A clip without samples.")
         if not np.isfinite(samples).all():
             raise DataError("The clip has samples that are not finite.")
-        most = round(self.max_seconds * self.sample_rate)
-        facts = {"cut": len(samples) > most, "silent": bool(getattr(decoded, "silent", False))}
-        samples = samples[:most]
+        limit = round(self.max_seconds * self.sample_rate)
+        flags = {"cut": len(samples) > limit, "silent": bool(getattr(decoded, "silent", False))}
+        samples = samples[:limit]
         if self.normalise:
             centred = samples - samples.mean(dtype=np.float64)
             samples = (centred / np.sqrt(np.square(centred).mean(dtype=np.float64) + _TINY)).astype(np.float32)
         samples = np.pad(samples, (0, max(0, self.shortest - len(samples))))
-        return {"x": samples, **{name: np.array(value) for name, value in facts.items()}}
+        return {"x": samples, **{name: np.array(value) for name, value in flags.items()}}
 
     @property
     def shortest(self) -> int:
@@ -81,7 +81,7 @@ class WaveInput:
         return len(sample["x"])
 
     def warning(self, sample: dict[str, np.ndarray]) -> str | None:
-        """What is worth reporting about a sample."""
+        """A remark that is worth counting about a sample, for the user."""
         if bool(sample["cut"]):
             return f"longer than {self.max_seconds:g} s and cut there"
         return "silent" if bool(sample["silent"]) else None
@@ -94,8 +94,8 @@ class WaveInput:
             row[: len(sample["x"])] = sample["x"]
         frames = np.array([self.frames(n) for n in sizes.tolist()])
         mask = (np.arange(frames.max()) < frames[:, None]).astype(np.int64)
-        whole = np.where([bool(s["cut"]) for s in samples], 0, frames)
-        timing = Timing(np.zeros(len(samples), int), whole, int(frames.max()))
+        uncut_frames = np.where([bool(s["cut"]) for s in samples], 0, frames)
+        timing = Timing(np.zeros(len(samples), int), uncut_frames, int(frames.max()))
         return Batch({"x": x, "samples": sizes}, mask=mask, timing=timing)
 
     def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:

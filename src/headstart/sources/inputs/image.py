@@ -1,4 +1,4 @@
-"""Pictures as network input: resize, centre crop, channels, mean and standard deviation. No torchvision."""
+"""Images as network input: resize, centre crop, channels, mean and standard deviation. No torchvision."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImageInput:
     crop_pct : float
         The shorter side is resized to ``size / crop_pct`` before the centre crop.
     crop_mode : "center" | "squash" | "border"
-        ``"squash"`` resizes both sides, whatever the picture's shape; ``"border"`` fits the longer side and fills up
+        ``"squash"`` resizes both sides, whatever the image's shape; ``"border"`` fits the longer side and fills up
         with the mean colour.
     interpolation : "bilinear" | "bicubic" | "nearest"
     channels_last : bool
@@ -62,7 +62,7 @@ class ImageInput:
         Raises
         ------
         DataError
-            When the array is no picture.
+            When the array is no image.
         OptionError
             When a field has a value that is not allowed.
         """
@@ -72,7 +72,7 @@ class ImageInput:
         if pixels.ndim == 2:
             pixels = pixels[..., None]
         if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
-            raise DataError(f"A picture is (h, w), (h, w, 1) or (h, w, 3); got shape {pixels.shape}.")
+            raise DataError(f"An image is (h, w), (h, w, 1) or (h, w, 3); got shape {pixels.shape}.")
         self._check()
         return self._cropped(_to_channels(pixels, self.channels))
 
@@ -90,9 +90,9 @@ class ImageInput:
         if array.ndim == 2:
             array = array[None]
         if array.ndim != 3 or self.channels not in (array.shape[0], array.shape[2]):
-            raise DataError(f"A preprocessed picture needs {self.channels} channel(s); got shape {array.shape}.")
+            raise DataError(f"A preprocessed image needs {self.channels} channel(s); got shape {array.shape}.")
         last = array.shape[2] == self.channels
-        if last and array.shape[0] == self.channels:  # either could be: the picture's own size decides
+        if last and array.shape[0] == self.channels:  # either could be: the image's own size decides
             last = array.shape[:2] == tuple(self.size)
         if last == self.channels_last:
             return array
@@ -101,13 +101,15 @@ class ImageInput:
     def _cropped(self, pixels: np.ndarray) -> np.ndarray:
         import torch
 
-        own = np.ascontiguousarray(pixels)
-        tensor = torch.from_numpy(own if own.flags.writeable else own.copy()).permute(2, 0, 1)[None]
-        target = self._resized(pixels.shape[0], pixels.shape[1])
-        if target[0] * target[1] > _MOST_PIXELS:
-            raise DataError(f"Too elongated: {pixels.shape[1]} × {pixels.shape[0]} would be resized to {target[::-1]}.")
-        if tuple(tensor.shape[2:]) != target:
-            tensor = _nearest(tensor, target) if self.interpolation == "nearest" else self._smooth(tensor, target)
+        contiguous = np.ascontiguousarray(pixels)
+        if not contiguous.flags.writeable:  # torch warns of memory that it may not write to
+            contiguous = contiguous.copy()
+        tensor = torch.from_numpy(contiguous).permute(2, 0, 1)[None]
+        size = self._resized(pixels.shape[0], pixels.shape[1])
+        if size[0] * size[1] > _MOST_PIXELS:
+            raise DataError(f"Too elongated: {pixels.shape[1]} × {pixels.shape[0]} would be resized to {size[::-1]}.")
+        if tuple(tensor.shape[2:]) != size:
+            tensor = _nearest(tensor, size) if self.interpolation == "nearest" else self._smooth(tensor, size)
         crop = self._filled(tensor[0])
         top, left = (int(round((have - want) / 2)) for have, want in zip(crop.shape[1:], self.size))  # noqa: RUF046
         crop = crop[:, top : top + self.size[0], left : left + self.size[1]]
@@ -119,7 +121,7 @@ class ImageInput:
         return interpolate(tensor, size=target, mode=self.interpolation, antialias=True)
 
     def _filled(self, tensor: Any) -> Any:
-        """The mean colour around a picture that is smaller than the crop."""
+        """The mean colour around an image that is smaller than the crop."""
         height, width = (max(have, want) for have, want in zip(tensor.shape[1:], self.size))
         if (height, width) == tuple(tensor.shape[1:]):
             return tensor
@@ -161,7 +163,7 @@ class ImageInput:
         return {"x": x.to(dtype)}
 
     def example(self, n: int) -> Batch:
-        """Smooth random pictures, always the same ones."""
+        """Smooth random images, always the same ones."""
         rng = np.random.default_rng(0)
         coarse = rng.integers(0, 256, (n, 9, 9, self.channels), dtype=np.uint8)
         rows = np.linspace(0, 8, self.size[0]).astype(int)

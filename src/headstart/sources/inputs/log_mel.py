@@ -1,4 +1,7 @@
-"""Sounds as network input: patches of a log-mel spectrogram, one item giving as many as its length asks for."""
+"""Audio as network input: log-mel spectrograms, and patches of them, as many per item as its length asks for.
+
+The front end is numpy alone, so that readers and baselines can use it, too.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,12 @@ from headstart._base.typing import Array
 from headstart.errors import DataError, OptionError
 from headstart.sources.types import Batch, Timing
 
-# ---- The log-mel front end of sound networks. Floor 2: numpy and floor 0 only; sources and readers build on it. ----
-
-
 _CHUNK = 512  # frames transformed at once: about 3 MB, which stays in the cache
 _FIXED = {"kind": "log_mel", "window": "periodic_hann", "mel_scale": "htk", "magnitude": "abs"}
 
 
-class Sound(Protocol):
-    """What a clip must have: one channel of samples (n,) and their rate; ``headstart.readers.Clip`` is one."""
+class AudioClip(Protocol):
+    """One channel of samples (n,) and their rate; ``headstart.readers.Clip`` is one."""
 
     @property
     def samples(self) -> Array:
@@ -55,7 +55,7 @@ class LogMel:
 
     Notes
     -----
-    **Cost.** One FFT per frame: about 2 ms for 10 s of sound on one core; memory O(frames · n_mels).
+    **Cost.** One FFT per frame: about 2 ms for 10 s of audio on one core; memory O(frames · n_mels).
 
     Examples
     --------
@@ -86,19 +86,19 @@ class LogMel:
             A key or a kind of front end that this one does not cover; never guessed, since features would be wrong.
         """
         names = [field.name for field in fields(cls)]
-        given = dict(config)
+        options = dict(config)
         problems = []
         for key, value in _FIXED.items():
-            if given.pop(key, value) != value:
+            if options.pop(key, value) != value:
                 problems.append(f"LogMel covers {key}={value!r} only; got {config[key]!r}.")
-        if "log" in given:
-            given["log_offset"] = _offset(given.pop("log"))
-        problems += [unknown_name("fields of a log-mel front end", key, names) for key in given if key not in names]
+        if "log" in options:
+            options["log_offset"] = _offset(options.pop("log"))
+        problems += [unknown_name("fields of a log-mel front end", key, names) for key in options if key not in names]
         if problems:
             raise OptionError("\n".join(problems))
-        made = cls(**given)
-        _tables(made)
-        return made
+        front_end = cls(**options)
+        _tables(front_end)
+        return front_end
 
     @property
     def window_samples(self) -> int:
@@ -115,7 +115,7 @@ class LogMel:
         """Samples that one patch looks at: 15 600 (0.975 s) for YAMNet."""
         return (self.patch_frames - 1) * self.hop_samples + self.window_samples
 
-    def frames(self, clip: Sound | Array) -> Array:
+    def frames(self, clip: AudioClip | Array) -> Array:
         """The log-mel spectrogram, without padding.
 
         Parameters
@@ -143,7 +143,7 @@ class LogMel:
         out += np.float32(self.log_offset)
         return np.log(out, out=out)
 
-    def patches(self, clip: Sound | Array) -> Array:
+    def patches(self, clip: AudioClip | Array) -> Array:
         """The patches that a network sees; every sample of the clip is in at least one.
 
         As in YAMNet, zeros are added to the end of the *waveform*: up to one whole patch for a shorter clip, up to the
@@ -180,7 +180,7 @@ class LogMel:
         """Plain data that changes whenever the numbers would."""
         return {"frontend": "log_mel", "revision": 1, **asdict(self)}
 
-    def _samples(self, clip: Sound | Array) -> Array:
+    def _samples(self, clip: AudioClip | Array) -> Array:
         rate = getattr(clip, "sample_rate", self.sample_rate)
         if rate != self.sample_rate:
             raise DataError(
@@ -256,7 +256,7 @@ class PatchInput:
 
     Notes
     -----
-    Cost: about 1 ms per second of sound. Loudness is left alone.
+    Cost: about 1 ms per second of audio. Loudness is left alone.
     """
 
     front_end: LogMel = field(default_factory=LogMel)
@@ -296,7 +296,7 @@ class PatchInput:
         return len(sample["x"])
 
     def warning(self, sample: dict[str, np.ndarray]) -> str | None:
-        """What is worth reporting about a sample."""
+        """A remark that is worth counting about a sample, for the user."""
         if int(sample["total"]) > self.max_patches:
             return f"longer than {self.max_patches} patches; so many of them, evenly spread, were used"
         return "silent" if bool(sample["silent"]) else None

@@ -49,14 +49,14 @@ class TextInput:
         from tokenizers import Tokenizer
 
         try:
-            made = Tokenizer.from_str(self.tokenizer)
+            tokenizer = Tokenizer.from_str(self.tokenizer)
         except Exception as error:  # the library raises bare exceptions
             raise SourceError(
                 f"The tokenizer.json is damaged, or of a newer form: {error}. Save it again, or fetch the model again."
             ) from error
-        made.no_padding()
-        made.no_truncation()
-        object.__setattr__(self, "_made", made)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        object.__setattr__(self, "_tokenizer", tokenizer)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextInput:
         return self  # it is frozen, and tokenizers copy slowly
@@ -67,11 +67,11 @@ class TextInput:
 
     def prepare(self, decoded: Any) -> dict[str, np.ndarray]:
         """One text → token numbers, at most ``max_length`` of them, special tokens kept at the end."""
-        made = self._made.encode(str(decoded))  # type: ignore[attr-defined]
-        ids, types = np.array(made.ids, np.int64), np.array(made.type_ids, np.int64)
+        encoding = self._tokenizer.encode(str(decoded))  # type: ignore[attr-defined]
+        ids, types = np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64)
         total = len(ids)
         if total > self.max_length:
-            special = np.array(made.special_tokens_mask, bool)
+            special = np.array(encoding.special_tokens_mask, bool)
             tail = int(special[-1]) if total else 0  # keep a closing [SEP] or </s>
             keep = np.r_[0 : self.max_length - tail, total - tail : total]
             ids, types = ids[keep], types[keep]
@@ -82,7 +82,7 @@ class TextInput:
         return len(sample["ids"])
 
     def warning(self, sample: dict[str, np.ndarray]) -> str | None:
-        """What is worth reporting about a sample."""
+        """A remark that is worth counting about a sample, for the user."""
         if int(sample["total"]) > self.max_length:
             return f"longer than {self.max_length} tokens and cut there"
         return None
@@ -95,8 +95,8 @@ class TextInput:
         for row, sample in enumerate(samples):
             n = len(sample["ids"])
             ids[row, :n], types[row, :n], mask[row, :n] = sample["ids"], sample["types"], 1
-        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-        return Batch({name: given[name] for name in self.names}, mask=mask)
+        arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return Batch({name: arrays[name] for name in self.names}, mask=mask)
 
     def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:
         """As torch tensors; token numbers stay whole numbers."""
@@ -171,7 +171,7 @@ class VocabularyInput:
         return len(sample["ids"])
 
     def warning(self, sample: dict[str, np.ndarray]) -> str | None:
-        """What is worth reporting about a sample."""
+        """A remark that is worth counting about a sample, for the user."""
         return f"longer than {self.max_length} tokens and cut there" if sample["total"] > self.max_length else None
 
     def collate(self, samples: Sequence[dict[str, np.ndarray]]) -> Batch:
@@ -189,9 +189,9 @@ class VocabularyInput:
 
     def example(self, n: int) -> Batch:
         """Numbers of different lengths."""
-        known = _FIRST + len(self.vocabulary)
+        n_numbers = _FIRST + len(self.vocabulary)
         lengths = [max(1, min(self.max_length, 12) - i % 4) for i in range(n)]
-        return self.collate([{"ids": 1 + np.arange(k) % (known - 1), "total": np.array(k)} for k in lengths])
+        return self.collate([{"ids": 1 + np.arange(k) % (n_numbers - 1), "total": np.array(k)} for k in lengths])
 
     def describe(self) -> dict[str, Any]:
         """The vocabulary by its hash, and the length."""

@@ -37,19 +37,19 @@ def read_model(path: Path) -> tuple[Any, bytes]:
     if size > _MOST_BYTES:
         raise WeightsError(f"{path} has {size:,} bytes; ONNX files end at 2 GiB.")
     content = path.read_bytes()
-    model = parsed(content, str(path))
+    model = parse_model(content, str(path))
     outside = [tensor for tensor in _tensors(model) if tensor.data_location == _EXTERNAL]
     if not outside:
         return model, content
-    total = size + sum(_length(tensor) for tensor in outside)
+    total = size + sum(_n_bytes(tensor) for tensor in outside)
     if total > _MOST_BYTES:
         raise WeightsError(f"{path} and its weights have {total:,} bytes; headstart reads ONNX models up to 2 GiB.")
     for tensor in outside:
-        _take_in(tensor, path)
+        _inline_external(tensor, path)
     return model, model.SerializeToString(deterministic=True)
 
 
-def parsed(content: bytes, origin: str) -> Any:
+def parse_model(content: bytes, origin: str) -> Any:
     """A model from bytes; local functions are written out, so that every tensor has a name of its own."""
     onnx = extras.require_package("onnx", "for onnx: sources")
     try:
@@ -59,8 +59,8 @@ def parsed(content: bytes, origin: str) -> Any:
     if not model.graph.node or not model.graph.output:
         raise WeightsError(f"{origin} is no ONNX model: it holds no network.")
     if model.functions:
-        bodies = {(one.domain, one.name): one.node for one in model.functions}
-        if _written_out(model.graph.node, bodies, {}, ()) > _MOST_NODES:
+        bodies = {(function.domain, function.name): function.node for function in model.functions}
+        if _count_inlined(model.graph.node, bodies, {}, ()) > _MOST_NODES:
             raise WeightsError(f"The functions inside {origin} would be more than {_MOST_NODES:,} nodes.")
         inliner = extras.require_package("onnx.inliner", "for onnx: sources")
         try:
@@ -70,16 +70,16 @@ def parsed(content: bytes, origin: str) -> Any:
     return model
 
 
-def _written_out(nodes: Any, bodies: dict[Any, Any], known: dict[Any, int], above: tuple[Any, ...]) -> int:
-    """How many nodes these become when every function is written out; one that calls itself has no end."""
+def _count_inlined(nodes: Any, bodies: dict[Any, Any], counts: dict[Any, int], above: tuple[Any, ...]) -> int:
+    """Count the nodes when every function is written out; one that calls itself has no end and is refused."""
     total = 0
     for node in _nested(nodes):
         key = (node.domain, node.op_type)
         if key in above or len(above) > _DEEPEST:
             raise WeightsError(f"The function {node.op_type!r} inside the ONNX file calls itself, or lies too deep.")
-        if key in bodies and key not in known:
-            known[key] = _written_out(bodies[key], bodies, known, (*above, key))
-        total += known.get(key, 1)
+        if key in bodies and key not in counts:
+            counts[key] = _count_inlined(bodies[key], bodies, counts, (*above, key))
+        total += counts.get(key, 1)
     return total
 
 
@@ -107,17 +107,17 @@ def _tensors(model: Any) -> Iterator[Any]:
             graphs.extend(attribute.graphs)
 
 
-def _take_in(tensor: Any, path: Path) -> None:
+def _inline_external(tensor: Any, path: Path) -> None:
     """Put the bytes that a tensor keeps in another file into it."""
-    where = {entry.key: entry.value for entry in tensor.external_data}
-    location = where.get("location", "")
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
     folder = path.parent.resolve()
     file = (folder / location).resolve()
     if not location or folder not in file.parents:
         raise UnsafeFile(
             f"{path} wants the weights {tensor.name!r} from {location!r}, outside its own folder. They are not read."
         )
-    offset, length = _whole(where.get("offset"), 0), _length(tensor)
+    offset, length = _whole_number(entries.get("offset"), 0), _n_bytes(tensor)
     if not file.is_file():
         raise WeightsError(f"{path} keeps weights in {location}, which is not in {folder}. Put it beside the model.")
     if length > file.stat().st_size - offset:
@@ -129,7 +129,7 @@ def _take_in(tensor: Any, path: Path) -> None:
     tensor.data_location = 0
 
 
-def _length(tensor: Any) -> int:
+def _n_bytes(tensor: Any) -> int:
     """Bytes of a tensor that is kept elsewhere: as it says, which must be what its shape says."""
     onnx = extras.require_package("onnx", "for onnx: sources")
     try:
@@ -139,15 +139,15 @@ def _length(tensor: Any) -> int:
     count = 1
     for side in tensor.dims:
         count *= max(int(side), 0)
-    said = next((entry.value for entry in tensor.external_data if entry.key == "length"), None)
+    stated = next((entry.value for entry in tensor.external_data if entry.key == "length"), None)
     packed = onnx.helper.tensor_dtype_to_string(tensor.data_type).rpartition(".")[2] in ("INT4", "UINT4", "FLOAT4E2M1")
     needed = (count + 1) // 2 if packed else count * item
-    if said is not None and _whole(said, needed) != needed:
-        raise WeightsError(f"The weights {tensor.name!r} need {needed:,} bytes, but the file says {said}.")
+    if stated is not None and _whole_number(stated, needed) != needed:
+        raise WeightsError(f"The weights {tensor.name!r} need {needed:,} bytes, but the file says {stated}.")
     return needed
 
 
-def _whole(text: str | None, default: int) -> int:
+def _whole_number(text: str | None, default: int) -> int:
     if text is None:
         return default
     if not text.isdigit():

@@ -84,7 +84,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Unit:
-    """What lies between two gates: the tensors from one to the other, whether it joins branches, and its dense end."""
+    """The part between two gates: the tensors from one to the other, whether it joins branches, and its dense end."""
 
     tensors: tuple[str, ...]
     joins: bool
@@ -103,22 +103,22 @@ class Graph:
     @cached_property
     def depends(self) -> frozenset[str]:
         """Tensors whose numbers depend on the input."""
-        found = {self.root}
+        names = {self.root}
         for node in self.nodes:
-            if node.op_type not in _DESCRIBING and not found.isdisjoint(inputs_of(node)):
-                found.update(filter(None, node.output))
-        return frozenset(found)
+            if node.op_type not in _DESCRIBING and not names.isdisjoint(inputs_of(node)):
+                names.update(filter(None, node.output))
+        return frozenset(names)
 
     def needed(self, names: Iterable[str]) -> list[int]:
         """Indices of the nodes that these tensors need, in order."""
-        wanted: set[int] = set()
+        indices: set[int] = set()
         waiting = [self.producer[name] for name in names if name in self.producer]
         while waiting:
             index = waiting.pop()
-            if index not in wanted:
-                wanted.add(index)
+            if index not in indices:
+                indices.add(index)
                 waiting += [self.producer[name] for name in inputs_of(self.nodes[index]) if name in self.producer]
-        return sorted(wanted)
+        return sorted(indices)
 
     def cut(self, names: Sequence[str]) -> Any:
         """A model that ends at these tensors: what they do not need is left out."""
@@ -141,7 +141,7 @@ class Graph:
         path = [self.nodes[i] for i in self.needed([output])]
         last_use = {name: i for i, node in enumerate(path) for name in inputs_of(node) if name in self.depends}
         last_use[output] = len(path)
-        live, since, found = {self.root}, [], []
+        live, since, gates = {self.root}, [], []
         for i, node in enumerate(path):
             live = {name for name in live if last_use.get(name, -1) > i}
             if self.depends.isdisjoint(inputs_of(node)) or node.op_type in _DESCRIBING:
@@ -149,9 +149,9 @@ class Graph:
             live |= {name for name in node.output if name in last_use and name in self.depends}
             since.append(node)
             if len(live) == 1 and next(iter(live)) in node.output:
-                found.append((next(iter(live)), since))
+                gates.append((next(iter(live)), since))
                 since = []
-        return list(self._joined(found))
+        return list(self._joined(gates))
 
     def _joined(self, gates: Sequence[tuple[str, list[Any]]]) -> Iterator[Unit]:
         unit: list[str] = []
@@ -174,14 +174,14 @@ class Graph:
         return node.op_type in _JOINING and sum(name in self.depends for name in set(node.input)) > 1
 
     def axes(self, shapes: Shapes) -> dict[str, str]:
-        """What the axes of each tensor mean, as its node and those before it tell."""
-        found: dict[str, str] = {}
+        """The meaning of each tensor's axes, as its node and those before it tell."""
+        axes: dict[str, str] = {}
         for node in self.nodes:
             for name in node.output:
                 shape = shapes.get(name, ())
-                before = next((n for n in node.input if shapes.get(n) == shape and n in found), None)
-                found[name] = _axes(node, shape, found.get(before) if before else None)
-        return found
+                previous = next((n for n in node.input if shapes.get(n) == shape and n in axes), None)
+                axes[name] = _axes(node, shape, axes.get(previous) if previous else None)
+        return axes
 
     def macs(self, shapes: Shapes) -> list[int]:
         """Multiply-adds of every node for the whole batch that gave these shapes."""
@@ -193,19 +193,19 @@ def inputs_of(node: Any) -> list[str]:
     names = [name for name in node.input if name]
     for attribute in node.attribute:
         for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-            own = {v.name for v in (*graph.input, *graph.initializer)} | {n for o in graph.node for n in o.output}
+            local = {v.name for v in (*graph.input, *graph.initializer)} | {n for o in graph.node for n in o.output}
             taken = [name for inner in graph.node for name in inputs_of(inner)] + [v.name for v in graph.output]
-            names += [name for name in taken if name not in own]
+            names += [name for name in taken if name not in local]
     return names
 
 
 def attribute(node: Any, name: str, default: Any) -> Any:
     """A node's attribute: an integer, a text, or a list of integers."""
-    for one in node.attribute:
-        if one.name == name:
+    for candidate in node.attribute:
+        if candidate.name == name:
             if isinstance(default, list):
-                return list(one.ints)
-            return one.s.decode() if isinstance(default, str) else one.i
+                return list(candidate.ints)
+            return candidate.s.decode() if isinstance(default, str) else candidate.i
     return default
 
 
@@ -215,8 +215,8 @@ def representative(tensors: Sequence[str], shapes: Shapes) -> str:
     if len(shapes[end]) != 2:
         return end
     maps = [name for name in tensors if len(shapes[name]) > 2 and shapes[name][1] != shapes[end][1] != 1]
-    whole = [name for name in maps if math.prod(shapes[name]) == math.prod(shapes[end])]
-    return whole[-1] if whole else end
+    same_size = [name for name in maps if math.prod(shapes[name]) == math.prod(shapes[end])]
+    return same_size[-1] if same_size else end
 
 
 def _mixes(node: Any, gate: str) -> bool:
@@ -238,16 +238,16 @@ def _axes(node: Any, shape: tuple[int, ...], before: str | None) -> str:
 
 
 def _macs(node: Any, shapes: Shapes) -> int:
-    given = [shapes.get(name, ()) for name in node.input]
+    operands = [shapes.get(name, ()) for name in node.input]
     out = math.prod(shapes.get(node.output[0], (0,))) if node.output else 0
     kind = node.op_type.removeprefix("Fused").removeprefix("QLinear").removesuffix("Integer")
     if kind == "Conv" and node.op_type.startswith("QLinear"):
-        given = [given[0], given[3]] if len(given) > 3 else []
+        operands = [operands[0], operands[3]] if len(operands) > 3 else []
     if kind == "MatMul" and node.op_type.startswith("QLinear"):
-        given = [given[0], given[3]] if len(given) > 3 else []
-    if len(given) < 2 or not given[0] or not given[1]:
+        operands = [operands[0], operands[3]] if len(operands) > 3 else []
+    if len(operands) < 2 or not operands[0] or not operands[1]:
         return 0
-    a, b = given[0], given[1]
+    a, b = operands[0], operands[1]
     if kind == "Conv":
         return out * math.prod(b[1:])
     if kind == "ConvTranspose":
@@ -258,8 +258,8 @@ def _macs(node: Any, shapes: Shapes) -> int:
         return out * a[0 if attribute(node, "transA", 0) else 1]
     if kind == "Einsum":
         return _einsum(attribute(node, "equation", ""), a, b)
-    if kind in ("LSTM", "GRU", "RNN") and len(given) > 2:  # sequence × batch × directions × gates × (input + hidden)
-        return math.prod(a[:2]) * (math.prod(b) + math.prod(given[2]))
+    if kind in ("LSTM", "GRU", "RNN") and len(operands) > 2:  # sequence × batch × directions × gates × (input + hidden)
+        return math.prod(a[:2]) * (math.prod(b) + math.prod(operands[2]))
     return 0
 
 

@@ -19,7 +19,7 @@ from headstart.sources.base import Input, Source
 from headstart.sources.inputs.array import ArrayInput
 from headstart.sources.inputs.image import ImageInput
 from headstart.sources.inputs.text import TextInput
-from headstart.sources.onnx.file import METADATA, parsed, read_model
+from headstart.sources.onnx.file import METADATA, parse_model, read_model
 from headstart.sources.onnx.network import OnnxBackend
 
 _FILE, _TOKENIZER = "model.onnx", "tokenizer.json"
@@ -48,12 +48,12 @@ def load(
     name : path
         The file; weights that it keeps in other files must lie in its folder.
     modality : "image" | "vector" | "text", optional
-        Pictures where the input has four axes, one of them 1 or 3 channels; texts with a ``tokenizer``; vectors (arrays
+        Images where the input has four axes, one of them 1 or 3 channels; texts with a ``tokenizer``; vectors (arrays
         of any shape, taken as they are) otherwise.
     shape : tuple of int, optional
         Shape of one input, where the file leaves it open.
     size : int or (height, width), optional
-        Of pictures, where the file leaves it open; 224 when it is not given.
+        Of images, where the file leaves it open; 224 when it is not given.
     output : str, optional
         The output that candidates lead to; the first one when not given.
     classifier : str or None
@@ -82,40 +82,43 @@ def load(
     if files is None:
         path = Path(name).expanduser()
         model, content = read_model(path)
-        kept = {_FILE: content, **({} if tokenizer is None else {_TOKENIZER: _read_text(Path(tokenizer).expanduser())})}
+        contents = {
+            _FILE: content,
+            **({} if tokenizer is None else {_TOKENIZER: _read_text(Path(tokenizer).expanduser())}),
+        }
     else:
-        kept = dict(files)
-        model = parsed(kept[_FILE], str(name))
+        contents = dict(files)
+        model = parse_model(contents[_FILE], str(name))
     label = f"onnx:{name}"
     if output is not None and output not in {name for node in model.graph.node for name in node.output}:
         outputs = [value.name for value in model.graph.output]
         raise UnknownName(unknown_name(f"outputs of {label}", output, outputs))
     network = OnnxBackend(model, label, output=output)
-    asked = {"modality": modality, "shape": _plain(shape), "size": _plain(size)}
-    if _TOKENIZER in kept:
-        how: Input = _texts(network, kept[_TOKENIZER], max_length)
+    requested = {"modality": modality, "shape": _listed(shape), "size": _listed(size)}
+    if _TOKENIZER in contents:
+        input: Input = _text_input(network, contents[_TOKENIZER], max_length)
     else:
-        how = _input(network, asked, image_options)
-    if files is None and isinstance(how, ImageInput) and _guessed(network, how, image_options):
+        input = _input(network, requested, image_options)
+    if files is None and isinstance(input, ImageInput) and _uses_imagenet_default(network, input, image_options):
         note(f"{label} does not say how its pixels are scaled: ImageNet's mean and std are used (mean=, std=).")
     classifier_name = _classifier(network, classifier)
-    network.bind(how, classifier_name)
-    options = {**asked, "output": output, "classifier": classifier, "max_length": max_length, **image_options}
+    network.bind(input, classifier_name)
+    options = {**requested, "output": output, "classifier": classifier, "max_length": max_length, **image_options}
     return Source(
         address=label,
         backend=network,
-        input=how,
+        input=input,
         classifier=classifier_name,
         rebuild={"family": "onnx", "name": _FILE, "options": options},
         engines=("onnxruntime",),
-        files=kept,
+        files=contents,
         meta={"producer": model.producer_name} if model.producer_name else {},
-        minimum_cosine=0.999999 if how.modality == "text" else 0.99,
+        minimum_cosine=0.999999 if input.modality == "text" else 0.99,
         precisions=("fp32",),
     )
 
 
-def _plain(value: Any) -> Any:
+def _listed(value: Any) -> Any:
     return [int(side) for side in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -125,117 +128,127 @@ def _read_text(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _classifier(network: OnnxBackend, asked: str | None) -> str | None:
-    if asked == "auto":
+def _classifier(network: OnnxBackend, requested: str | None) -> str | None:
+    if requested == "auto":
         return network.classifier()
-    if asked is not None and asked not in network.graph.producer:
-        raise UnknownName(unknown_name(f"tensors of {network.label}", asked, list(network.graph.producer)))
-    return asked
+    if requested is not None and requested not in network.graph.producer:
+        raise UnknownName(unknown_name(f"tensors of {network.label}", requested, list(network.graph.producer)))
+    return requested
 
 
-def _input(network: OnnxBackend, asked: Mapping[str, Any], options: dict[str, Any]) -> Input:
-    """How items become the model's input: what was asked for, what the file says, what its shape tells."""
+def _input(network: OnnxBackend, requested: Mapping[str, Any], options: dict[str, Any]) -> Input:
+    """The preprocessing: as requested, as the file says, or as the shape of its input tells."""
     label, (dtype, open_shape) = network.label, network.inputs[network.root]
     if len(network.inputs) > 1:
         what = "Give tokenizer=, its tokenizer.json." if network.root == "input_ids" else "Export one with one input."
         raise SourceError(f"{label} takes {len(network.inputs)} inputs ({', '.join(network.inputs)}). {what}")
     if dtype.kind not in "fiub":
         raise SourceError(f"{label} takes inputs of a type that headstart cannot make.")
-    sides = _sides(network, asked["shape"], open_shape)
-    said = _said(network.model)
-    modality = asked["modality"] or said.get("modality") or ("image" if _is_picture(sides) else "vector")
+    sides = _sides(network, requested["shape"], open_shape)
+    stated = _own_input(network.model)
+    modality = requested["modality"] or stated.get("modality") or ("image" if _is_image_shape(sides) else "vector")
     if modality == "image":
-        return _pictures(network, sides, asked["size"], {**said.get("image", {}), **options})
+        return _image_input(network, sides, requested["size"], {**stated.get("image", {}), **options})
     if modality != "vector":
         raise OptionError(f"modality must be 'image', 'vector' or (with tokenizer=) 'text'; got {modality!r}.")
-    if options or asked["size"] is not None:
-        given = ", ".join([*options, *([] if asked["size"] is None else ["size"])])
-        raise OptionError(f"{given} would have no effect: the model takes {sides}, which is no picture.")
+    if options or requested["size"] is not None:
+        useless = ", ".join([*options, *([] if requested["size"] is None else ["size"])])
+        raise OptionError(f"{useless} would have no effect: the model takes {sides}, which is no image.")
     if any(side is None for side in sides):
-        raise OptionError(f"{label} leaves the shape of its input open: {_written(sides)}. Give shape= of one input.")
+        raise OptionError(
+            f"{label} leaves the shape of its input open: {_shape_text(sides)}. Give shape= of one input."
+        )
     return ArrayInput(tuple(int(side) for side in sides), "vector")
 
 
-def _sides(network: OnnxBackend, asked: Any, open_shape: tuple[Any, ...] | None) -> tuple[Any, ...]:
+def _sides(network: OnnxBackend, requested: Any, open_shape: tuple[Any, ...] | None) -> tuple[Any, ...]:
     """Shape of one input; None for open sides."""
     if open_shape is not None and len(open_shape) < 2:
-        raise SourceError(f"{network.label} takes {_written(open_shape)}: an input has no axis of its own.")
-    if asked is None:
+        raise SourceError(f"{network.label} takes {_shape_text(open_shape)}: an input has no axis of its own.")
+    if requested is None:
         if open_shape is None:
             raise OptionError(f"{network.label} leaves the shape of its input open. Give shape= of one input.")
         return open_shape[1:]
     fits = open_shape is None or (
-        len(asked) == len(open_shape) - 1 and all(b in (None, a) for a, b in zip(asked, open_shape[1:]))
+        len(requested) == len(open_shape) - 1 and all(b in (None, a) for a, b in zip(requested, open_shape[1:]))
     )
     if not fits:
-        raise OptionError(f"{network.label} takes inputs of shape {_written((open_shape or ())[1:])}; got {asked}.")
-    return tuple(asked)
+        raise OptionError(
+            f"{network.label} takes inputs of shape {_shape_text((open_shape or ())[1:])}; got {requested}."
+        )
+    return tuple(requested)
 
 
-def _written(sides: Sequence[Any]) -> str:
+def _shape_text(sides: Sequence[Any]) -> str:
     return "(" + ", ".join("?" if side is None else str(side) for side in sides) + ")"
 
 
-def _is_picture(sides: tuple[Any, ...]) -> bool:
+def _is_image_shape(sides: tuple[Any, ...]) -> bool:
     return len(sides) == 3 and (sides[0] in (1, 3) or sides[2] in (1, 3))
 
 
-def _said(model: Any) -> dict[str, Any]:
-    """What the file says about its own input, where headstart has written it."""
+def _own_input(model: Any) -> dict[str, Any]:
+    """The file's record of its own preprocessing, where headstart has written it."""
     for entry in model.metadata_props:
         if entry.key == METADATA:
             try:
-                found = json.loads(entry.value)
+                record = json.loads(entry.value)
             except ValueError:
                 return {}
-            return found["input"] if isinstance(found, dict) and isinstance(found.get("input"), dict) else {}
+            return record["input"] if isinstance(record, dict) and isinstance(record.get("input"), dict) else {}
     return {}
 
 
-def _pictures(network: OnnxBackend, sides: tuple[Any, ...], asked: Any, options: dict[str, Any]) -> Input:
-    if not _is_picture(sides):
-        raise OptionError(f"{network.label} takes inputs of shape {_written(sides)}: no picture of 1 or 3 channels.")
+def _image_input(network: OnnxBackend, sides: tuple[Any, ...], requested: Any, options: dict[str, Any]) -> Input:
+    if not _is_image_shape(sides):
+        raise OptionError(f"{network.label} takes inputs of shape {_shape_text(sides)}: no image of 1 or 3 channels.")
     last = bool(options.pop("channels_last", sides[0] not in (1, 3)))
     channels, *fixed = (sides[2], *sides[:2]) if last else sides
-    height, width = (asked, asked) if isinstance(asked, int) else asked or (None, None)
-    found = []
-    for given, own in ((height, fixed[0]), (width, fixed[1])):
-        if given is not None and own is not None and given != own:
-            raise OptionError(f"{network.label} takes pictures of {_written(fixed)}; got size={asked}.")
-        found.append(int(own or given or _OPEN_SIDE))
+    height, width = (requested, requested) if isinstance(requested, int) else requested or (None, None)
+    sizes = []
+    for side, fixed_side in ((height, fixed[0]), (width, fixed[1])):
+        if side is not None and fixed_side is not None and side != fixed_side:
+            raise OptionError(f"{network.label} takes images of {_shape_text(fixed)}; got size={requested}.")
+        sizes.append(int(fixed_side or side or _OPEN_SIDE))
     normal = _normalisation(network, int(channels), options)
-    known = {field.name for field in fields(ImageInput)}
-    wrong = [key for key in options if key not in known]
+    names = {field.name for field in fields(ImageInput)}
+    wrong = [key for key in options if key not in names]
     if wrong:
-        raise SourceError(f"{network.label} says {', '.join(wrong)} of its pictures, which this version cannot read.")
+        raise SourceError(f"{network.label} says {', '.join(wrong)} of its images, which this version cannot read.")
     rest = {key: value for key, value in options.items() if key not in ("size", "channels", "mean", "std", "modality")}
-    return ImageInput((found[0], found[1]), int(channels), **normal, channels_last=last, **{"crop_pct": 1.0, **rest})
+    return ImageInput((sizes[0], sizes[1]), int(channels), **normal, channels_last=last, **{"crop_pct": 1.0, **rest})
 
 
 def _normalisation(network: OnnxBackend, channels: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    whole = network.inputs[network.root][0].kind in "iu"
-    plain = ((0.0,) * channels, ((1 / 255 if whole else 1.0),) * channels)
-    default = plain if whole or channels == 1 else (ImageInput.mean, ImageInput.std)
-    given = {}
+    is_integer = network.inputs[network.root][0].kind in "iu"
+    plain = ((0.0,) * channels, ((1 / 255 if is_integer else 1.0),) * channels)
+    default = plain if is_integer or channels == 1 else (ImageInput.mean, ImageInput.std)
+    normalisation = {}
     for key, value in zip(("mean", "std"), default):
-        asked = options.get(key)
-        values = value if asked is None else asked if isinstance(asked, (list, tuple)) else (asked,) * channels
+        requested = options.get(key)
+        values = (
+            value
+            if requested is None
+            else requested
+            if isinstance(requested, (list, tuple))
+            else (requested,) * channels
+        )
         if len(values) != channels or not all(isinstance(v, (int, float)) for v in values):
-            raise OptionError(f"{key} must be {channels} numbers for pixels scaled to 0–1; got {asked!r}.")
-        given[key] = tuple(float(v) for v in values)
-    return given
+            raise OptionError(f"{key} must be {channels} numbers for pixels scaled to 0–1; got {requested!r}.")
+        normalisation[key] = tuple(float(v) for v in values)
+    return normalisation
 
 
-def _guessed(network: OnnxBackend, how: ImageInput, options: Mapping[str, Any]) -> bool:
-    """Whether ImageNet's mean and std are only what most networks of three channels were trained with."""
-    said = {*options, *_said(network.model).get("image", {})}
-    return how.mean == ImageInput.mean and not {"mean", "std"} & said
+def _uses_imagenet_default(network: OnnxBackend, input: ImageInput, options: Mapping[str, Any]) -> bool:
+    """True where ImageNet's mean and std are used only because most networks of three channels were trained so."""
+    stated = {*options, *_own_input(network.model).get("image", {})}
+    return input.mean == ImageInput.mean and not {"mean", "std"} & stated
 
 
-def _texts(network: OnnxBackend, tokenizer: bytes, max_length: int) -> Input:
+def _text_input(network: OnnxBackend, tokenizer: bytes, max_length: int) -> Input:
     """Token numbers of texts, for models that take them as transformers' do."""
-    strange = [name for name in network.inputs if name not in _TOKENS]
-    if strange or "input_ids" not in network.inputs:
+    unexpected = [name for name in network.inputs if name not in _TOKENS]
+    if unexpected or "input_ids" not in network.inputs:
         taken = ", ".join(network.inputs)
         raise SourceError(f"{network.label} takes {taken}; a text model takes {', '.join(_TOKENS)}.")
     extras.require_package("tokenizers", "for texts")
