@@ -207,9 +207,9 @@ def transferred(data: Dataset, test: Dataset) -> tuple[dict[str, object], Predic
     start = time.perf_counter()
     predictor = fit(load_source(YAMNET), data, layers=LAYERS, head="bilstm", store=False, precision="fp32")
     seconds = round(time.perf_counter() - start, 1)
-    answer = predictor.answers[0]
+    answer = predictor.targets[0]
     plain = dataclasses.replace(answer.recogniser, head=dataclasses.replace(answer.recogniser.head, beam=1))
-    one = dataclasses.replace(predictor, answers=(dataclasses.replace(answer, recogniser=plain),))
+    one = dataclasses.replace(predictor, targets=(dataclasses.replace(answer, recogniser=plain),))
     row = {**scored(test.targets, predictor.predict(test)), "layer": predictor.layers[0], "seconds": seconds}
     return {**row, "best path instead of beam": scored(test.targets, one.predict(test))}, predictor
 
@@ -232,7 +232,7 @@ def main() -> None:
     report["seconds per clip"] = round(sum(map(len, data.items)) / RATE / len(data), 2)
     report["transfer"], predictor = transferred(data, test)
     print(report, flush=True)
-    layer, head = predictor.layers[0], predictor.answers[0].recogniser.head
+    layer, head = predictor.layers[0], predictor.targets[0].recogniser.head
     frozen = {
         "random": (load_source(YAMNET, pretrained=False), layer),
         "log-mel": (load_source("identity:audio"), "last"),

@@ -54,10 +54,10 @@ def centroid(source: hs.Source, test: hs.Dataset, said: list[str]) -> list[str]:
     """The sentences nearest to the document's mean vector, as many words as ``said``."""
     texts = []
     for item, summary in zip(test.items, said):
-        document = Document.of(item)
+        document = Document.from_text(item)
         flat = hs.Dataset.from_arrays(list(document.sentences))
         V = hs.extract(source, flat, layers="last").rows("output", flat)
-        same = Length("words", float(Document.of(summary).lengths.sum()))
+        same = Length("words", float(Document.from_text(summary).lengths.sum()))
         chosen = same.fill(best_first(V @ V.mean(0)), document)
         texts.append("\n".join(document.sentences[i] for i in chosen))
     return texts

@@ -133,7 +133,7 @@ def fitted(folder, policy, *, source=None, data=None, guard=False, layers="relu3
         source, data or networks.picture_data(34, side=20), policy=policy, guard=guard, layers=layers,
         head="logistic", precision="fp32", engine="torch", store=folder / "store", **how,
     )  # fmt: skip
-    answer, history = predictor.answers[0], predictor.history
+    answer, history = predictor.targets[0], predictor.history
     state = {k: v.numpy().copy() for k, v in predictor.sources[0].module.state_dict().items()}
     out = {"coef": answer.head.coef_, "intercept": answer.head.intercept_, "loss": np.array(history["loss"])}
     out["score"] = np.array([*history["score"], *history["scores"].values()])
@@ -197,7 +197,7 @@ def transcribed(folder):
     head = hs.ctc("bilstm", hidden=8, width=12, epochs=2, lr=1e-2, batch_size=5, dropout=0.0)
     how = {"layers": ["fine", "coarse"], "head": head, "store": folder / "store", "precision": "fp32"}
     predictor = hs.fit(source, speech.spoken_data(40), **how)
-    return {"loss": predictor.history["loss"], "layer": len(predictor.layers[0]), **predictor.answers[0].arrays()}
+    return {"loss": predictor.history["loss"], "layer": len(predictor.layers[0]), **predictor.targets[0].state()}
 
 
 def with_dropout(folder):
@@ -255,7 +255,7 @@ def failures(folder):
 
     def trained(loss=loss, seed=0, **how):
         def work():
-            calls.clear()
+            calls.is_better()
             return train(groups, loss, 61, config=TrainingConfig(epochs=2, batch_size=16, seed=seed), **how)
 
         return work

@@ -18,10 +18,11 @@ import headstart
 import headstart.errors
 
 PROMISED = """
-    DataError Dataset FeatureBank FeatureExtractor HeadstartError HeadstartWarning Layer Metric MissingPackage Moments
-    NotFitted NumericsError OfflineError OptionError Policy Predictor Proof Ranking Result Source SourceError StoreError
-    TransferClassifier TransferRegressor UnknownName UnreadableItem UnsafeFile WeightsError ctc distance extract
-    federate fit head load load_source policy pretrain prove rank report score source_statistics
+    DataError Dataset FeatureBank FeatureExtractor HeadstartError HeadstartWarning Layer Metric MissingPackage
+    Moments NotFitted NumericsError OfflineError OptionError Policy Predictions Predictor Proof Ranking Result
+    Source SourceError StoreError TransferClassifier TransferRegressor UnknownName UnreadableItem UnsafeFile
+    WeightsError ctc distance extract federate fit head load load_source policy pretrain prove rank report score
+    source_statistics
 """
 ROOMS = {  # built last: a name may be missing only as long as its room is
     "FeatureExtractor": "estimators",

@@ -54,11 +54,11 @@ def fitted(data, name="lda", **how):
 
 def same(one, other) -> bool:
     """To the last bit; temperatures, which were chosen, are made equal before intercepts are compared."""
-    for a, b in zip(one.answers, other.answers, strict=True):
+    for a, b in zip(one.targets, other.targets, strict=True):
         b.head.temperature_ = a.head.temperature_
-        b = b.solved(b.ledger)
+        b = b.solve(b.exact_sums)
         arrays = [(a.head.coef_, b.head.coef_), (a.head.intercept_, b.head.intercept_), (a.log_ratio, b.log_ratio)]
-        if a.ledger.moments != b.ledger.moments or a.counts != b.counts or a.classes != b.classes:
+        if a.exact_sums.moments != b.exact_sums.moments or a.counts != b.counts or a.classes != b.classes:
             return False
         if not all((p is None and q is None) or np.array_equal(p, q) for p, q in arrays):
             return False
@@ -80,7 +80,7 @@ class TestExact:
             assert same(left, wanted)
             assert same(load(left.save(tmp_path / "left")), wanted)
         assert same(left.forget(X[1]), fitted(data_of(task, REST[1:]), name))
-        assert len(whole.trained_on) == 56 and len(whole.answers[0].ledger.keys) == 56  # as it was
+        assert len(whole.trained_on) == 56 and len(whole.targets[0].exact_sums.keys) == 56  # as it was
 
     @settings(max_examples=30, deadline=None)
     @given(data=st.data())
@@ -116,14 +116,14 @@ class TestExact:
         data = Dataset.from_arrays(X, {"kind": kinds, "value": values})
         wanted = fit(data=data.take(np.setdiff1d(np.arange(56), [0, 7, 9])), head=head("ridge", alpha=1.0), **HOW)
         whole = fit(data=data, head=head("ridge", alpha=1.0), **HOW)
-        assert [len(answer.ledger.keys) for answer in whole.answers] == [54, 54]
+        assert [len(answer.exact_sums.keys) for answer in whole.targets] == [54, 54]
         assert same(whole.forget(X[7]).forget(X[[0, 9]]), wanted)
 
     def test_layers_and_sources_side_by_side(self, tmp_path):
         how = {"source": ["fake:vector", "identity:vector"], "head": head("ridge", alpha=2.0, scale="standard")}
         whole, wanted = (fit(data=one, exact=True, **how) for one in (data_of(), data_of(rows=REST)))
         left = load(whole.save(tmp_path / "p")).forget(data_of(rows=GONE))
-        if left.answers[0].parts == wanted.answers[0].parts:  # a choice
+        if left.targets[0].specs == wanted.targets[0].specs:  # a choice
             assert same(left, wanted)
         assert len(left.trained_on) == 52
 
@@ -144,7 +144,7 @@ class TestSolvedFromMoments:
         plain, exact = (fitted(data_of(task, others), name, exact=flag) for flag in (False, True))
         a, b = (one.decision_function(X[others]) for one in (plain, exact))
         assert np.allclose(a, b, rtol=0, atol=2e-3 * np.abs(a - a.mean(axis=0)).max())
-        assert plain.answers[0].ledger is None and plain.head.config() == exact.head.config()
+        assert plain.targets[0].exact_sums is None and plain.head.config() == exact.head.config()
 
     def test_only_heads_that_can_compete(self):
         predictor = fit("fake:vector", data_of(), exact=True)
@@ -268,15 +268,15 @@ class TestFile:
                 load(copy)
 
     def test_arrays_of_another_shape_or_kind(self, lda, tmp_path):
-        ledger = lda.answers[0].ledger
+        ledger = lda.targets[0].exact_sums
         wrong = [
             {name: cut} for name in ("keys", "row_hashes") for cut in (getattr(ledger, name)[:-1], np.zeros((56, 7)))
         ]
         wrong += [{"targets": cut} for cut in (ledger.targets[:-1], ledger.targets[:, :-1], 2 * ledger.targets)]
         wrong += [{"targets": ledger.targets[::-1] * [1, 1, 0]}, {"keys": ledger.keys.astype(np.int16)}]
         for change in wrong:
-            broken = dataclasses.replace(lda.answers[0], ledger=dataclasses.replace(ledger, **change))
-            path = dataclasses.replace(lda, answers=(broken,)).save(tmp_path / "p")
+            broken = dataclasses.replace(lda.targets[0], exact_sums=dataclasses.replace(ledger, **change))
+            path = dataclasses.replace(lda, targets=(broken,)).save(tmp_path / "p")
             with pytest.raises(StoreError):
                 load(path)
 

@@ -130,7 +130,7 @@ def test_what_cannot_be_exported_is_said_with_every_reason(tmp_path):
     with pytest.raises(OptionError, match=r"'knn' of .* needs its training rows"):
         fitted(head="knn").export(tmp_path / "k.onnx")
     several = fitted(source=two_sources())
-    if len({part.source for part in several.answers[0].parts}) > 1:
+    if len({part.source for part in several.targets[0].specs}) > 1:
         with pytest.raises(OptionError, match=r"It reads 2 sources"):
             several.export(tmp_path / "s.onnx")
     with pytest.raises(OptionError, match=re.escape("format must be one of onnx; got 'pickle'.")):

@@ -66,7 +66,7 @@ class TestRoundTrip:
         back = load(predictor.save(tmp_path / "p"))
         assert back.classes == predictor.classes
         assert [type(c) for c in back.classes] == [type(c) for c in predictor.classes]
-        assert back.answers[0].counts == predictor.answers[0].counts
+        assert back.targets[0].counts == predictor.targets[0].counts
         assert same(predictor, back, data)
         assert np.array_equal(predictor.predict_proba(data.items), back.predict_proba(data.items))
 
@@ -89,7 +89,7 @@ class TestRoundTrip:
     def test_several_sources_and_layers_side_by_side(self, tmp_path):
         predictor = fitted(source=two_sources(), layers="auto", head="auto")
         back = load(predictor.save(tmp_path / "p"))
-        assert back.answers[0].parts == predictor.answers[0].parts
+        assert back.targets[0].specs == predictor.targets[0].specs
         assert same(predictor, back, labelled(["b", "a", "c"]))
 
     def test_what_is_known_about_it_comes_back_too(self, tmp_path):
@@ -97,7 +97,7 @@ class TestRoundTrip:
         back = load(predictor.save(tmp_path / "p"))
         assert (back.chosen, back.provenance, back.history) == (predictor.chosen, predictor.provenance, {})
         assert back.choices == predictor.choices and back.trained_on == predictor.trained_on
-        assert np.array_equal(back.answers[0].log_ratio, predictor.answers[0].log_ratio)
+        assert np.array_equal(back.targets[0].log_ratio, predictor.targets[0].log_ratio)
         assert back.source.fingerprint == predictor.source.fingerprint
 
     def test_saving_what_was_loaded_gives_the_same_predictor(self, saved, tmp_path):
@@ -203,7 +203,7 @@ class TestOverwriting:
         for number in range(2, 5):
             new = fitted(other if number % 2 else data)
             assert same(load(new.save(place)), new, data)
-            assert {p.name for p in place.iterdir()} == {"predictor.json", *storage.names_of(number)}
+            assert {p.name for p in place.iterdir()} == {"predictor.json", *storage.file_names(number)}
         assert [p.name for p in tmp_path.iterdir()] == ["p"]
 
     def test_a_predictor_saves_over_itself(self, copy):

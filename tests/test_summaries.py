@@ -42,7 +42,7 @@ def test_part():
 def test_it_learns_what_the_references_take(predictor, test_part):
     assert predictor.predict(test_part) == list(test_part.targets)
     assert predictor.predict(test_part.items[0]) == test_part.targets[0]
-    assert predictor.answers[0].length == Length("share of sentences", pytest.approx(0.3))
+    assert predictor.targets[0].length == Length("share of sentences", pytest.approx(0.3))
     table = predictor.chosen["selection"]["target"]
     assert table["metric"] == "rouge1" and table["score"] == 1 and len(table["table"]) == 3
 
@@ -57,7 +57,7 @@ def test_metrics_stand_beside_those_of_the_baselines_at_equal_length(predictor, 
         assert found.row_scores[name].shape == (6,)
     leads = []
     for text, said in zip(test_part.items, predictor.predict(test_part)):
-        document, wanted = Document.of(text), Document.of(said).lengths.sum()
+        document, wanted = Document.from_text(text), Document.from_text(said).lengths.sum()
         sizes = np.cumsum(document.lengths)
         count = int(np.abs(sizes - wanted).argmin()) + 1  # the nearest number of leading sentences, in words
         leads.append("\n".join(document.sentences[:count]))
@@ -68,18 +68,18 @@ def test_metrics_stand_beside_those_of_the_baselines_at_equal_length(predictor, 
 def test_saved_and_loaded_it_writes_the_same(predictor, test_part, tmp_path):
     again = load(predictor.save(tmp_path / "s.headstart"))
     assert again.predict(test_part) == predictor.predict(test_part)
-    assert again.answers[0].record() == predictor.answers[0].record()
+    assert again.targets[0].config() == predictor.targets[0].config()
 
 
 def test_a_damaged_record_is_refused(predictor):
-    answer = predictor.answers[0]
+    answer = predictor.targets[0]
     for wrong in ({"joint": "<br>"}, {"seen": "everything"}, {"length": {"unit": "pages", "amount": 1.0}}):
         with pytest.raises((ValueError, KeyError)):
-            type(answer).rebuilt({**answer.record(), **wrong}, answer.arrays(), target="t", parts=answer.parts)
-    other = dict(answer.arrays())
+            type(answer).from_config({**answer.config(), **wrong}, answer.state(), target="t", specs=answer.specs)
+    other = dict(answer.state())
     other["intercept"] = other["intercept"][:1]
     with pytest.raises((ValueError, StoreError)):
-        type(answer).rebuilt(answer.record(), other, target="t", parts=answer.parts)
+        type(answer).from_config(answer.config(), other, target="t", specs=answer.specs)
 
 
 @pytest.mark.parametrize(("length", "count"), [(1, 1), ("2 sentences", 2), (0.5, 5), ("1 words", 1)])
@@ -187,16 +187,16 @@ def test_sentence_vectors_of_several_layers_and_sources_stand_side_by_side(sourc
     other = pretrain("lstm", data.without_targets(), objective="random", cell="gru", random_state=1)
     predictor = fit([source, other], data, layers=["recurrent", "state"], head="ridge", store=False)
     assert predictor.predict(test_part) == list(test_part.targets)
-    parts = predictor.answers[0].parts
+    parts = predictor.targets[0].specs
     assert not parts or [(part.source, part.layer) for part in parts] == [
         (0, "recurrent"), (0, "state"), (1, "recurrent"), (1, "state"),
     ]  # fmt: skip
 
 
 def test_the_same_seed_gives_the_same_predictor(source, data):
-    first, second = (fit(source, data, store=False, random_state=3).answers[0] for _ in range(2))
-    assert first.record() == second.record()
-    assert all(np.array_equal(a, b) for a, b in zip(first.arrays().values(), second.arrays().values(), strict=True))
+    first, second = (fit(source, data, store=False, random_state=3).targets[0] for _ in range(2))
+    assert first.config() == second.config()
+    assert all(np.array_equal(a, b) for a, b in zip(first.state().values(), second.state().values(), strict=True))
 
 
 def test_a_document_that_cannot_be_read_is_named_and_raised_where_that_is_asked_for(source):

@@ -34,7 +34,7 @@ def test_words_of_any_script():
 
 
 def test_the_oracle_finds_the_sentences_of_a_verbatim_reference():
-    document = Document.of(STORY)
+    document = Document.from_text(STORY)
     wanted = [1, 3]
     found = oracle(document.sentences, "\n".join(document.sentences[i] for i in wanted))
     assert np.flatnonzero(found).tolist() == wanted
@@ -42,7 +42,7 @@ def test_the_oracle_finds_the_sentences_of_a_verbatim_reference():
 
 def test_the_oracle_is_greedy_by_its_definition():
     """Against the plain search that scores whole texts; words do not repeat over the joints, so no pairs do either."""
-    document = Document.of(STORY)
+    document = Document.from_text(STORY)
     reference = "the bank cut rates on a rainy tuesday and expects rates to stay low"
 
     def total(places):
@@ -86,7 +86,7 @@ def test_rouge_equals_rouge_score():
 
 
 def test_textrank_is_the_leading_eigenvector():
-    document = Document.of(STORY)
+    document = Document.from_text(STORY)
     A = document.tfidf.toarray()
     links = A @ A.T
     np.fill_diagonal(links, 0)
@@ -101,7 +101,7 @@ def test_textrank_is_the_leading_eigenvector():
 
 
 def test_surface_features_say_what_their_names_say():
-    document = Document.of(STORY)
+    document = Document.from_text(STORY)
     table = dict(zip(SURFACE, surface(document).T, strict=True))
     assert table["position"].tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert table["first"].tolist() == [1, 0, 0, 0, 0, 0]
@@ -140,14 +140,14 @@ def test_blocks_of_similarity_change_nothing(monkeypatch):
 
 @pytest.mark.parametrize("text", ["One.", "A b. A b.", "...", "。", "降息。降息。央行降息了。"])
 def test_features_of_the_smallest_documents_are_finite(text):
-    document = Document.of(text)
+    document = Document.from_text(text)
     vectors = np.zeros((len(document), 3))
     for name in ("surface", "surface + similarity", "surface + similarity + vectors"):
         assert np.isfinite(features(document, vectors, name)).all()
 
 
 def test_chinese_terms_are_pairs_of_characters():
-    document = Document.of("央行降息。央行加息。")
+    document = Document.from_text("央行降息。央行加息。")
     assert document.counts.shape[1] == 5  # 央行 行降 降息 行加 加息
     assert document.counts.sum() == 6
 
@@ -163,13 +163,13 @@ def test_chinese_terms_are_pairs_of_characters():
     ],
 )
 def test_lengths_as_they_are_written(value, expected):
-    assert Length.of(value) == expected
+    assert Length.parse(value) == expected
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "many", "0 words", "200 %", None, float("nan")])
 def test_lengths_that_mean_nothing(value):
     with pytest.raises(OptionError, match="length of a summary"):
-        Length.of(value)
+        Length.parse(value)
 
 
 def test_the_length_is_learned_in_the_unit_in_which_references_agree():

@@ -21,11 +21,11 @@ from headstart.summarization import (
     Length,
     best_first,
     features,
+    join_sentences,
     oracle,
     rouge,
     similarity,
     surface,
-    written,
 )
 
 WORDS = st.sampled_from("river market council garden engine harvest window 降 息 央行 5 1,000 U.S. I a".split())  # noqa: SIM905
@@ -79,7 +79,7 @@ def test_blocking_never_repeats_three_words(document, seed):
 @given(DOCUMENTS)
 def test_all_of_a_document_is_the_document(document):
     chosen = Length("share of sentences", 1.0).fill(np.arange(len(document)), document)
-    assert written(document, chosen, "\n").split("\n") == list(document.sentences)
+    assert join_sentences(document, chosen, "\n").split("\n") == list(document.sentences)
 
 
 @given(st.lists(DOCUMENTS, min_size=1, max_size=5), st.integers(1, 4))
@@ -94,16 +94,16 @@ def test_a_learned_length_is_that_of_references_of_equal_length(documents, count
 
 @given(st.integers(1, 500), st.sampled_from(["{} sentences", "{} words", "  {}  words ", "{}words"]))
 def test_lengths_are_read_as_they_are_written(count, form):
-    found = Length.of(form.format(count))
+    found = Length.parse(form.format(count))
     assert found == Length("words" if "word" in form else "sentences", float(count))
-    assert Length.of(str(found)) == found
-    assert Length.of(found) is found
+    assert Length.parse(str(found)) == found
+    assert Length.parse(found) is found
 
 
 @given(st.integers(1, 99))
 def test_per_cent_are_a_share(percent):
-    found = Length.of(f"{percent} %")
-    assert found == Length("share of sentences", percent / 100) == Length.of(percent / 100)
+    found = Length.parse(f"{percent} %")
+    assert found == Length("share of sentences", percent / 100) == Length.parse(percent / 100)
     assert str(found) == f"{percent} % of the sentences"
 
 
@@ -122,7 +122,7 @@ def test_per_cent_are_a_share(percent):
 )
 def test_sentences_are_joined_as_their_script_is_written(sentences, joint, text):
     document = Document(sentences)
-    assert written(document, np.arange(len(document)), joint) == text
+    assert join_sentences(document, np.arange(len(document)), joint) == text
 
 
 # ---- the oracle ------------------------------------------------------------------------------------------------------

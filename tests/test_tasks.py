@@ -11,7 +11,7 @@ from PIL import Image
 from headstart.dataset import Dataset
 from headstart.errors import UnreadableItem
 from headstart.predictor import TARGET_MODELS, FeatureSpec, HeadModel, Segments, TargetModel, extract_features
-from headstart.predictor.predictor import _together
+from headstart.predictor.predictor import group_by_pass
 from headstart.transfer import fit
 from headstart.transfer.tasks import FITTERS
 from networks import pictures, separable
@@ -33,7 +33,7 @@ def photos():
 
 
 def rows(predictor, data, divide, on_error="skip"):
-    poolings = [{p.layer: p.pooling for p in predictor.answers[0].parts}]
+    poolings = [{p.layer: p.pooling for p in predictor.targets[0].specs}]
     how = {"divide": divide, "on_error": on_error, "store": False}
     return extract_features(predictor.sources, predictor.running, poolings, data, **how)
 
@@ -52,9 +52,9 @@ def copies(counts, broken=()):
 
 
 def test_every_task_that_can_be_fitted_can_be_answered():
-    assert list(FITTERS) == list(TARGET_MODELS)
+    assert set(FITTERS) == set(TARGET_MODELS)
     for task, kind in TARGET_MODELS.items():
-        assert issubclass(kind, TargetModel) and kind.task == task and set(kind.gives) <= {"decision", "proba"}
+        assert issubclass(kind, TargetModel) and kind.task == task and set(kind.outputs) <= {"decision", "proba"}
 
 
 def test_pieces_belong_to_their_items(photos):
@@ -83,7 +83,7 @@ def test_an_item_with_a_piece_that_cannot_be_read_is_left_out(photos):
 
 
 def test_answers_share_a_pass_where_pooling_and_pieces_allow():
-    base = fitted().answers[0]
+    base = fitted().targets[0]
 
     def answer(*parts, kind=None):
         return (kind or type(base))("t", tuple(FeatureSpec(0, *p) for p in parts), base.head, base.classes)
@@ -93,18 +93,22 @@ def test_answers_share_a_pass_where_pooling_and_pieces_allow():
 
     one, same, other = answer(("a", "avg")), answer(("a", "avg"), ("b", "avg")), answer(("a", "max"))
     apart = answer(("a", "avg"), kind=Divided)
-    assert _together([one, other, same, apart]) == [[one, same], [other], [apart]]
+    assert group_by_pass([one, other, same, apart]) == [[one, same], [other], [apart]]
 
 
 def test_only_heads_are_fine_tuned():
     X, y = separable(36)
     data = Dataset.from_arrays(X, y, task="classification")
     predictor = fit("fake:vector", data, head="ridge", store=False)
-    assert isinstance(predictor.answers[0], HeadModel)
-    assert {task for task, one in FITTERS.items() if one.tunes} == {"classification", "multilabel", "regression"}
+    assert isinstance(predictor.targets[0], HeadModel)
+    assert {task for task, one in FITTERS.items() if one.supports_finetuning} == {
+        "classification",
+        "multilabel",
+        "regression",
+    }
     assert set(FITTERS) == set(TARGET_MODELS)
 
 
 def test_classes_keep_their_order_in_every_answer():
     predictor = fitted(labelled(["b", "a", "c"]))
-    assert predictor.answers[0].width == 3 and predictor.classes == ("a", "b", "c")
+    assert predictor.targets[0].width == 3 and predictor.classes == ("a", "b", "c")

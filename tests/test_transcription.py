@@ -210,7 +210,7 @@ def test_words_are_learned(predictor, train_data):
         result.metrics["wer"] < 0.15
         and result.metrics["wer"].low <= result.metrics["wer"] <= result.metrics["wer"].high
     )
-    assert predictor.answers[0].recogniser.alphabet == Alphabet(("high", "low", "mid"), "words")
+    assert predictor.targets[0].recogniser.alphabet == Alphabet(("high", "low", "mid"), "words")
     assert predictor.predict(test) == [predictor.predict(test.take([i]))[0] for i in range(16)]
     assert len(predictor.history["loss"]) == 25 and predictor.history["loss"][-1] < predictor.history["loss"][0] / 3
 
@@ -224,7 +224,7 @@ def test_there_are_no_probabilities(predictor, train_data):
 def test_same_seed_same_bytes_another_seed_another_head(source, train_data, predictor):
     few = train_data.take(range(12))
     how = {"layers": "coarse", "head": dataclasses.replace(QUICK, epochs=2), "store": False, "precision": "fp32"}
-    one, two, other = (fit(source, few, random_state=seed, **how).answers[0].arrays() for seed in (3, 3, 4))
+    one, two, other = (fit(source, few, random_state=seed, **how).targets[0].state() for seed in (3, 3, 4))
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert not np.array_equal(one["out.weight"], other["out.weight"])
 
@@ -234,7 +234,7 @@ def test_interrupted_and_resumed_is_uninterrupted(source, train_data, tmp_path, 
 
     few = train_data.take(range(12))
     how = {"layers": "coarse", "head": dataclasses.replace(QUICK, epochs=3), "store": False, "precision": "fp32"}
-    whole = fit(source, few, **how).answers[0].arrays()
+    whole = fit(source, few, **how).targets[0].state()
     real, calls = training.save, []
 
     def dying(*args):
@@ -247,14 +247,14 @@ def test_interrupted_and_resumed_is_uninterrupted(source, train_data, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         fit(source, few, checkpoint=tmp_path / "c", **how)
     monkeypatch.setattr(training, "save", real)
-    resumed = fit(source, few, checkpoint=tmp_path / "c", **how).answers[0].arrays()
+    resumed = fit(source, few, checkpoint=tmp_path / "c", **how).targets[0].state()
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_saved_and_loaded_it_writes_the_same(predictor, source, train_data, tmp_path):
     back = load(predictor.save(tmp_path / "p"), sources=source)
     assert back.predict(train_data) == predictor.predict(train_data)
-    assert back.answers[0].recogniser.head == QUICK
+    assert back.targets[0].recogniser.head == QUICK
     again = load(back.save(tmp_path / "q"), sources=source)
     assert again.evaluate(train_data).metrics == predictor.evaluate(train_data).metrics
 
@@ -267,7 +267,7 @@ WRONG = [
     lambda a: a["head"]["fields"].update(hidden=17),
     lambda a: a["head"]["fields"].update(beam=0),
     lambda a: a["parts"][0].update(pooling="avg"),
-    lambda a: a.update(parts=[]),
+    lambda a: a.update(specs=[]),
 ]
 
 
@@ -324,7 +324,7 @@ def test_several_columns_at_once(source, train_data):
     both = {"said": list(train_data.targets), "first": [text.split()[0] for text in train_data.targets]}
     data = train_data.with_targets(both, task={"said": "transcription", "first": "classification"})
     predictor = fit(source, data, layers="coarse", head="auto", store=False, precision="fp32")
-    assert [answer.task for answer in predictor.answers] == ["transcription", "classification"]
+    assert [answer.task for answer in predictor.targets] == ["transcription", "classification"]
     found = predictor.predict(data.take([0, 1]))
     assert set(found) == {"said", "first"} and isinstance(found["said"][0], str)
     assert {"said.wer", "said.cer", "first.accuracy"} <= set(predictor.evaluate(data).metrics)

@@ -59,7 +59,7 @@ class TestLayers:
 
     def test_a_head_that_selects_tells_what_it_keeps_of_every_layer(self):
         predictor = fitted(labelled(ABC, n=60), layers="auto", head="group_lasso")
-        head_ = predictor.answers[0].head
+        head_ = predictor.targets[0].head
         told = predictor.chosen["selection"]["target"]["kept"]
         assert [one["layer"] for one in told] == list(predictor.layers)
         assert sum(one["features"] for one in told) == len(head_.coef_)
@@ -96,7 +96,7 @@ class TestLayers:
         with torch.no_grad():
             bad.module[0].weight.zero_()
         for sources in ([good, bad], [bad, good]):
-            parts = fitted(data, sources, head="ridge").answers[0].parts
+            parts = fitted(data, sources, head="ridge").targets[0].specs
             assert {sources[part.source].address for part in parts} == {"identity:vector"}
 
 
@@ -120,7 +120,7 @@ class TestHeads:
     def test_every_kind_of_target(self):
         for name, data in kinds().items():
             predictor = fitted(data, head="auto", layers="auto")
-            assert [a.target for a in predictor.answers] == list(data.target_names), name
+            assert [a.target for a in predictor.targets] == list(data.target_names), name
             json.dumps(predictor.chosen)
 
 
@@ -135,7 +135,7 @@ class TestBalance:
         chosen = {kind: fitted(data, balance=kind) for kind in ("none", "logit", "weights", "auto")}
         kinds_ = {name: p.chosen["selection"]["target"]["balance"]["kind"] for name, p in chosen.items()}
         assert kinds_ == {"none": "none", "logit": "logit", "weights": "weights", "auto": "logit"}
-        assert chosen["none"].answers[0].log_ratio is None and chosen["logit"].answers[0].log_ratio is not None
+        assert chosen["none"].targets[0].log_ratio is None and chosen["logit"].targets[0].log_ratio is not None
         rare = [p.predict_proba(data)[:, p.classes.index("c")].mean() for p in (chosen["none"], chosen["logit"])]
         assert rare[1] > rare[0]
 
@@ -201,7 +201,7 @@ class TestData:
         values = {name: list(column) for name, column in data.targets.items()}
         values["side"][:6] = [None] * 6
         predictor = fitted(data.with_targets(values, task="classification"))
-        assert sum(predictor.answers[0].counts.values()) == 36 and sum(predictor.answers[1].counts.values()) == 30
+        assert sum(predictor.targets[0].counts.values()) == 36 and sum(predictor.targets[1].counts.values()) == 30
 
     def test_groups_stay_together_and_the_groupless_alone(self):
         X, y = separable(36)

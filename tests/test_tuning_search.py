@@ -37,20 +37,20 @@ class Scripted:
             ground, held, FineTuneResult(None, None, None, History(), kept, scores, (), np.zeros((10, 2)))
         )
 
-    def evidence(self, one):
+    def compare(self, one):
         return PairedPredictions(np.zeros((10, 2)), one.outcome.held_out_decisions, np.zeros((10, 2)))
 
-    def clear(self, one, seen, choices):
+    def is_better(self, one, seen, choices):
         self.choices.append((len(seen), choices))
         return one.outcome.selected != "start" and self.verdicts.pop(0)
 
-    def gain(self, seen):
+    def mean_improvement(self, seen):
         return self.gains
 
     def scorer(self, held):
         return lambda decision: 0.5
 
-    def affords(self, like, budget, *, more):
+    def fits_budget(self, like, budget, *, more):
         return budget >= self.costs * len(self.runs)
 
 
@@ -129,7 +129,7 @@ def test_the_second_ground_adds_the_deepest_layer_to_those_of_the_frozen_predict
     real = preparing.starting_points
 
     def watched(answer, labelled, T, **how):
-        seen["own"], seen["all"] = answer.parts, list(real(answer, labelled, T, **how))
+        seen["own"], seen["all"] = answer.specs, list(real(answer, labelled, T, **how))
         return iter(seen["all"])
 
     monkeypatch.setattr(preparing, "starting_points", watched)
@@ -141,10 +141,10 @@ def test_the_second_ground_adds_the_deepest_layer_to_those_of_the_frozen_predict
     how = {"policy": "full", "guard": False, "budget": 0.01, "store": False, "precision": "fp32"}
     fit(source, data, head="auto", **how)
     own, (first, *more) = seen["own"], seen["all"]
-    assert len(first.parts) == 1 and first.head.name == "logistic"
-    assert first.parts == own or [set(ground.parts) for ground in more] == [{*own, *first.parts}]
+    assert len(first.specs) == 1 and first.head.name == "logistic"
+    assert first.specs == own or [set(ground.specs) for ground in more] == [{*own, *first.specs}]
     fit(source, data, layers=[part.layer for part in own], head="ridge", **how)
-    assert len(seen["all"]) == 1 and seen["all"][0].parts == seen["own"]
+    assert len(seen["all"]) == 1 and seen["all"][0].specs == seen["own"]
 
 
 def test_fine_tuning_with_three_groups():

@@ -25,8 +25,9 @@ from .heads.base import head as head
 from .moments.moments import Moments as Moments
 from .policies.base import Policy as Policy
 from .policies.base import policy as policy
-from .predictor.loading import load as load
+from .predictor.predictions import Predictions as Predictions
 from .predictor.predictor import Predictor as Predictor
+from .predictor.predictor import load as load
 from .pretraining.pretrain import pretrain as pretrain
 from .proof.prove import prove as prove
 from .ranking.rank import rank as rank

@@ -97,7 +97,7 @@ def test_scale_and_offset_of_features_do_not_matter(name):
 
 def test_same_seed_same_weights_and_torchs_own_generator_is_left_alone(name):
     state = torch.random.get_rng_state()
-    one, two, other = (made(name, seed=seed).arrays() for seed in (5, 5, 6))
+    one, two, other = (made(name, seed=seed).state() for seed in (5, 5, 6))
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(np.array_equal(one[key], two[key]) for key in one)
     assert any(not np.array_equal(one[key], other[key]) for key in one)
@@ -105,8 +105,8 @@ def test_same_seed_same_weights_and_torchs_own_generator_is_left_alone(name):
 
 def test_what_is_written_down_is_read_back(name):
     found = made(name, beam=3)
-    record = json.loads(json.dumps(found.record()))
-    back = Recogniser.rebuilt(record, {key: value.copy() for key, value in found.arrays().items()})
+    record = json.loads(json.dumps(found.config()))
+    back = Recogniser.from_config(record, {key: value.copy() for key, value in found.state().items()})
     assert back.head == found.head and back.alphabet == found.alphabet
     items = frames((4, 9))
     assert all(np.array_equal(a, b) for a, b in zip(found.emissions(items), back.emissions(items), strict=True))
@@ -126,10 +126,10 @@ HARM = {
 @pytest.mark.parametrize("harm", HARM)
 def test_arrays_that_were_changed_are_refused(name, harm):
     found = made(name)
-    arrays = {key: value.copy() for key, value in found.arrays().items()}
+    arrays = {key: value.copy() for key, value in found.state().items()}
     HARM[harm](arrays)
     with pytest.raises((ValueError, KeyError)):
-        Recogniser.rebuilt(found.record(), arrays)
+        Recogniser.from_config(found.config(), arrays)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 6)), np.zeros((0, 5)), np.zeros(5), np.zeros((1, 2, 5))], ids=str)

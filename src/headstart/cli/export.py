@@ -26,7 +26,7 @@ def export(
     """Write a predictor as one ONNX file: network, pooling, head and probabilities."""
     loaded = load_predictor(predictor)
     path = loaded.export(output, format)
-    targets = [{"target": a.target, "task": a.task, "classes": a.classes} for a in loaded.answers]
+    targets = [{"target": a.target, "task": a.task, "classes": a.classes} for a in loaded.targets]
     document: dict[str, Any] = {
         "predictor": str(predictor),
         "output": str(path),

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from headstart.heads.base import Head
     from headstart.predictor.predictor import Predictor
     from headstart.result.result import Result
+    from headstart.speech_heads.base import CtcHead
 
 PANEL = "Work"
 _MOST_TRIED = 8
@@ -226,7 +227,7 @@ def _selected_features(table: Sequence[Any]) -> str:
     return ", ".join(f"{layer['kept']:,} of {layer['features']:,} of {layer['layer']}" for layer in table)
 
 
-def _head(head: Head) -> str:
+def _head(head: Head | CtcHead) -> str:
     """The head's name with the fields that are not what they are by default."""
     usual = {field.name: field.default for field in dataclasses.fields(head)}  # type: ignore[arg-type]
     changed = {k: v for k, v in head.config().items() if v != usual.get(k)}

@@ -63,8 +63,8 @@ def predict(
     if output is not None:
         _write_csv(rows, output.expanduser())
         document["output"] = str(output)
-    names = [answer.target for answer in loaded.answers]
-    long = len(names) == 1 and loaded.answers[0].task == "summarization"
+    names = [answer.target for answer in loaded.targets]
+    long = len(names) == 1 and loaded.targets[0].task == "summarization"
     blocks: list[Any] = _texts(rows) if long else [_prediction_table(rows, names, proba=proba)]
     if len(rows) > _MOST_ROWS:
         blocks.append(f"… and {len(rows) - _MOST_ROWS:,} more. -o FILE.csv or --json gives all of them.")
@@ -129,25 +129,25 @@ def _exists_as(path: Path, what: str) -> bool:
 
 
 def _by_target(loaded: SavedPredictor, values: Any) -> dict[str, Any]:
-    return values if isinstance(values, dict) else {loaded.answers[0].target: values}
+    return values if isinstance(values, dict) else {loaded.targets[0].target: values}
 
 
 def _has_probabilities(loaded: SavedPredictor) -> bool:
-    return all("proba" in answer.gives for answer in loaded.answers)
+    return all("proba" in answer.outputs for answer in loaded.targets)
 
 
 def _rows(
     loaded: SavedPredictor, data: Dataset, labels: dict[str, Any], chances: dict[str, Any]
 ) -> list[dict[str, Any]]:
     read = LIBRARY["reading"](loaded.source, data)
-    target_labels = list(labels[loaded.answers[0].target])
+    target_labels = list(labels[loaded.targets[0].target])
     rows = []
     for i, item in enumerate(data.items):
         row: dict[str, Any] = {"item": str(item) if isinstance(item, (str, Path)) else f"item {i}"}
         if i >= len(target_labels) or target_labels[i] is None:
             rows.append({**row, "label": None, "error": _reason(read, i)})
             continue
-        predictions = {a.target: _prediction(a, labels[a.target][i], chances.get(a.target), i) for a in loaded.answers}
+        predictions = {a.target: _prediction(a, labels[a.target][i], chances.get(a.target), i) for a in loaded.targets}
         rows.append(
             {**row, **(next(iter(predictions.values())) if len(predictions) == 1 else {"targets": predictions})}
         )
@@ -264,8 +264,8 @@ def evaluate(
 
 def _as_fitted(loaded: SavedPredictor, columns: Columns) -> Columns:
     """Fill in the target columns and the task of a table from the predictor where the options leave them out."""
-    tasks = {answer.task for answer in loaded.answers}
-    target = columns.target or [answer.target for answer in loaded.answers]
+    tasks = {answer.task for answer in loaded.targets}
+    target = columns.target or [answer.target for answer in loaded.targets]
     return dataclasses.replace(columns, target=target, task=columns.task or (tasks.pop() if len(tasks) == 1 else None))
 
 

@@ -1,4 +1,4 @@
-"""Predictor: recipe + answers, everything needed to predict elsewhere. Floor 5."""
+"""Predictor: sources + target models, everything needed to predict elsewhere. Floor 5."""
 
 from headstart.extraction.features import (
     FeatureSet,
@@ -11,10 +11,10 @@ from headstart.extraction.features import (
     take_rows,
 )
 from headstart.moments.exact_sums import ExactSums
-from headstart.predictor.head_models import HeadModel
-from headstart.predictor.loading import load
-from headstart.predictor.predictor import Predictor
-from headstart.predictor.target_model import TARGET_MODELS, TargetModel
+from headstart.predictor.predictions import Predictions
+from headstart.predictor.predictor import Predictor, load
+from headstart.predictor.storage import TARGET_MODELS
+from headstart.predictor.target_model import HeadModel, TargetModel
 from headstart.predictor.transcription import Transcription
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ExactSums",
     "FeatureSpec",
     "LayerKey",
+    "Predictions",
     "Predictor",
     "FeatureSet",
     "Transcription",

@@ -20,7 +20,7 @@ from headstart._base.progress import note
 from headstart.engines.base import ENGINES, RuntimeConfig, rows_of_batch
 from headstart.errors import OptionError, SourceError, StoreError
 from headstart.pooling import reducer
-from headstart.predictor.head_models import HeadModel
+from headstart.predictor.target_model import HeadModel
 from headstart.result.record import plain
 from headstart.sources.layers import forward_features
 from headstart.sources.onnx.file import METADATA
@@ -58,23 +58,23 @@ def export(predictor: Any, path: Path, format: str) -> Path:
 
 def outputs_of(predictor: Any) -> list[str]:
     """Names of the file's outputs: one per target; a name alone where there is one target."""
-    kinds = ["values" if answer.task == "regression" else "probabilities" for answer in predictor.answers]
+    kinds = ["values" if answer.task == "regression" else "probabilities" for answer in predictor.targets]
     if len(kinds) == 1:
         return kinds
-    return [f"{answer.target}.{kind}" for answer, kind in zip(predictor.answers, kinds)]
+    return [f"{answer.target}.{kind}" for answer, kind in zip(predictor.targets, kinds)]
 
 
 def _single(predictor: Any) -> Any:
     """The one source, when everything can be exported; every reason against it otherwise."""
     problems = []
-    used = sorted({part.source for answer in predictor.answers for part in answer.parts})
+    used = sorted({part.source for answer in predictor.targets for part in answer.specs})
     if len(used) > 1:
         names = ", ".join(predictor.sources[i].address for i in used)
         problems.append(f"It reads {len(used)} sources ({names}); a file holds one. Fit with one of them.")
     source = predictor.sources[used[0]]
     if "torch" not in source.engines:
         problems.append(f"{source.address} is run by {source.engines[0]}; only torch networks are exported.")
-    for answer in predictor.answers:
+    for answer in predictor.targets:
         if not isinstance(answer, HeadModel):
             problems.append(f"{answer.target!r} is {answer.task}, whose answers are more than numbers per item.")
         elif not answer.head.linear:
@@ -84,7 +84,7 @@ def _single(predictor: Any) -> Any:
             )
         problems += [
             f"pooling={part.pooling!r} at {part.layer} goes item by item, which one graph cannot."
-            for part in answer.parts
+            for part in answer.specs
             if part.pooling == "none" or part.pooling.startswith("segments")
         ]
     if problems:
@@ -96,14 +96,14 @@ def _whole(predictor: Any, source: Any, inputs: Sequence[str]) -> Any:
     """One torch module from the network's input to the answers."""
     import torch
 
-    layers = {part.layer: part.pooling for answer in predictor.answers for part in answer.parts}
+    layers = {part.layer: part.pooling for answer in predictor.targets for part in answer.specs}
     reduce = {name: reducer(pooling, source.layer(name).axes) for name, pooling in layers.items()}
 
     class Whole(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = copy.deepcopy(source.module).float().eval()
-            self.heads = torch.nn.ModuleList([_linear(answer.head) for answer in predictor.answers])
+            self.heads = torch.nn.ModuleList([_linear(answer.head) for answer in predictor.targets])
 
         def forward(self, first: Any, second: Any = None, third: Any = None) -> Any:
             tensors = dict(zip(inputs, (first, second, third)))
@@ -111,8 +111,8 @@ def _whole(predictor: Any, source: Any, inputs: Sequence[str]) -> Any:
             backend = source.torch_backend.with_module(self.network)
             kept = forward_features(backend, tensors, rows_of_batch(reduce, batch), stop=False)
             found = []
-            for answer, head in zip(predictor.answers, self.heads):
-                decision = head(torch.cat([kept[part.layer].float().flatten(1) for part in answer.parts], 1))
+            for answer, head in zip(predictor.targets, self.heads):
+                decision = head(torch.cat([kept[part.layer].float().flatten(1) for part in answer.specs], 1))
                 if answer.task == "classification":
                     decision = decision.softmax(1)
                 found.append(decision.sigmoid() if answer.task == "multilabel" else decision)
@@ -190,7 +190,7 @@ def _described(predictor: Any, source: Any) -> dict[str, Any]:
     how = source.input.describe()
     targets = [
         {"name": answer.target, "task": answer.task, "output": name, "classes": answer.classes}
-        for answer, name in zip(predictor.answers, outputs_of(predictor))
+        for answer, name in zip(predictor.targets, outputs_of(predictor))
     ]
     made: dict[str, Any] = {"modality": source.modality, str(how.pop("kind", "input")): how}
     described: dict[str, Any] = plain({"source": source.address, "input": made, "targets": targets})
@@ -208,12 +208,13 @@ def _compare(predictor: Any, source: Any, ort: Any, content: bytes) -> None:
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     named = zip(session.get_inputs(), given.values())
     found = session.run(None, {one.name: value.numpy() for one, value in named})
-    layers = {part.layer: part.pooling for answer in predictor.answers for part in answer.parts}
+    layers = {part.layer: part.pooling for answer in predictor.targets for part in answer.specs}
     reduce = {name: reducer(pooling, source.layer(name).axes) for name, pooling in layers.items()}
     rows = ENGINES["torch"](source, reduce, RuntimeConfig("torch", "fp32"))(batch)
-    for answer, values in zip(predictor.answers, found):
-        X = np.concatenate([rows[part.layer].reshape(len(batch), -1) for part in answer.parts], 1)
-        wanted = answer.decision(X) if answer.task == "regression" else answer.proba(X)
+    for answer, values in zip(predictor.targets, found):
+        X = np.concatenate([rows[part.layer].reshape(len(batch), -1) for part in answer.specs], 1)
+        predictions = answer.infer_rows(X)
+        wanted = predictions.decisions if answer.task == "regression" else predictions.probabilities
         scale = max(float(np.abs(wanted).max()), 1e-12)
         worst = float(np.abs(values - wanted).max()) / scale
         if not worst <= _TOLERANCE:

@@ -1,7 +1,13 @@
-"""The Predictor: predict, evaluate, save. It reads features through the same bank as everything else."""
+"""The Predictor: sources, layers and heads, ready to predict, evaluate, save and export.
+
+Every prediction is one pass (:meth:`Predictor.infer`): items become a Dataset, the sources give features of the layers
+that the target models read (through the same bank as everything else), and each target model turns them into labels
+and numbers. ``predict``, ``predict_proba`` and ``decision_function`` are views of that pass.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,18 +16,22 @@ from typing import Any
 
 import numpy as np
 
+from headstart._base.typing import Array, Float
 from headstart.dataset.dataset import Dataset
 from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError
 from headstart.extraction.features import FeatureSet, extract_features, items_of, resolve_runtime
+from headstart.heads.base import Head
 from headstart.predictor import export as _export
 from headstart.predictor import storage, unlearning
-from headstart.predictor.evaluation import evaluated
+from headstart.predictor.evaluation import collect_skipped, evaluate_predictor
+from headstart.predictor.predictions import Predictions, TargetPredictions
 from headstart.predictor.target_model import TargetModel
 from headstart.result.result import Result
 from headstart.sources.base import Source
+from headstart.speech_heads.base import CtcHead
 
-_NUMBERS = {"proba": "probabilities", "decision": "decision values"}
+_OUTPUT_NAMES = {"proba": "probabilities", "decision": "decision values"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +41,10 @@ class Predictor:
     Attributes
     ----------
     sources : tuple of Source
-    answers : tuple of Answer
+    targets : tuple of TargetModel
         One per target column.
-    choices : tuple of Choice
-        How each source was run in training; see :attr:`running`.
+    choices : tuple of RuntimeConfig
+        Engine, precision and batch size of each source in training; see :attr:`running`.
     history : mapping
         Loss, score and seconds per epoch of fine-tuning; empty when nothing was trained.
     chosen : mapping
@@ -46,7 +56,7 @@ class Predictor:
     """
 
     sources: tuple[Source, ...]
-    answers: tuple[TargetModel, ...]
+    targets: tuple[TargetModel, ...]
     choices: tuple[RuntimeConfig, ...]
     history: Mapping[str, Any] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)
@@ -60,39 +70,89 @@ class Predictor:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Layers of the first answer's features."""
-        return tuple(part.layer for part in self.answers[0].parts)
+        """Layers of the first target's features."""
+        return tuple(spec.layer for spec in self.targets[0].specs)
 
     @property
-    def head(self) -> Any:
+    def head(self) -> Head | CtcHead:
         """The (first) head."""
-        return self.answers[0].solver
+        return self.targets[0].head
 
     @property
-    def classes(self) -> Any:
+    def classes(self) -> tuple[Any, ...] | dict[str, tuple[Any, ...] | None] | None:
         """Classes of the only target; with several, by name."""
-        if len(self.answers) == 1:
-            return self.answers[0].classes
-        return {answer.target: answer.classes for answer in self.answers}
+        if len(self.targets) == 1:
+            return self.targets[0].classes
+        return {model.target: model.classes for model in self.targets}
 
     @cached_property
     def running(self) -> tuple[RuntimeConfig, ...]:
-        """How each source is run here: as in training, or in fp32 (with a note) where this machine cannot."""
+        """Runtime of each source on this machine: as in training, or fp32 (with a note) where that is not possible."""
         fixed = self.provenance.get("precision", "auto") != "auto"
         return tuple(resolve_runtime(s, choice, fixed=fixed) for s, choice in zip(self.sources, self.choices))
 
-    def predict(self, x: Any, *, on_error: str = "raise", store: str | Path | bool | None = None) -> Any:
-        """Labels.
+    def infer(self, x: Any, *, on_error: str = "raise", store: str | Path | bool | None = None) -> Predictions:
+        """Predict everything that there is to predict about items, in one pass over them.
 
         Parameters
         ----------
         x : Dataset, list of items, or one item
-            A str is a path for images and sounds, and the text itself for texts; a folder stands for the files in it.
+            A str is a path for images and audio, and the text itself for texts; a folder stands for the files in it.
             An array is one item or many.
         on_error : {"raise", "skip"}
-            With ``"skip"`` an item that cannot be read gets None.
+            With ``"skip"`` an item that cannot be read gets None as its label and NaN as its numbers, and is named in
+            ``skipped``.
         store : path or False, optional
-            Where features are kept; None keeps those of a Dataset in the usual place and those of a list nowhere.
+            Where features are stored; None stores those of a Dataset in the usual place and those of a list nowhere.
+
+        Returns
+        -------
+        Predictions
+
+        Raises
+        ------
+        UnreadableItem
+            With ``on_error="raise"``.
+        DataError
+            When the items are of another kind than the source takes.
+
+        Notes
+        -----
+        Cost: one forward pass per item whose features are not in the store. Networks are made ready on the first call
+        and used again by the following ones.
+        """
+        begun = time.perf_counter()
+        data, single = items_of(x, self.source.modality)
+        if store is None and not isinstance(x, Dataset):
+            store = False
+        features = self._extract(data, on_error, store)
+        labels: dict[str, Any] = {}
+        chances: dict[str, Any] = {}
+        decisions: dict[str, Any] = {}
+        for model in self.targets:
+            rows = features[model.target]
+            predictions = model.infer(rows) if len(rows.keep) else TargetPredictions(())
+            labels[model.target] = _spread_labels(predictions.labels, rows.keep, len(data))
+            if "proba" in model.outputs:
+                chances[model.target] = _spread(predictions.probabilities, rows.keep, (len(data), model.width))
+            if "decision" in model.outputs:
+                decisions[model.target] = _spread(predictions.decisions, rows.keep, (len(data), model.width))
+        several = len(self.targets) > 1
+        return Predictions(
+            labels=_shaped(labels, single=single, several=several),
+            probabilities=_shaped(chances, single=single, several=several) if chances else None,
+            decisions=_shaped(decisions, single=single, several=several) if decisions else None,
+            skipped=collect_skipped(features),
+            seconds=time.perf_counter() - begun,
+        )
+
+    def predict(self, x: Any, *, on_error: str = "raise", store: str | Path | bool | None = None) -> Any:
+        """Return the labels of :meth:`infer`.
+
+        Parameters
+        ----------
+        x, on_error, store
+            As for :meth:`infer`.
 
         Returns
         -------
@@ -105,30 +165,33 @@ class Predictor:
         DataError
             When the items are of another kind than the source takes.
         """
-        data, single = self._data(x)
-        rows = self._read(data, on_error, store=_kept(x, store))
-        found = {a.target: _spread(a, rows[a.target], len(data)) for a in self.answers}
-        return _shaped(found, single)
+        return self.infer(x, on_error=on_error, store=store).labels
 
     def predict_proba(self, x: Any, *, on_error: str = "raise", store: str | Path | bool | None = None) -> Any:
-        """Probabilities (n, t) float64 in the order of ``classes``; NaN rows for items skipped.
+        """Return the probabilities of :meth:`infer`.
+
+        (n, t) float64 in the order of ``classes``; NaN rows for items skipped.
 
         Raises
         ------
         OptionError
-            For a task that has none: regression, transcription.
+            For a task that has none: regression, transcription, summarization.
         """
-        return self._numbers(x, "proba", on_error, store)
+        self._check_has("proba")
+        return self.infer(x, on_error=on_error, store=store).probabilities
 
     def decision_function(self, x: Any, *, on_error: str = "raise", store: str | Path | bool | None = None) -> Any:
-        """Decision values (n, t) float64; NaN rows for items skipped.
+        """Return the decision values of :meth:`infer`.
+
+        (n, t) float64; NaN rows for items skipped.
 
         Raises
         ------
         OptionError
-            For a task that has none: transcription.
+            For a task that has none: transcription, summarization.
         """
-        return self._numbers(x, "decision", on_error, store)
+        self._check_has("decision")
+        return self.infer(x, on_error=on_error, store=store).decisions
 
     def evaluate(self, data: Dataset, *, on_error: str = "skip") -> Result:
         """Metrics with intervals on labelled data.
@@ -142,7 +205,7 @@ class Predictor:
         DataError
             Without targets, with none that the predictor knows, or when nothing can be read.
         """
-        return evaluated(self, data, on_error)
+        return evaluate_predictor(self, data, on_error)
 
     def forget(self, x: Any, *, store: str | Path | None = None) -> Predictor:
         """A predictor that has not learned from these items; this one stays as it is.
@@ -198,7 +261,7 @@ class Predictor:
     def export(self, path: str | Path, format: str = "onnx") -> Path:
         """Write source, pooling, heads and probabilities as one ONNX file that runs without headstart.
 
-        The file's inputs are what the network takes (prepared pictures, vectors, token numbers), with an open number of
+        The file's inputs are what the network takes (prepared images, vectors, token numbers), with an open number of
         items; its outputs are probabilities, or values for regression. How inputs are prepared, and the classes, are in
         its metadata under ``headstart``. Read back by ``load_source("onnx:FILE")`` it is a source.
 
@@ -220,70 +283,101 @@ class Predictor:
 
     def __repr__(self) -> str:
         heads = ", ".join(
-            f"{a.target}: {type(a.solver).__name__} on {'+'.join(p.layer for p in a.parts)}" for a in self.answers
+            f"{a.target}: {type(a.head).__name__} on {'+'.join(p.layer for p in a.specs)}" for a in self.targets
         )
         return f"Predictor({', '.join(s.address for s in self.sources)}; {heads})"
 
-    def _numbers(self, x: Any, kind: str, on_error: str, store: str | Path | bool | None) -> Any:
-        without = [a for a in self.answers if kind not in a.gives]
+    def _check_has(self, output: str) -> None:
+        """Refuse before anything is read what a target does not have."""
+        without = [model for model in self.targets if output not in model.outputs]
         if without:
-            names = ", ".join(f"{a.task.capitalize()} ({a.target})" for a in without)
-            raise OptionError(f"{names} has no {_NUMBERS[kind]}; use predict().")
-        data, single = self._data(x)
-        rows = self._read(data, on_error, store=_kept(x, store))
-        found = {}
-        for answer in self.answers:
-            found[answer.target] = whole = np.full((len(data), answer.width), np.nan)
-            read = rows[answer.target]
-            if len(read.keep):
-                whole[read.keep] = answer.gives[kind](answer, read)
-        return _shaped(found, single)
+            names = ", ".join(f"{model.task.capitalize()} ({model.target})" for model in without)
+            raise OptionError(f"{names} has no {_OUTPUT_NAMES[output]}; use predict().")
 
-    def _data(self, x: Any) -> tuple[Dataset, bool]:
-        return items_of(x, self.source.modality)
-
-    def _read(self, data: Dataset, on_error: str, store: str | Path | bool | None = None) -> dict[str, FeatureSet]:
-        """Target → its rows; answers that divide items alike, and pool layers alike, are read together."""
-        found: dict[str, FeatureSet] = {}
-        for answers in _together(self.answers):
-            parts = [part for answer in answers for part in answer.parts]
-            poolings = [{p.layer: p.pooling for p in parts if p.source == i} for i in range(len(self.sources))]
-            divide = type(answers[0]).divide
+    def _extract(self, data: Dataset, on_error: str, store: str | Path | bool | None = None) -> dict[str, FeatureSet]:
+        """Features by target name; targets that divide items alike, and pool layers alike, are read together."""
+        features: dict[str, FeatureSet] = {}
+        for models in group_by_pass(self.targets):
+            specs = [spec for model in models for spec in model.specs]
+            poolings = [{s.layer: s.pooling for s in specs if s.source == i} for i in range(len(self.sources))]
+            divide = type(models[0]).divide
             rows = extract_features(
                 self.sources, self.running, poolings, data, divide=divide, on_error=on_error, store=store
             )
-            found |= {answer.target: rows for answer in answers}
-        return found
+            features |= {model.target: rows for model in models}
+        return features
 
 
-def _together(answers: Sequence[TargetModel]) -> list[list[TargetModel]]:
-    """Answers that one pass over the items can serve."""
+def load(path: str | Path, *, sources: Source | Sequence[Source] = ()) -> Predictor:
+    """Load a saved predictor.
+
+    Parameters
+    ----------
+    path : str or Path
+    sources : Source or sequence of Source, optional
+        Needed only for sources that are Python objects and could not be saved with it.
+
+    Raises
+    ------
+    StoreError
+        When it is incomplete, damaged, or was changed after it was saved.
+    SourceError
+        When a source must be given and is not, or is another one.
+    MissingPackage
+        When the package that builds a source is not installed.
+    """
+    given = [sources] if isinstance(sources, Source) else list(sources)
+    if not all(isinstance(source, Source) for source in given):
+        raise OptionError(f"sources= takes Source objects; got {', '.join(type(s).__name__ for s in given)}.")
+    saved = storage.read(Path(path).expanduser(), given)
+    return Predictor(
+        sources=saved.sources,
+        targets=saved.targets,
+        choices=saved.choices,
+        history=saved.record.history,
+        chosen=saved.record.chosen,
+        provenance=saved.record.provenance,
+        trained_on=saved.trained_on,
+    )
+
+
+def group_by_pass(models: Sequence[TargetModel]) -> list[list[TargetModel]]:
+    """Group target models that one pass over the items can serve.
+
+    One pass cuts items in one way, and pools each layer in one way.
+    """
     groups: list[list[TargetModel]] = []
-    for answer in answers:
-        wanted = {(p.source, p.layer): p.pooling for p in answer.parts}
+    for model in models:
         for group in groups:
-            there = {(p.source, p.layer): p.pooling for other in group for p in other.parts}
-            alike = type(answer).divide is type(group[0]).divide
-            if alike and all(there.get(place, pooling) == pooling for place, pooling in wanted.items()):
-                group.append(answer)
+            poolings = {(spec.source, spec.layer): spec.pooling for other in group for spec in other.specs}
+            same_cut = type(model).divide is type(group[0]).divide
+            same_pooling = all(poolings.get((s.source, s.layer), s.pooling) == s.pooling for s in model.specs)
+            if same_cut and same_pooling:
+                group.append(model)
                 break
         else:
-            groups.append([answer])
+            groups.append([model])
     return groups
 
 
-def _kept(x: Any, store: str | Path | bool | None) -> str | Path | bool | None:
-    return False if store is None and not isinstance(x, Dataset) else store
+def _spread_labels(labels: Sequence[Any], index: Array, size: int) -> list[Any]:
+    """Put labels at their items' positions; None stands for an item that could not be read."""
+    spread: list[Any] = [None] * size
+    for position, label in zip(index.tolist(), labels):
+        spread[position] = label
+    return spread
 
 
-def _spread(answer: TargetModel, rows: FeatureSet, size: int) -> list[Any]:
-    found: list[Any] = [None] * size
-    labels: Sequence[Any] = answer.labels(rows) if len(rows.keep) else ()
-    for index, label in zip(rows.keep.tolist(), labels):
-        found[index] = label
-    return found
+def _spread(values: Float | None, index: Array, shape: tuple[int, int]) -> Float:
+    """Put rows at their items' positions; NaN stands for an item that could not be read."""
+    spread = np.full(shape, np.nan)
+    if values is not None:
+        spread[index] = values
+    return spread
 
 
-def _shaped(found: dict[str, Any], single: bool) -> Any:
-    picked = {name: values[0] for name, values in found.items()} if single else found
-    return next(iter(picked.values())) if len(picked) == 1 else picked
+def _shaped(by_target: dict[str, Any], *, single: bool, several: bool) -> Any:
+    """Shape results as they were asked for: one item or all, one target or a dict."""
+    if single:
+        by_target = {name: values[0] for name, values in by_target.items()}
+    return by_target if several else next(iter(by_target.values()))

@@ -1,18 +1,19 @@
-"""What is said in a clip, written down."""
+"""Transcription: a CTC head on the frames of one layer writes down what is said in a clip."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
-
 from headstart._base.constraints import check_saved
+from headstart._base.typing import Array
 from headstart.extraction.features import FeatureSet, FeatureSpec
 from headstart.metrics.evaluate import assess
-from headstart.predictor.text_models import TextModel
+from headstart.predictor.predictions import TargetPredictions
+from headstart.predictor.target_model import TextModel
 from headstart.result.result import Result
+from headstart.speech_heads.base import CtcHead
 from headstart.speech_heads.recogniser import Recogniser
 
 
@@ -21,36 +22,34 @@ class Transcription(TextModel):
     """A CTC head on the frames of one layer."""
 
     task = "transcription"
-    wanted = "texts"
+    expected = "texts"
 
     recogniser: Recogniser
 
     @property
-    def solver(self) -> Any:
+    def head(self) -> CtcHead:
         """The CTC head."""
         return self.recogniser.head
 
-    def labels(self, rows: FeatureSet) -> Sequence[str]:
+    def infer(self, features: FeatureSet) -> TargetPredictions:
         """One text per item."""
-        (part,) = self.parts
-        return self.recogniser.texts(rows.at[part.source, part.layer])
+        (spec,) = self.specs
+        return TargetPredictions(self.recogniser.texts(features.at[spec.source, spec.layer]))
 
-    def assessed(self, truth: list[Any], rows: FeatureSet) -> Result:
+    def evaluate(self, labels: list[Any], features: FeatureSet) -> Result:
         """Word and character error rate."""
-        return assess("transcription", truth, self.labels(rows))
+        return assess("transcription", labels, self.infer(features).labels)
 
-    def record(self) -> dict[str, Any]:
-        """Head and alphabet as plain data."""
-        return self.recogniser.record()
+    def state(self) -> dict[str, Array]:
+        """Weights of the CTC head."""
+        return self.recogniser.state()
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Weights."""
-        return self.recogniser.arrays()
+    def _task_config(self) -> dict[str, Any]:
+        return self.recogniser.config()
 
     @classmethod
-    def rebuilt(
-        cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, target: str, parts: tuple[FeatureSpec, ...]
+    def _from_task_config(
+        cls, config: Mapping[str, Any], state: Mapping[str, Array], *, target: str, specs: tuple[FeatureSpec, ...]
     ) -> Self:
-        """From what was saved."""
-        check_saved(len(parts) == 1 and parts[0].pooling == "frames", "a layer")
-        return cls(target, parts, Recogniser.rebuilt(record, arrays))
+        check_saved(len(specs) == 1 and specs[0].pooling == "frames", "a layer")
+        return cls(target, specs, Recogniser.from_config(config, state))

@@ -11,11 +11,11 @@ from headstart.dataset.dataset import Dataset
 from headstart.errors import DataError, OptionError, UnreadableItem
 from headstart.extraction.autotune import device_name
 from headstart.extraction.extract import recipe, store_of
-from headstart.extraction.features import is_passthrough
+from headstart.extraction.features import is_passthrough, items_of
 from headstart.extraction.loading import label
 from headstart.heads.base import HEADS
 from headstart.moments.exact_sums import SHORT, ExactSums
-from headstart.predictor.head_models import some
+from headstart.predictor.target_model import first_few
 
 SOLVED_AGAIN = ("weights", "class counts", "logit adjustment")
 UNCHANGED = ("layers", "head", "strength", "balance", "temperature", "scores of the choice")
@@ -24,29 +24,29 @@ UNCHANGED = ("layers", "head", "strength", "balance", "temperature", "scores of 
 def forget(predictor: Any, x: Any, store: Any) -> Any:
     """See :meth:`headstart.predictor.Predictor.forget`."""
     _need_ledgers(predictor)
-    data, _ = predictor._data(x)
+    data, _ = items_of(x, predictor.source.modality)
     keys = _known(predictor, data)
-    rows = predictor._read(data, "raise", _home(predictor, data, store))
+    rows = predictor._extract(data, "raise", _home(predictor, data, store))
     answers = []
-    for answer in predictor.answers:
-        left = answer.ledger.without(answer.features(rows[answer.target].at), keys)
+    for answer in predictor.targets:
+        left = answer.exact_sums.without(answer.features(rows[answer.target].at), keys)
         _need_left(answer, left)
-        answers.append(answer.solved(left))
+        answers.append(answer.solve(left))
     done = {"items": len(set(keys)), "solved_again": list(SOLVED_AGAIN), "unchanged": list(UNCHANGED)}
     provenance = {**predictor.provenance, "forgotten": [*predictor.provenance.get("forgotten", ()), done]}
     kept = predictor.trained_on.difference(keys)
-    return dataclasses.replace(predictor, answers=tuple(answers), trained_on=kept, provenance=provenance)
+    return dataclasses.replace(predictor, targets=tuple(answers), trained_on=kept, provenance=provenance)
 
 
 def _need_ledgers(predictor: Any) -> None:
     """Why nothing can be subtracted, where that is so."""
-    without = [answer for answer in predictor.answers if getattr(answer, "ledger", None) is None]
+    without = [answer for answer in predictor.targets if getattr(answer, "ledger", None) is None]
     if not without:
         return
     if predictor.chosen.get("policy", "frozen") != "frozen":
         why = "its network was fine-tuned, so that every weight of it has seen them"
-    elif not getattr(without[0].solver, "from_moments", False):
-        why = f"its head, {getattr(without[0].solver, 'name', without[0].task)}, is no function of sums over items"
+    elif not getattr(without[0].head, "from_moments", False):
+        why = f"its head, {getattr(without[0].head, 'name', without[0].task)}, is no function of sums over items"
     else:
         why = "no sums to subtract from were kept when it was fitted"
     able = ", ".join(name for name in HEADS if HEADS[name].from_moments)
@@ -70,7 +70,7 @@ def _known(predictor: Any, data: Dataset) -> list[bytes]:
     if strange:
         raise DataError(
             f"{len(strange)} of {len(keys)} items are none that this predictor has learned from, or were forgotten "
-            f"already: {some(strange)}. Items are known by their content, to the byte. Leave these out."
+            f"already: {first_few(strange)}. Items are known by their content, to the byte. Leave these out."
         )
     return keys
 
@@ -79,7 +79,7 @@ def _home(predictor: Any, data: Dataset, store: Any) -> Any:
     """The store, where it has the features; False where they must be computed: nothing new is kept of these items."""
     if store is False:
         return False
-    places = {(p.source, p.layer, p.pooling) for answer in predictor.answers for p in answer.parts}
+    places = {(p.source, p.layer, p.pooling) for answer in predictor.targets for p in answer.specs}
     for number, layer, pooling in places:
         source = predictor.sources[number]
         choice = dataclasses.replace(predictor.running[number], device=device_name("auto"))
@@ -97,11 +97,11 @@ def _need_left(answer: Any, left: ExactSums) -> None:
             f"{len(left.keys) or 'No'} item would be left to predict {answer.target!r} from, and it takes 2. Delete "
             "this predictor, and fit one on other data."
         )
-    before, after = answer.ledger.targets.sum(axis=0), left.targets.sum(axis=0)
+    before, after = answer.exact_sums.targets.sum(axis=0), left.targets.sum(axis=0)
     lost = [] if answer.classes is None else [answer.classes[i] for i in np.flatnonzero((before > 0) & (after == 0))]
     if lost:
         raise DataError(
-            f"No item of {some(lost)} would be left, and a predictor keeps its classes, names included. "
+            f"No item of {first_few(lost)} would be left, and a predictor keeps its classes, names included. "
             "Fit again on a dataset without these items."
         )
     if not left.moments.scatter.any():

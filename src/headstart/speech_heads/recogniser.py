@@ -87,19 +87,19 @@ class Recogniser:
         tensors = [torch.from_numpy(np.array(one, np.float32)) for one in frames]
         return pad_sequence(tensors, batch_first=True), torch.tensor([len(one) for one in tensors])
 
-    def record(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "head": {"name": self.head.name, "fields": self.head.config()},
             "alphabet": {"units": self.alphabet.units, "symbols": list(self.alphabet.symbols)},
         }
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def state(self) -> dict[str, np.ndarray]:
         """Everything learned."""
         return {name: value.detach().cpu().numpy() for name, value in self.network.state_dict().items()}
 
     @classmethod
-    def rebuilt(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+    def from_config(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         """From :meth:`record` and :meth:`arrays`; whatever does not fit is a ValueError, KeyError or TypeError."""
         head = CTC[record["head"]["name"]](**record["head"]["fields"])
         validate(head)

@@ -152,7 +152,7 @@ class Document:
     Terms stand for content without a list of stop words: words of four letters and more, and pairs of neighbouring
     characters where a script writes no spaces.
 
-    >>> document = Document.of("Rates fell. The bank cut rates again.")
+    >>> document = Document.from_text("Rates fell. The bank cut rates again.")
     >>> document.sentences, document.lengths.tolist()
     (('Rates fell.', 'The bank cut rates again.'), [2, 5])
     """
@@ -160,7 +160,7 @@ class Document:
     sentences: tuple[str, ...]
 
     @classmethod
-    def of(cls, text: str) -> Document:
+    def from_text(cls, text: str) -> Document:
         """Split a text."""
         return cls(tuple(sentences(text)))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -33,10 +32,10 @@ class Length:
     amount: float
 
     @classmethod
-    def of(cls, value: Any) -> Length:
+    def parse(cls, value: float | str) -> Length:
         """From what a user writes: 3 or "3 sentences", 0.3 or "30 %", "100 words".
 
-        >>> Length.of(3), Length.of("100 words")
+        >>> Length.parse(3), Length.parse("100 words")
         (Length(unit='sentences', amount=3.0), Length(unit='words', amount=100.0))
 
         Raises
@@ -123,7 +122,7 @@ def best_first(scores: Array) -> Ints:
     return np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").astype(np.int64)
 
 
-def written(document: Document, chosen: Ints, joint: str) -> str:
+def join_sentences(document: Document, chosen: Ints, joint: str) -> str:
     """The sentences as one text; a joint that is a space is left out after the marks that need none."""
     text = ""
     for place in chosen.tolist():

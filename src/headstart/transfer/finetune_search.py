@@ -24,8 +24,8 @@ from headstart.heads.base import HEADS, Head
 from headstart.heads.base import head as make_head
 from headstart.imbalance import log_adjustment, row_weights
 from headstart.policies.base import Policy
-from headstart.predictor.head_models import HeadModel
 from headstart.predictor.predictor import Predictor
+from headstart.predictor.target_model import HeadModel
 from headstart.training.batches import Views
 from headstart.training.distributed import broadcast_scalar
 from headstart.transfer import starting_points as preparing
@@ -96,17 +96,19 @@ class FineTuneSearch:
         outcome = self._tune(
             features,
             start,
-            samples=preparing.samples(self.source, self.data, fitting, views=self._varied(features, start, held)),
+            samples=preparing.samples(
+                self.source, self.data, fitting, views=self._augmentations(features, start, held)
+            ),
             targets=self.T[fitting],
             policy=self.policy,
             score=score,
             held_out=preparing.samples(self.source, self.data, held) if len(held) else None,
             budget=budget,
-            checkpoint=self._named(name),
+            checkpoint=self._checkpoint_path(name),
         )
-        return self._counted(FineTuneRun(ground, held, outcome))
+        return self._record(FineTuneRun(ground, held, outcome))
 
-    def on_all(self, won: FineTuneRun) -> FineTuneResult:
+    def refit(self, won: FineTuneRun) -> FineTuneResult:
         """The run that won once more, on all items: as many epochs, and the same of tuned and averaged weights."""
         everything = np.arange(len(self.T))
         start, features = self._start(won.ground, everything)
@@ -114,16 +116,16 @@ class FineTuneSearch:
             features,
             start,
             samples=preparing.samples(
-                self.source, self.data, everything, views=self._varied(features, start, won.held)
+                self.source, self.data, everything, views=self._augmentations(features, start, won.held)
             ),
             targets=self.T,
             policy=dataclasses.replace(self.policy, epochs=len(won.outcome.history.loss)),
             average=won.outcome.selected == "average",
-            checkpoint=self._named("all"),
+            checkpoint=self._checkpoint_path("all"),
         )
         return dataclasses.replace(won.outcome, source=again.source, coef=again.coef, intercept=again.intercept)
 
-    def affords(self, one: FineTuneRun, budget: float, *, more: int) -> bool:
+    def fits_budget(self, one: FineTuneRun, budget: float, *, more: int) -> bool:
         """Whether so many further runs like this one, and one on all items, fit into the budget."""
         count = len(self.T)
         views = _VIEWS_AT_MOST * count / self.choice.speed if self.choice.speed else 0.0
@@ -131,7 +133,7 @@ class FineTuneSearch:
         needed = broadcast_scalar(lambda: self.spent + one.seconds * (more + 1 / fitted) + views)
         return needed <= budget
 
-    def evidence(self, one: FineTuneRun) -> PairedPredictions:
+    def compare(self, one: FineTuneRun) -> PairedPredictions:
         """What the frozen predictor's own head, solved on the same items, and the run decide about those held out."""
         answer, held = self.answer, one.held
         X = answer.features(self.labelled.rows)
@@ -144,14 +146,14 @@ class FineTuneSearch:
         assert one.outcome.held_out_decisions is not None
         return PairedPredictions(frozen, one.outcome.held_out_decisions, self.T[held])
 
-    def clear(self, one: FineTuneRun, seen: Sequence[PairedPredictions], choices: int) -> bool:
+    def is_better(self, one: FineTuneRun, seen: Sequence[PairedPredictions], choices: int) -> bool:
         """Whether what the run kept is no start, and clearly better than the frozen predictor."""
         balanced = self.shift is not None
         return one.outcome.selected != "start" and significantly_better(
             seen, self.answer.task, balanced=balanced, choices=choices
         )
 
-    def gain(self, seen: Sequence[PairedPredictions]) -> float:
+    def mean_improvement(self, seen: Sequence[PairedPredictions]) -> float:
         """How many fewer mistakes per item tuned weights make than the frozen predictor."""
         return improvement(seen, self.answer.task, balanced=self.shift is not None)[0]
 
@@ -180,10 +182,10 @@ class FineTuneSearch:
     def _start(self, ground: HeadModel, fitting: Ints) -> tuple[HeadInit, list[LayerSpec]]:
         X = ground.features(self.labelled.rows)[fitting]
         head = _linear(ground, X, self.T[fitting], kind=self.kind, shift=self.shift)
-        features = [LayerSpec(part.layer, part.pooling) for part in ground.parts]
+        features = [LayerSpec(part.layer, part.pooling) for part in ground.specs]
         return HeadInit.of(head.coef_ / head.temperature_, head.intercept_ / head.temperature_, X), features
 
-    def _varied(self, features: list[LayerSpec], start: HeadInit, held: Ints) -> Views | None:
+    def _augmentations(self, features: list[LayerSpec], start: HeadInit, held: Ints) -> Views | None:
         """Random views, decided on once: every run sees the same, and the cache computes them once."""
         if "views" not in self._views:
             how: dict[str, Any] = {"policy": self.policy, "features": features, "start": start, "device": self.device}
@@ -191,11 +193,11 @@ class FineTuneSearch:
             self._views["views"] = preparing.views(self.source, self.data, held, score=score, **how)
         return self._views["views"]
 
-    def _named(self, name: str) -> Path | None:
+    def _checkpoint_path(self, name: str) -> Path | None:
         at = self.checkpoint
         return at if at is None or not name else at.with_name(f"{at.name}.{name}")
 
-    def _counted(self, attempt: FineTuneRun) -> FineTuneRun:
+    def _record(self, attempt: FineTuneRun) -> FineTuneRun:
         self.spent += attempt.seconds
         return attempt
 
@@ -241,7 +243,7 @@ def search_finetuning(
 ) -> Predictor:
     """The predictor after fine-tuning, or the frozen one where that is better on validation (and ``guard`` is on)."""
     answer = _single(predictor)
-    index = answer.parts[0].source
+    index = answer.specs[0].source
     source, choice = predictor.sources[index], predictor.choices[index]
     labelled, T = candidates.labelled(answer.target)
     folds = _folds(labelled.data, T, answer.task, seed=seed) if guard else []
@@ -254,7 +256,7 @@ def search_finetuning(
     kind = predictor.chosen["selection"][answer.target]["balance"]["kind"]
     grounds = preparing.starting_points(answer, labelled, T, layers=layers, head=head, balance=kind, seed=seed)
     ground = next(grounds)
-    used = [part.layer for part in ground.parts]
+    used = [part.layer for part in ground.specs]
     reason = preparing.skip_reason(
         source, used, policy, count=len(T), choice=choice, budget=budget, shown=_score(predictor, answer)
     )
@@ -272,8 +274,8 @@ def search_finetuning(
     else:
         won = work.run(ground, everything, everything[:0], budget=budget)
     outcome = won.outcome
-    if folds and outcome.selected != "start" and (budget is None or work.affords(won, budget, more=0)):
-        outcome = work.on_all(won)
+    if folds and outcome.selected != "start" and (budget is None or work.fits_budget(won, budget, more=0)):
+        outcome = work.refit(won)
         note(
             f"{outcome.selected.capitalize()} weights won on held-out items, and are trained again on all "
             f"{len(T)} items."
@@ -297,21 +299,21 @@ def _searched(
     share = None if budget is None else _FIRST * budget
 
     def room(like: FineTuneRun) -> bool:
-        return budget is not None and work.affords(like, budget, more=1)
+        return budget is not None and work.fits_budget(like, budget, more=1)
 
     best, choices = work.run(ground, *folds[0], budget=share), 2
-    seen = [work.evidence(best)]
-    kept = work.clear(best, seen, choices)
+    seen = [work.compare(best)]
+    kept = work.is_better(best, seen, choices)
     for other in further if not kept and room(best) else ():
         best, choices = (
             max(best, work.run(other, *folds[0], budget=share, name="wide"), key=lambda one: one.score),
             choices + 2,
         )
-        seen = [work.evidence(best)]
-        kept = work.clear(best, seen, choices)
-    if not kept and best.outcome.selected != "start" and work.gain(seen) > 0 and room(best):
-        seen.append(work.evidence(work.run(best.ground, *folds[1], budget=share, name="second")))
-        kept = work.clear(best, seen, choices)
+        seen = [work.compare(best)]
+        kept = work.is_better(best, seen, choices)
+    if not kept and best.outcome.selected != "start" and work.mean_improvement(seen) > 0 and room(best):
+        seen.append(work.compare(work.run(best.ground, *folds[1], budget=share, name="second")))
+        kept = work.is_better(best, seen, choices)
     scores = {"frozen": work.scorer(best.held)(seen[0].frozen), **best.outcome.scores}
     chosen = best.outcome.selected if kept else "start"
     return dataclasses.replace(best, outcome=dataclasses.replace(best.outcome, scores=scores, selected=chosen))
@@ -324,12 +326,12 @@ def _score(predictor: Predictor, answer: HeadModel) -> float | None:
 
 
 def _single(predictor: Predictor) -> HeadModel:
-    if len(predictor.answers) > 1:
-        names = ", ".join(repr(a.target) for a in predictor.answers)
+    if len(predictor.targets) > 1:
+        names = ", ".join(repr(a.target) for a in predictor.targets)
         raise OptionError(f"Fine-tuning takes one target column; this data has {names}. Fit them one at a time.")
-    (answer,) = predictor.answers
+    (answer,) = predictor.targets
     assert isinstance(answer, HeadModel)
-    used = {part.source for part in answer.parts}
+    used = {part.source for part in answer.specs}
     if len(used) > 1:
         names = ", ".join(predictor.sources[i].address for i in sorted(used))
         raise OptionError(f"Fine-tuning takes one source; the best features come from {names}. Name one of them.")
@@ -374,13 +376,13 @@ def _result(
     if shown:
         note(f"Fine-tuned with {policy.name}; on held-out items: {shown}; kept: {outcome.selected}.")
     head = _as_head(outcome, answer)
-    parts = tuple(dataclasses.replace(part, source=0) for part in answer.parts)
-    index = answer.parts[0].source
+    parts = tuple(dataclasses.replace(part, source=0) for part in answer.specs)
+    index = answer.specs[0].source
     return dataclasses.replace(
         predictor,
         sources=(outcome.source,),
         choices=(predictor.choices[index],),
-        answers=(dataclasses.replace(answer, parts=parts, head=head),),
+        targets=(dataclasses.replace(answer, specs=parts, head=head),),
         history=history,
         chosen=chosen,
         provenance={**predictor.provenance, "sources": [_described(outcome.source, predictor.sources[index])]},

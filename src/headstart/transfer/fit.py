@@ -103,11 +103,13 @@ def fit(
         sources=_sources(source), data=data, layers=layers if isinstance(layers, str) else tuple(layers), head=head,
         pooling=pooling, balance=balance, budget=budget, seed=resolve_seed(random_state), store=store,
         checkpoint=Path(checkpoint).expanduser() if checkpoint else None,
-        how={"engine": engine, "precision": precision, "on_error": on_error, "device": device},
+        extract_options={"engine": engine, "precision": precision, "on_error": on_error, "device": device},
         length=length, exact=exact,
     )  # fmt: skip
     plan = _plan(job)
-    tunable = any(fitter.tunes for fitter in plan) and all("torch" in source.engines for source in job.sources)
+    tunable = any(fitter.supports_finetuning for fitter in plan) and all(
+        "torch" in source.engines for source in job.sources
+    )
     frozen = wanted.name == "frozen" or (policy == "auto" and not tunable)
     if exact:
         _need_exact(plan, frozen=frozen)
@@ -140,7 +142,9 @@ def _plan(job: FitConfig) -> dict[TaskFitter, list[Target]]:
 
 
 def _need_exact(plan: Mapping[TaskFitter, Sequence[Target]], *, frozen: bool) -> None:
-    others = [f"{c.name!r} ({c.task})" for fitter, columns in plan.items() if not fitter.tunes for c in columns]
+    others = [
+        f"{c.name!r} ({c.task})" for fitter, columns in plan.items() if not fitter.supports_finetuning for c in columns
+    ]
     if others or not frozen:
         raise OptionError(
             "exact=True is for heads that are solved from sums over frozen features"
@@ -152,28 +156,40 @@ def _need_exact(plan: Mapping[TaskFitter, Sequence[Target]], *, frozen: bool) ->
         )
 
 
+def _without_finetuning(plan: Mapping[TaskFitter, Sequence[Target]]) -> list[str]:
+    """Name the columns whose fitters train on features that stay as they are."""
+    return [
+        f"{column.name!r} ({column.task})"
+        for fitter, columns in plan.items()
+        if not fitter.supports_finetuning
+        for column in columns
+    ]
+
+
 def _need_tunable(plan: Mapping[TaskFitter, Sequence[Target]], sources: Sequence[Source], policy: str) -> None:
     for source in sources:
         _ = source.module  # says why a source that torch does not run cannot be trained
-    fixed = [f"{c.name!r} ({c.task})" for fitter, columns in plan.items() if not fitter.tunes for c in columns]
+    fixed = [
+        f"{c.name!r} ({c.task})" for fitter, columns in plan.items() if not fitter.supports_finetuning for c in columns
+    ]
     if fixed:
         raise OptionError(f"policy={policy!r} cannot fine-tune for {', '.join(fixed)}; use policy='frozen'.")
 
 
 def _predictor(job: FitConfig, fits: Sequence[FitResult]) -> Predictor:
     """The frozen predictor; its answers are in the order of the columns."""
-    answers = {answer.target: answer for one in fits for answer in one.answers}
+    answers = {answer.target: answer for one in fits for answer in one.targets}
     seconds: dict[str, float] = {}
     for one in fits:
         seconds |= {name: seconds.get(name, 0.0) + spent for name, spent in one.seconds.items()}
     tables = {name: table for one in fits for name, table in one.tables.items()}
     return Predictor(
         sources=job.sources,
-        answers=tuple(answers[name] for name in job.data.target_names),
+        targets=tuple(answers[name] for name in job.data.target_names),
         choices=fits[0].choices,
         history={name: value for one in fits for name, value in one.history.items()},
         chosen={"selection": tables, "policy": "frozen", "seconds": seconds},
-        provenance={**_provenance(job.sources, job.data, job.seed), "precision": job.how["precision"]},
+        provenance={**_provenance(job.sources, job.data, job.seed), "precision": job.extract_options["precision"]},
         trained_on=frozenset(key[:8] for one in fits for key in one.data.keys() if key is not None),
     )
 

@@ -21,7 +21,7 @@ from headstart.finetuning.finetune import decisions
 from headstart.finetuning.model import FineTuneModel, HeadInit, LayerSpec
 from headstart.heads.base import HEADS
 from headstart.policies.base import Policy
-from headstart.predictor.head_models import HeadModel
+from headstart.predictor.target_model import HeadModel
 from headstart.selection.search import select_head
 from headstart.training.augment import image_views, mirrored
 from headstart.training.batches import Samples, Views
@@ -43,15 +43,15 @@ def starting_points(
     which is smooth: from an LDA a few steps cost 30 points (10 classes, 600 photos).
     """
     how: dict[str, Any] = {"head": head, "balance": balance, "seed": seed}
-    place = (answer.parts[0].source, answer.parts[0].layer)
+    place = (answer.specs[0].source, answer.specs[0].layer)
     deepest = next(one for one in labelled.deepest_first() if one[0] == place[0])
     if layers != "auto" or not np.ptp(labelled.rows[deepest], axis=0).any():
-        yield _starting_point(answer, answer.parts, labelled, T, **how)
+        yield _starting_point(answer, answer.specs, labelled, T, **how)
         return
     own = labelled.part(deepest)
     yield _starting_point(answer, (own,), labelled, T, **how)
-    if answer.parts != (own,):
-        wide = (*answer.parts, *(() if own in answer.parts else (own,)))
+    if answer.specs != (own,):
+        wide = (*answer.specs, *(() if own in answer.specs else (own,)))
         yield _starting_point(answer, wide, labelled, T, **how)
 
 
@@ -65,14 +65,14 @@ def _starting_point(
     balance: str,
     seed: int,
 ) -> HeadModel:
-    if parts == answer.parts and (head != "auto" or answer.head.name == "logistic"):
+    if parts == answer.specs and (head != "auto" or answer.head.name == "logistic"):
         return answer
     name = "logistic" if answer.task in HEADS["logistic"].tasks else "ridge"
     if head != "auto" and answer.head.linear:
         name = answer.head.name
-    rows = {"ground": dataclasses.replace(answer, parts=parts).features(labelled.rows)}
+    rows = {"ground": dataclasses.replace(answer, specs=parts).features(labelled.rows)}
     choice = select_head(rows, T, task=answer.task, heads=name, balance=balance, fuse=False, random_state=seed)
-    return dataclasses.replace(answer, parts=parts, head=choice.fit(rows, T))
+    return dataclasses.replace(answer, specs=parts, head=choice.fit(rows, T))
 
 
 def samples(source: Any, data: Dataset, indices: np.ndarray, *, views: Views | None = None) -> Samples:

@@ -20,11 +20,11 @@ from headstart.extraction.features import FeatureSpec, is_passthrough
 from headstart.extraction.loading import label
 from headstart.heads.base import HEADS
 from headstart.heads.problem import Problem
-from headstart.predictor.summarization import JOINTS, Summarization, documents_of, in_sentences
+from headstart.predictor.summarization import SEPARATORS, Summarization, join_documents, split_documents
 from headstart.selection.search import Selection, select_head
 from headstart.summarization.document import Document
 from headstart.summarization.features import SETS, features
-from headstart.summarization.length import Length, best_first, written
+from headstart.summarization.length import Length, best_first, join_sentences
 from headstart.summarization.oracle import oracle, rouge
 from headstart.training.distributed import main_first
 from headstart.transfer.tasks import FitConfig, FitResult, TaskFitter
@@ -77,7 +77,7 @@ class _SummaryTrial:
 
 def _check(job: FitConfig, columns: Sequence[Target]) -> None:
     if job.length is not None:
-        Length.of(job.length)
+        Length.parse(job.length)
     if job.data.modality != "text":
         raise DataError(f"Summaries are of texts; these items are of modality {job.data.modality!r}.")
     if isinstance(job.head, str) and job.head != "auto":
@@ -90,7 +90,7 @@ def _check(job: FitConfig, columns: Sequence[Target]) -> None:
 def _fit(job: FitConfig, columns: Sequence[Target]) -> FitResult:
     begun = time.perf_counter()
     data, division, vectors, parts, running = main_first(lambda: _read(job))
-    places = documents_of(division, len(data))
+    places = join_documents(division, len(data))
     read = time.perf_counter()
     answers, tables = [], {}
     for column in (c for c in data.columns if c.name in {column.name for column in columns}):
@@ -103,11 +103,11 @@ def _fit(job: FitConfig, columns: Sequence[Target]) -> FitResult:
 
 def _read(job: FitConfig) -> tuple[Dataset, Any, Array, tuple[FeatureSpec, ...], tuple[RuntimeConfig, ...]]:
     """The documents that can be read, their sentences, and the vectors (m, d) of these."""
-    whole = in_sentences(job.data)
+    whole = split_documents(job.data)
     lost = sorted(set(range(len(job.data))) - set(whole.owner.tolist()))
     for index in lost:
         problem = UnreadableItem(label(job.data, index), whole.unreadable.get(index, "there is no sentence in it"))
-        if job.how["on_error"] == "raise":
+        if job.extract_options["on_error"] == "raise":
             raise problem
         note(f"Left out of training: {problem}.")
     if len(lost) == len(job.data):
@@ -116,7 +116,7 @@ def _read(job: FitConfig) -> tuple[Dataset, Any, Array, tuple[FeatureSpec, ...],
     data = job.data.take(kept) if lost else job.data
     division = whole if not lost else type(whole)(whole.pieces, np.searchsorted(kept, whole.owner))
     asked: dict[str, Any] = {"layers": "last" if job.layers == "auto" else job.layers, "pooling": job.pooling}
-    how = {**asked, **job.how, "on_error": "raise"}
+    how = {**asked, **job.extract_options, "on_error": "raise"}
     banks = [
         extract(one, whole.pieces, store=False if is_passthrough(one) else job.store, **how) for one in job.sources
     ]
@@ -149,13 +149,13 @@ def _material(column: Target, places: Sequence[tuple[Document, slice]], vectors:
 def _answer(
     job: FitConfig, target: str, material: SummaryData, parts: tuple[FeatureSpec, ...]
 ) -> tuple[Summarization, Any]:
-    learned = Length.learned(material.documents, [Document.of(text) for text in material.references])
-    length = learned if job.length is None else Length.of(job.length)
+    learned = Length.learned(material.documents, [Document.from_text(text) for text in material.references])
+    length = learned if job.length is None else Length.parse(job.length)
     trials = _trials(job, _thinned(material, job.seed), length)
     won = max(trials, key=lambda trial: trial.score.mean() if trial.scores is not None else trial.seen == _USUAL)
     head = won.choice.fit({won.seen: material.features(won.seen)}, material.targets)
     used = () if won.seen == SETS[0] else parts
-    joint = JOINTS[sum("\n" in text.strip() for text in material.references) * 2 < len(material.references)]
+    joint = SEPARATORS[sum("\n" in text.strip() for text in material.references) * 2 < len(material.references)]
     answer = Summarization(target, used, head, won.seen, length, won.blocking, joint)
     return answer, _table(trials, won, length, learned=job.length is None)
 
@@ -195,7 +195,7 @@ def _held_out(choice: Selection, X: Array, material: SummaryData, length: Length
     for place, (document, reference) in enumerate(zip(material.documents, material.references)):
         order = best_first(scores[ends[place] : ends[place + 1]])
         for blocking in (False, True):
-            text = written(document, length.fill(order, document, blocking=blocking), "\n")
+            text = join_sentences(document, length.fill(order, document, blocking=blocking), "\n")
             found[int(blocking), place] = rouge(reference, text)
     return found
 

@@ -19,8 +19,7 @@ from headstart.extraction.extract import extract
 from headstart.extraction.features import FeatureSpec, LayerKey, is_passthrough
 from headstart.heads.base import HEADS, Head
 from headstart.moments.exact_sums import ExactSums
-from headstart.predictor.head_models import HeadModel
-from headstart.predictor.target_model import TARGET_MODELS, TargetModel
+from headstart.predictor.target_model import HEAD_MODELS, HeadModel, TargetModel
 from headstart.selection.cross_validation import complete_results
 from headstart.selection.search import Selection, select_head
 from headstart.sources.base import Source, display_names
@@ -107,12 +106,10 @@ def select_for_target(
     )
     counts = None if column.classes is None else dict(zip(column.classes, T.sum(0).astype(int).tolist()))
     parts = tuple(labelled.part(names[name]) for name in choice.candidates)
-    answer = TARGET_MODELS[column.task](
-        column.name, parts, choice.fit(rows, T), column.classes, choice.log_odds, counts
-    )
+    answer = HEAD_MODELS[column.task](column.name, parts, choice.fit(rows, T), column.classes, choice.log_odds, counts)
     if exact:
         answer = _solved(answer, labelled, T)
-    return answer, {**_table(choice), **_kept(choice, answer.solver, rows)}
+    return answer, {**_table(choice), **_kept(choice, answer.head, rows)}
 
 
 def _solved(answer: HeadModel, labelled: Candidates, T: np.ndarray) -> HeadModel:
@@ -120,7 +117,7 @@ def _solved(answer: HeadModel, labelled: Candidates, T: np.ndarray) -> HeadModel
     keys = [key or b"" for key in labelled.data.keys()]
     ledger = ExactSums.from_rows(answer.features(labelled.rows), T, keys, regression=answer.task == "regression")
     try:
-        return answer.solved(ledger)
+        return answer.solve(ledger)
     except OptionError as error:
         raise OptionError(f"exact=True solves the head from moments, which does not do here: {error}") from error
 
@@ -241,7 +238,7 @@ def _fit(job: FitConfig, columns: Sequence[Target]) -> FitResult:
 
 def extracted(job: FitConfig) -> tuple[Candidates, tuple[RuntimeConfig, ...]]:
     """Rows of every candidate layer of every source, for the items that all of them can read."""
-    asked: dict[str, Any] = {"layers": job.layers, "pooling": job.pooling, **job.how}
+    asked: dict[str, Any] = {"layers": job.layers, "pooling": job.pooling, **job.extract_options}
     banks = [extract(one, job.data, store=False if is_passthrough(one) else job.store, **asked) for one in job.sources]
     data = job.data
     there = np.ones(len(data), dtype=bool)
@@ -262,4 +259,4 @@ def extracted(job: FitConfig) -> tuple[Candidates, tuple[RuntimeConfig, ...]]:
     return Candidates(job.sources, kept, rows, poolings, left_out), tuple(bank.choice for bank in banks)
 
 
-FITTER = TaskFitter(_check, _fit, tunes=True)
+FITTER = TaskFitter(_check, _fit, supports_finetuning=True)

@@ -49,7 +49,7 @@ class FitConfig:
     seed: int
     store: str | Path | None
     checkpoint: Path | None
-    how: Mapping[str, Any]
+    extract_options: Mapping[str, Any]
     length: Any = None
     exact: bool = False
 
@@ -69,7 +69,7 @@ class FitResult:
     candidates : rows to fine-tune from, where the task can be fine-tuned
     """
 
-    answers: tuple[TargetModel, ...]
+    targets: tuple[TargetModel, ...]
     tables: Mapping[str, Any]
     data: Dataset
     choices: tuple[RuntimeConfig, ...]
@@ -94,4 +94,4 @@ class TaskFitter:
 
     check: Callable[[FitConfig, Sequence[Target]], None]
     fit: Callable[[FitConfig, Sequence[Target]], FitResult]
-    tunes: bool = False
+    supports_finetuning: bool = False

@@ -113,7 +113,7 @@ def _extracted(
     """Frames of every candidate layer of every source, for the items that all of them can read whole."""
     data = job.data
     banks = [
-        extract(one, data, layers=_layers(one, job.layers), pooling="frames", store=job.store, **job.how)
+        extract(one, data, layers=_layers(one, job.layers), pooling="frames", store=job.store, **job.extract_options)
         for one in job.sources
     ]
     there = np.ones(len(data), dtype=bool)
@@ -247,7 +247,7 @@ def _trained(
         epochs=head.epochs, batch_size=batch_size, lr=head.lr, weight_decay=head.weight_decay, clip=5.0,
         budget=job.budget if checkpoint is not None else None, seed=job.seed,
     )  # fmt: skip
-    identity = fingerprint([recogniser.record(), texts, job.sources[trial.place[0]].fingerprint, trial.place[1]])
+    identity = fingerprint([recogniser.config(), texts, job.sources[trial.place[0]].fingerprint, trial.place[1]])
     history = train(
         [ParameterGroup(dict(network.named_parameters()))], loss, len(texts), config=schedule, checkpoint=checkpoint,
         identity=identity, label=f"{head.name} on {heard.label(trial.place)}",
