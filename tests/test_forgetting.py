@@ -226,7 +226,7 @@ class TestRefused:
     def test_features_that_are_no_longer_those_of_the_fit(self, lda, tmp_path, monkeypatch):
         other = dataclasses.replace(lda, sources=fit("fake:vector", data_of(), layers=["1"]).sources)
         changed = X[:2] + np.float32(1e-3)
-        monkeypatch.setattr(type(lda), "_read", lambda self, data, *how: {"target": Rows(changed)})
+        monkeypatch.setattr(type(lda), "_extract", lambda self, data, *how: {"target": Rows(changed)})
         with pytest.raises(DataError, match="2 of 2 items are not to the last bit"):
             other.forget(X[:2])
 

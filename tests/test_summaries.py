@@ -75,11 +75,11 @@ def test_a_damaged_record_is_refused(predictor):
     answer = predictor.targets[0]
     for wrong in ({"joint": "<br>"}, {"seen": "everything"}, {"length": {"unit": "pages", "amount": 1.0}}):
         with pytest.raises((ValueError, KeyError)):
-            type(answer).from_config({**answer.config(), **wrong}, answer.state(), target="t", specs=answer.specs)
+            type(answer).from_config({**answer.config(), **wrong}, answer.state())
     other = dict(answer.state())
     other["intercept"] = other["intercept"][:1]
     with pytest.raises((ValueError, StoreError)):
-        type(answer).from_config(answer.config(), other, target="t", specs=answer.specs)
+        type(answer).from_config(answer.config(), other)
 
 
 @pytest.mark.parametrize(("length", "count"), [(1, 1), ("2 sentences", 2), (0.5, 5), ("1 words", 1)])
