@@ -267,7 +267,7 @@ WRONG = [
     lambda a: a["head"]["fields"].update(hidden=17),
     lambda a: a["head"]["fields"].update(beam=0),
     lambda a: a["parts"][0].update(pooling="avg"),
-    lambda a: a.update(specs=[]),
+    lambda a: a.update(parts=[]),
 ]
 
 
