@@ -1,4 +1,4 @@
-"""Hyper-parameters are fields with declared constraints; one function turns a violation into one sentence. Floor 0.
+"""Declared constraints of hyper-parameters; one function turns a violation into one sentence. Floor 0.
 
 A member of a family is a dataclass; each field says what it allows in its annotation::
 
@@ -31,8 +31,8 @@ class Interval:
     closed: str = "both"
     integer: bool = False
 
-    def allows(self, value: Any) -> bool:
-        """Whether the value lies in the interval; bool and NaN never do."""
+    def allows(self, value: object) -> bool:
+        """Return True where the value lies in the interval; bool and NaN never do."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.integer else Real):
             return False
         number = float(value)
@@ -44,12 +44,15 @@ class Interval:
 
     def __str__(self) -> str:
         kind = "a whole number" if self.integer else "a number"
-        left = "" if self.low is None else f" {'≥' if self.closed in ('both', 'left') else '>'} {self.low:g}"
-        right = "" if self.high is None else f" {'≤' if self.closed in ('both', 'right') else '<'} {self.high:g}"
-        return kind + left + (" and" if left and right else "") + right
+        above = "≥" if self.closed in ("both", "left") else ">"
+        below = "≤" if self.closed in ("both", "right") else "<"
+        left = "" if self.low is None else f" {above} {self.low:g}"
+        right = "" if self.high is None else f" {below} {self.high:g}"
+        between = " and" if left and right else ""
+        return kind + left + between + right
 
     def invalid(self) -> list[Any]:
-        """Values that must be refused."""
+        """Return values that must be refused."""
         step = 1 if self.integer else 1.0
         out: list[Any] = ["not a number", float("nan")]
         if self.low is not None:
@@ -68,15 +71,15 @@ class Options:
     def __init__(self, *names: str) -> None:
         object.__setattr__(self, "names", names)
 
-    def allows(self, value: Any) -> bool:
-        """Whether the value is one of the names."""
+    def allows(self, value: object) -> bool:
+        """Return True where the value is one of the names."""
         return isinstance(value, str) and value in self.names
 
     def __str__(self) -> str:
         return "one of " + ", ".join(map(repr, self.names))
 
     def invalid(self) -> list[Any]:
-        """Values that must be refused."""
+        """Return values that must be refused."""
         return ["no-such-option", -1]
 
 
@@ -86,15 +89,15 @@ class Allow:
 
     value: Any
 
-    def allows(self, value: Any) -> bool:
-        """Whether it is exactly that value."""
+    def allows(self, value: object) -> bool:
+        """Return True where it is exactly that value."""
         return value is self.value
 
     def __str__(self) -> str:
         return repr(self.value)
 
     def invalid(self) -> list[Any]:
-        """Nothing: it only widens another constraint."""
+        """Return nothing: it only widens another constraint."""
         return []
 
 
@@ -104,15 +107,15 @@ class Name:
 
     of: str = "something"
 
-    def allows(self, value: Any) -> bool:
-        """Whether it is a text that could be a name."""
+    def allows(self, value: object) -> bool:
+        """Return True where it is a text that could be a name."""
         return isinstance(value, str) and value != ""
 
     def __str__(self) -> str:
         return f"the name of {self.of}"
 
     def invalid(self) -> list[Any]:
-        """Values that must be refused."""
+        """Return values that must be refused."""
         return ["", -1.5]
 
 
@@ -122,20 +125,21 @@ class Each:
 
     of: Interval | Options
 
-    def allows(self, value: Any) -> bool:
-        """Whether it is a non-empty sequence of allowed entries."""
+    def allows(self, value: object) -> bool:
+        """Return True where it is a non-empty sequence of allowed entries."""
         return isinstance(value, (list, tuple)) and len(value) > 0 and all(self.of.allows(v) for v in value)
 
     def __str__(self) -> str:
         return f"a list, each {self.of}"
 
     def invalid(self) -> list[Any]:
-        """Values that must be refused."""
-        return [[], [bad] if (bad := self.of.invalid()[0]) else []]
+        """Return values that must be refused."""
+        invalid = self.of.invalid()[0]
+        return [[], [invalid] if invalid else []]
 
 
 def declared_constraints(kind: type) -> Iterator[tuple[str, list[Any]]]:
-    """Field name and its declared constraints, for every field of a dataclass that declares some."""
+    """Yield field name and declared constraints, for every field of a dataclass that declares some."""
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         declared = [c for c in getattr(hints[field.name], "__metadata__", ()) if hasattr(c, "allows")]
@@ -143,7 +147,7 @@ def declared_constraints(kind: type) -> Iterator[tuple[str, list[Any]]]:
             yield field.name, declared
 
 
-def validate(owner: Any) -> None:
+def validate(owner: object) -> None:
     """Check every declared field of a dataclass instance; all violations come in one OptionError."""
     problems = [
         f"{type(owner).__name__}({name}=…) must be {' or '.join(map(str, declared))}; got {getattr(owner, name)!r}."
@@ -155,7 +159,7 @@ def validate(owner: Any) -> None:
 
 
 def invalid_values(kind: type) -> Iterator[tuple[str, Any]]:
-    """(field, value) pairs that ``validate`` must refuse: the tests' bad inputs come from the declarations."""
+    """Yield (field, value) pairs that ``validate`` must refuse: the tests' bad inputs come from the declarations."""
     for name, declared in declared_constraints(kind):
         for constraint in declared:
             for value in constraint.invalid():
@@ -163,8 +167,8 @@ def invalid_values(kind: type) -> Iterator[tuple[str, Any]]:
                     yield name, value
 
 
-def budget_problem(budget: Any) -> str:
-    """The sentence for a budget that is no time, or "".
+def budget_problem(budget: object) -> str:
+    """Return the sentence for a budget that is no time, or "".
 
     >>> budget_problem(60), budget_problem(None), budget_problem("1 min")
     ('', '', "budget must be seconds > 0, or None; got '1 min'.")

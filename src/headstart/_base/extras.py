@@ -35,7 +35,7 @@ def require_package(module: str, why: str) -> ModuleType:
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module can be found (it is not imported)."""
+    """Return True where a module can be found; it is not imported."""
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):
@@ -43,13 +43,13 @@ def is_installed(module: str) -> bool:
 
 
 def distribution_name(module: str) -> str:
-    """The name under which a module is installed: ``sklearn`` → ``scikit-learn``."""
+    """Return the name under which a module is installed: ``sklearn`` → ``scikit-learn``."""
     root = module.partition(".")[0]
     return _DISTRIBUTION.get(root, root)
 
 
 def installed_version(module: str) -> str | None:
-    """The installed version of the distribution that carries a module, or None."""
+    """Return the installed version of the distribution that carries a module, or None."""
     try:
         return version(distribution_name(module))
     except PackageNotFoundError:
@@ -57,27 +57,28 @@ def installed_version(module: str) -> str | None:
 
 
 def extras() -> dict[str, list[str]]:
-    """Extra → its requirement lines: of the checkout that this is, else from the installed metadata of headstart.
+    """Return the requirement lines of each extra: of the checkout that this is, else of the installed package.
 
     An editable install keeps the metadata of the day it was made, however old, and the code goes on.
     """
     checkout = Path(__file__).resolve().parents[3] / "pyproject.toml"
-    if (told := _declared(checkout)) is not None:
-        return told
-    found: dict[str, list[str]] = {}
+    declared = _declared_extras(checkout)
+    if declared is not None:
+        return declared
+    requirements: dict[str, list[str]] = {}
     try:
         lines = requires("headstart") or []
     except PackageNotFoundError:
-        return found
+        return requirements
     for line in lines:
         match = re.match(r"(?P<requirement>[^;]+);.*extra\s*==\s*['\"](?P<extra>[^'\"]+)['\"]", line)
         if match:
-            found.setdefault(match["extra"], []).append(match["requirement"].strip())
-    return found
+            requirements.setdefault(match["extra"], []).append(match["requirement"].strip())
+    return requirements
 
 
-def _declared(pyproject: Path) -> dict[str, list[str]] | None:
-    """The extras of headstart's own pyproject.toml; None where there is none (an ordinary install)."""
+def _declared_extras(pyproject: Path) -> dict[str, list[str]] | None:
+    """Return the extras of headstart's own pyproject.toml; None where there is none (an ordinary install)."""
     import tomllib  # 3 ms of every start, for a line that few ever see
 
     try:
@@ -88,7 +89,7 @@ def _declared(pyproject: Path) -> dict[str, list[str]] | None:
 
 
 def install_hint(module: str) -> str:
-    """The sentence that tells how to install a module, with the extra that carries it."""
+    """Return the sentence that says how to install a module, with the extra that carries it."""
     name = distribution_name(module).lower()
     for extra, lines in extras().items():
         names = {re.split(r"[<>=!~\[ ]", line, maxsplit=1)[0].lower() for line in lines}

@@ -1,6 +1,6 @@
-"""Files that are either there whole or not there at all. Floor 0.
+"""Atomic files: either complete or absent, never half-written. Floor 0.
 
-Everything that headstart keeps is written to a temporary name in the same folder, flushed to the disk, and renamed.
+Everything that headstart stores is written to a temporary name in the same folder, flushed to the disk, and renamed.
 A kill at any moment leaves the old file or the new one, never half of one.
 """
 
@@ -22,15 +22,15 @@ _LONGEST_NAME = 255
 
 
 def cache_folder() -> Path:
-    """``$HEADSTART_CACHE``, else the user's cache folder (``$XDG_CACHE_HOME/headstart`` or ``~/.cache/headstart``)."""
-    given = os.environ.get("HEADSTART_CACHE")
-    if given:
-        return Path(given).expanduser()
+    """Return ``$HEADSTART_CACHE``, else ``$XDG_CACHE_HOME/headstart``, else ``~/.cache/headstart``."""
+    folder = os.environ.get("HEADSTART_CACHE")
+    if folder:
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "headstart"
 
 
 def write_atomic(path: Path, write: bytes | str | Callable[[Path], None]) -> None:
-    """Write a file so that it appears whole or not at all.
+    """Write a file so that it appears complete or not at all.
 
     Parameters
     ----------
@@ -58,11 +58,11 @@ def write_atomic(path: Path, write: bytes | str | Callable[[Path], None]) -> Non
     except OSError as error:
         raise StoreError(f"Cannot write {path}: {error.strerror or error}. Is the disk full or read-only?") from error
     finally:
-        with suppress(OSError):  # not there, or in a folder that is none: what went wrong before says more
+        with suppress(OSError):  # absent, or in a folder that is none: what went wrong before says more
             temporary.unlink()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write plain data as readable JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
@@ -80,7 +80,7 @@ def read_json(path: Path, what: str = "file") -> Any:
 
 
 def did_you_mean(path: Path) -> str:
-    """`` Did you mean X?`` with the entry of that folder that is called most like a path that is not there, or ""."""
+    """Return `` Did you mean X?`` with the entry of the folder whose name is nearest to a missing path, or ""."""
     try:
         near = difflib.get_close_matches(path.name[:_LONGEST_NAME], os.listdir(path.parent), n=1, cutoff=0.7)
     except (OSError, ValueError):

@@ -18,12 +18,12 @@ _BLOCK = 1 << 20
 
 
 def key_of_bytes(content: bytes) -> bytes:
-    """The 16-byte content key of an item given as bytes."""
+    """Return the 16-byte content key of an item given as bytes."""
     return hashlib.sha256(content).digest()[:KEY_BYTES]
 
 
 def key_of_file(path: Path | str) -> bytes:
-    """The 16-byte content key of a file, read in blocks (memory stays at 1 MiB)."""
+    """Return the 16-byte content key of a file, read in blocks (memory stays at 1 MiB)."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
@@ -32,25 +32,25 @@ def key_of_file(path: Path | str) -> bytes:
 
 
 def key_of_text(text: str) -> bytes:
-    """The 16-byte content key of a text; lone surrogates are allowed."""
+    """Return the 16-byte content key of a text; lone surrogates are allowed."""
     return hashlib.sha256(b"text\0" + text.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
 
 
 def key_of_array(array: np.ndarray) -> bytes:
-    """The 16-byte content key of an array: dtype, shape and bytes."""
+    """Return the 16-byte content key of an array: dtype, shape and bytes."""
     array = np.ascontiguousarray(array)
     digest = hashlib.sha256(f"array\0{array.dtype.str}\0{array.shape}\0".encode())
     digest.update(array.tobytes())
     return digest.digest()[:KEY_BYTES]
 
 
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
+def canonical_json(value: object) -> str:
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_plain)
 
 
-def fingerprint(value: Any, length: int = 16) -> str:
-    """Hex fingerprint of anything that is plain data (mappings, lists, strings, numbers, paths).
+def fingerprint(value: object, length: int = 16) -> str:
+    """Return the hex fingerprint of anything that is plain data (mappings, lists, strings, numbers, paths).
 
     >>> fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})
     True
@@ -59,7 +59,7 @@ def fingerprint(value: Any, length: int = 16) -> str:
 
 
 def fingerprint_tensors(tensors: Mapping[str, np.ndarray]) -> str:
-    """Hex fingerprint of named arrays: names, dtypes, shapes and bytes. Cost: one pass over the bytes."""
+    """Return the hex fingerprint of named arrays: names, dtypes, shapes and bytes. Cost: one pass over the bytes."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
@@ -68,7 +68,8 @@ def fingerprint_tensors(tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
+    """Return what json cannot write as plain data."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

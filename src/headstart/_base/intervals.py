@@ -1,4 +1,4 @@
-"""A number with its interval, and the few ways headstart finds intervals. Floor 1: numpy and scipy.special only.
+"""Metrics with confidence intervals, and how the intervals are computed. Floor 0: numpy and scipy.special only.
 
 All intervals are at 95 % unless a level is given.
 
@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri, stdtrit
 
 from headstart._base.typing import Array, Float
@@ -82,13 +83,13 @@ class Metric(float):
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> Metric:
-        """The metric that was written as plain data: ``value``, ``low``, ``high``, ``better``; no value is NaN."""
+        """Rebuild a metric from its ``value``, ``low``, ``high`` and ``better``; no value is NaN."""
         value = data["value"]
         return cls(math.nan if value is None else value, data["low"], data["high"], data["better"])
 
 
 def format_number(value: float) -> str:
-    """A number as headstart prints it: three decimals, or two figures when it is tiny, four when it is big.
+    """Format a number: three decimals, or two figures when it is tiny, four when it is big.
 
     >>> format_number(0.5), format_number(0.00012), format_number(12345.678), format_number(float("nan"))
     ('0.500', '0.00012', '1.235e+04', 'nan')
@@ -98,8 +99,8 @@ def format_number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 or not math.isfinite(value) else f"{value:.4g}"
 
 
-def wilson(successes: Any, n: Any, level: float = LEVEL) -> tuple[Any, Any]:
-    """Wilson's score interval for ``successes`` out of ``n``; arrays broadcast, and n = 0 gives (0, 1).
+def wilson(successes: ArrayLike, n: ArrayLike, level: float = LEVEL) -> tuple[Any, Any]:
+    """Return Wilson's score interval for ``successes`` out of ``n``; arrays broadcast, and n = 0 gives (0, 1).
 
     >>> low, high = wilson(9, 10)
     >>> f"{low:.3f} {high:.3f}"
@@ -117,7 +118,7 @@ def wilson(successes: Any, n: Any, level: float = LEVEL) -> tuple[Any, Any]:
 
 
 def mover_mean(values: Float, low: Float, high: Float) -> tuple[float, float]:
-    """Interval of the mean of independent estimates from theirs (MOVER): squared arms add up."""
+    """Return the interval of the mean of independent estimates from theirs (MOVER): squared arms add up."""
     middle, k = float(np.mean(values)), len(values)
     down = float(np.sqrt(np.sum((values - low) ** 2))) / k
     up = float(np.sqrt(np.sum((high - values) ** 2))) / k
@@ -125,7 +126,7 @@ def mover_mean(values: Float, low: Float, high: Float) -> tuple[float, float]:
 
 
 def mover_difference(a: Metric, b: Metric) -> tuple[float | None, float | None]:
-    """Interval of ``a - b`` for two independent numbers with intervals; (None, None) when one has none."""
+    """Return the interval of ``a - b`` for two independent numbers with intervals; (None, None) when one has none."""
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return None, None
     d = float(a) - float(b)
@@ -133,7 +134,7 @@ def mover_difference(a: Metric, b: Metric) -> tuple[float | None, float | None]:
 
 
 def paired_difference(a: Array, b: Array, level: float = LEVEL) -> tuple[float, float, float]:
-    """Mean of ``a - b`` over the same rows, with its interval.
+    """Return the mean of ``a - b`` over the same rows, with its interval.
 
     Shares (0 or 1 in every row) get the Bonett–Price interval, other scores Student's. Shapes: a, b (n,). Cost: O(n).
     """
@@ -157,14 +158,14 @@ def bootstrap(
     random_state: int = 0,
     resamples: int = RESAMPLES,
 ) -> tuple[float, float, float]:
-    """Value and bias-corrected, accelerated (BCa) bootstrap interval of a statistic of weighted rows.
+    """Return value and bias-corrected, accelerated (BCa) bootstrap interval of a statistic of weighted rows.
 
     Parameters
     ----------
     statistic : callable
         ``statistic(parts, weights)`` with weights (b, n) gives (b,) values: one per row of weights.
     parts : array or sparse matrix (n, …)
-        What the statistic needs of each row.
+        Whatever the statistic needs of each row.
     bounds : (float, float)
         Least and greatest value that the statistic can have.
 

@@ -1,4 +1,4 @@
-"""How long work tells what it does, without printing. Floor 0.
+"""Progress and notes of long work, reported to a listener instead of printed. Floor 0.
 
 The library reports plans, notes and counts to whoever listens; the command line shows them with rich, a notebook or a
 script may install its own listener, and by default nobody listens. No module below the command line prints.
@@ -15,7 +15,7 @@ LEFT_OUT = "could not be read and were left out"  # in notes, for listeners that
 
 
 class Listener(Protocol):
-    """What a listener hears."""
+    """Receiver of notes and progress."""
 
     def note(self, text: str) -> None:
         """One sentence worth knowing (a choice made, a plan, something left out)."""

@@ -1,4 +1,4 @@
-"""A family's table of members: name → "module:attribute". Nothing loads until it is asked for. Floor 0.
+"""Families of members by name, from tables name → "module:attribute"; nothing loads until it is used. Floor 0.
 
 Adding a member is one file and one line in the family's table; outsiders use the entry-point group
 ``headstart.<family>``. Unknown names answer with the nearest known name and the whole list.
@@ -11,12 +11,12 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from headstart.errors import UnknownName
 
-_MANY, _NEAREST = 40, 8  # names that are listed in a message; more of them are not, but the nearest are
+_MAX_LISTED, _NEAREST = 40, 8  # of more names than the first, a message lists the nearest only
 
 
 class Family(Mapping[str, Any]):
@@ -41,17 +41,17 @@ class Family(Mapping[str, Any]):
     def __init__(self, kind: str, table: Mapping[str, str]) -> None:
         self.kind = kind
         self._table = dict(table)
-        self._outside: dict[str, Any] | None = None
+        self._outside: dict[str, EntryPoint] | None = None
 
     @property
     def builtin_names(self) -> tuple[str, ...]:
         """The table's names, without those of other packages, which take a search through all that is installed."""
         return tuple(sorted(self._table))
 
-    def _plugins(self) -> dict[str, Any]:
+    def _plugins(self) -> dict[str, EntryPoint]:
         if self._outside is None:
-            found = entry_points(group=f"headstart.{self.kind}")
-            self._outside = {point.name: point for point in found if point.name not in self._table}
+            points = entry_points(group=f"headstart.{self.kind}")
+            self._outside = {point.name: point for point in points if point.name not in self._table}
         return self._outside
 
     def __getitem__(self, name: str) -> Any:
@@ -72,45 +72,46 @@ class Family(Mapping[str, Any]):
         return name in self._table or name in self._plugins()
 
 
-def unknown_name(what: str, name: object, known: list[str]) -> str:
-    """The one sentence for a name that is not known: the nearest known one first, then the list.
+def unknown_name(what: str, name: object, names: list[str]) -> str:
+    """Return the one sentence for a name that is not one of the names: the nearest known one first, then the list.
 
     >>> unknown_name("heads", "rigde", ["lda", "ridge"])
     "'rigde' is not one of the heads; did you mean 'ridge'? Known: lda, ridge."
     >>> unknown_name("models", "?", [f"net{i}" for i in range(100)])
     "'?' is not one of the models. Some of 100: net0, net1, net2, net3, net4, net5, net6, net7."
     """
-    near = difflib.get_close_matches(str(name), known, n=_NEAREST, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), names, n=_NEAREST, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    if len(known) > _MANY:
+    if len(names) > _MAX_LISTED:
         which = "The nearest" if near else "Some"
-        return (
-            f"{name!r} is not one of the {what}{hint} {which} of {len(known):,}: {', '.join(near or known[:_NEAREST])}."
-        )
-    return f"{name!r} is not one of the {what}{hint} Known: {', '.join(known) or 'none'}."
+        listed = ", ".join(near or names[:_NEAREST])
+        return f"{name!r} is not one of the {what}{hint} {which} of {len(names):,}: {listed}."
+    return f"{name!r} is not one of the {what}{hint} Known: {', '.join(names) or 'none'}."
 
 
-def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """UnknownName for the names given that are not known, all of them together.
+def check_names(what: str, requested: Iterable[str], names: Sequence[str]) -> None:
+    """Raise UnknownName for all the requested names that are not one of the names.
 
     >>> check_names("fields of ridge", ["alpha"], ["alpha", "scale"])
     """
-    if wrong := [unknown_name(what, name, list(known)) for name in given if name not in known]:
-        raise UnknownName("\n".join(wrong))
+    problems = [unknown_name(what, name, list(names)) for name in requested if name not in names]
+    if problems:
+        raise UnknownName("\n".join(problems))
 
 
-def check_fields(what: str, given: Iterable[str], kind: type) -> None:
-    """UnknownName for the names given that are no field by which a dataclass is made."""
-    check_names(what, given, [field.name for field in dataclasses.fields(kind) if field.init])
+def check_fields(what: str, requested: Iterable[str], kind: type) -> None:
+    """Raise UnknownName for the requested names that are no field by which a dataclass is made."""
+    check_names(what, requested, [field.name for field in dataclasses.fields(kind) if field.init])
 
 
-def check_parameters(what: str, given: Iterable[str], function: Callable[..., Any]) -> None:
-    """UnknownName for the names given that are no keyword-only parameter of a function.
+def check_parameters(what: str, requested: Iterable[str], function: Callable[..., object]) -> None:
+    """Raise UnknownName for the requested names that are no keyword-only parameter of a function.
 
     >>> def load(name, *, seed=0): ...
     >>> check_parameters("options of fake: sources", ["seed"], load)
     """
     parameters = inspect.signature(function).parameters.values()
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
-    check_names(what, given, sorted(one.name for one in parameters if one.kind is one.KEYWORD_ONLY))
+    names = sorted(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+    check_names(what, requested, names)

@@ -1,4 +1,4 @@
-"""Target columns: what the items are labelled with, and how labels become numbers."""
+"""Target columns: labels as plain Python values, the task they stand for, and labels as numbers."""
 
 from __future__ import annotations
 
@@ -16,21 +16,18 @@ from headstart._base.registry import unknown_name
 from headstart._base.typing import TASKS, Array, Float, Ints, Task
 from headstart.errors import DataError, OptionError, UnknownName
 
-# ---- Labels as they arrive (cells, JSON values, arrays) → plain Python values, and the task they stand for. ----
-
-
-LARGEST = 1e150  # of a number whose square is still far from float64's end
+LARGEST = 1e150  # number whose square is still far from float64's end
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?\s*")
 _NOT_A_VALUE = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
-_LONG = 60  # letters on average: no names of classes, where no two are alike
-_FEW = 20  # up to this many different whole numbers may be class labels even when they are not 0, 1, 2, …
+_FREE_TEXT = 60  # letters on average: no names of classes, where no two are alike
+_MAX_CODES = 20  # up to this many different whole numbers may be class labels even when they are not 0, 1, 2, …
 
 
 def parse_labels(
     name: str, values: Sequence[Any] | Array, task: str | None
 ) -> tuple[list[Any], str | None, int | None]:
-    """Plain labels, the task when the shape decides it, and the number of columns of a 0-1 matrix."""
+    """Return plain labels, the task when the shape decides it, and the number of columns of a 0-1 matrix."""
     if hasattr(values, "detach") or hasattr(values, "to_numpy"):  # torch tensors, pandas and polars columns
         values = np.asarray(values)
     if isinstance(values, np.ndarray):
@@ -58,7 +55,7 @@ def _unpack_matrix(name: str, values: Array, task: str | None) -> tuple[list[Any
 
 
 def to_python(name: str, value: Any) -> Any:
-    """One label as plain Python: numpy scalars unwrapped, lists as tuples, NaN and pandas' NA as None."""
+    """Return one label as plain Python: numpy scalars unwrapped, lists as tuples, NaN and pandas' NA as None."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
@@ -83,38 +80,43 @@ def to_python(name: str, value: Any) -> Any:
 
 
 def parse_cells(cells: Sequence[str], task: str | None) -> list[Any]:
-    """Plain labels from a table's cells, where everything is a string; an empty cell is a missing label."""
+    """Return plain labels from a table's cells, where everything is a string; an empty cell is a missing label."""
     if task == "regression":
         return [None if cell.strip().lower() in _NOT_A_VALUE else cell for cell in cells]
-    given: list[str | None] = [cell if cell.strip() else None for cell in cells]
+    texts: list[str | None] = [cell if cell.strip() else None for cell in cells]
     if task in ("transcription", "summarization"):
-        return given
-    if task in ("multilabel", None) and (lists := _json_lists(given)) is not None:
+        return texts
+    if task in ("multilabel", None) and (lists := _json_lists(texts)) is not None:
         return lists
     if task == "multilabel":
         separator = ";" if any(";" in cell for cell in cells) else "|"
-        return [None if c is None else [s for label in c.split(separator) if (s := label.strip())] for c in given]
-    return _numbers(given, whole_only=task == "classification")
+        return [None if text is None else _split_labels(text, separator) for text in texts]
+    return _parse_numbers(texts, integers_only=task == "classification")
 
 
-def _numbers(cells: list[str | None], whole_only: bool) -> list[Any]:
-    """Cells as ints when all are, else as floats when all are numbers (unless ``whole_only``), else as they are."""
-    skip = frozenset() if whole_only else _NOT_A_VALUE
-    given = [c for c in cells if c is not None and c.strip().lower() not in skip]
-    if given and all(_INTEGER.fullmatch(c.strip()) for c in given):
+def _split_labels(text: str, separator: str) -> list[str]:
+    labels = (label.strip() for label in text.split(separator))
+    return [label for label in labels if label]
+
+
+def _parse_numbers(cells: list[str | None], integers_only: bool) -> list[Any]:
+    """Return ints when all cells are, floats when all are numbers (unless ``integers_only``), else the cells."""
+    skip = frozenset() if integers_only else _NOT_A_VALUE
+    values = [c for c in cells if c is not None and c.strip().lower() not in skip]
+    if values and all(_INTEGER.fullmatch(c.strip()) for c in values):
         return [None if c is None or c.strip().lower() in skip else int(c) for c in cells]
     # 007 is no whole number above: leading zeros belong to codes, and codes are names. So some cell must have a
     # fraction or an exponent before the column counts as numbers.
-    fraction = any(not c.strip().lstrip("+-").isdigit() for c in given)
-    if not whole_only and fraction and all(_NUMBER.fullmatch(c) for c in given):
+    fraction = any(not c.strip().lstrip("+-").isdigit() for c in values)
+    if not integers_only and fraction and all(_NUMBER.fullmatch(c) for c in values):
         return [None if c is None or c.strip().lower() in skip else float(c) for c in cells]
     return list(cells)
 
 
 def _json_lists(cells: list[str | None]) -> list[Any] | None:
-    """The cells as lists when every one of them is a JSON list, else None."""
-    given = [c for c in cells if c is not None]
-    if not given or not all(c.lstrip().startswith("[") for c in given):
+    """Return the cells as lists when every one of them is a JSON list, else None."""
+    texts = [c for c in cells if c is not None]
+    if not texts or not all(c.lstrip().startswith("[") for c in texts):
         return None
     out: list[Any] = []
     for cell in cells:
@@ -129,30 +131,32 @@ def _json_lists(cells: list[str | None]) -> list[Any] | None:
 
 
 def infer_task(name: str, values: list[Any]) -> Task:
-    """The task that plain labels stand for; the choice is reported where it is not obvious."""
-    given = [v for v in values if v is not None]
-    kinds = {type(v) for v in given}
-    if not given:
+    """Return the task that plain labels stand for; the choice is reported where it is not obvious."""
+    labels = [v for v in values if v is not None]
+    kinds = {type(v) for v in labels}
+    if not labels:
         raise DataError(f"Target {name!r} has no value in any of its {len(values):,} rows; say task=, or leave it out.")
     if tuple in kinds:
-        inside = {type(x) for v in given if isinstance(v, tuple) for x in v}
-        equal = len({len(v) if isinstance(v, tuple) else 0 for v in given}) == 1
-        return "regression" if equal and float in inside and inside <= {float, int} else "multilabel"
+        entries = {type(entry) for row in labels if isinstance(row, tuple) for entry in row}
+        equal = len({len(row) if isinstance(row, tuple) else 0 for row in labels}) == 1
+        return "regression" if equal and float in entries and entries <= {float, int} else "multilabel"
     if kinds <= {bool} or str in kinds:
-        _mention_free_text(name, given)
+        _note_free_text(name, labels)
         return "classification"
-    written = float in kinds  # 1.0 and 0.0: how tables that have gaps are often written
-    if written and not (all(float(v).is_integer() for v in given) and looks_like_classes([int(v) for v in given])):
+    as_float = float in kinds  # 1.0 and 0.0: tables with gaps are often written so
+    if as_float and not (all(float(v).is_integer() for v in labels) and looks_like_classes([int(v) for v in labels])):
         return "regression"
-    task: Task = "classification" if not written and looks_like_classes(given) else "regression"
+    task: Task = "classification" if not as_float and looks_like_classes(labels) else "regression"
     other = "regression" if task == "classification" else "classification"
-    many = f"{len(set(given)):,} different whole numbers" + (f", written as {given[0]}" if written else "")
-    note(f"Target {name!r} holds {many}: taken as {task}; task={other!r} changes it.")
+    values_text = f"{len(set(labels)):,} different whole numbers"
+    if as_float:
+        values_text += f", written as {labels[0]}"
+    note(f"Target {name!r} holds {values_text}: taken as {task}; task={other!r} changes it.")
     return task
 
 
 def looks_like_classes(numbers: Sequence[int]) -> bool:
-    """Whether whole numbers look like class labels: 0 … k-1 or 1 … k, or only a few values that repeat.
+    """Decide whether whole numbers look like class labels: 0 … k-1 or 1 … k, or only a few values that repeat.
 
     >>> looks_like_classes([0, 1, 2, 1]), looks_like_classes([31, 64, 19, 47])
     (True, False)
@@ -160,35 +164,37 @@ def looks_like_classes(numbers: Sequence[int]) -> bool:
     different = sorted(set(numbers))
     repeated = len(different) <= max(2, len(numbers) // 2)
     if different[0] in (0, 1) and different[-1] - different[0] == len(different) - 1:
-        return repeated or len(different) <= _FEW
-    return repeated and len(different) <= _FEW
+        return repeated or len(different) <= _MAX_CODES
+    return repeated and len(different) <= _MAX_CODES
 
 
-def _mention_free_text(name: str, given: list[Any]) -> None:
-    written = len(given) > 2 and len(set(given)) == len(given) and sum(len(str(v)) for v in given) > _LONG * len(given)
-    if written or (len(given) > 50 and len(set(given)) > len(given) // 2):
+def _note_free_text(name: str, labels: list[Any]) -> None:
+    n, different = len(labels), len(set(labels))
+    texts = n > 2 and different == n and sum(len(str(label)) for label in labels) > _FREE_TEXT * n
+    if texts or (n > 50 and different > n // 2):
         note(
-            f"Target {name!r} has {len(set(given)):,} different values in {len(given):,} rows, each taken as a class. "
+            f"Target {name!r} has {different:,} different values in {n:,} rows, each taken as a class. "
             'If they are free text, say task="summarization" or task="transcription".'
         )
 
 
-def as_number(value: Any) -> float | tuple[float, ...] | None:
-    """A finite number up to 1e150, or a row of them, from a plain label; None when it is not: errors are squared."""
+def as_number(value: object) -> float | tuple[float, ...] | None:
+    """Return a finite number up to 1e150, or a row of them, from a plain label, else None: errors are squared."""
     if isinstance(value, tuple):
         row = [as_number(v) for v in value]
-        return tuple(v for v in row if isinstance(v, float)) if row and all(isinstance(v, float) for v in row) else None
+        numbers = tuple(v for v in row if isinstance(v, float))
+        return numbers if row and len(numbers) == len(row) else None
     if value is None or (isinstance(value, str) and not _NUMBER.fullmatch(value)):
         return None
     try:
-        number = float(value)
+        number = float(value)  # type: ignore[arg-type]  # a plain label that is no text: bool, int or float
     except OverflowError:
         return None
     return number if abs(number) <= LARGEST else None
 
 
-Where: TypeAlias = Callable[[int], str]
-_ITEM: Where = "item {}".format  # how a row is called in messages; tables call it "line 17"
+RowName: TypeAlias = Callable[[int], str]
+_ITEM: RowName = "item {}".format  # the name of a row in messages; tables call it "line 17"
 
 
 @dataclass(frozen=True)
@@ -212,18 +218,18 @@ class Target:
     classes: tuple[Any, ...] | None = None
 
     def take(self, indices: Ints) -> Target:
-        """The same column for some of the items; the classes stay those of the whole."""
+        """Return the column for some of the items; the classes stay those of all items."""
         return Target(self.name, self.task, tuple([self.values[i] for i in indices.tolist()]), self.classes)
 
     def codes(self) -> Ints:
-        """Index of each item's class in ``classes``, -1 where the label is missing. Shape (n,)."""
+        """Return the index of each item's class in ``classes``, -1 where the label is missing. Shape (n,)."""
         if self.task != "classification" or self.classes is None:
             raise DataError(f"Target {self.name!r} is {self.task}: only classification has one class per item.")
         index = {label: i for i, label in enumerate(self.classes)}
         return np.fromiter((-1 if v is None else index[v] for v in self.values), np.int64, len(self.values))
 
     def pairs(self) -> tuple[Ints, Ints]:
-        """(item, class index) of every label given: the indicator matrix in coordinates. Shapes (m,), (m,).
+        """Return (item, class index) of every label: the indicator matrix in coordinates. Shapes (m,), (m,).
 
         Empty for the tasks that have no classes. Cost: O(m) memory, where the matrix takes O(n t).
         """
@@ -233,12 +239,12 @@ class Target:
             return items, codes[items]
         index = {label: i for i, label in enumerate(self.classes or ())}
         values = self.values if self.task == "multilabel" else ()
-        found = [(i, index[label]) for i, labels in enumerate(values) for label in labels or ()]
-        both = np.array(found, np.int64).reshape(-1, 2)
-        return both[:, 0], both[:, 1]
+        coordinates = [(i, index[label]) for i, labels in enumerate(values) for label in labels or ()]
+        pairs = np.array(coordinates, np.int64).reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
 
     def matrix(self) -> Float:
-        """The targets as numbers.
+        """Return the targets as numbers.
 
         Returns
         -------
@@ -255,8 +261,8 @@ class Target:
         if self.task == "regression":
             width = max((len(v) for v in self.values if isinstance(v, tuple)), default=1)
             out = np.full((len(self.values), width), np.nan)
-            given = [v for v in self.values if v is not None]
-            out[~missing] = np.array(given, np.float64).reshape(len(given), width)
+            present = [v for v in self.values if v is not None]
+            out[~missing] = np.array(present, np.float64).reshape(len(present), width)
             return out
         if self.classes is None:
             raise DataError(f"Target {self.name!r} is {self.task}: its values are texts and have no matrix.")
@@ -266,8 +272,8 @@ class Target:
         return out
 
 
-def make_target(name: str, values: Sequence[Any] | Array, task: str | None = None, *, where: Where = _ITEM) -> Target:
-    """A target column from Python or numpy values; the task is inferred when it is not given.
+def make_target(name: str, values: Sequence[Any] | Array, task: str | None = None, *, where: RowName = _ITEM) -> Target:
+    """Make a target column from Python or numpy values; the task is inferred when it is not given.
 
     Strings, booleans and a few different whole numbers are classes; other numbers are regression; lists of labels and
     0-1 matrices of whole numbers are multilabel; rows of fractions are regression with several outputs.
@@ -290,31 +296,31 @@ def make_target(name: str, values: Sequence[Any] | Array, task: str | None = Non
     return _BUILDERS[task or infer_task(name, labels)](name, labels, where)
 
 
-def parse_target(name: str, cells: Sequence[str], task: str | None = None, *, where: Where = _ITEM) -> Target:
-    """A target column from a table's cells, where everything is a string; an empty cell is a missing label."""
+def parse_target(name: str, cells: Sequence[str], task: str | None = None, *, where: RowName = _ITEM) -> Target:
+    """Make a target column from a table's cells, where everything is a string; an empty cell is a missing label."""
     return make_target(name, parse_cells(cells, task), task, where=where)
 
 
 def make_targets(y: Any, n: int, *, task: str | Mapping[str, str] | None, name: str = "target") -> tuple[Target, ...]:
-    """Target columns from what a user gives as ``y``: a sequence, an array, or a mapping name → sequence.
+    """Make target columns from a user's ``y``: a sequence, an array, or a mapping name → sequence.
 
     Raises
     ------
     DataError
         When a column has another length than there are items.
     """
-    given = {str(key): values for key, values in y.items()} if isinstance(y, Mapping) else {name: y}
-    for column, values in given.items():
+    by_column = {str(key): values for key, values in y.items()} if isinstance(y, Mapping) else {name: y}
+    for column, values in by_column.items():
         if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
             raise OptionError(f"Target {column!r} must be a list or an array with one label per item; got {values!r}.")
         if len(values) != n:
             raise DataError(f"There are {n:,} items but {len(values):,} labels in {column!r}; give one per item.")
-    tasks = resolve_tasks(list(given), task)
-    return tuple(make_target(column, values, tasks[column]) for column, values in given.items())
+    tasks = resolve_tasks(list(by_column), task)
+    return tuple(make_target(column, values, tasks[column]) for column, values in by_column.items())
 
 
 def resolve_tasks(names: Sequence[str], task: str | Mapping[str, str] | None) -> dict[str, str | None]:
-    """The task of each column, from one word for all or a mapping column → task."""
+    """Return the task of each column, from one word for all or a mapping column → task."""
     if not isinstance(task, Mapping):
         return dict.fromkeys(names, task)
     if extra := sorted(set(task) - set(names)):
@@ -323,28 +329,28 @@ def resolve_tasks(names: Sequence[str], task: str | Mapping[str, str] | None) ->
 
 
 def relabel(old: Target, values: Any) -> Target:
-    """New labels for a column: its task and its classes stay when the new labels are of the same kind."""
+    """Give a column new labels: its task and its classes stay when the new labels are of the same kind."""
     (guess,) = make_targets(values, len(old.values), task=None, name=old.name)
     same_kind = {type(v) for v in guess.values if v is not None} <= {type(v) for v in old.values if v is not None}
     try:
         new = make_target(old.name, values, old.task) if same_kind or old.task == "regression" else guess
     except DataError:
         return guess
-    kept = old.classes is not None and new.classes is not None and set(new.classes) <= set(old.classes)
-    return Target(new.name, new.task, new.values, old.classes if kept else new.classes)
+    same_classes = old.classes is not None and new.classes is not None and set(new.classes) <= set(old.classes)
+    return Target(new.name, new.task, new.values, old.classes if same_classes else new.classes)
 
 
-def _named(bad: list[int], where: Where) -> str:
+def _name_rows(bad: list[int], where: RowName) -> str:
     shown = ", ".join(map(where, bad[:3]))
     return shown + (f" and {len(bad) - 3:,} more" if len(bad) > 3 else "")
 
 
-def _classification(name: str, values: list[Any], where: Where) -> Target:
+def _classification(name: str, values: list[Any], where: RowName) -> Target:
     if bad := [i for i, v in enumerate(values) if isinstance(v, tuple)]:
-        raise DataError(f"Target {name!r} has lists of labels ({_named(bad, where)}): say task='multilabel'.")
+        raise DataError(f"Target {name!r} has lists of labels ({_name_rows(bad, where)}): say task='multilabel'.")
     if bad := [i for i, v in enumerate(values) if isinstance(v, float) and not v.is_integer()]:
         raise DataError(
-            f"Target {name!r} holds fractions ({_named(bad, where)}), which are no classes: say task='regression'."
+            f"Target {name!r} holds fractions ({_name_rows(bad, where)}), which are no classes: say task='regression'."
         )
     values = [int(v) if isinstance(v, float) else v for v in values]
     if len({type(v) for v in values if v is not None}) > 1:  # 1 and "1" are one name to a reader, and have no order
@@ -358,25 +364,26 @@ def _classification(name: str, values: list[Any], where: Where) -> Target:
     return Target(name, "classification", tuple(values), classes)
 
 
-def _multilabel(name: str, values: list[Any], where: Where) -> Target:
+def _multilabel(name: str, values: list[Any], where: RowName) -> Target:
     lists = [v if v is None or isinstance(v, tuple) else (v,) for v in values]
-    kinds = {type(label) for labels in lists if labels for label in labels}
+    kinds = {type(label) for labels in lists for label in labels or ()}
     if bad := [i for i, labels in enumerate(lists) if labels and {type(x) for x in labels} - {str, int, bool}]:
         raise DataError(
-            f"Target {name!r} is multilabel: each item needs a list of names; {_named(bad, where)} has not."
+            f"Target {name!r} is multilabel: each item needs a list of names; {_name_rows(bad, where)} has not."
         )
     if len(kinds) > 1:
         lists = [None if v is None else tuple(map(str, v)) for v in lists]
     unique = tuple(None if v is None else tuple(sorted(set(v))) for v in lists)
-    return Target(name, "multilabel", unique, tuple(sorted({label for labels in unique if labels for label in labels})))
+    classes = {label for labels in unique for label in labels or ()}
+    return Target(name, "multilabel", unique, tuple(sorted(classes)))
 
 
-def _regression(name: str, values: list[Any], where: Where) -> Target:
+def _regression(name: str, values: list[Any], where: RowName) -> Target:
     numbers = [as_number(v) for v in values]
     if bad := [i for i, number in enumerate(numbers) if number is None and values[i] is not None]:
         first = str(values[bad[0]])[:60]
         raise DataError(
-            f"Target {name!r} is regression, but no finite number is in {_named(bad, where)}, e.g. {first!r}. "
+            f"Target {name!r} is regression, but no finite number is in {_name_rows(bad, where)}, e.g. {first!r}. "
             f"Errors are squared, so numbers go up to {LARGEST:g}."
         )
     widths = {len(v) if isinstance(v, tuple) else 0 for v in numbers if v is not None}
@@ -385,11 +392,11 @@ def _regression(name: str, values: list[Any], where: Where) -> Target:
     return Target(name, "regression", tuple(numbers))
 
 
-def _written(task: Task) -> Callable[[str, list[Any], Where], Target]:
-    def build(name: str, values: list[Any], where: Where) -> Target:
+def _text_builder(task: Task) -> Callable[[str, list[Any], RowName], Target]:
+    def build(name: str, values: list[Any], where: RowName) -> Target:
         if bad := [i for i, v in enumerate(values) if v is not None and not isinstance(v, str)]:
             raise DataError(
-                f"Target {name!r} is {task}, so its values are texts; {_named(bad, where)} hold something else."
+                f"Target {name!r} is {task}, so its values are texts; {_name_rows(bad, where)} hold something else."
             )
         if task == "summarization":  # an empty summary is none; an empty transcript may be of a silent clip
             values = [v if v and v.strip() else None for v in values]
@@ -398,10 +405,10 @@ def _written(task: Task) -> Callable[[str, list[Any], Where], Target]:
     return build
 
 
-_BUILDERS: Mapping[str, Callable[[str, list[Any], Where], Target]] = {
+_BUILDERS: Mapping[str, Callable[[str, list[Any], RowName], Target]] = {
     "classification": _classification,
     "multilabel": _multilabel,
     "regression": _regression,
-    "transcription": _written("transcription"),
-    "summarization": _written("summarization"),
+    "transcription": _text_builder("transcription"),
+    "summarization": _text_builder("summarization"),
 }
