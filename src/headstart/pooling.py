@@ -31,7 +31,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,8 +39,11 @@ import torch
 from headstart._base.registry import unknown_name
 from headstart.errors import OptionError, UnknownName
 
+if TYPE_CHECKING:
+    from headstart.sources.types import Batch
 
-def frames_of(output: torch.Tensor, axes: str, batch: Any) -> list[torch.Tensor]:
+
+def frames_of(output: torch.Tensor, axes: str, batch: Batch) -> list[torch.Tensor]:
     """One (steps, d) tensor per item.
 
     Shapes
@@ -69,7 +72,7 @@ def frames_of(output: torch.Tensor, axes: str, batch: Any) -> list[torch.Tensor]
     return frames
 
 
-def _sequences(steps: torch.Tensor, mask: Any, sizes: list[int]) -> list[torch.Tensor]:
+def _sequences(steps: torch.Tensor, mask: np.ndarray | None, sizes: list[int]) -> list[torch.Tensor]:
     if mask is None:
         return [part.flatten(0, 1).clone() for part in steps.split(sizes)]
     return [part[mask_part] for part, mask_part in zip(steps.split(sizes), real_positions(mask, steps).split(sizes))]
@@ -99,7 +102,7 @@ def _frame_order(starts: np.ndarray, steps: int, span: int, length: int) -> np.n
     return oldest_first[moment[oldest_first] - span < 2 * steps * length]
 
 
-def real_positions(mask: Any, steps: torch.Tensor) -> torch.Tensor:
+def real_positions(mask: np.ndarray | None, steps: torch.Tensor) -> torch.Tensor:
     """(inputs, steps) of booleans; a convolutional front end shortens the sequence: the same fraction is real."""
     is_real = torch.as_tensor(mask, device=steps.device)
     if is_real.shape[1] != steps.shape[1]:
@@ -108,7 +111,7 @@ def real_positions(mask: Any, steps: torch.Tensor) -> torch.Tensor:
     return is_real.bool()
 
 
-Reduce = Callable[[torch.Tensor, Any], Any]
+Reduce = Callable[[torch.Tensor, "Batch"], Any]
 NAMES = ("auto", "avg", "avg+max", "avg+std", "cls", "cls+avg", "flatten", "frames", "gem", "max", "none", "segmentsN")
 _PLAIN = frozenset(NAMES) - {"auto", "segmentsN"}
 _FLATTEN_UP_TO = 2048
@@ -167,7 +170,7 @@ def reducer(pooling: str, axes: str) -> Reduce:
     output : (inputs, \\*layer.shape); the batch gives ``counts`` (inputs per item) and ``mask`` (inputs, positions).
     """
 
-    def reduce(output: torch.Tensor, batch: Any) -> Any:
+    def reduce(output: torch.Tensor, batch: Batch) -> Any:
         counts = batch.counts
         if pooling == "none":
             return _unpooled(output, axes, counts, batch.mask)
@@ -196,7 +199,7 @@ def _maps(output: torch.Tensor, pooling: str) -> torch.Tensor:
     return torch.cat(parts, 1)
 
 
-def _unpooled(output: torch.Tensor, axes: str, counts: Sequence[int] | None, mask: Any) -> Any:
+def _unpooled(output: torch.Tensor, axes: str, counts: Sequence[int] | None, mask: np.ndarray | None) -> Any:
     if counts is None and (mask is None or axes != "tc"):
         return output.clone()
     real = _mask(mask, output) if axes == "tc" else None
@@ -217,7 +220,7 @@ def _positions(output: torch.Tensor, axes: str) -> torch.Tensor:
     return output[:, None] if output.ndim == 2 else output
 
 
-def _mask(mask: Any, values: torch.Tensor) -> torch.Tensor | None:
+def _mask(mask: np.ndarray | None, values: torch.Tensor) -> torch.Tensor | None:
     return None if mask is None or values.shape[1] == 1 else real_positions(mask, values)
 
 
@@ -279,7 +282,7 @@ def _segments(n: int, values: torch.Tensor, mask: torch.Tensor | None, counts: t
     return torch.stack(rows)
 
 
-def _flatten(output: torch.Tensor, axes: str, counts: tuple[int, ...] | None, mask: Any) -> torch.Tensor:
+def _flatten(output: torch.Tensor, axes: str, counts: tuple[int, ...] | None, mask: np.ndarray | None) -> torch.Tensor:
     if counts is not None and any(c != 1 for c in counts):
         raise OptionError("pooling='flatten' needs one input per item; clips of several patches have no fixed length.")
     if mask is not None and output.ndim > 2:

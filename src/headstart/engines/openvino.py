@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def _takes_any_batch_size(compiled: Any, x: np.ndarray) -> bool:
     return True
 
 
-def _openvino() -> Any:
+def _openvino() -> ModuleType:
     """OpenVINO, imported without the package that it sends telemetry with."""
     if "openvino" in sys.modules:
         return extras.require_package("openvino", "for engine='openvino'")

@@ -44,7 +44,7 @@ class SourceTask:
         network = source.module.to(self.device)
         found = []
         for part in np.array_split(np.arange(len(self.codes)), max(1, -(-len(self.codes) // _BATCH))):
-            tensors = source.input.tensors(self.samples.batch(part), self.device, torch.float32)
+            tensors = source.input.tensors(self.samples.batch(part), torch.device(self.device), torch.float32)
             output = source.forward(tensors, module=network)
             if not 0 <= int(self.codes.min()) <= int(self.codes.max()) < output.shape[1]:
                 raise DataError(f"The source's classifier knows {output.shape[1]} classes; source_data= has others.")

@@ -55,13 +55,13 @@ class Input(Protocol):
     def reader_options(self) -> dict[str, Any]:
         """Options for the modality's reader (size hint, sample rate)."""
 
-    def prepare(self, decoded: Any) -> Any:
+    def prepare(self, decoded: object) -> Any:
         """One decoded item → one sample. Called from several threads."""
 
     def collate(self, samples: Sequence[Any]) -> Batch:
         """Samples → a batch."""
 
-    def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:
+    def tensors(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """A batch → the tensors that the network takes (normalised, on the device, floats in ``dtype``)."""
 
     def example(self, n: int) -> Batch:

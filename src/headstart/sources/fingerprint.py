@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +64,7 @@ def code_of_modules(network: torch.nn.Module) -> list[Any]:
     return described
 
 
-def code_of(thing: Any, depth: int = 0) -> Any:
+def code_of(thing: object, depth: int = 0) -> Any:
     """Plain data that changes when a function (or an object that is called) would do something else.
 
     Bytecode, constants, defaults, closure, and the plain values and functions it takes from its module. What lies
@@ -102,7 +102,7 @@ def _function(function: FunctionType, depth: int) -> list[Any]:
     return [_bytecode(function.__code__), code_of(function.__defaults__, depth), code_of(closure, depth), used]
 
 
-def _object(thing: Any, depth: int) -> Any:
+def _object(thing: object, depth: int) -> Any:
     if isinstance(thing, np.ndarray) or hasattr(thing, "detach"):
         array = _array(thing)
         return [array.dtype.str, list(array.shape), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
@@ -125,7 +125,7 @@ def _names(code: CodeType) -> list[str]:
     return sorted({*code.co_names, *nested})
 
 
-def _contents(cell: Any) -> Any:
+def _contents(cell: CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # named, but not assigned yet
@@ -147,7 +147,7 @@ def _array(value: Any) -> np.ndarray:
     return array
 
 
-def _version(tensor: Any) -> int:
+def _version(tensor: torch.Tensor) -> int:
     try:
         return int(tensor._version)
     except RuntimeError:  # tensors made in inference mode are not counted

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import files as files_of
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from headstart._base import extras
 from headstart._base.files import read_json
@@ -26,8 +27,11 @@ from headstart.errors import OfflineError, OptionError, SourceError, WeightsErro
 from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Source
 from headstart.sources.inputs.text import TextInput
-from headstart.sources.speech import SPEECH, UNSUPPORTED_AUDIO, disable_regularization, speech_source
+from headstart.sources.speech import SPEECH, UNSUPPORTED_AUDIO, ModelConfig, disable_regularization, speech_source
 from headstart.sources.weights import fit_weights, hub_folder, read_weights
+
+if TYPE_CHECKING:
+    import torch
 
 _MODES = {
     "pooling_mode_cls_token": "cls",
@@ -47,7 +51,7 @@ class SentenceHead:
     normalise: bool = False
     max_length: int | None = None
 
-    def attach(self, network: Any) -> None:
+    def attach(self, network: torch.nn.Module) -> None:
         """Make the network return the sentence vector (items, width) instead of its hidden states."""
         import torch
 
@@ -56,12 +60,12 @@ class SentenceHead:
             network.add_module("sentence_dense", torch.nn.ModuleList(layers))
         network.register_forward_hook(_Pool(self), with_kwargs=True)
 
-    def fill(self, network: Any, folder: Path) -> None:
+    def fill(self, network: torch.nn.Module, folder: Path) -> None:
         """Load the dense layers' weights."""
         for number, dense in enumerate(self.dense):
             path = folder / dense["folder"] / "model.safetensors"
             weights = {k.removeprefix("linear."): v for k, v in read_weights(path).items()}
-            fit_weights(network.sentence_dense[number], weights, str(path))
+            fit_weights(network.get_submodule(f"sentence_dense.{number}"), weights, str(path))
 
 
 class _Pool:
@@ -70,7 +74,7 @@ class _Pool:
     def __init__(self, head: SentenceHead) -> None:
         self._head = head
 
-    def __call__(self, network: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    def __call__(self, network: torch.nn.Module, _args: object, kwargs: dict[str, Any], output: Any) -> Any:
         import torch
 
         hidden = output[0] if not hasattr(output, "last_hidden_state") else output.last_hidden_state
@@ -212,7 +216,7 @@ def weights_in(folder: Path) -> Path:
     raise WeightsError(f"{folder}: {hint}.")
 
 
-def match_names(network: Any, weights: dict[str, Any]) -> dict[str, Any]:
+def match_names(network: torch.nn.Module, weights: dict[str, Any]) -> dict[str, Any]:
     """Larger models' checkpoints carry the encoder under a prefix (``bert.``); older ones name norms gamma and beta."""
     names = set(network.state_dict())
     prefix = f"{network.base_model_prefix}."
@@ -263,14 +267,14 @@ def load(
 
 
 def _build(
-    name: str, transformers: Any, files: dict[str, bytes], *, weights: Path | None, max_length: int | None
+    name: str, transformers: ModuleType, files: dict[str, bytes], *, weights: Path | None, max_length: int | None
 ) -> Source:
     config = _config(transformers, name, files)
     if config.model_type in SPEECH:
         if max_length is not None:
             raise OptionError(f"max_length= counts the tokens of texts; hf:{name} takes audio.")
         disable_regularization(config)
-    with _quiet_transformers(transformers):
+    with _quiet_transformers():
         network = _network(transformers, name, config)
     if weights is not None:
         fit_weights(network, match_names(network, read_weights(weights)), str(weights), head=("pooler.",))
@@ -294,11 +298,11 @@ def _build(
     )
 
 
-def _invoke(names: tuple[str, ...], network: Any, tensors: dict[str, Any]) -> Any:
+def _invoke(names: tuple[str, ...], network: torch.nn.Module, tensors: dict[str, Any]) -> Any:
     return network(**{key: tensors[key] for key in names if key in tensors})
 
 
-def _network(transformers: Any, name: str, config: Any) -> Any:
+def _network(transformers: ModuleType, name: str, config: ModelConfig) -> torch.nn.Module:
     try:
         try:  # BERT's own pooler is no sentence vector: it was trained for next-sentence prediction
             return transformers.AutoModel.from_config(config, trust_remote_code=False, add_pooling_layer=False)
@@ -308,7 +312,7 @@ def _network(transformers: Any, name: str, config: Any) -> Any:
         raise SourceError(f"hf:{name} cannot be built by transformers: {error}") from error
 
 
-def _config(transformers: Any, name: str, files: Mapping[str, bytes]) -> Any:
+def _config(transformers: ModuleType, name: str, files: Mapping[str, bytes]) -> ModelConfig:
     try:
         plain = json.loads(files["config.json"])
         kind = plain.pop("model_type")
@@ -324,7 +328,12 @@ def _config(transformers: Any, name: str, files: Mapping[str, bytes]) -> Any:
 
 
 def _input(
-    config: Any, files: Mapping[str, bytes], network: Any, *, max_length: int | None, head: SentenceHead | None
+    config: ModelConfig,
+    files: Mapping[str, bytes],
+    network: torch.nn.Module,
+    *,
+    max_length: int | None,
+    head: SentenceHead | None,
 ) -> TextInput:
     if config.model_type in UNSUPPORTED_AUDIO:
         raise SourceError(f"{config.model_type} takes audio; of these hf: reads {', '.join(SPEECH)}.")
@@ -354,7 +363,7 @@ def _input(
 
 
 @contextmanager
-def _quiet_transformers(transformers: Any) -> Any:
+def _quiet_transformers() -> Iterator[None]:
     logger = logging.getLogger("transformers")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from headstart._base import extras
 from headstart._base.registry import check_names
@@ -26,6 +27,9 @@ from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Input, Source
 from headstart.sources.inputs.array import ArrayInput
 from headstart.sources.inputs.image import ImageInput
+
+if TYPE_CHECKING:
+    import keras
 
 # Files of Keras 2 (TensorFlow up to 2.15): their configuration as Keras 3 has it. Plain data, no Keras.
 _SEPARABLE = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")  # of the base class; never used
@@ -72,7 +76,7 @@ def _hdf5(content: bytes) -> bytes | None:
     return file.getvalue()
 
 
-def _decoded(text: Any) -> str:
+def _decoded(text: str | bytes) -> str:
     return text.decode() if isinstance(text, bytes) else str(text)
 
 
@@ -149,7 +153,7 @@ def _arithmetic(new: dict[str, Any], inner: dict[str, Any]) -> None:
     new["inbound_nodes"] = [[[*node[:3], {}]] for node in nodes]
 
 
-def _has_number_operand(node: Any) -> bool:
+def _has_number_operand(node: object) -> bool:
     arguments = node[3] if isinstance(node, list) and len(node) == 4 and isinstance(node[3], dict) else {}
     return isinstance(arguments.get("y"), (int, float)) and set(arguments) <= {"y", "name"}
 
@@ -187,7 +191,13 @@ _DECIDED = ("size", "channels", "mean", "std", "channels_last", "modality")  # b
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
-def load(name: Any, *, scale: str = "auto", files: Mapping[str, bytes] | None = None, **image_options: Any) -> Source:
+def load(
+    name: str | Path | keras.Model,
+    *,
+    scale: str = "auto",
+    files: Mapping[str, bytes] | None = None,
+    **image_options: Any,
+) -> Source:
     """Load a Keras model.
 
     Parameters
@@ -232,7 +242,7 @@ def load(name: Any, *, scale: str = "auto", files: Mapping[str, bytes] | None = 
     )
 
 
-def _keras() -> Any:
+def _keras() -> ModuleType:
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "torch"
     keras = extras.require_package("keras", "for keras: sources")
@@ -244,7 +254,7 @@ def _keras() -> Any:
     return keras
 
 
-def _read(keras: Any, path: Path) -> Any:
+def _read(keras: ModuleType, path: Path) -> keras.Model:
     if path.suffix not in _SUFFIXES:
         raise OptionError(f"A Keras file ends with {', '.join(_SUFFIXES)}; got {path.name}.")
     if not path.is_file():
@@ -261,7 +271,7 @@ def _read(keras: Any, path: Path) -> Any:
         return _load_model(keras, again, f"{path}, saved by Keras 2 (TensorFlow up to 2.15),")
 
 
-def _load_model(keras: Any, path: Path, label: Path | str) -> Any:
+def _load_model(keras: ModuleType, path: Path, label: Path | str) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises a dozen kinds for damaged files; none may leave this border
@@ -280,14 +290,14 @@ def _converted(path: Path) -> bytes | None:
         return None
 
 
-def _from_bytes(keras: Any, content: bytes) -> Any:
+def _from_bytes(keras: ModuleType, content: bytes) -> keras.Model:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / _FILE
         path.write_bytes(content)
         return _read(keras, path)
 
 
-def _to_bytes(model: Any) -> bytes:
+def _to_bytes(model: keras.Model) -> bytes:
     """The architecture as a file; a model that cannot be written can still be used, but not saved."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / _FILE
@@ -298,7 +308,7 @@ def _to_bytes(model: Any) -> bytes:
         return path.read_bytes()
 
 
-def _prepared(model: Any) -> Any:
+def _prepared(model: keras.Model) -> keras.Model:
     """In evaluation mode, without the states of random generators (of Dropout and the like) among its tensors.
 
     Keras numbers those in the order in which a process makes them: with them, no two readings of a file are alike.
@@ -315,30 +325,30 @@ def _prepared(model: Any) -> Any:
     return model
 
 
-def _deepcopy(model: Any, memo: dict[int, Any]) -> Any:
+def _deepcopy(model: keras.Model, memo: dict[int, Any]) -> keras.Model:
     """A copy as Keras makes it, by writing and reading, wrapped like the first."""
     rebuild, arguments = model.__reduce__()
     return memo.setdefault(id(model), _prepared(rebuild(*arguments)))
 
 
-def _submodules(model: Any) -> dict[str, Any]:
+def _submodules(model: keras.Model) -> dict[str, Any]:
     named: dict[str, Any] = {"": model}
     for layer in model._flatten_layers(include_self=False, recursive=True):
         named.setdefault(layer.name, layer)
     return named
 
 
-def _invoke(model: Any, tensors: dict[str, Any]) -> Any:
+def _invoke(model: keras.Model, tensors: dict[str, Any]) -> Any:
     return model(tensors["x"], training=bool(getattr(model, "training", False)))
 
 
-def _classifier(model: Any) -> str | None:
+def _classifier(model: keras.Model) -> str | None:
     """The last dense layer, where it is the output."""
     last = model.layers[-1] if model.layers else None
     return last.name if last is not None and type(last).__name__ in ("Dense", "Softmax", "Activation") else None
 
 
-def _input(model: Any, scale: str, options: dict[str, Any]) -> Input:
+def _input(model: keras.Model, scale: str, options: dict[str, Any]) -> Input:
     shape = model.input_shape
     if isinstance(shape, (list, dict)):
         raise SourceError(f"The Keras model takes several inputs ({shape}); headstart takes models of one.")
@@ -356,7 +366,7 @@ def _input(model: Any, scale: str, options: dict[str, Any]) -> Input:
     return ArrayInput(tuple(int(side) for side in sides))
 
 
-def _mean_and_std(model: Any, scale: str) -> tuple[float, float]:
+def _mean_and_std(model: keras.Model, scale: str) -> tuple[float, float]:
     if scale == "auto":
         inside = any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in model.layers[:3])
         scale = "0-255" if inside else "0-1"

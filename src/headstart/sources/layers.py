@@ -52,7 +52,7 @@ def forward_features(
     thread = get_ident()
 
     def hook(name: str) -> Callable[[Any, Any, Any], None]:
-        def take(_module: Any, _args: Any, output: Any) -> None:
+        def take(_module: torch.nn.Module, _args: object, output: object) -> None:
             if get_ident() != thread:  # another thread runs the same module: its outputs are not ours
                 return
             tensor = first_tensor(output)
@@ -156,15 +156,15 @@ def _recorded_calls(backend: TorchBackend, input: Input, batch: Batch) -> tuple[
     thread = get_ident()
     handles = []
 
-    def hook(name: str) -> Any:
-        def take(module: Any, _args: Any, output: Any) -> None:
+    def hook(name: str) -> Callable[[torch.nn.Module, Any, Any], None]:
+        def take(module: torch.nn.Module, _args: object, output: object) -> None:
             tensor = first_tensor(output)
             if get_ident() != thread or not isinstance(tensor, torch.Tensor):
                 return
             if id(module) in calls:
                 calls[id(module)].calls += 1
                 return
-            has_children = any(True for _ in module.children()) if hasattr(module, "children") else False
+            has_children = any(True for _ in module.children())
             # the reference is kept so that two outputs with one address really are one tensor
             calls[id(module)] = _Call(name, module, tensor, int(counter.get_total_flops()), has_children=has_children)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from headstart.sources.fingerprint import code_of
 from headstart.sources.inputs.array import ArrayInput
 from headstart.sources.inputs.image import ImageInput
 from headstart.sources.types import Batch
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class CallableInput:
         """The reader gives its default."""
         return {}
 
-    def prepare(self, decoded: Any) -> np.ndarray:
+    def prepare(self, decoded: object) -> np.ndarray:
         """Apply the function; torch tensors are taken, too."""
         array = np.asarray(self.function(decoded), dtype=np.float32)
         if array.shape != self.shape:
@@ -42,7 +45,7 @@ class CallableInput:
         """Stack samples of one shape."""
         return ArrayInput(self.shape, self.modality).collate(samples)
 
-    def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:
+    def tensors(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """As torch tensors."""
         return ArrayInput(self.shape, self.modality).tensors(batch, device, dtype)
 
@@ -57,7 +60,7 @@ class CallableInput:
 
 
 def from_module(
-    module: Any,
+    module: torch.nn.Module,
     *,
     name: str | None = None,
     modality: str = "image",

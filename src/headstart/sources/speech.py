@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -27,6 +27,16 @@ UNSUPPORTED_AUDIO = ("data2vec-audio", "sew", "sew-d", "wav2vec2-bert", "wav2vec
 
 # set around a forward pass, one value per thread: what the norm must know and modules do not hand on
 _SAMPLES: ContextVar[torch.Tensor | None] = ContextVar("samples", default=None)
+
+
+class ModelConfig(Protocol):
+    """transformers' configuration of a model; its other fields depend on the architecture."""
+
+    model_type: str
+
+    def __getattr__(self, name: str) -> Any: ...
+
+    def __setattr__(self, name: str, value: Any) -> None: ...
 
 
 class MaskedGroupNorm(nn.GroupNorm):
@@ -65,15 +75,15 @@ class MaskedGroupNorm(nn.GroupNorm):
         return (out * self.weight[:, None] + self.bias[:, None]).to(x.dtype) * real
 
 
-def disable_regularization(config: Any) -> None:
+def disable_regularization(config: ModelConfig) -> None:
     """Training may not hide parts of the input or drop layers by chance that no seed of ours rules."""
     config.apply_spec_augment = False
     config.layerdrop = 0.0
 
 
-def speech_source(name: str, network: Any, config: Any, files: Mapping[str, bytes]) -> Source:
+def speech_source(name: str, network: torch.nn.Module, config: ModelConfig, files: Mapping[str, bytes]) -> Source:
     """The source of a network that transformers built."""
-    first = network.feature_extractor.conv_layers[0]
+    first: Any = network.get_submodule("feature_extractor.conv_layers.0")
     norm = getattr(first, "layer_norm", None)
     if isinstance(norm, nn.GroupNorm):
         if norm.num_groups != norm.num_channels:
@@ -91,7 +101,7 @@ def speech_source(name: str, network: Any, config: Any, files: Mapping[str, byte
     )
 
 
-def _input(name: str, config: Any, files: Mapping[str, bytes]) -> WaveInput:
+def _input(name: str, config: ModelConfig, files: Mapping[str, bytes]) -> WaveInput:
     try:
         plain = json.loads(files.get("preprocessor_config.json", b"{}"))
         rate, normalise = plain.get("sampling_rate", 16_000), plain.get("do_normalize", True)
@@ -102,7 +112,7 @@ def _input(name: str, config: Any, files: Mapping[str, bytes]) -> WaveInput:
     return WaveInput(rate, normalise, tuple(zip(map(int, config.conv_kernel), map(int, config.conv_stride))))
 
 
-def _invoke(network: Any, tensors: dict[str, Any]) -> Any:
+def _invoke(network: torch.nn.Module, tensors: dict[str, Any]) -> Any:
     samples = tensors["samples"]
     mask = torch.arange(tensors["x"].shape[1], device=samples.device)[None] < samples[:, None]
     token = _SAMPLES.set(samples)
@@ -112,7 +122,7 @@ def _invoke(network: Any, tensors: dict[str, Any]) -> Any:
         _SAMPLES.reset(token)
 
 
-def _listed_modules(network: Any) -> dict[str, Any]:
+def _listed_modules(network: torch.nn.Module) -> dict[str, Any]:
     """The modules that are listed as layers: the features before the transformer, its layers, and the output."""
-    layers = {f"encoder.layers.{i}": layer for i, layer in enumerate(network.encoder.layers)}
-    return {"": network, "feature_projection": network.feature_projection, **layers}
+    layers = {f"encoder.layers.{i}": layer for i, layer in network.get_submodule("encoder.layers").named_children()}
+    return {"": network, "feature_projection": network.get_submodule("feature_projection"), **layers}

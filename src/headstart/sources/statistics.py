@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headstart._base.files import read_json, write_json
 from headstart._base.progress import note
 from headstart.errors import StoreError
 from headstart.moments.moments import Moments
+
+if TYPE_CHECKING:
+    from headstart.sources.base import Source
 
 FOLDER = "moments"
 _RECORD = "statistics.json"
@@ -106,7 +109,7 @@ class Statistics:
             raise StoreError(f"{root / _RECORD} is no record of source statistics: {error}.") from error
 
 
-def statistics_of(source: Any) -> Statistics | None:
+def statistics_of(source: Source) -> Statistics | None:
     """The statistics that came with a source: its own, or those in its folder; None where there are none.
 
     Those of other weights (a fine-tuned copy has another fingerprint) do not count, and damaged ones are told of.

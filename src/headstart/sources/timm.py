@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -115,14 +116,14 @@ def load(
         network = _create_model(timm, architecture, arguments, pretrained=pretrained and file is None)
     if tensors is not None:
         fit_weights(network, tensors, str(file), head=_head_prefixes(network))
-    pretrained_cfg = {**dict(network.pretrained_cfg or {}), **config.get("pretrained_cfg", {})}
+    pretrained_cfg = {**(getattr(network, "pretrained_cfg", None) or {}), **config.get("pretrained_cfg", {})}
     cfg = {**pretrained_cfg, **_implied_input(arguments, pretrained_cfg), **(input or {})}
     return _source(name, network, cfg, config=config, arguments=arguments, architecture=architecture)
 
 
 def _source(
     name: str,
-    network: Any,
+    network: torch.nn.Module,
     cfg: dict[str, Any],
     *,
     config: Mapping[str, Any],
@@ -197,7 +198,7 @@ def _implied_input(arguments: Mapping[str, Any], pretrained_cfg: Mapping[str, An
     return {"input_size": (int(arguments.get("in_chans", channels)), int(height), int(width))}
 
 
-def _timm() -> Any:
+def _timm() -> ModuleType:
     if extras.is_installed("timm"):
         repair_torchvision()
     return extras.require_package("timm", "for timm: sources")
@@ -236,7 +237,7 @@ def _n_classes(tensors: Mapping[str, Any]) -> int:
     return next((int(tensors[key].shape[0]) for key in _BIASES if key in tensors), 0)
 
 
-def _head_prefixes(network: Any) -> tuple[str, ...]:
+def _head_prefixes(network: torch.nn.Module) -> tuple[str, ...]:
     names = getattr(network, "pretrained_cfg", None) or {}
     classifier = names.get("classifier")
     modules = dict(network.named_modules())
@@ -244,7 +245,9 @@ def _head_prefixes(network: Any) -> tuple[str, ...]:
     return tuple(f"{c}." for c in names_of_classifier if c in modules and any(True for _ in modules[c].parameters()))
 
 
-def _create_model(timm: Any, architecture: str, arguments: dict[str, Any], *, pretrained: bool) -> Any:
+def _create_model(
+    timm: ModuleType, architecture: str, arguments: dict[str, Any], *, pretrained: bool
+) -> torch.nn.Module:
     overlay = _from_hub(timm, architecture) if pretrained else None
     try:
         return timm.create_model(architecture, pretrained=pretrained, pretrained_cfg_overlay=overlay, **arguments)
@@ -256,7 +259,7 @@ def _create_model(timm: Any, architecture: str, arguments: dict[str, Any], *, pr
         raise SourceError(f"timm cannot build {architecture} with options {arguments}: {error}") from error
 
 
-def _from_hub(timm: Any, architecture: str) -> dict[str, Any] | None:
+def _from_hub(timm: ModuleType, architecture: str) -> dict[str, Any] | None:
     """The configuration that makes timm read the hub's weights from the local cache, where they are fetched first.
 
     None leaves it to timm: weights at a plain address, and those that are loaded in a way of their own.

@@ -150,7 +150,7 @@ def fit_weights(
 
 
 def _mismatch_message(
-    origin: str, missing: list[str], backbone: list[str], *, weights: Mapping[str, Any], state: Any
+    origin: str, missing: list[str], backbone: list[str], *, weights: Mapping[str, Any], state: Mapping[str, Any]
 ) -> str:
     def show(names: list[str]) -> str:
         return ", ".join(names[:5]) + (f", … ({len(names)})" if len(names) > 5 else "")
@@ -222,7 +222,7 @@ def _without_wrapper(name: str) -> str:
     return name
 
 
-def _tensors_in(loaded: Any) -> dict[str, Any]:
+def _tensors_in(loaded: object) -> dict[str, Any]:
     import torch
 
     for _ in range(_DEEPEST):  # a file may contain itself

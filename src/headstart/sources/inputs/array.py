@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headstart.errors import DataError
 from headstart.sources.types import Batch
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class ArrayInput:
         """Nothing to say to the reader."""
         return {}
 
-    def prepare(self, decoded: Any) -> np.ndarray:
+    def prepare(self, decoded: object) -> np.ndarray:
         """One array → float32, its shape and its numbers checked."""
         try:
             with np.errstate(over="ignore"):  # it is said below
@@ -40,7 +43,7 @@ class ArrayInput:
         """Stack samples of one shape."""
         return Batch({"x": stacked(samples)})
 
-    def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:
+    def tensors(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """As torch tensors, copied: a network may write into its input."""
         import torch
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headstart.errors import DataError
 from headstart.sources.types import Batch, Timing
+
+if TYPE_CHECKING:
+    import torch
 
 _TINY = 1e-7  # as transformers' feature extractor: silence stays finite
 
@@ -43,7 +46,7 @@ class WaveInput:
         """The sample rate."""
         return {"sample_rate": self.sample_rate}
 
-    def prepare(self, decoded: Any) -> dict[str, np.ndarray]:
+    def prepare(self, decoded: object) -> dict[str, np.ndarray]:
         """One clip → its samples."""
         rate = getattr(decoded, "sample_rate", self.sample_rate)
         if rate != self.sample_rate:
@@ -98,7 +101,7 @@ class WaveInput:
         timing = Timing(np.zeros(len(samples), int), uncut_frames, int(frames.max()))
         return Batch({"x": x, "samples": sizes}, mask=mask, timing=timing)
 
-    def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:
+    def tensors(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """As torch tensors; the numbers of samples stay whole numbers."""
         import torch
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headstart.errors import DataError, OptionError
 from headstart.sources.inputs.array import stacked
 from headstart.sources.types import Batch
+
+if TYPE_CHECKING:
+    import torch
 
 _CROPS = ("center", "squash", "border")
 _MOST_PIXELS = 64 << 20
@@ -56,7 +59,7 @@ class ImageInput:
         """The reader may decode at reduced scale, but never below the size that is then resized to."""
         return {"size_hint": self._scaled()}
 
-    def prepare(self, decoded: Any) -> np.ndarray:
+    def prepare(self, decoded: object) -> np.ndarray:
         """(h, w, 3) or (h, w) uint8 → (c, height, width) uint8. Float arrays pass as they are.
 
         Raises
@@ -115,12 +118,12 @@ class ImageInput:
         crop = crop[:, top : top + self.size[0], left : left + self.size[1]]
         return np.ascontiguousarray((crop.permute(1, 2, 0) if self.channels_last else crop).numpy())
 
-    def _smooth(self, tensor: Any, target: tuple[int, int]) -> Any:
+    def _smooth(self, tensor: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
         from torch.nn.functional import interpolate
 
         return interpolate(tensor, size=target, mode=self.interpolation, antialias=True)
 
-    def _filled(self, tensor: Any) -> Any:
+    def _filled(self, tensor: torch.Tensor) -> torch.Tensor:
         """The mean colour around an image that is smaller than the crop."""
         height, width = (max(have, want) for have, want in zip(tensor.shape[1:], self.size))
         if (height, width) == tuple(tensor.shape[1:]):
@@ -150,7 +153,7 @@ class ImageInput:
         """Stack samples of one shape and dtype."""
         return Batch({"x": stacked(samples)})
 
-    def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:
+    def tensors(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Scale uint8 to 0–1 and normalise; floats are taken as they are."""
         import torch
 
@@ -176,7 +179,7 @@ class ImageInput:
         return {"kind": "image", **asdict(self)}
 
 
-def _nearest(tensor: Any, target: tuple[int, int]) -> Any:
+def _nearest(tensor: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
     """The pixel whose middle is nearest; steps are added up one by one, as Pillow does it."""
     rows, columns = (
         np.cumsum(np.r_[have / n / 2, np.full(n - 1, have / n)]).astype(int).clip(max=have - 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from headstart._base.registry import unknown_name
 from headstart._base.typing import Array
 from headstart.errors import DataError, OptionError
 from headstart.sources.types import Batch, Timing
+
+if TYPE_CHECKING:
+    import torch
 
 _CHUNK = 512  # frames transformed at once: about 3 MB, which stays in the cache
 _FIXED = {"kind": "log_mel", "window": "periodic_hann", "mel_scale": "htk", "magnitude": "abs"}
@@ -228,11 +231,11 @@ def mel_weights(spec: LogMel) -> Array:
     return weights
 
 
-def _mel(hertz: Any) -> Any:
+def _mel(hertz: Array | np.float64) -> Array:
     return 1127.0 * np.log1p(hertz / 700.0)
 
 
-def _offset(text: Any) -> Any:
+def _offset(text: object) -> float:
     """The offset in ``"log(mel + 0.001)"``; a bare number counts as the offset."""
     inner = str(text).replace(" ", "")
     if inner.startswith("log(mel+") and inner.endswith(")"):
@@ -309,7 +312,7 @@ class PatchInput:
         timing = Timing(starts, lengths, self.front_end.patch_frames)
         return Batch({"x": np.concatenate([s["x"] for s in samples])}, counts=counts, timing=timing)
 
-    def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:
+    def tensors(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """As torch tensors."""
         import torch
 

@@ -8,13 +8,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headstart._base.hashing import fingerprint
 from headstart.errors import DataError, SourceError
 from headstart.sources.types import Batch
+
+if TYPE_CHECKING:
+    import torch
 
 _EXAMPLE = "the quick brown fox jumps over the lazy dog near a river bank at noon"
 
@@ -65,7 +68,7 @@ class TextInput:
         """Nothing to say to the reader."""
         return {}
 
-    def prepare(self, decoded: Any) -> dict[str, np.ndarray]:
+    def prepare(self, decoded: object) -> dict[str, np.ndarray]:
         """One text → token numbers, at most ``max_length`` of them, special tokens kept at the end."""
         encoding = self._tokenizer.encode(str(decoded))  # type: ignore[attr-defined]
         ids, types = np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64)
@@ -98,7 +101,7 @@ class TextInput:
         arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return Batch({name: arrays[name] for name in self.names}, mask=mask)
 
-    def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:
+    def tensors(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """As torch tensors; token numbers stay whole numbers."""
         import torch
 
@@ -159,7 +162,7 @@ class VocabularyInput:
         """Nothing to say to the reader."""
         return {}
 
-    def prepare(self, decoded: Any) -> dict[str, np.ndarray]:
+    def prepare(self, decoded: object) -> dict[str, np.ndarray]:
         """One text → token numbers, at least one."""
         tokens = tokenise(str(decoded))
         numbers: dict[str, int] = self._numbers  # type: ignore[attr-defined]
@@ -181,7 +184,7 @@ class VocabularyInput:
             ids[row, : len(sample["ids"])] = sample["ids"]
         return Batch({"x": ids}, mask=(ids != PAD).astype(np.int64))
 
-    def tensors(self, batch: Batch, device: Any, dtype: Any) -> dict[str, Any]:
+    def tensors(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """As torch tensors."""
         import torch
 

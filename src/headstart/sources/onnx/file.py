@@ -6,12 +6,15 @@ its own folder, and hold the bytes that are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headstart._base import extras
 from headstart.errors import UnsafeFile, WeightsError
+
+if TYPE_CHECKING:
+    import onnx
 
 METADATA = "headstart"  # the key under which a file says how its input is made, as JSON
 _MOST_BYTES = (2 << 30) - 1  # of one protobuf message
@@ -19,7 +22,7 @@ _MOST_NODES, _DEEPEST = 1_000_000, 100  # of functions that are written out
 _EXTERNAL = 1  # TensorProto.EXTERNAL
 
 
-def read_model(path: Path) -> tuple[Any, bytes]:
+def read_model(path: Path) -> tuple[onnx.ModelProto, bytes]:
     """The model with all its weights inside, and the bytes of one file that holds the same.
 
     Raises
@@ -49,7 +52,7 @@ def read_model(path: Path) -> tuple[Any, bytes]:
     return model, model.SerializeToString(deterministic=True)
 
 
-def parse_model(content: bytes, origin: str) -> Any:
+def parse_model(content: bytes, origin: str) -> onnx.ModelProto:
     """A model from bytes; local functions are written out, so that every tensor has a name of its own."""
     onnx = extras.require_package("onnx", "for onnx: sources")
     try:
@@ -70,7 +73,9 @@ def parse_model(content: bytes, origin: str) -> Any:
     return model
 
 
-def _count_inlined(nodes: Any, bodies: dict[Any, Any], counts: dict[Any, int], above: tuple[Any, ...]) -> int:
+def _count_inlined(
+    nodes: Iterable[onnx.NodeProto], bodies: dict[Any, Any], counts: dict[Any, int], above: tuple[Any, ...]
+) -> int:
     """Count the nodes when every function is written out; one that calls itself has no end and is refused."""
     total = 0
     for node in _nested(nodes):
@@ -83,7 +88,7 @@ def _count_inlined(nodes: Any, bodies: dict[Any, Any], counts: dict[Any, int], a
     return total
 
 
-def _nested(nodes: Any) -> Iterator[Any]:
+def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[Any]:
     """Nodes, and those of their branches and loop bodies."""
     for node in nodes:
         yield node
@@ -92,7 +97,7 @@ def _nested(nodes: Any) -> Iterator[Any]:
                 yield from _nested(graph.node)
 
 
-def _tensors(model: Any) -> Iterator[Any]:
+def _tensors(model: onnx.ModelProto) -> Iterator[Any]:
     """Every tensor of a model: weights, constants, and those inside branches and loops."""
     graphs = [model.graph]
     while graphs:
@@ -107,7 +112,7 @@ def _tensors(model: Any) -> Iterator[Any]:
             graphs.extend(attribute.graphs)
 
 
-def _inline_external(tensor: Any, path: Path) -> None:
+def _inline_external(tensor: onnx.TensorProto, path: Path) -> None:
     """Put the bytes that a tensor keeps in another file into it."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
@@ -126,10 +131,10 @@ def _inline_external(tensor: Any, path: Path) -> None:
         opened.seek(offset)
         tensor.raw_data = opened.read(length)
     del tensor.external_data[:]
-    tensor.data_location = 0
+    tensor.data_location = 0  # type: ignore[assignment]  # DEFAULT: inside the file
 
 
-def _n_bytes(tensor: Any) -> int:
+def _n_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes of a tensor that is kept elsewhere: as it says, which must be what its shape says."""
     onnx = extras.require_package("onnx", "for onnx: sources")
     try:

@@ -11,7 +11,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx
 
 # What only describes a shape depends on the input's size, not on what is in it.
 _DESCRIBING = frozenset({"Shape", "Size"})
@@ -94,7 +97,7 @@ class Unit:
 class Graph:
     """The nodes of a model in the file's order, which is an order of execution."""
 
-    def __init__(self, model: Any, root: str) -> None:
+    def __init__(self, model: onnx.ModelProto, root: str) -> None:
         self.model = model
         self.root = root
         self.nodes = list(model.graph.node)
@@ -120,7 +123,7 @@ class Graph:
                 waiting += [self.producer[name] for name in inputs_of(self.nodes[index]) if name in self.producer]
         return sorted(indices)
 
-    def cut(self, names: Sequence[str]) -> Any:
+    def cut(self, names: Sequence[str]) -> onnx.ModelProto:
         """A model that ends at these tensors: what they do not need is left out."""
         cut = type(self.model)()
         cut.ir_version = self.model.ir_version
@@ -170,7 +173,7 @@ class Graph:
         if unit:
             yield Unit(tuple(unit), joins, dense)
 
-    def _is_join(self, node: Any) -> bool:
+    def _is_join(self, node: onnx.NodeProto) -> bool:
         return node.op_type in _JOINING and sum(name in self.depends for name in set(node.input)) > 1
 
     def axes(self, shapes: Shapes) -> dict[str, str]:
@@ -188,7 +191,7 @@ class Graph:
         return [_macs(node, shapes) for node in self.nodes]
 
 
-def inputs_of(node: Any) -> list[str]:
+def inputs_of(node: onnx.NodeProto) -> list[str]:
     """Names that a node reads, those that its branches and loop bodies take from outside among them."""
     names = [name for name in node.input if name]
     for attribute in node.attribute:
@@ -199,7 +202,7 @@ def inputs_of(node: Any) -> list[str]:
     return names
 
 
-def attribute(node: Any, name: str, default: Any) -> Any:
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """A node's attribute: an integer, a text, or a list of integers."""
     for candidate in node.attribute:
         if candidate.name == name:
@@ -219,13 +222,13 @@ def representative(tensors: Sequence[str], shapes: Shapes) -> str:
     return same_size[-1] if same_size else end
 
 
-def _mixes(node: Any, gate: str) -> bool:
+def _mixes(node: onnx.NodeProto, gate: str) -> bool:
     if node.op_type in _REDUCING:
         return gate in node.output  # inside a block it belongs to a normalisation
     return node.op_type not in _FINISHING and node.op_type not in _RESHAPING and node.op_type not in _DESCRIBING
 
 
-def _axes(node: Any, shape: tuple[int, ...], before: str | None) -> str:
+def _axes(node: onnx.NodeProto, shape: tuple[int, ...], before: str | None) -> str:
     convolving = any(word in node.op_type for word in _CONVOLVING)
     if len(shape) == 4:
         if node.op_type == "Transpose":
@@ -237,7 +240,7 @@ def _axes(node: Any, shape: tuple[int, ...], before: str | None) -> str:
     return "c" if len(shape) == 2 else "any"
 
 
-def _macs(node: Any, shapes: Shapes) -> int:
+def _macs(node: onnx.NodeProto, shapes: Shapes) -> int:
     operands = [shapes.get(name, ()) for name in node.input]
     out = math.prod(shapes.get(node.output[0], (0,))) if node.output else 0
     kind = node.op_type.removeprefix("Fused").removeprefix("QLinear").removesuffix("Integer")

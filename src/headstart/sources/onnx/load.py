@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headstart._base import extras
 from headstart._base.progress import note
@@ -21,6 +21,9 @@ from headstart.sources.inputs.image import ImageInput
 from headstart.sources.inputs.text import TextInput
 from headstart.sources.onnx.file import METADATA, parse_model, read_model
 from headstart.sources.onnx.network import OnnxBackend
+
+if TYPE_CHECKING:
+    import onnx
 
 _FILE, _TOKENIZER = "model.onnx", "tokenizer.json"
 _TOKENS = ("input_ids", "attention_mask", "token_type_ids")
@@ -187,7 +190,7 @@ def _is_image_shape(sides: tuple[Any, ...]) -> bool:
     return len(sides) == 3 and (sides[0] in (1, 3) or sides[2] in (1, 3))
 
 
-def _own_input(model: Any) -> dict[str, Any]:
+def _own_input(model: onnx.ModelProto) -> dict[str, Any]:
     """The file's record of its own preprocessing, where headstart has written it."""
     for entry in model.metadata_props:
         if entry.key == METADATA:

@@ -23,6 +23,9 @@ from headstart.sources.onnx.graph import Graph, Shapes, representative
 from headstart.sources.types import Batch, Layer
 
 if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
     from headstart.engines.base import RuntimeConfig
     from headstart.sources.base import Input
 
@@ -43,7 +46,7 @@ class OnnxBackend(Backend):
         Where onnxruntime runs it.
     """
 
-    def __init__(self, model: Any, label: str, *, output: str | None = None) -> None:
+    def __init__(self, model: onnx.ModelProto, label: str, *, output: str | None = None) -> None:
         self.model = model
         self.label = label
         weights = {tensor.name for tensor in model.graph.initializer}
@@ -207,7 +210,9 @@ class OnnxBackend(Backend):
         candidates = [name for name, candidate in is_candidate.items() if candidate and name in below]
         return tuple(dict.fromkeys([*candidates, *names]))
 
-    def _run_in_parts(self, session: Any, names: Sequence[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def _run_in_parts(
+        self, session: onnxruntime.InferenceSession, names: Sequence[str], feed: dict[str, np.ndarray]
+    ) -> list[np.ndarray]:
         """One run, or as many as a fixed number of inputs per run needs; what fills up the last is cut away."""
         if self.batch is None:
             return _run_session(session, names, feed, self.label)
@@ -224,7 +229,7 @@ class OnnxBackend(Backend):
         feed = {(self.root if name == "x" else name): value.numpy() for name, value in tensors.items()}
         return {name: _cast(value, self.inputs[name][0]) for name, value in feed.items() if name in self.inputs}
 
-    def _session(self, names: tuple[str, ...]) -> Any:
+    def _session(self, names: tuple[str, ...]) -> onnxruntime.InferenceSession:
         """A session that ends at these tensors; the last few are cached."""
         key = (names, self.device)
         with self._lock:
@@ -236,7 +241,9 @@ class OnnxBackend(Backend):
             return self._sessions[key]
 
 
-def _inference_session(model: Any, device: str, label: str, *, fuse: bool = True) -> Any:
+def _inference_session(
+    model: onnx.ModelProto, device: str, label: str, *, fuse: bool = True
+) -> onnxruntime.InferenceSession:
     import torch
 
     ort = extras.require_package("onnxruntime", "to run onnx: sources")
@@ -268,7 +275,9 @@ def provider(device: str) -> str:
     return name
 
 
-def _run_session(session: Any, names: Sequence[str], feed: dict[str, np.ndarray], label: str) -> list[Any]:
+def _run_session(
+    session: onnxruntime.InferenceSession, names: Sequence[str], feed: dict[str, np.ndarray], label: str
+) -> list[Any]:
     try:
         values: list[Any] = session.run(list(names), feed)
     except Exception as error:
@@ -282,7 +291,7 @@ def _short(error: Exception) -> str:
     return text if len(text) <= 300 else text[:297] + "…"
 
 
-def _described(value: Any) -> tuple[Any, tuple[Any, ...] | None]:
+def _described(value: onnx.ValueInfoProto) -> tuple[Any, tuple[Any, ...] | None]:
     """numpy dtype and shape of an input; None for what the file leaves open."""
     onnx = extras.require_package("onnx", "for onnx: sources")
     kind = value.type.tensor_type
@@ -295,7 +304,7 @@ def _described(value: Any) -> tuple[Any, tuple[Any, ...] | None]:
     return dtype, tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
 
 
-def _cast(value: np.ndarray, dtype: Any) -> np.ndarray:
+def _cast(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if value.dtype == dtype:
         return np.ascontiguousarray(value)
     if dtype.kind in "iu" and value.dtype.kind == "f":
