@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--null", type=int, default=0)
     asked = parser.parse_args()
     report = {**kept("proof"), "machine": machine()}
-    for name in asked.only:
+    for name in asked.restrict:
         report[name] = proven(name, asked.budget, asked.repeats)
         if asked.save:
             keep("proof", report)

@@ -22,13 +22,15 @@ from headstart.dataset import Dataset
 from headstart.errors import DataError, HeadstartError, OptionError, SourceError
 from headstart.pretraining import pretrain, scratch
 from headstart.pretraining.scratch import reinitialize
-from headstart.proof import baselines, experiment, prove
+from headstart.proof import baselines, prove, run_cache
 from headstart.proof import budget as _plan
 from headstart.proof.budget import ProofPlan, Speeds, TrainingCost
 from headstart.proof.few_shot_splits import few_shot_splits
-from headstart.proof.forgetting import SourceTask, forgotten
+from headstart.proof.forgetting import SourceTask, measure_forgetting
 from headstart.readers.base import Clip
 from headstart.result import Proof
+from headstart.result.record import plain as to_plain
+from headstart.result.record import read_as
 from headstart.sources import Source, load_source
 from networks import image_source, picture_data, separable, state_bytes, vector_source
 
@@ -100,7 +102,7 @@ def helping(tmp_path_factory) -> Proof:
 class TestVerdict:
     def test_help_is_seen(self, helping):
         assert helping.helps is True and helping.verdict.startswith(
-            "Transfer helps: frozen features against the best rival, "
+            "Transfer helps: frozen features against the best baseline, "
         )
         assert helping.labels_saved and helping.labels_saved.factor > 1
         assert helping.time_saved.baseline == "scratch"
@@ -195,7 +197,7 @@ class TestResume:
     @pytest.mark.parametrize("after", [0, 2, 9])
     def test_killed_anywhere(self, after, whole, tmp_path, monkeypatch):
         how = {**SMALL, "checkpoint": tmp_path / "killed", "policy": tuned()}
-        write, written = experiment.write_json, []
+        write, written = run_cache.write_json, []
 
         def dying(path, value):
             if len(written) == after:
@@ -203,10 +205,10 @@ class TestResume:
             written.append(path)
             write(path, value)
 
-        monkeypatch.setattr(experiment, "write_json", dying)
+        monkeypatch.setattr(run_cache, "write_json", dying)
         with pytest.raises(KeyboardInterrupt):
             prove(knowing(), small(), **how)
-        monkeypatch.setattr(experiment, "write_json", write)
+        monkeypatch.setattr(run_cache, "write_json", write)
         stamps = {path: path.stat().st_mtime_ns for path in written}
         assert timeless(prove(knowing(), small(), **how)) == timeless(whole)
         assert {path: path.stat().st_mtime_ns for path in written} == stamps, "what was done is not done again"
@@ -245,16 +247,16 @@ class TestDraws:
     def test_smaller_draws_are_part_of_larger_ones_and_never_tested(self):
         draws = self.draws()
         for repeat in range(3):
-            small, large = (set(draws.draw(k, repeat).tolist()) for k in (4, 8))
+            small, large = (set(draws.subset(k, repeat).tolist()) for k in (4, 8))
             assert small < large and not large & set(draws.test.tolist())
             assert np.bincount(draws.codes[sorted(small)]).tolist() == [4, 4]
-        assert draws.draw(8, 0).tolist() != draws.draw(8, 1).tolist()
+        assert draws.subset(8, 0).tolist() != draws.subset(8, 1).tolist()
 
     def test_groups_are_on_one_side(self):
         data = signs(groups=[i % 12 for i in range(160)])
         draws = self.draws(data)
         inside, outside = (set(draws.groups[at].tolist()) for at in (draws.test, np.flatnonzero(~draws.tested)))
-        assert not inside & outside and draws.held.groups is not None
+        assert not inside & outside and draws.test_set.groups is not None
         few = self.draws(signs(groups=[i % 6 for i in range(160)]))
         assert any("intervals speak for" in text for text in few.notes)
 
@@ -277,15 +279,15 @@ class TestDraws:
         data = Dataset.from_arrays(X, ["rare" if i % 20 == 0 else f"c{i % 2}" for i in range(120)])
         draws = self.draws(data, shots=(2, 16, 500))
         assert draws.shots == (2, 16)
-        assert np.bincount(draws.codes[draws.draw(16, 0)]).tolist() == [16, 16, 4]
+        assert np.bincount(draws.codes[draws.subset(16, 0)]).tolist() == [16, 16, 4]
         assert any("500" in text for text in draws.notes) and any("fewer than 16" in text for text in draws.notes)
 
     def test_rivals_go_on_to_eight_times_as_many_where_there_are(self):
-        assert self.draws(signs(1000), shots=(4, 10)).further == (20, 40, 80)
+        assert self.draws(signs(1000), shots=(4, 10)).extra_shots == (20, 40, 80)
         few = self.draws(signs(160), shots=(4, 16))
         largest = np.bincount(few.codes[~few.tested]).max()
-        assert few.further == (32, largest)
-        assert self.draws(signs(160), shots=(50,)).further == ()
+        assert few.extra_shots == (32, largest)
+        assert self.draws(signs(160), shots=(50,)).extra_shots == ()
 
     def test_unlabelled_items_are_left_out(self):
         data = signs()
@@ -303,34 +305,35 @@ class TestPlan:
         batch = {k: min(32, n // 4) for k, n in self.sizes.items()}
         return TrainingCost(self.sizes, 180, speeds or Speeds(0.02, 0.05, 0.02, 1.0), batch)
 
-    def plan(self, shots=(4, 16), further=(64,), repeats=5, contenders=EVERYONE):
-        long = (*shots, *further)
-        return ProofPlan(shots, further, long, repeats, allowance=None, epochs={}, seconds=0.0, contenders=contenders)
+    def plan(self, shots=(4, 16), extra_shots=(64,), repeats=5, methods=EVERYONE):
+        long = (*shots, *extra_shots)
+        return ProofPlan(shots, extra_shots, long, repeats, allowance=None, epochs={}, seconds=0.0, methods=methods)
 
     def test_what_is_planned_fits(self):
         for budget in (20, 40, 60, 100, 200, 400, 600, 1000, 3000):
-            made = _plan.by_budget(self.plan(), self.work(), budget)
+            made = _plan.plan_by_budget(self.plan(), self.work(), budget)
             assert made.seconds <= budget or "too little" in made.notes[-1]
             assert all(
-                made.epochs[k] * self.work().epoch(k) <= max(made.allowance, self.work().epoch(k)) for k in made.long
+                made.epochs[k] * self.work().epoch(k) <= max(made.allowance, self.work().epoch(k))
+                for k in made.scratch_shots
             )
 
     def test_what_is_given_up_first(self):
-        rich, poor, poorer = (_plan.by_budget(self.plan(), self.work(), budget) for budget in (5000, 600, 250))
-        assert rich.long == (4, 16, 64) and rich.repeats == 5 and not rich.notes
-        assert poor.long == (4, 16) and poor.repeats == 5 and "does not fit" in poor.notes[0]
+        rich, poor, poorer = (_plan.plan_by_budget(self.plan(), self.work(), budget) for budget in (5000, 600, 250))
+        assert rich.scratch_shots == (4, 16, 64) and rich.repeats == 5 and not rich.notes
+        assert poor.scratch_shots == (4, 16) and poor.repeats == 5 and "does not fit" in poor.notes[0]
         assert poorer.repeats < 5 and any(f"Only {poorer.repeats} of 5 repeats" in note for note in poorer.notes)
         assert len([note for note in poorer.notes if note.startswith("Only")]) == 1
-        assert all(one.contenders == EVERYONE and not one.given_up for one in (rich, poor, poorer))
+        assert all(one.methods == EVERYONE and not one.given_up for one in (rich, poor, poorer))
 
     def test_the_order_in_which_the_rest_goes(self):
         """As the machine gets slower: fine-tuning, rivals' further labels, scratch from above, at last labels."""
         order = []
         for slower in np.geomspace(1, 400, 300):
             speeds = Speeds(0.02 * slower, 0.05 * slower, 0.02 * slower, 1.0)
-            made = _plan.by_budget(self.plan((4, 16, 64), (128,)), self.work(speeds), 700)
-            scratch = tuple(k for k in made.long if k in made.shots)
-            order.append((made.given_up, bool(made.further), scratch, made.shots))
+            made = _plan.plan_by_budget(self.plan((4, 16, 64), (128,)), self.work(speeds), 700)
+            scratch = tuple(k for k in made.scratch_shots if k in made.shots)
+            order.append((made.given_up, bool(made.extra_shots), scratch, made.shots))
         everyone, tuned, neither = (), ("fine-tuned",), ("fine-tuned", "scratch")
         all_of_them, wanted = (4, 16, 64), []
         wanted += [(everyone, True, all_of_them, all_of_them), (tuned, True, all_of_them, all_of_them)]
@@ -343,27 +346,29 @@ class TestPlan:
     def test_sixteen_labels_stay_on_a_slow_machine(self):
         """A busy machine gave them up before: heads on features cost little, and tell most."""
         slow = self.work(Speeds(0.1, 0.5, 0.1, 4.0))
-        made = _plan.by_budget(self.plan((4, 16), (64,), repeats=3), slow, 500)
+        made = _plan.plan_by_budget(self.plan((4, 16), (64,), repeats=3), slow, 500)
         assert made.shots == (4, 16) and made.repeats == 3 and made.seconds <= 500
         assert "fine-tuned" in made.given_up and any(note.startswith("Fine-tuning") for note in made.notes)
 
     def test_repeats_come_back_when_training_goes(self):
         speeds = Speeds(0.005, 5.0, 0.005, 0.5)
-        made = _plan.by_budget(self.plan(), self.work(speeds), 120)
-        assert made.given_up == ("fine-tuned", "scratch") and made.repeats == 5 and made.long == ()
+        made = _plan.plan_by_budget(self.plan(), self.work(speeds), 120)
+        assert made.given_up == ("fine-tuned", "scratch") and made.repeats == 5 and made.scratch_shots == ()
 
     def test_too_little_is_said(self):
-        hopeless = _plan.by_budget(self.plan((64,), ()), self.work(), 3)
-        assert "too little" in hopeless.notes[-1] and hopeless.contenders == ("raw", "random", "frozen")
+        hopeless = _plan.plan_by_budget(self.plan((64,), ()), self.work(), 3)
+        assert "too little" in hopeless.notes[-1] and hopeless.methods == ("raw", "random", "frozen")
         assert hopeless.repeats == 3 and hopeless.seconds > 3
 
     def test_who_is_asked_for_fewer_repeats_gets_no_more(self):
-        assert {_plan.by_budget(self.plan(repeats=2), self.work(), budget).repeats for budget in (1, 100, 9000)} == {2}
+        assert {
+            _plan.plan_by_budget(self.plan(repeats=2), self.work(), budget).repeats for budget in (1, 100, 9000)
+        } == {2}
 
     def test_steps_without_a_budget(self):
-        made = _plan.by_steps(self.plan(), self.work(), 240)
+        made = _plan.plan_by_steps(self.plan(), self.work(), 240)
         assert made.allowance is None and made.epochs == {4: 60, 16: 60, 64: 20}
-        assert ProofPlan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+        assert read_as(ProofPlan, json.loads(json.dumps(to_plain(made)))) == made
 
     def test_both_sides_get_the_same(self, monkeypatch):
         """Fine-tuning is given the seconds from which the epochs from scratch follow."""
@@ -378,13 +383,14 @@ class TestPlan:
         assert any(note.startswith("Training from scratch and fine-tuning had") for note in proof.notes)
 
     def test_time_that_is_over_ends_it_after_a_whole_repeat(self, monkeypatch):
-        real = experiment.RunCache.done
+        real = run_cache.RunCache.get_or_run
         monkeypatch.setattr(_plan, "_MOST_STEPS", 10)
 
-        def slow(self, name, work):
-            return {**real(self, name, work), **({} if name in ("plan", "frozen-4-0") else {"wall": 3.0})}
+        def slow(self, name, kind, work):
+            record = real(self, name, kind, work)
+            return record if name in ("plan", "frozen-4-0") else dataclasses.replace(record, wall=3.0)
 
-        monkeypatch.setattr(experiment.RunCache, "done", slow)
+        monkeypatch.setattr(run_cache.RunCache, "get_or_run", slow)
         proof = prove(knowing(), signs(), shots=(4,), repeats=5, budget=60, policy="frozen")
         assert proof.provenance["repeats"] == 3 and any("after 3 of 5 repeats" in note for note in proof.notes)
         assert all(len(row.scores) == 3 for row in proof.rows)
@@ -570,10 +576,10 @@ class TestForgetting:
 
     def test_change_with_its_interval(self):
         after = [[1.0] * kept + [0.0] * (50 - kept) for kept in (25, 20, 22, 24, 23)]
-        found = forgotten([1.0] * 50, after, kept=5)
+        found = measure_forgetting([1.0] * 50, after, n_kept=5)
         assert found.change == pytest.approx(-0.544) and found.low < -0.544 < found.high < 0
-        assert forgotten(None, [], 0) is None
-        untouched = forgotten([1.0, 0.0], [[1.0, 0.0]], kept=0)
+        assert measure_forgetting(None, [], 0) is None
+        untouched = measure_forgetting([1.0, 0.0], [[1.0, 0.0]], n_kept=0)
         assert (untouched.change, untouched.low, untouched.high) == (0.0, 0.0, 0.0)
 
     def test_classes_that_the_source_does_not_know(self, source):

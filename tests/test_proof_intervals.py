@@ -8,19 +8,19 @@ from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
 from headstart.proof.analysis import (
-    Curve,
-    Findings,
+    CurvePoint,
+    LearningCurves,
     TestSet,
-    _monotone,
+    _isotonic,
     advice,
-    gains_of,
-    helps,
-    interval,
-    labels_at,
-    labels_of,
-    resampled,
-    rows_of,
-    time_of,
+    bootstrap_means,
+    compute_gains,
+    compute_labels_saved,
+    compute_time_saved,
+    proof_rows,
+    shots_to_reach,
+    transfer_helps,
+    two_way_interval,
     verdict_text,
 )
 
@@ -39,44 +39,48 @@ def answers(rng, *, draws: int, n: int, ability: float = 0.0, spread: float = 0.
     return (ability + luck + hard + own + rng.logistic(size=(draws, n)) > 0).astype(float)
 
 
-def contest(rng, *, draws: int = 3, n: int = 120, gain: float = 0.0, rivals=("raw", "random", "scratch"), **how):
+def experiment(rng, *, draws: int = 3, n: int = 120, gain: float = 0.0, rivals=("raw", "random", "scratch"), **how):
     hard = rng.normal(size=n)
     abilities = {**dict.fromkeys(rivals, 0.0), "frozen": gain}
     curves = {
-        (name, shots): Curve(answers(rng, draws=draws, n=n, ability=ability, hard=hard, **how), (1.0,) * draws)
+        (name, shots): CurvePoint(answers(rng, draws=draws, n=n, ability=ability, hard=hard, **how), (1.0,) * draws)
         for name, ability in abilities.items()
         for shots in (4, 16)
     }
-    return Findings(curves, (4, 16), held(n), NAMES)
+    return LearningCurves(curves, (4, 16), held(n), NAMES)
 
 
 class TestInterval:
     def test_weighted_mean_of_the_classes(self):
         codes = np.array([0] * 8 + [1] * 2)
         table = np.tile(np.array([1.0] * 8 + [0.0] * 2), (2, 1))
-        assert interval(table, TestSet(codes), ends=(0, 1))[0] == pytest.approx(0.8)
-        assert interval(table, TestSet(codes, balanced=True), ends=(0, 1))[0] == pytest.approx(0.5)
+        assert two_way_interval(table, TestSet(codes), ends=(0, 1))[0] == pytest.approx(0.8)
+        assert two_way_interval(table, TestSet(codes, balanced=True), ends=(0, 1))[0] == pytest.approx(0.5)
         assert TestSet(codes).chance == 0.8 and TestSet(codes, balanced=True).chance == 0.5
 
     def test_is_students_when_only_draws_differ(self):
         means = np.array([0.2, 0.5, 0.6, 0.4])
         table = np.tile(means[:, None], (1, 100_000))
         low, high = stats.t.interval(0.95, 3, means.mean(), stats.sem(means))
-        assert interval(table, held(100_000), ends=(-1, 1))[1:] == pytest.approx((low, high), abs=0.005)
+        assert two_way_interval(table, held(100_000), ends=(-1, 1))[1:] == pytest.approx((low, high), abs=0.005)
 
     def test_is_the_usual_one_when_only_items_differ(self):
         items = (np.arange(2000) % 10 < 3).astype(float)
         low, high = stats.norm.interval(0.95, 0.3, np.sqrt(0.21 / 2000))
-        assert interval(np.tile(items, (5, 1)), held(2000), ends=(0, 1))[1:] == pytest.approx((low, high), abs=0.002)
+        assert two_way_interval(np.tile(items, (5, 1)), held(2000), ends=(0, 1))[1:] == pytest.approx(
+            (low, high), abs=0.002
+        )
 
     def test_nobody_wrong_is_no_certainty(self):
-        mean, low, high = interval(np.ones((3, 20)), held(20), ends=(0, 1))
+        mean, low, high = two_way_interval(np.ones((3, 20)), held(20), ends=(0, 1))
         assert (mean, high) == (1.0, 1.0) and 0.8 < low < 0.97
 
     def test_items_of_a_group_count_together(self):
         groups = np.repeat(np.arange(10), 20)
         table = np.tile((groups % 2).astype(float), (3, 1))
-        alone, together = (np.diff(interval(table, held(200, groups=g), ends=(0, 1))[1:])[0] for g in (None, groups))
+        alone, together = (
+            np.diff(two_way_interval(table, held(200, groups=g), ends=(0, 1))[1:])[0] for g in (None, groups)
+        )
         assert together > 2.5 * alone
         few = held(200, groups=np.repeat([0, 1], 100))  # two groups say nothing about others: a note says so
         assert few.clusters is None
@@ -88,7 +92,7 @@ class TestInterval:
         rng = np.random.default_rng(draws * n)
         for _ in range(times):
             table = answers(rng, draws=draws, n=n, spread=spread)  # symmetric: the truth is one half
-            _, low, high = interval(table, held(n), ends=(0, 1))
+            _, low, high = two_way_interval(table, held(n), ends=(0, 1))
             inside += low <= 0.5 <= high
         assert inside / times > 0.93
 
@@ -96,89 +100,96 @@ class TestInterval:
 class TestClaims:
     def test_no_difference_is_claimed_no_oftener_than_promised(self):
         rng = np.random.default_rng(0)
-        said = [helps(contest(rng, rivals=("scratch",))) for _ in range(600)]
+        said = [transfer_helps(experiment(rng, rivals=("scratch",))) for _ in range(600)]
         assert said.count(True) / 600 < 0.04 and said.count(False) / 600 < 0.04  # at most 0.025, and the luck of 600
 
     def test_several_rivals_make_neither_claim_likelier(self):
         rng = np.random.default_rng(1)
-        said = [helps(contest(rng)) for _ in range(600)]
+        said = [transfer_helps(experiment(rng)) for _ in range(600)]
         assert said.count(True) / 600 < 0.01 and said.count(False) / 600 < 0.05
 
     @pytest.mark.parametrize(("gain", "outcome"), [(3.0, True), (-3.0, False)])
     def test_a_large_difference_is_seen(self, gain, outcome):
         rng = np.random.default_rng(2)
-        assert [helps(contest(rng, gain=gain)) for _ in range(20)].count(outcome) == 20
+        assert [transfer_helps(experiment(rng, gain=gain)) for _ in range(20)].count(outcome) == 20
 
     def test_the_better_of_two_ways_counts_and_is_paid_for(self):
         rng = np.random.default_rng(4)
-        found = contest(rng, gain=3.0)
-        one = {gain.baseline: gain for gain in gains_of(found) if gain.shots is None}
+        found = experiment(rng, gain=3.0)
+        one = {gain.baseline: gain for gain in compute_gains(found) if gain.shots is None}
         for shots in (4, 16):
-            found.curves["fine-tuned", shots] = Curve(found.curves["raw", shots].right, (1.0,) * 3)
-        assert found.transfer == "frozen" and helps(found) is True
-        two = {gain.baseline: gain for gain in gains_of(found) if gain.shots is None}
+            found.points["fine-tuned", shots] = CurvePoint(found.points["raw", shots].right, (1.0,) * 3)
+        assert found.selected_transfer == "frozen" and transfer_helps(found) is True
+        two = {gain.baseline: gain for gain in compute_gains(found) if gain.shots is None}
         assert all(two[r].low < one[r].low and two[r].value == one[r].value for r in one)
         for shots in (4, 16):
-            found.curves["fine-tuned", shots] = Curve(np.ones((3, 120)), (1.0,) * 3)
-        assert found.transfer == "fine-tuned"
+            found.points["fine-tuned", shots] = CurvePoint(np.ones((3, 120)), (1.0,) * 3)
+        assert found.selected_transfer == "fine-tuned"
 
     def test_help_needs_to_beat_every_rival(self):
         rng = np.random.default_rng(3)
-        found = contest(rng, gain=3.0)
-        found.curves["raw", 4] = found.curves["raw", 16] = Curve(np.ones((3, 120)), (1.0,) * 3)
-        assert helps(found) is False
-        said = verdict_text(found, gains_of(found), False)
-        assert said.startswith("Transfer hurts here: frozen against the best rival, raw, -0.")
+        found = experiment(rng, gain=3.0)
+        found.points["raw", 4] = found.points["raw", 16] = CurvePoint(np.ones((3, 120)), (1.0,) * 3)
+        assert transfer_helps(found) is False
+        said = verdict_text(found, compute_gains(found), False)
+        assert said.startswith("Transfer hurts here: frozen against the best baseline, raw, -0.")
 
 
 class TestSentence:
-    def found(self, gain: float) -> Findings:
-        return contest(np.random.default_rng(5), gain=gain, n=200)
+    def found(self, gain: float) -> LearningCurves:
+        return experiment(np.random.default_rng(5), gain=gain, n=200)
 
     def test_help(self):
         found = self.found(3.0)
-        said = verdict_text(found, gains_of(found), helps(found))
+        said = verdict_text(found, compute_gains(found), transfer_helps(found))
         assert (
-            said.startswith("Transfer helps: frozen against the best rival, ")
+            said.startswith("Transfer helps: frozen against the best baseline, ")
             and "(average of 4 and 16 labels per class)" in said
         )
 
     def test_where_alone_it_cannot_be_told(self):
         found = self.found(3.0)
-        found.curves["frozen", 4] = found.curves["raw", 4]
-        said = verdict_text(found, gains_of(found), True)
+        found.points["frozen", 4] = found.points["raw", 4]
+        said = verdict_text(found, compute_gains(found), True)
         assert said.endswith("; with 4 per class alone it cannot be told.")
 
     def test_neither(self):
         found = self.found(0.0)
-        assert helps(found) is None
-        said = verdict_text(found, gains_of(found), None)
+        assert transfer_helps(found) is None
+        said = verdict_text(found, compute_gains(found), None)
         assert said.startswith("It cannot be told whether transfer helps here: ") and "guessing" not in said
         assert "of too few" in advice(found)
 
     def test_nobody_is_better_than_guessing(self):
         rng = np.random.default_rng(0)
         curves = {
-            (name, 4): Curve((rng.random((3, 100)) < 0.25).astype(float), (1.0,) * 3) for name in ("raw", "frozen")
+            (name, 4): CurvePoint((rng.random((3, 100)) < 0.25).astype(float), (1.0,) * 3) for name in ("raw", "frozen")
         }
-        found = Findings(curves, (4,), held(100), NAMES)
-        assert "nobody is clearly better than guessing (0.250)" in verdict_text(found, gains_of(found), helps(found))
+        found = LearningCurves(curves, (4,), held(100), NAMES)
+        assert "no method is clearly better than the chance level (0.250)" in verdict_text(
+            found, compute_gains(found), transfer_helps(found)
+        )
 
     def test_what_is_lacking(self):
         rng = np.random.default_rng(0)
-        lucky = {(name, 4): Curve(np.tile(rng.random((2, 1)) < 0.5, (1, 5000)) * 1.0, (1.0,) * 2) for name in ("raw",)}
-        lucky["frozen", 4] = Curve(np.array([[1.0], [0.0]]).repeat(5000, 1), (1.0, 1.0))
-        assert "too few repeats" in advice(Findings(lucky, (4,), held(5000), NAMES))
+        lucky = {
+            (name, 4): CurvePoint(np.tile(rng.random((2, 1)) < 0.5, (1, 5000)) * 1.0, (1.0,) * 2) for name in ("raw",)
+        }
+        lucky["frozen", 4] = CurvePoint(np.array([[1.0], [0.0]]).repeat(5000, 1), (1.0, 1.0))
+        assert "too few repeats" in advice(LearningCurves(lucky, (4,), held(5000), NAMES))
         same = (rng.random(20) < 0.5) * 1.0
-        few = {("raw", 4): Curve(np.tile(same, (9, 1)), (1.0,) * 9), ("frozen", 4): Curve(np.ones((9, 20)), (1.0,) * 9)}
-        assert "too few test items" in advice(Findings(few, (4,), held(20), NAMES))
+        few = {
+            ("raw", 4): CurvePoint(np.tile(same, (9, 1)), (1.0,) * 9),
+            ("frozen", 4): CurvePoint(np.ones((9, 20)), (1.0,) * 9),
+        }
+        assert "too few test items" in advice(LearningCurves(few, (4,), held(20), NAMES))
 
 
 class TestLabels:
     def test_monotone_is_isotonic_regression(self):
         rng = np.random.default_rng(0)
         scores = rng.random((50, 6))
-        for curve, ours in zip(scores, _monotone(scores)):
+        for curve, ours in zip(scores, _isotonic(scores)):
             assert ours == pytest.approx(IsotonicRegression().fit_transform(np.arange(6), curve))
 
     @pytest.mark.parametrize(
@@ -187,42 +198,42 @@ class TestLabels:
     )
     def test_reads_a_curve(self, score, at):
         curve = np.array([[0.2, 0.5, 0.7]])
-        assert labels_at([8, 16, 32], curve, np.array([score]))[0] == pytest.approx(at)
+        assert shots_to_reach([8, 16, 32], curve, np.array([score]))[0] == pytest.approx(at)
 
-    def found(self, scratch: dict[int, float], transfer: float) -> Findings:
+    def found(self, scratch: dict[int, float], transfer: float) -> LearningCurves:
         """Exact shares of right answers, on 1,000 items."""
 
         def curve(share):
-            return Curve(np.tile(np.arange(1000) < 1000 * share, (3, 1)).astype(float), (2.0,) * 3)
+            return CurvePoint(np.tile(np.arange(1000) < 1000 * share, (3, 1)).astype(float), (2.0,) * 3)
 
         curves = {("scratch", k): curve(share) for k, share in scratch.items()} | {("frozen", 16): curve(transfer)}
-        return Findings(curves, (16,), held(1000), NAMES)
+        return LearningCurves(curves, (16,), held(1000), NAMES)
 
     def test_what_scratch_needs(self):
-        (saved,) = labels_of(self.found({16: 0.3, 64: 0.5, 256: 0.7}, 0.6))
+        (saved,) = compute_labels_saved(self.found({16: 0.3, 64: 0.5, 256: 0.7}, 0.6))
         assert saved.equals == pytest.approx(128, rel=0.01) and saved.factor == pytest.approx(8, rel=0.01)
         assert 64 < saved.low < 128 < saved.high < 256 and saved.reached
         assert str(saved).startswith("transfer with 16 labels per class equals scratch with about 128 [")
         assert str(saved).endswith("8.0 times fewer labels")
 
     def test_never_reached(self):
-        (saved,) = labels_of(self.found({16: 0.3, 64: 0.5}, 0.9))
+        (saved,) = compute_labels_saved(self.found({16: 0.3, 64: 0.5}, 0.9))
         assert (saved.reached, saved.equals, saved.high, saved.factor) == (False, None, None, 4.0)
         assert "better than scratch with 64, all that were tried: more than 4.0 times fewer labels" in str(saved)
 
     def test_an_interval_that_leaves_the_curve(self):
-        (saved,) = labels_of(self.found({16: 0.3, 64: 0.5}, 0.499))
+        (saved,) = compute_labels_saved(self.found({16: 0.3, 64: 0.5}, 0.499))
         assert saved.reached and saved.high is None and "more than 64]" in str(saved)
 
     def test_no_better(self):
-        (saved,) = labels_of(self.found({16: 0.3, 64: 0.5}, 0.1))
+        (saved,) = compute_labels_saved(self.found({16: 0.3, 64: 0.5}, 0.1))
         assert saved.equals is None and saved.reached and "no better than scratch with 16" in str(saved)
 
     def test_drawn_again_varies_as_much_as_the_interval_says(self):
         rng = np.random.default_rng(0)
         table = answers(rng, draws=6, n=300)
-        drawn = resampled({"a": table}, held(300), seed=0)["a"]
-        _, low, high = interval(table, held(300), ends=(0, 1))
+        drawn = bootstrap_means({"a": table}, held(300), seed=0)["a"]
+        _, low, high = two_way_interval(table, held(300), ends=(0, 1))
         assert np.quantile(drawn, 0.975) - np.quantile(drawn, 0.025) == pytest.approx(high - low, rel=0.35)
         assert drawn.mean() == pytest.approx(table.mean(), abs=0.01)
 
@@ -232,18 +243,18 @@ class TestTime:
         n = 100
         shares = {"frozen": (frozen, 2.0), "fine-tuned": (0.9, 30.0), "scratch": (scratch, 30.0)}
         curves = {
-            (name, 4): Curve(np.tile(np.arange(n) < n * share, (2, 1)).astype(float), (seconds,) * 2)
+            (name, 4): CurvePoint(np.tile(np.arange(n) < n * share, (2, 1)).astype(float), (seconds,) * 2)
             for name, (share, seconds) in shares.items()
         }
-        return rows_of(Findings(curves, (4,), held(n), NAMES))
+        return proof_rows(LearningCurves(curves, (4,), held(n), NAMES))
 
     def test_the_quickest_transfer_against_scratch(self):
-        saved = time_of(self.rows(0.8, 0.3), (4,))
+        saved = compute_time_saved(self.rows(0.8, 0.3), (4,))
         assert (saved.factor, saved.reached) == (15.0, False) and "more than 15 times faster" in str(saved)
 
     def test_reached(self):
-        assert str(time_of(self.rows(0.3, 0.4), (4,))).endswith(": 15 times faster")
+        assert str(compute_time_saved(self.rows(0.3, 0.4), (4,))).endswith(": 15 times faster")
 
     def test_without_scratch(self):
         rows = [row for row in self.rows(0.8, 0.3) if row.name != "scratch"]
-        assert time_of(rows, (4,)) is None
+        assert compute_time_saved(rows, (4,)) is None

@@ -18,12 +18,14 @@ from headstart.cli import prove as page
 from headstart.dataset import Dataset
 from headstart.errors import NumericsError, OptionError, SourceError, StoreError
 from headstart.extraction import extract
-from headstart.proof import baselines, experiment, prove
+from headstart.pretraining import scratch
+from headstart.proof import baselines, prove
 from headstart.proof import experiment as _runs
-from headstart.proof.analysis import TestSet, interval, labels_at, resampled
+from headstart.proof.analysis import TestSet, bootstrap_means, shots_to_reach, two_way_interval
 from headstart.proof.budget import ProofPlan, Speeds, TrainingCost, describe
-from headstart.proof.experiment import Experiment, ExperimentResults, RunCache, available_methods, run_or_record
+from headstart.proof.experiment import Experiment, ExperimentResults, available_methods, run_or_record
 from headstart.proof.few_shot_splits import few_shot_splits
+from headstart.proof.run_cache import LearningRate, RunCache, RunRecord
 from headstart.result import Forgetting, Gain, LabelsSaved, Proof, ProofRow, TimeSaved
 from headstart.sources import load_source
 from networks import image_source, picture_data, pictures, separable, vector_source
@@ -39,7 +41,7 @@ def data_of(n: int = 60, classes: int = 3) -> Dataset:
     return Dataset.from_arrays(X, [f"c{c}" for c in y])
 
 
-def contest_of(source=None, data=None, *, shots=(4,), repeats=2, **fields) -> Experiment:
+def experiment_of(source=None, data=None, *, shots=(4,), repeats=2, **fields) -> Experiment:
     source = source or vector_source(networks.Dense)
     draws = few_shot_splits(data or data_of(), None, shots=shots, repeats=repeats, test_size=0.3, seed=0)
     bank = extract(source, draws.data, layers="auto")
@@ -49,81 +51,84 @@ def contest_of(source=None, data=None, *, shots=(4,), repeats=2, **fields) -> Ex
 
 class TestContenders:
     def test_frozen_is_what_fit_gives(self):
-        contest = contest_of()
-        ours = contest.solved(contest.frozen, 4, 1)["predicted"]
-        few = contest.draws.data.take(contest.draws.draw(4, 1))
-        predictor = hs.fit(contest.source, few, policy="frozen", random_state=1)
-        theirs = predictor.predict(contest.draws.data.take(contest.draws.test))
-        assert [contest.draws.data.classes[code] for code in ours] == list(theirs)
+        experiment = experiment_of()
+        ours = experiment.fit_head(experiment.frozen_features, 4, 1).predicted
+        few = experiment.splits.data.take(experiment.splits.subset(4, 1))
+        predictor = hs.fit(experiment.source, few, policy="frozen", random_state=1)
+        theirs = predictor.predict(experiment.splits.data.take(experiment.splits.test))
+        assert [experiment.splits.data.classes[code] for code in ours] == list(theirs)
 
     def test_fine_tuned_is_what_fit_gives(self):
-        contest = contest_of(policy=hs.policy("full", epochs=2))
-        found = contest.fine_tuned(4, 0, budget=None)
-        few = contest.draws.data.take(contest.draws.draw(4, 0))
-        predictor = hs.fit(contest.source, few, policy=hs.policy("full", epochs=2), random_state=0)
-        theirs = predictor.predict(contest.draws.data.take(contest.draws.test))
-        assert [contest.draws.data.classes[code] for code in found["predicted"]] == list(theirs)
-        assert found["moved"] is (predictor.source.fingerprint != contest.source.fingerprint)
+        experiment = experiment_of(policy=hs.policy("full", epochs=2))
+        found = experiment.fine_tune(4, 0, budget=None)
+        few = experiment.splits.data.take(experiment.splits.subset(4, 0))
+        predictor = hs.fit(experiment.source, few, policy=hs.policy("full", epochs=2), random_state=0)
+        theirs = predictor.predict(experiment.splits.data.take(experiment.splits.test))
+        assert [experiment.splits.data.classes[code] for code in found.predicted] == list(theirs)
+        assert found.moved is (predictor.source.fingerprint != experiment.source.fingerprint)
 
     def test_random_weights_are_other_ones_in_every_repeat_and_the_same_again(self):
-        contest = contest_of()
-        one, two = ({name: X.copy() for name, X in contest.random(repeat, most=16).items()} for repeat in (0, 1))
-        again = contest.random(0, most=16)
-        assert list(one) == list(contest.frozen)
+        experiment = experiment_of()
+        one, two = (
+            {name: X.copy() for name, X in experiment.random_features(repeat, most=16).items()} for repeat in (0, 1)
+        )
+        again = experiment.random_features(0, most=16)
+        assert list(one) == list(experiment.frozen_features)
         for name, X in one.items():
             assert not np.array_equal(X, two[name]) and np.array_equal(X, again[name])
-            assert not np.array_equal(X, contest.frozen[name])
+            assert not np.array_equal(X, experiment.frozen[name])
 
     def test_a_class_that_the_draw_lacks_is_never_said(self):
         X, y = separable(60, classes=3)
         keep = np.flatnonzero((y != 2) | (np.arange(60) % 9 == 2))
         data = Dataset.from_arrays(X[keep], [f"c{c}" for c in y[keep]])
-        contest = contest_of(data=data)
-        rare = contest.draws.draw(4, 0)
-        contest.draws.ranks[0][rare[contest.draws.codes[rare] == 2]] = -1
-        assert 2 not in contest.draws.codes[contest.draws.draw(4, 0)]
-        assert set(contest.solved(contest.frozen, 4, 0)["predicted"]) <= {0, 1}
+        experiment = experiment_of(data=data)
+        rare = experiment.splits.subset(4, 0)
+        experiment.splits.class_ranks[0][rare[experiment.splits.codes[rare] == 2]] = -1
+        assert 2 not in experiment.splits.codes[experiment.splits.subset(4, 0)]
+        assert set(experiment.fit_head(experiment.frozen_features, 4, 0).predicted) <= {0, 1}
 
     def test_answers_are_codes_of_the_test_items(self):
-        contest = contest_of()
-        truth = contest.draws.codes[contest.draws.test]
-        for answer in (contest.solved(contest.raw, 4, 0), contest.scratch(4, 0, epochs=20, lr=3e-3)):
-            assert len(answer["predicted"]) == len(truth)
-            assert np.mean(np.array(answer["predicted"]) == truth) > 0.6, "these classes are far apart"
+        experiment = experiment_of()
+        truth = experiment.splits.codes[experiment.splits.test]
+        for answer in (
+            experiment.fit_head(experiment.raw_features, 4, 0),
+            experiment.train_scratch(4, 0, epochs=20, lr=3e-3),
+        ):
+            assert len(answer.predicted) == len(truth)
+            assert np.mean(np.array(answer.predicted) == truth) > 0.6, "these classes are far apart"
 
     def test_features_are_paid_for(self):
-        contest = contest_of()
-        speed = contest.bank.choice.speed
-        assert contest.feature_seconds(np.arange(12)) == (12 / speed if speed else 0.0)
+        experiment = experiment_of()
+        speed = experiment.bank.choice.speed
+        assert experiment.feature_seconds(np.arange(12)) == (12 / speed if speed else 0.0)
 
     def test_rates_are_tried_for_a_part_of_a_run_within_a_budget(self, monkeypatch):
-        contest, tried = contest_of(), []
-        monkeypatch.setattr(
-            experiment.scratch, "best_learning_rate", lambda *_a, epochs, **_k: tried.append(epochs) or (1e-3, {})
-        )
+        experiment, tried = experiment_of(), []
+        monkeypatch.setattr(scratch, "best_learning_rate", lambda *_a, epochs, **_k: tried.append(epochs) or (1e-3, {}))
         plan = ProofPlan((4,), (), (4,), 2, allowance=None, epochs={4: 40}, seconds=0.0)
-        contest.rate(4, plan)
-        contest.rate(4, ProofPlan(**{**vars(plan), "allowance": 5.0}))
+        experiment.choose_learning_rate(4, plan)
+        experiment.choose_learning_rate(4, ProofPlan(**{**vars(plan), "allowance": 5.0}))
         assert tried == [40, 10]
 
 
 class TestAble:
     def test_everybody(self):
-        assert available_methods(contest_of(policy="last_layers")) == (
+        assert available_methods(experiment_of(policy="last_layers")) == (
             ["raw", "random", "scratch", "frozen", "fine-tuned"],
             [],
         )
-        assert available_methods(contest_of())[0] == ["raw", "random", "scratch", "frozen"]
+        assert available_methods(experiment_of())[0] == ["raw", "random", "scratch", "frozen"]
 
     def test_no_raw_features(self, monkeypatch):
         monkeypatch.setattr(baselines, "raw_rows", lambda *_: None)
-        names, notes = available_methods(contest_of())
+        names, notes = available_methods(experiment_of())
         assert "raw" not in names and "no raw features" in notes[0]
 
     def test_a_source_that_torch_does_not_run(self):
-        contest = contest_of()
-        object.__setattr__(contest.source, "engines", ("onnxruntime",))
-        names, notes = available_methods(contest)
+        experiment = experiment_of()
+        object.__setattr__(experiment.source, "engines", ("onnxruntime",))
+        names, notes = available_methods(experiment)
         assert names == ["raw", "frozen"] and "run by onnxruntime" in notes[0]
 
     def test_raw_features_that_cannot_be_had_are_none(self):
@@ -135,7 +140,7 @@ class TestAble:
         def failing():
             raise error
 
-        assert run_or_record("scratch", failing) == {"failed": f"scratch: {error}"}
+        assert run_or_record("scratch", failing) == RunRecord(failed=f"scratch: {error}")
 
     def test_a_mistake_is_not(self):
         def failing():
@@ -149,27 +154,52 @@ class TestCells:
     def test_work_is_done_once(self, tmp_path):
         cells, calls = RunCache(tmp_path / "a"), []
         for _ in range(2):
-            found = cells.done("raw-4-0", lambda: calls.append(1) or {"predicted": [1, 2]})
-            assert found["predicted"] == [1, 2] and found["wall"] >= 0
+            found = cells.get_or_run("raw-4-0", RunRecord, lambda: calls.append(1) or RunRecord((1, 2)))
+            assert found.predicted == (1, 2) and found.wall >= 0
         assert len(calls) == 1 and [path.name for path in (tmp_path / "a").iterdir()] == ["raw-4-0.json"]
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", "3"])
     def test_what_is_no_finished_run_is_none(self, tmp_path, content):
         (tmp_path / "x.json").write_text(content)
-        assert RunCache(tmp_path).known("x") is None
+        assert RunCache(tmp_path).read("x", RunRecord) is None
+
+    def test_files_of_version_0_1_are_read(self, tmp_path):
+        files = {
+            "scratch-4-0": '{"predicted": [1, 0], "seconds": 2.5, "epochs": 7, "lr": 0.001, "wall": 3.0}',
+            "fine-tuned-4-0": '{"predicted": [1], "seconds": 2, "epochs": null, "moved": false, "wall": 2.0}',
+            "raw-4-0": '{"failed": "raw: no words", "wall": 0.5}',
+            "rate-4": '{"lr": 0.003, "losses": {"0.003": 0.5}, "epochs": 10, "wall": 9.0}',
+            "plan": '{"shots": [4], "further": [8], "long": [4, 8], "repeats": 2, "allowance": null, "epochs": {"4": 60},'
+            ' "seconds": 1.5, "contenders": ["raw"], "given_up": [], "notes": ["n"], "said": "Plan", "spent": 0.25,'
+            ' "wall": 0.125}',
+        }
+        for name, text in files.items():
+            (tmp_path / f"{name}.json").write_text(text)
+        cache = RunCache(tmp_path)
+        assert cache.read("scratch-4-0", RunRecord) == RunRecord((1, 0), 2.5, 7, 0.001, wall=3.0)
+        assert cache.read("fine-tuned-4-0", RunRecord) == RunRecord((1,), 2.0, moved=False, wall=2.0)
+        assert cache.read("raw-4-0", RunRecord).failed == "raw: no words"
+        assert cache.read("rate-4", LearningRate).lr == 0.003
+        plan = cache.read("plan", ProofPlan)
+        assert (plan.extra_shots, plan.scratch_shots, plan.epochs, plan.methods) == ((8,), (4, 8), {4: 60}, ("raw",))
+        assert (plan.description, plan.elapsed, plan.wall) == ("Plan", 0.25, 0.125)
+
+    def test_a_run_with_nonsense_is_done_again(self, tmp_path):
+        (tmp_path / "x.json").write_text('{"predicted": "all", "wall": 1.0}')
+        assert RunCache(tmp_path).read("x", RunRecord) is None
 
     def test_nothing_is_left_by_work_that_failed(self, tmp_path):
         def failing():
             raise NumericsError("nan")
 
         with pytest.raises(NumericsError):
-            RunCache(tmp_path).done("x", failing)
+            RunCache(tmp_path).get_or_run("x", RunRecord, failing)
         assert not list(tmp_path.iterdir())
 
     def test_a_folder_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(StoreError):
-            RunCache(tmp_path / "file").done("x", dict)
+            RunCache(tmp_path / "file").get_or_run("x", RunRecord, RunRecord)
 
 
 class TestRuns:
@@ -178,12 +208,12 @@ class TestRuns:
             "allowance": None,
             "epochs": {4: 1, 16: 1, 32: 1},
             "seconds": 0.0,
-            "contenders": ("raw", "random", "scratch", "frozen", "fine-tuned"),
+            "methods": ("raw", "random", "scratch", "frozen", "fine-tuned"),
         }
         return ProofPlan((4, 16), (32, 64), (4, 16, 32), 2, **{**how, **fields})
 
     def test_who_runs_where(self):
-        keys = list(_runs._keys(self.plan(), 1))
+        keys = list(_runs._run_keys(self.plan(), 1))
         assert {repeat for _, _, repeat in keys} == {1} and len(set(keys)) == len(keys)
         at = {count: [name for name, k, _ in keys if k == count] for count in (4, 16, 32, 64)}
         assert at[4] == at[16] == ["raw", "random", "scratch", "frozen", "fine-tuned"]
@@ -197,27 +227,27 @@ class TestRuns:
 
     def test_a_run_that_failed_is_noted_and_its_time_counts(self, tmp_path):
         cells = RunCache(tmp_path)
-        cells.done("raw-4-0", lambda: {"failed": "raw: no words"})
+        cells.get_or_run("raw-4-0", RunRecord, lambda: RunRecord(failed="raw: no words"))
         done = ExperimentResults(seconds=1.0)
-        _runs._one(SimpleNamespace(), cells, self.plan(), done, key=("raw", 4, 0))
+        _runs._run_one(SimpleNamespace(), cells, self.plan(), done, key=("raw", 4, 0))
         assert not done.runs and done.notes == ["With 4 labels per class, raw: no words"] and done.seconds >= 1.0
 
     def test_the_sentence_of_a_plan(self):
         text = describe(self.plan(allowance=3.0, seconds=75.0))
         assert text.startswith("Plan: 2 repeats with 4, 16 labels per class; 3.0 s of training per run on either side")
         assert "4: 1, 16: 1, 32: 1" in text and text.endswith("about 1 min 15 s in all.")
-        assert "training" not in describe(self.plan(allowance=3.0, contenders=("raw", "frozen")))
-        alone = describe(self.plan(allowance=3.0, contenders=("raw", "scratch", "frozen")))
+        assert "training" not in describe(self.plan(allowance=3.0, methods=("raw", "frozen")))
+        alone = describe(self.plan(allowance=3.0, methods=("raw", "scratch", "frozen")))
         assert "3.0 s of training per run of scratch" in alone
 
     def test_more_work_takes_longer(self):
         sizes = {4: 24, 16: 96, 32: 192, 64: 384}
-        everyone = self.plan().contenders
+        everyone = self.plan().methods
         full = TrainingCost(sizes, 100, Speeds(0.02, 0.05, 0.01, 1.0), dict.fromkeys(sizes, 8))
         given_time = dict.fromkeys(sizes, 10.0)
         whole = full.total(self.plan(), given_time)
         for name in ("raw", "random", "scratch", "fine-tuned"):
-            fewer = self.plan(contenders=tuple(one for one in everyone if one != name))
+            fewer = self.plan(methods=tuple(one for one in everyone if one != name))
             assert full.total(fewer, given_time) < whole
         more = ProofPlan(**{**vars(self.plan()), "repeats": 4})
         assert full.total(more, given_time) > whole
@@ -246,8 +276,8 @@ class TestModalities:
     def test_labels_of_any_kind(self, labels):
         X, y = separable(40, classes=2)
         data = Dataset.from_arrays(X, [labels[c] for c in y], task="classification")
-        contest = contest_of(data=data, policy=hs.policy("full", epochs=1))
-        assert set(contest.fine_tuned(4, 0, budget=None)["predicted"]) <= {0, 1}
+        experiment = experiment_of(data=data, policy=hs.policy("full", epochs=1))
+        assert set(experiment.fine_tune(4, 0, budget=None).predicted) <= {0, 1}
 
     def test_one_of_several_targets(self):
         X, y = separable(40, classes=2)
@@ -275,45 +305,45 @@ class TestLaws:
     @given(tables)
     def test_an_interval_holds_its_mean_and_widens(self, table):
         table, held = np.array(table, float), TestSet(np.arange(8) % 2)
-        mean, low, high = interval(table, held, ends=(0.0, 1.0))
-        _, lower, higher = interval(table, held, ends=(0.0, 1.0), tail=0.001)
+        mean, low, high = two_way_interval(table, held, ends=(0.0, 1.0))
+        _, lower, higher = two_way_interval(table, held, ends=(0.0, 1.0), tail=0.001)
         assert 0 <= lower <= low <= mean <= high <= higher <= 1 and low < high
 
     @given(tables)
     def test_order_does_not_matter(self, table):
         table, held = np.array(table, float), TestSet(np.zeros(8, int))
-        turned = interval(table[::-1, ::-1], held, ends=(0.0, 1.0))
-        assert turned == pytest.approx(interval(table, held, ends=(0.0, 1.0)))
+        turned = two_way_interval(table[::-1, ::-1], held, ends=(0.0, 1.0))
+        assert turned == pytest.approx(two_way_interval(table, held, ends=(0.0, 1.0)))
 
     @given(tables)
     def test_wrong_is_the_mirror_of_right(self, table):
         table, held = np.array(table, float), TestSet(np.arange(8) % 2, balanced=True)
-        mean, low, high = interval(table, held, ends=(0.0, 1.0))
-        assert interval(1 - table, held, ends=(0.0, 1.0)) == pytest.approx((1 - mean, 1 - high, 1 - low))
+        mean, low, high = two_way_interval(table, held, ends=(0.0, 1.0))
+        assert two_way_interval(1 - table, held, ends=(0.0, 1.0)) == pytest.approx((1 - mean, 1 - high, 1 - low))
 
     @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.floats(0, 1), st.floats(0, 1))
     def test_better_needs_no_fewer_labels(self, curve, one, other):
         scores = np.array([curve, curve])
-        low, high = labels_at([4, 8, 16, 32], scores, np.sort([one, other]))
+        low, high = shots_to_reach([4, 8, 16, 32], scores, np.sort([one, other]))
         assert low <= high and (low == 0 or low >= 4 or np.isinf(low))
 
     @given(tables, st.integers(0, 5))
     def test_drawing_again_repeats_by_its_seed(self, table, seed):
         tables, held = {"a": np.array(table, float)}, TestSet(np.arange(8) % 2)
-        one, two = (resampled(tables, held, seed=seed)["a"] for _ in range(2))
+        one, two = (bootstrap_means(tables, held, seed=seed)["a"] for _ in range(2))
         assert np.array_equal(one, two) and one.shape == (1000,) and one.min() >= 0 and one.max() <= 1 + 1e-9
 
     def test_drawing_again_keeps_pairs(self):
         rng = np.random.default_rng(0)
         table = (rng.random((4, 60)) < 0.5).astype(float)
-        drawn = resampled({"a": table, "b": table}, TestSet(np.arange(60) % 3, balanced=True), seed=0)
+        drawn = bootstrap_means({"a": table, "b": table}, TestSet(np.arange(60) % 3, balanced=True), seed=0)
         assert np.array_equal(drawn["a"], drawn["b"])
 
     def test_groups_are_drawn_as_a_whole(self):
         groups = np.repeat(np.arange(6), 10)
         table = np.tile((groups % 2).astype(float), (3, 1))
         apart, together = (
-            resampled({"a": table}, TestSet(np.zeros(60, int), g), seed=0)["a"].std() for g in (None, groups)
+            bootstrap_means({"a": table}, TestSet(np.zeros(60, int), g), seed=0)["a"].std() for g in (None, groups)
         )
         assert together > 2 * apart
 

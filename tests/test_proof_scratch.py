@@ -46,8 +46,8 @@ class TestDraws:
         draws = drawn(sized(sizes), seed=seed)
         for repeat in range(2):
             before: set[int] = set()
-            for count in (*draws.shots, *draws.further):
-                now = set(draws.draw(count, repeat).tolist())
+            for count in (*draws.shots, *draws.extra_shots):
+                now = set(draws.subset(count, repeat).tolist())
                 assert before <= now and not now & set(draws.test.tolist())
                 assert (np.bincount(draws.codes[sorted(now)]) <= count).all()
                 before = now
@@ -55,9 +55,9 @@ class TestDraws:
     @given(SIZES)
     def test_nothing_is_kept_that_is_not_used(self, sizes):
         draws = drawn(sized(sizes))
-        used = draws.tested | (draws.ranks >= 0).any(0)
-        assert used.all() and not (draws.ranks[:, draws.tested] >= 0).any()
-        assert len(draws.data) == len(draws.T) == draws.ranks.shape[1]
+        used = draws.tested | (draws.class_ranks >= 0).any(0)
+        assert used.all() and not (draws.class_ranks[:, draws.tested] >= 0).any()
+        assert len(draws.data) == len(draws.T) == draws.class_ranks.shape[1]
 
     @given(SIZES)
     def test_every_class_is_tested_in_proportion(self, sizes):
@@ -80,16 +80,16 @@ class TestDraws:
         """Adding repeats does not change those that there were."""
         few, many = (drawn(sized([20, 20]), repeats=repeats) for repeats in (2, 4))
         for repeat in range(2):
-            mine, theirs = ({draws.data.keys()[i] for i in draws.draw(2, repeat)} for draws in (few, many))
+            mine, theirs = ({draws.data.keys()[i] for i in draws.subset(2, repeat)} for draws in (few, many))
             assert mine == theirs
 
     def test_without_what_cannot_be_read(self):
         draws = drawn(sized([20, 20]))
         keep = np.ones(len(draws.data), bool)
-        keep[draws.test[0]] = keep[draws.draw(2, 0)[0]] = False
-        less = draws.only(keep)
-        assert len(less.test) == len(draws.test) - 1 and len(less.draw(2, 0)) == len(draws.draw(2, 0)) - 1
-        assert less.data.targets == tuple(np.array(draws.data.targets)[keep]) and draws.only(keep | True) is draws
+        keep[draws.test[0]] = keep[draws.subset(2, 0)[0]] = False
+        less = draws.restrict(keep)
+        assert len(less.test) == len(draws.test) - 1 and len(less.subset(2, 0)) == len(draws.subset(2, 0)) - 1
+        assert less.data.targets == tuple(np.array(draws.data.targets)[keep]) and draws.restrict(keep | True) is draws
 
     def test_labels_and_codes_agree(self):
         draws = drawn(sized([12, 9, 7]))

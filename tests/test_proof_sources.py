@@ -163,11 +163,11 @@ class TestData:
     @given(st.lists(st.integers(1, 200), min_size=1, max_size=4), st.lists(st.integers(1, 300), min_size=2, max_size=5))
     def test_numbers_of_labels_that_there_are(self, shots, sizes):
         notes: list[str] = []
-        kept, further = few_shot_splits._counts(shots, np.array(sizes), notes)
-        assert set(kept) <= set(shots) and all(k <= max(sizes) for k in (*kept, *further))
-        assert list(kept) == sorted(set(kept)) and list(further) == sorted(set(further))
-        assert not set(kept) & set(further) and all(k > max(kept) for k in further)
-        assert all(k <= 8 * max(kept) for k in further)
+        kept, extra_shots = few_shot_splits._feasible_shots(shots, np.array(sizes), notes)
+        assert set(kept) <= set(shots) and all(k <= max(sizes) for k in (*kept, *extra_shots))
+        assert list(kept) == sorted(set(kept)) and list(extra_shots) == sorted(set(extra_shots))
+        assert not set(kept) & set(extra_shots) and all(k > max(kept) for k in extra_shots)
+        assert all(k <= 8 * max(kept) for k in extra_shots)
         assert bool(notes) >= (len(kept) < len(set(shots)))
 
 

@@ -15,11 +15,11 @@ from headstart._base.progress import listening
 from headstart.dataset.dataset import Dataset, check_has_targets
 from headstart.errors import DataError, HeadstartWarning, OptionError
 from headstart.imbalance import resolve
-from headstart.proof.analysis import FEWEST_GROUPS, TestSet
+from headstart.proof.analysis import MIN_GROUPS, TestSet
 
-_MOST_TESTED = 1000
-_REACH = (2, 4, 8)  # times the largest number of labels asked for: how far the rivals' curves go
-_APART = 1.25  # two points nearer than this say the same
+_MAX_TEST = 1000
+_EXTRA_SHOTS = (2, 4, 8)  # times the largest number of labels asked for: how far the rivals' curves go
+_MIN_RATIO = 1.25  # two points nearer than this say the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class FewShotSplits:
     T : (n, t) array
         One-hot classes.
     tested : (n,) array of bool
-    ranks : (repeats, n) array of int
+    class_ranks : (repeats, n) array of int
         Place of an item among those of its class in each draw; -1 for what is not drawn. The draw of k per class are
         the ranks below k: smaller draws are part of larger ones, and the same for every contender.
     shots, further : tuple of int
@@ -44,9 +44,9 @@ class FewShotSplits:
     data: Dataset
     T: np.ndarray
     tested: np.ndarray
-    ranks: np.ndarray
+    class_ranks: np.ndarray
     shots: tuple[int, ...]
-    further: tuple[int, ...]
+    extra_shots: tuple[int, ...]
     balanced: bool
     notes: tuple[str, ...] = ()
 
@@ -61,7 +61,7 @@ class FewShotSplits:
         return np.flatnonzero(self.tested)
 
     @property
-    def held(self) -> TestSet:
+    def test_set(self) -> TestSet:
         """The test part as the intervals see it."""
         groups = None if self.groups is None else self.groups[self.test]
         return TestSet(self.codes[self.test], groups, self.balanced)
@@ -71,23 +71,23 @@ class FewShotSplits:
         """(n,) number of each item's group; an item without one is a group of its own."""
         return self.data.group_ids
 
-    def draw(self, count: int, repeat: int) -> np.ndarray:
+    def subset(self, count: int, repeat: int) -> np.ndarray:
         """Positions of the training items: ``count`` of every class, fewer of a smaller one."""
-        ranks = self.ranks[repeat]
-        return np.flatnonzero((ranks >= 0) & (ranks < count))
+        class_ranks = self.class_ranks[repeat]
+        return np.flatnonzero((class_ranks >= 0) & (class_ranks < count))
 
-    def only(self, keep: np.ndarray) -> FewShotSplits:
-        """Without the items that cannot be read."""
-        if keep.all():
+    def restrict(self, mask: np.ndarray) -> FewShotSplits:
+        """Return the splits of the items where the mask is True: those that can be read."""
+        if mask.all():
             return self
-        data = self.data.take(np.flatnonzero(keep))
-        T, tested, ranks = self.T[keep], self.tested[keep], self.ranks[:, keep]
-        return dataclasses.replace(self, data=data, T=T, tested=tested, ranks=ranks)
+        data = self.data.take(np.flatnonzero(mask))
+        T, tested, class_ranks = self.T[mask], self.tested[mask], self.class_ranks[:, mask]
+        return dataclasses.replace(self, data=data, T=T, tested=tested, class_ranks=class_ranks)
 
     @property
     def fingerprint(self) -> str:
         """Of contents, labels, groups and draws."""
-        arrays = {"T": self.T, "tested": self.tested, "ranks": self.ranks}
+        arrays = {"T": self.T, "tested": self.tested, "ranks": self.class_ranks}
         if self.groups is not None:
             arrays["groups"] = self.groups
         return self.data.fingerprint + fingerprint_tensors(arrays)[:16]
@@ -107,28 +107,28 @@ def few_shot_splits(
     labelled = np.array([value is not None for value in column.values])
     data = data._replace(columns=[column])
     data = data if labelled.all() else data.take(np.flatnonzero(labelled))
-    pool, test, notes = _parted(data, test_size, seed)
+    pool, test, notes = _split_test(data, test_size, seed)
     T = np.concatenate([pool.columns[0].matrix(), test.columns[0].matrix()])
     codes = T[: len(pool)].argmax(1)
     sizes = np.bincount(codes, minlength=T.shape[1])
     if (sizes > 0).sum() < 2:
         raise DataError("The training part has items of one class only: there is nothing to learn.")
-    kept, further = _counts(shots, sizes, notes)
+    kept, extra_shots = _feasible_shots(shots, sizes, notes)
     if not kept:
         raise DataError(
             f"The largest class has {sizes.max()} items left for training, fewer than the {min(shots)} labels per "
             "class asked for. Give smaller shots=, or more items."
         )
-    most = max((*kept, *further))
-    ranks = np.full((repeats, len(T)), -1, dtype=np.int64)
+    most = max((*kept, *extra_shots))
+    class_ranks = np.full((repeats, len(T)), -1, dtype=np.int64)
     for repeat in range(repeats):
-        ranks[repeat, : len(pool)] = _ranks(codes, np.random.default_rng([seed, repeat]), most)
+        class_ranks[repeat, : len(pool)] = _class_ranks(codes, np.random.default_rng([seed, repeat]), most)
     tested = np.arange(len(T)) >= len(pool)
-    used = tested | (ranks >= 0).any(0)
-    whole = _joined(pool, test).take(np.flatnonzero(used))
+    used = tested | (class_ranks >= 0).any(0)
+    whole = _concatenate(pool, test).take(np.flatnonzero(used))
     balanced = resolve("auto", np.bincount(T.argmax(1))).metric == "balanced_accuracy"
-    notes += _about_groups(test)
-    return FewShotSplits(whole, T[used], tested[used], ranks[:, used], kept, further, balanced, tuple(notes))
+    notes += _few_groups_note(test)
+    return FewShotSplits(whole, T[used], tested[used], class_ranks[:, used], kept, extra_shots, balanced, tuple(notes))
 
 
 def _column(data: Dataset, target: str | None) -> Any:
@@ -145,7 +145,7 @@ def _column(data: Dataset, target: str | None) -> Any:
     return named[0]
 
 
-def _parted(data: Dataset, test_size: float, seed: int) -> tuple[Dataset, Dataset, list[str]]:
+def _split_test(data: Dataset, test_size: float, seed: int) -> tuple[Dataset, Dataset, list[str]]:
     notes = []
     with listening(None), warnings.catch_warnings():
         warnings.simplefilter("ignore", HeadstartWarning)  # of copies, which are seen to below
@@ -154,47 +154,49 @@ def _parted(data: Dataset, test_size: float, seed: int) -> tuple[Dataset, Datase
             notes.append("Training and test part are those that the data came with.")
         else:
             pool, test = data._replace(parts=None).split(test_size, random_state=seed)
-        if len(test) > _MOST_TESTED:
-            notes.append(f"Of {len(test):,} test items a stratified sample of {_MOST_TESTED:,} is used.")
-            test = test.sample(n=_MOST_TESTED, random_state=seed)
+        if len(test) > _MAX_TEST:
+            notes.append(f"Of {len(test):,} test items a stratified sample of {_MAX_TEST:,} is used.")
+            test = test.sample(n=_MAX_TEST, random_state=seed)
         alone = pool.without(test)
     if len(alone) < len(pool):
         notes.append(f"{len(pool) - len(alone)} training items are exact copies of test items and are left out.")
     return alone, test, notes
 
 
-def _counts(shots: Sequence[int], sizes: np.ndarray, notes: list[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _feasible_shots(
+    shots: Sequence[int], sizes: np.ndarray, notes: list[str]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Numbers of labels that the classes can give, and further ones for the rivals."""
     largest = int(sizes.max())
     kept = tuple(sorted({int(count) for count in shots if count <= largest}))
     if lost := sorted({int(count) for count in shots} - set(kept)):
-        notes.append(f"No class has {_listed(lost)} items left for training: left out.")
+        notes.append(f"No class has {_join_numbers(lost)} items left for training: left out.")
     if not kept:
         return (), ()
     most = kept[-1]
     small = sizes[(sizes > 0) & (sizes < most)]
     if len(small):
         notes.append(f"{len(small)} of {len(sizes)} classes have fewer than {most} items: all of theirs are drawn.")
-    reach = [min(most * times, largest) for times in _REACH]
-    further = [count for count in dict.fromkeys(reach) if count >= _APART * most]
-    apart = [count for count, after in zip(further, [*further[1:], np.inf]) if after >= _APART * count]
+    reach = [min(most * times, largest) for times in _EXTRA_SHOTS]
+    extra_shots = [count for count in dict.fromkeys(reach) if count >= _MIN_RATIO * most]
+    apart = [count for count, after in zip(extra_shots, [*extra_shots[1:], np.inf]) if after >= _MIN_RATIO * count]
     return kept, tuple(apart)
 
 
-def _listed(counts: Sequence[int]) -> str:
+def _join_numbers(counts: Sequence[int]) -> str:
     return " or ".join(map(str, counts))
 
 
-def _ranks(codes: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
+def _class_ranks(codes: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
     """A random place of each item among those of its class; -1 from ``most`` on."""
-    ranks = np.full(len(codes), -1, dtype=np.int64)
+    class_ranks = np.full(len(codes), -1, dtype=np.int64)
     for code in np.unique(codes):
         members = rng.permutation(np.flatnonzero(codes == code))[:most]
-        ranks[members] = np.arange(len(members))
-    return ranks
+        class_ranks[members] = np.arange(len(members))
+    return class_ranks
 
 
-def _joined(pool: Dataset, test: Dataset) -> Dataset:
+def _concatenate(pool: Dataset, test: Dataset) -> Dataset:
     columns = [
         dataclasses.replace(ours, values=(*ours.values, *theirs.values))
         for ours, theirs in zip(pool.columns, test.columns)
@@ -204,9 +206,9 @@ def _joined(pool: Dataset, test: Dataset) -> Dataset:
     return pool._replace(items=(*pool.items, *test.items), columns=columns, groups=groups, parts=None, meta=meta)
 
 
-def _about_groups(test: Dataset) -> list[str]:
-    many = FEWEST_GROUPS if test.group_ids is None else len(np.unique(test.group_ids))
-    if many >= FEWEST_GROUPS:
+def _few_groups_note(test: Dataset) -> list[str]:
+    many = MIN_GROUPS if test.group_ids is None else len(np.unique(test.group_ids))
+    if many >= MIN_GROUPS:
         return []
     return [
         f"The test part has only {many} group{'s' * (many != 1)} of its own: the intervals speak for "
