@@ -76,7 +76,7 @@ class TestContenders:
         assert list(one) == list(experiment.frozen_features)
         for name, X in one.items():
             assert not np.array_equal(X, two[name]) and np.array_equal(X, again[name])
-            assert not np.array_equal(X, experiment.frozen[name])
+            assert not np.array_equal(X, experiment.frozen_features[name])
 
     def test_a_class_that_the_draw_lacks_is_never_said(self):
         X, y = separable(60, classes=3)
@@ -169,8 +169,8 @@ class TestCells:
             "fine-tuned-4-0": '{"predicted": [1], "seconds": 2, "epochs": null, "moved": false, "wall": 2.0}',
             "raw-4-0": '{"failed": "raw: no words", "wall": 0.5}',
             "rate-4": '{"lr": 0.003, "losses": {"0.003": 0.5}, "epochs": 10, "wall": 9.0}',
-            "plan": '{"shots": [4], "further": [8], "long": [4, 8], "repeats": 2, "allowance": null, "epochs": {"4": 60},'
-            ' "seconds": 1.5, "contenders": ["raw"], "given_up": [], "notes": ["n"], "said": "Plan", "spent": 0.25,'
+            "plan": '{"shots": [4], "further": [8], "long": [4, 8], "repeats": 2, "allowance": null,'
+            ' "epochs": {"4": 60}, "seconds": 1.5, "contenders": ["raw"], "given_up": [], "notes": ["n"], "said": "Plan", "spent": 0.25,'
             ' "wall": 0.125}',
         }
         for name, text in files.items():
