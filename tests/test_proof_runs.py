@@ -170,8 +170,8 @@ class TestCells:
             "raw-4-0": '{"failed": "raw: no words", "wall": 0.5}',
             "rate-4": '{"lr": 0.003, "losses": {"0.003": 0.5}, "epochs": 10, "wall": 9.0}',
             "plan": '{"shots": [4], "further": [8], "long": [4, 8], "repeats": 2, "allowance": null,'
-            ' "epochs": {"4": 60}, "seconds": 1.5, "contenders": ["raw"], "given_up": [], "notes": ["n"], "said": "Plan", "spent": 0.25,'
-            ' "wall": 0.125}',
+            ' "epochs": {"4": 60}, "seconds": 1.5, "contenders": ["raw"], "given_up": [], "notes": ["n"],'
+            ' "said": "Plan", "spent": 0.25, "wall": 0.125}',
         }
         for name, text in files.items():
             (tmp_path / f"{name}.json").write_text(text)
