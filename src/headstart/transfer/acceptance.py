@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from headstart._base.typing import Float
+from headstart.metrics.kernels import cross_entropy
 
 _LEVEL = 0.16  # of keeping weights that are no better: one standard error, shared by all that could have been kept
 
@@ -25,12 +26,11 @@ def scorer(T: np.ndarray, task: str, *, balanced: bool) -> Any:
         if task == "regression":
             return -float(((decision - T) ** 2).mean())
         if task == "multilabel":
-            return float(((decision > 0) == (T > 0)).mean()) - 1e-3 * float(
-                np.logaddexp(0, -decision * (2 * T - 1)).mean()
-            )
-        logits = decision - np.logaddexp.reduce(decision, axis=1, keepdims=True)
-        right = share @ (logits.argmax(1) == T.argmax(1))
-        return float(right) + 1e-3 * max(float(share @ np.where(T > 0, logits, 0.0).sum(1)), -10.0)
+            correct = float(((decision > 0) == (T > 0)).mean())
+            return correct - 1e-3 * float(cross_entropy(decision, T, task).mean())
+        correct = share @ (decision.argmax(1) == T.argmax(1))
+        log_loss = share @ cross_entropy(decision, T, task)
+        return float(correct) - 1e-3 * min(float(log_loss), 10.0)
 
     return score
 
