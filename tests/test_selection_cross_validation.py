@@ -13,7 +13,7 @@ from headstart.metrics import evaluate
 from headstart.metrics.kernels import cross_entropy, mean_average_precision, r_squared, r_squared_parts
 from headstart.selection.calibration import fit_temperature
 from headstart.selection.cross_validation import (
-    FOLDS,
+    N_FOLDS,
     Scoring,
     draw_folds,
     score_out_of_fold,
@@ -39,7 +39,7 @@ def test_every_class_is_dealt_evenly(seed, counts):
     assert folds.shape[1] == len(y)
     for row in folds:
         k = len(np.unique(row))
-        assert k == min(FOLDS, max(counts))
+        assert k == min(N_FOLDS, max(counts))
         assert np.ptp(np.bincount(row)) <= 1
         for c in range(len(counts)):
             assert np.ptp(np.bincount(row[y == c], minlength=k)) <= 1
@@ -55,7 +55,7 @@ def test_groups_are_kept_whole(seed, groups):
         assert folds is None
         return
     for row in folds:
-        assert len(np.unique(row)) == min(FOLDS, len(np.unique(g)))
+        assert len(np.unique(row)) == min(N_FOLDS, len(np.unique(g)))
         for group in np.unique(g):
             assert len(np.unique(row[g == group])) == 1
 

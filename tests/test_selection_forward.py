@@ -64,7 +64,7 @@ def test_costs_are_those_of_refitting_the_concatenation(shape):
         out = contest.folds[0] == fold
         held[out] = Ridge(penalty).fit(both[~out], T[~out]).predict(both[out])
     wanted = score_out_of_fold(held[None], T, contest.folds, contest.scoring).losses.mean()
-    assert search.mean_loss(K, 0.1) == pytest.approx(wanted, rel=1e-6)
+    assert search.loss(K, 0.1) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_every_step_lowers_the_cost():
@@ -74,7 +74,7 @@ def test_every_step_lowers_the_cost():
 
     def least(names):
         total = sum(search.kernels[name] for name in names)
-        return min(search.mean_loss(total, p) for p in _fusion._PENALTIES)
+        return min(search.loss(total, p) for p in _fusion._PENALTIES)
 
     chosen = forward_selection(views, contest, list(views))
     costs = [least(chosen[: k + 1]) for k in range(1, len(chosen))]
@@ -85,7 +85,7 @@ def test_two_are_always_tried_and_never_more_than_four():
     rng = np.random.default_rng(0)
     T = np.eye(2)[np.arange(60) % 2]
     noise = {f"n{i}": rng.normal(size=(60, 3)) for i in range(9)}
-    assert 2 <= len(forward_selection(noise, contest_of(T), list(noise))) <= _fusion.MOST
+    assert 2 <= len(forward_selection(noise, contest_of(T), list(noise))) <= _fusion.MAX_SETS
     assert forward_selection({"one": noise["n0"]}, contest_of(T), ["one"]) == ("one",)
     assert forward_selection({}, contest_of(T), []) == ()
 
@@ -104,8 +104,8 @@ def test_labels_and_values(task):
 def test_many_rows_are_thinned(monkeypatch):
     views, T = three_views()
     seen = []
-    monkeypatch.setattr(_fusion, "_ROWS", 120)
-    monkeypatch.setattr(_fusion, "_FIRST_ROWS", 60)
+    monkeypatch.setattr(_fusion, "_MAX_ROWS", 120)
+    monkeypatch.setattr(_fusion, "_SCREENING_ROWS", 60)
     monkeypatch.setattr(_fusion, "centered_gram", lambda X, standard: seen.append(len(X)) or X @ X.T)
     forward_selection(views, contest_of(T), list(views))
     assert seen == [60] * len(views) + [120] * len(views)

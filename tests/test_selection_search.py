@@ -18,10 +18,11 @@ from headstart.selection.cross_validation import (
     CVResult,
     Scoring,
     complete_results,
+    is_small_sample,
     score_out_of_fold,
     select_one_se,
 )
-from headstart.selection.search import MOST_ROWS, calibrate, is_small_sample, select_head
+from headstart.selection.search import MOST_ROWS, calibrate, select_head
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -95,7 +96,7 @@ def test_a_ridge_without_a_strength_is_judged_at_the_one_it_chooses(select):
     own = head("ridge", select=select)
     found = own.fit(X["good"], T, task="classification").alpha_
     one, two = (select_head({"good": X["good"]}, T, heads=h, random_state=0) for h in (own, head("ridge", alpha=found)))
-    assert np.allclose(one.trials[0].rows, two.trials[0].rows)
+    assert np.allclose(one.trials[0].row_scores, two.trials[0].row_scores)
 
 
 def test_layers_side_by_side_win_where_each_has_half_of_it():

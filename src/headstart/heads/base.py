@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -73,6 +73,7 @@ HEADS = Family(
 SCALES = Options("none", "standard")
 
 Self = TypeVar("Self", bound="Head")
+Setting: TypeAlias = dict[str, Any]  # hyper-parameters by name, as a head's constructor takes them
 
 
 def head(name: str, **fields: Any) -> Head:
@@ -298,6 +299,12 @@ class LinearHead(Head):
 
     linear = True
     coef_: Float
+
+    @property
+    def selected_features_(self) -> Ints:
+        """Indices of the features with weights, in rising order; all that vary, but for heads that select."""
+        self._need_fit()
+        return np.flatnonzero(self.coef_.any(axis=1))
 
     def _scores(self, X: Array) -> Float:
         return np.asarray(X, dtype=np.float64) @ self.coef_

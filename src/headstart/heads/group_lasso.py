@@ -92,12 +92,6 @@ class GroupLasso(LinearHead):
         offset = problem.target_mean - (0.5 if problem.task == "multilabel" else 0.0)
         self.coef_, self.intercept_ = problem.to_input_space(coef, offset)
 
-    @property
-    def selected_features_(self) -> Ints:
-        """Numbers of the features with weights, in rising order."""
-        self._need_fit()
-        return np.flatnonzero(self.coef_.any(axis=1))
-
     @classmethod
     def grid(cls, problem: Problem) -> list[dict[str, Any]]:
         """Strengths of both kinds from the strongest down."""

@@ -1,19 +1,27 @@
-"""Settings of heads against each other on one set of features, and the rule that decides."""
+"""Cross-validation of heads: fold assignments, scores of held-out decisions, and the one-standard-error rule.
+
+A *setting* is a head with its hyper-parameters on one set of features. :class:`CrossValidation` holds rows out by R
+assignments of folds, gets the decisions of all settings of a head at once (``Head.out_of_fold``) and scores each into a
+:class:`CVResult`. Two settings are compared by their ``losses``, unit by unit, on the same held-out rows.
+
+References
+----------
+Breiman et al. (1984), Classification and regression trees (the one-standard-error rule). Nadeau & Bengio (2003),
+Inference for the generalization error (why cross-validated standard errors are too small).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
 from headstart._base.typing import Array, Float, Ints
 from headstart.dataset.splits import stratified_folds
-from headstart.heads.base import HEADS, Head
+from headstart.heads.base import HEADS, Head, Setting
 from headstart.heads.problem import Problem
 from headstart.metrics.kernels import (
     cross_entropy,
@@ -25,19 +33,91 @@ from headstart.metrics.kernels import (
 )
 from headstart.selection.calibration import fit_temperature
 
-# ---- What choosing needs: folds, and scores of held-out decisions with their intervals. ----
+N_FOLDS = 5
+SMALL_SAMPLE = 200  # rows up to which only heads that are safe there compete, and whole grids see every repeat
+FEW_PER_CLASS = 30  # rows of the median class up to which a sample is small as well
+BASELINE = ("logistic", {"C": 1.0, "scale": "none"})  # the setting to beat
+_TARGET_HELD_OUT = 600  # held-out rows, over all repeats
+_MIN_REPEATS, _MAX_REPEATS = 3, 10
+_SE_INFLATION = 32.0  # standard errors count 1 + 32 / n times: held-out rows share most of what predicted them
+_CLEARLY = 1.96  # standard errors
 
 
-FOLDS = 5
-FEW_PER_CLASS = 30  # rows per class up to which only steady heads compete
-SMALL_SAMPLE = 200  # rows up to which little is taken for granted: only steady heads compete, all settings on all draws
-_TARGET_HELD_OUT = 600  # held-out rows, over all draws of the folds
-_REPEATS = 3, 10  # of the folds, on many and on very few rows
+# --- folds ------------------------------------------------------------------------------------------------------------
+
+
+def draw_folds(
+    T: Float, task: str, *, groups: Array | None = None, repeats: int | None = None, random_state: int = 0
+) -> Ints | None:
+    """Draw fold numbers (R, n), stratified by class, with groups in one fold; None where no two folds can be had.
+
+    Five folds; fewer where no class, or no grouping, has five members. Drawn three times, of few rows up to ten;
+    assignments that part the rows alike (three groups can be parted in one way only) count once.
+
+    Parameters
+    ----------
+    T : (n, t) array
+        Targets; one-hot for classification.
+    task : str
+    groups : (n,) array, optional
+    repeats : int, optional
+    random_state : int
+    """
+    rng = np.random.default_rng(random_state)
+    labels = T.argmax(axis=1) if task == "classification" else np.zeros(len(T), dtype=np.int64)
+    counts = np.bincount(labels)
+    if repeats is None:
+        repeats = min(max(round(_TARGET_HELD_OUT / len(T)), _MIN_REPEATS), _MAX_REPEATS)
+    n_folds = min(N_FOLDS, int(counts.max()))
+    if groups is None:
+        return None if n_folds < 2 else _distinct([stratified_folds(labels, n_folds, rng) for _ in range(repeats)])
+    group_ids = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
+    n_folds = min(n_folds, int(group_ids.max()) + 1)
+    return None if n_folds < 2 else _distinct([_grouped(labels, group_ids, n_folds, rng) for _ in range(repeats)])
+
+
+def _distinct(assignments: list[Ints]) -> Ints:
+    """Keep the assignments (R, n) that differ by more than the names of their folds."""
+    distinct: dict[bytes, Ints] = {}
+    for fold_ids in assignments:
+        first, names = np.unique(fold_ids, return_index=True, return_inverse=True)[1:]
+        by_first_row = np.argsort(np.argsort(first))[names]  # folds numbered by their first row
+        distinct.setdefault(by_first_row.tobytes(), fold_ids)
+    return np.stack(list(distinct.values()))
+
+
+def _grouped(labels: Ints, groups: Ints, n_folds: int, rng: np.random.Generator) -> Ints:
+    """Give whole groups, the largest first, each to the fold where it evens out the classes best."""
+    counts = np.zeros((groups.max() + 1, labels.max() + 1))  # of rows, by group and class
+    np.add.at(counts, (groups, labels), 1.0)
+    shuffled = rng.permutation(len(counts))
+    fold_counts = np.zeros((n_folds, counts.shape[1]))
+    target = counts.sum(axis=0) / n_folds
+    fold_of_group = np.empty(len(counts), dtype=np.int64)
+    for group in shuffled[np.argsort(-counts[shuffled].sum(axis=1), kind="stable")]:
+        before, after = (fold_counts - target) ** 2, (fold_counts + counts[group] - target) ** 2
+        excess = ((after - before) / np.maximum(target, 1)).sum(axis=1)
+        # a group that is all of its class is no worse off anywhere: then the smallest fold, or the first would get all
+        fold = int(np.lexsort((fold_counts.sum(axis=1), excess))[0])
+        fold_of_group[group] = fold
+        fold_counts[fold] += counts[group]
+    return fold_of_group[groups]
+
+
+def is_small_sample(T: Float, task: str) -> bool:
+    """Tell whether there are so few rows that choosing among many settings would be choosing noise."""
+    counts = T.sum(axis=0)
+    if len(T) <= SMALL_SAMPLE:
+        return True
+    return task == "classification" and float(np.median(counts[counts > 0])) <= FEW_PER_CLASS
+
+
+# --- scores of held-out decisions -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """What choices aim at.
+    """The metric that choices maximise, with what balancing classes changes about it.
 
     Attributes
     ----------
@@ -46,7 +126,7 @@ class Scoring:
     shift : (t,) array or None
         Moves log-odds before classes are decided (logit adjustment).
     weights : (n,) array or None
-        What each row counts, mean 1; None is 1 each.
+        Of the rows in the loss, mean 1; None is 1 each.
     """
 
     task: str
@@ -57,14 +137,14 @@ class Scoring:
 
 @dataclass(frozen=True, eq=False)
 class OofScore:
-    """A cross-validated score.
+    """The score of out-of-fold decisions.
 
     Attributes
     ----------
     score, low, high : float
         The metric, and its 95 % interval.
     row_scores : (n,) array
-        Share of the fold assignments in which each row was predicted well (classes); minus its loss elsewhere.
+        Share of the repeats in which each row was predicted well (classes); minus its loss elsewhere.
     losses : (u,) array
         What is compared between settings, unit by unit (rows; folds for labels): error + log-loss at the best
         temperature, minus average precision, or the squared error.
@@ -77,52 +157,6 @@ class OofScore:
     row_scores: Float
     losses: Float
     temperature: float
-
-
-def draw_folds(
-    T: Float, task: str, *, groups: Array | None = None, repeats: int | None = None, random_state: int = 0
-) -> Ints | None:
-    """Fold numbers (R, n): stratified by class, groups kept whole; None where no two folds can be had.
-
-    Five folds; fewer where no class, or no grouping, has five members. Drawn three times, of few rows up to ten;
-    draws that part the rows alike (three groups can be parted in one way only) count once.
-    """
-    rng = np.random.default_rng(random_state)
-    labels = T.argmax(axis=1) if task == "classification" else np.zeros(len(T), dtype=np.int64)
-    counts = np.bincount(labels)
-    if repeats is None:
-        repeats = min(max(round(_TARGET_HELD_OUT / len(T)), _REPEATS[0]), _REPEATS[1])
-    if groups is None:
-        folds = min(FOLDS, int(counts.max()))
-        return None if folds < 2 else _distinct([stratified_folds(labels, folds, rng) for _ in range(repeats)])
-    numbers = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
-    folds = min(FOLDS, int(numbers.max()) + 1, int(counts.max()))
-    return None if folds < 2 else _distinct([_grouped(labels, numbers, folds, rng) for _ in range(repeats)])
-
-
-def _distinct(draws: list[Ints]) -> Ints:
-    """The draws (R, n) that differ by more than the names of their folds."""
-    kept: dict[bytes, Ints] = {}
-    for ids in draws:
-        first, names = np.unique(ids, return_index=True, return_inverse=True)[1:]
-        kept.setdefault(np.argsort(np.argsort(first))[names].tobytes(), ids)
-    return np.stack(list(kept.values()))
-
-
-def _grouped(labels: Ints, groups: Ints, folds: int, rng: np.random.Generator) -> Ints:
-    """Give whole groups, the largest first, each to the fold where it evens out the classes most."""
-    table = np.zeros((groups.max() + 1, labels.max() + 1))
-    np.add.at(table, (groups, labels), 1.0)
-    shuffled = rng.permutation(len(table))
-    held = np.zeros((folds, table.shape[1]))
-    wished = table.sum(axis=0) / folds
-    home = np.empty(len(table), dtype=np.int64)
-    for group in shuffled[np.argsort(-table[shuffled].sum(axis=1), kind="stable")]:
-        excess = (((held + table[group] - wished) ** 2 - (held - wished) ** 2) / np.maximum(wished, 1)).sum(axis=1)
-        # a class of its own is no worse off anywhere: then the smallest fold, or all groups would end up in the first
-        home[group] = int(np.lexsort((held.sum(axis=1), excess))[0])
-        held[home[group]] += table[group]
-    return home[groups]
 
 
 def score_out_of_fold(decisions: Float, T: Float, folds: Ints, scoring: Scoring) -> OofScore:
@@ -196,9 +230,7 @@ def _jackknife_interval(values: Float) -> tuple[float, float, float]:
     return score, score - half, min(score + half, 1.0)
 
 
-SCREENERS = ("ridge", "lda")  # all their strengths come from one decomposition
-_SE_INFLATION = 32.0
-BASELINE = ("logistic", {"C": 1.0, "scale": "none"})  # the setting to beat
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,18 +246,18 @@ class CVResult:
     score, low, high : float
         The metric aimed at, and its 95 % interval.
     row_scores : (n,) array
-        Share of the fold assignments in which each row was predicted well; minus its loss where there are no classes.
+        Share of the repeats in which each row was predicted well; minus its loss where there are no classes.
     losses : (u,) array
         What settings are compared by, unit by unit; small is good.
     temperature : float
         Makes its held-out decisions the best probabilities.
     n_repeats : int
-        How many fold assignments it was held out by; see :func:`finished`.
+        The fold assignments it was held out by; see :func:`complete_results`.
     """
 
     candidates: tuple[str, ...]
     head: str
-    fields: dict[str, Any]
+    fields: Setting
     score: float
     low: float
     high: float
@@ -236,7 +268,7 @@ class CVResult:
 
     @property
     def mean_loss(self) -> float:
-        """Mean of ``costs``."""
+        """Mean of ``losses``."""
         return float(self.losses.mean())
 
     @property
@@ -248,10 +280,10 @@ class CVResult:
 
 @dataclass(frozen=True)
 class HeadCandidate:
-    """A head that may compete: all of its grid, or one setting that was asked for."""
+    """A head that competes: with its whole grid, or with the fields that were asked for."""
 
     name: str
-    fields: dict[str, Any] | None = None
+    fields: Setting | None = None
 
     @property
     def kind(self) -> type[Head]:
@@ -260,15 +292,30 @@ class HeadCandidate:
         return kind
 
     def supports_scale(self, scale: str) -> bool:
-        """Whether it competes at this scaling."""
+        """Tell whether it competes at this scaling."""
         if self.fields is not None:
             return bool(self.fields.get("scale", "none") == scale)
-        return scale == "none" or any(field.name == "scale" for field in dataclasses.fields(self.kind))  # type: ignore[arg-type]
+        return scale == "none" or any(item.name == "scale" for item in dataclasses.fields(self.kind))  # type: ignore[arg-type]
+
+    def grid(self, problem: Problem) -> list[Setting]:
+        """List the settings to try, without ``scale``, which is the problem's."""
+        if self.fields is None:
+            return self.kind.grid(problem)
+        return [{key: value for key, value in self.fields.items() if key != "scale"}]
 
 
 @dataclass(frozen=True, eq=False)
 class CrossValidation:
-    """The rows, folds and aim that all trials share."""
+    """The targets, folds and scoring that all settings share.
+
+    Attributes
+    ----------
+    T : (n, t) array
+    folds : (R, n) array of int
+    scoring : Scoring
+    weights : (n,) array or None
+        Of the rows, in the fits.
+    """
 
     T: Float
     folds: Ints
@@ -276,7 +323,7 @@ class CrossValidation:
     weights: Float | None = None
 
     def problem(self, X: Array, scale: str = "none") -> Problem:
-        """The rows of one set of features, ready for every head."""
+        """One set of features with the shared targets, ready for every head."""
         return Problem(self.scoring.task, scale, X, self.T, self.weights)
 
     @property
@@ -285,92 +332,140 @@ class CrossValidation:
         return self.folds if len(self.T) <= SMALL_SAMPLE else self.folds[:1]
 
     def cross_validate(
-        self, candidates: tuple[str, ...], problem: Problem, entries: Sequence[HeadCandidate]
+        self,
+        names: tuple[str, ...],
+        problem: Problem,
+        candidates: Sequence[HeadCandidate],
+        *,
+        budget: float | None = None,
     ) -> list[CVResult]:
-        """Cross-validate the settings of some heads; where whole grids see one draw, the best of each sees them all."""
-        found = []
-        for entry in entries:
-            if not entry.supports_scale(problem.scale):
-                continue
-            grid = entry.kind.grid(problem) if entry.fields is None else [_bare(entry.fields)]
-            decisions = list(entry.kind.out_of_fold(problem, self.grid_folds, grid))
-            told = partial(self._trial, candidates, entry, scale=problem.scale)
-            trials = [told(setting, held_out) for setting, held_out in zip(grid, decisions, strict=True)]
-            others = self.folds[len(self.grid_folds) :]
-            if len(others):
-                best = min(range(len(grid)), key=lambda place: trials[place].mean_loss)
-                again = [place for place, trial in enumerate(trials) if place == best or trial.is_baseline]
-                more = entry.kind.out_of_fold(problem, others, [grid[place] for place in again])
-                for place, held_out in zip(again, more, strict=True):
-                    trials[place] = told(grid[place], np.concatenate([decisions[place], held_out]))
-            found += trials
-        return found
+        """Cross-validate the grids of some heads on one set of features.
 
-    def _trial(
-        self, candidates: tuple[str, ...], entry: HeadCandidate, setting: dict[str, Any], held_out: Float, *, scale: str
-    ) -> CVResult:
-        """A setting by its held-out decisions (R, n, t)."""
-        aim = self.scoring if entry.kind.learns_prior else replace(self.scoring, shift=None)
-        got = score_out_of_fold(held_out, self.T, self.folds[: len(held_out)], aim)
-        fields = {**(entry.fields or {}), **setting, "scale": scale}
-        row = (got.score, got.low, got.high, got.row_scores, got.losses, got.temperature, len(held_out))
-        return CVResult(candidates, entry.name, fields, *row)
+        Where whole grids see one fold assignment only, the best setting of each head, and the baseline, see all.
 
-    def within_budget(self, problem: Problem, entries: Sequence[HeadCandidate], budget: float) -> list[HeadCandidate]:
-        """The entries, cheapest first, whose operations fit the budget together; always one."""
-        efforts = [(entry.kind.flops(problem, self.grid_folds), place) for place, entry in enumerate(entries)]
-        kept: list[int] = []
+        Parameters
+        ----------
+        names : tuple of str
+            Of the features.
+        problem : Problem
+        candidates : sequence of HeadCandidate
+            Those that do not support the problem's scaling are passed over.
+        budget : float, optional
+            Floating-point operations for all heads together; the costlier ones are left out.
+        """
+        if budget is not None:
+            candidates = self.within_budget(problem, candidates, budget)
+        results: list[CVResult] = []
+        for candidate in candidates:
+            if candidate.supports_scale(problem.scale):
+                results += self._grid_results(names, problem, candidate)
+        return results
+
+    def _grid_results(self, names: tuple[str, ...], problem: Problem, candidate: HeadCandidate) -> list[CVResult]:
+        grid = candidate.grid(problem)
+        decisions = list(candidate.kind.out_of_fold(problem, self.grid_folds, grid))
+        results = [
+            self._result(names, candidate, {**setting, "scale": problem.scale}, held_out)
+            for setting, held_out in zip(grid, decisions, strict=True)
+        ]
+        other_folds = self.folds[len(self.grid_folds) :]
+        if not len(other_folds):
+            return results
+        best = int(np.argmin([result.mean_loss for result in results]))
+        repeated = [i for i, result in enumerate(results) if i == best or result.is_baseline]
+        more = candidate.kind.out_of_fold(problem, other_folds, [grid[i] for i in repeated])
+        for i, held_out in zip(repeated, more, strict=True):
+            setting = {**grid[i], "scale": problem.scale}
+            results[i] = self._result(names, candidate, setting, np.concatenate([decisions[i], held_out]))
+        return results
+
+    def _result(self, names: tuple[str, ...], candidate: HeadCandidate, setting: Setting, held_out: Float) -> CVResult:
+        """Score a setting by its held-out decisions (R, n, t)."""
+        scoring = self.scoring if candidate.kind.learns_prior else replace(self.scoring, shift=None)
+        oof = score_out_of_fold(held_out, self.T, self.folds[: len(held_out)], scoring)
+        return CVResult(
+            candidates=names,
+            head=candidate.name,
+            fields={**(candidate.fields or {}), **setting},
+            score=oof.score,
+            low=oof.low,
+            high=oof.high,
+            row_scores=oof.row_scores,
+            losses=oof.losses,
+            temperature=oof.temperature,
+            n_repeats=len(held_out),
+        )
+
+    def within_budget(
+        self, problem: Problem, candidates: Sequence[HeadCandidate], budget: float
+    ) -> list[HeadCandidate]:
+        """Keep the cheapest heads whose operations fit the budget together; always one, in their order."""
+        costs = [(candidate.kind.flops(problem, self.grid_folds), i) for i, candidate in enumerate(candidates)]
+        selected: list[int] = []
         spent = 0.0
-        for effort, place in sorted(efforts):
-            spent += effort
-            if not kept or spent <= budget:
-                kept.append(place)
-        return [entries[place] for place in sorted(kept)]
+        for cost, i in sorted(costs):
+            spent += cost
+            if not selected or spent <= budget:
+                selected.append(i)
+        return [candidates[i] for i in sorted(selected)]
 
     def take_rows(self, rows: Ints) -> CrossValidation:
-        """The same contest on some of the rows."""
-        aim = (
-            self.scoring if self.scoring.weights is None else replace(self.scoring, weights=self.scoring.weights[rows])
-        )
+        """The same cross-validation on some of the rows."""
+        scoring = self.scoring
+        if scoring.weights is not None:
+            scoring = replace(scoring, weights=scoring.weights[rows])
         weights = None if self.weights is None else self.weights[rows]
-        return CrossValidation(self.T[rows], self.folds[:, rows], aim, weights)
+        return CrossValidation(self.T[rows], self.folds[:, rows], scoring, weights)
 
 
-def complete_results(trials: Sequence[CVResult]) -> list[CVResult]:
-    """The trials that saw every draw of the folds: only they are compared with each other.
+# --- the decision -----------------------------------------------------------------------------------------------------
 
-    Of many settings that saw one draw the best is also the luckiest: its cost is too low beside a mean over several.
+
+def complete_results(results: Sequence[CVResult]) -> list[CVResult]:
+    """Keep the results over every fold assignment: only they are compared with each other.
+
+    Of many settings that saw one assignment the best is also the luckiest: its loss is too low beside a mean over
+    several.
     """
-    most = max((trial.n_repeats for trial in trials), default=0)
-    return [trial for trial in trials if trial.n_repeats == most]
+    n_repeats = max((result.n_repeats for result in results), default=0)
+    return [result for result in results if result.n_repeats == n_repeats]
 
 
-def select_one_se(trials: Sequence[CVResult]) -> CVResult:
-    """The winner of the finished trials of one set of features.
+def select_one_se(results: Sequence[CVResult]) -> CVResult:
+    """Select one setting among the complete results of one set of features.
 
-    The anchor stands unless another setting's mean cost is lower by more than 1 + 32 / n standard errors of the paired
-    differences: held-out rows share most of what they were predicted from, so that on few rows the standard error is
-    too small. Of those that pass, on few rows the one with the best lower bound wins, which keeps to the anchor's
-    neighbourhood; on more the one with the lowest mean cost. Without an anchor the lowest mean does. Of equals the
-    first, which is the simplest.
+    The baseline stands unless another setting's mean loss is lower by more than 1 + 32 / n standard errors of the
+    paired differences: held-out rows share most of what they were predicted from, so that on few rows the standard
+    error is too small. Of those that pass, on few rows the one with the best lower bound wins, which keeps to the
+    baseline's neighbourhood; on more the one with the lowest mean loss. Without a baseline the lowest mean does. Of
+    equals the first, which is the simplest.
     """
-    trials = complete_results(trials)
-    anchor = next((trial for trial in trials if trial.is_baseline), None)
-    if anchor is None:
-        return trials[int(np.argmin([trial.mean_loss for trial in trials]))]
-    doubt = 1.0 + _SE_INFLATION / len(anchor.row_scores)
-    gains = [_gain(anchor, trial) for trial in trials]
-    passed = [place for place, (mean, error) in enumerate(gains) if mean > doubt * error]
-    if not passed:
-        return anchor
-    caution = doubt if len(anchor.row_scores) <= SMALL_SAMPLE else 0.0
-    return trials[max(passed, key=lambda place: gains[place][0] - caution * gains[place][1])]
+    results = complete_results(results)
+    baseline = next((result for result in results if result.is_baseline), None)
+    if baseline is None:
+        return results[int(np.argmin([result.mean_loss for result in results]))]
+    n_rows = len(baseline.row_scores)
+    n_errors = 1.0 + _SE_INFLATION / n_rows
+    gains = [_improvement(baseline, result) for result in results]
+    better = [i for i, (mean, error) in enumerate(gains) if mean > n_errors * error]
+    if not better:
+        return baseline
+    caution = n_errors if n_rows <= SMALL_SAMPLE else 0.0
+    return results[max(better, key=lambda i: gains[i][0] - caution * gains[i][1])]
+
+
+def _improvement(baseline: CVResult, result: CVResult) -> tuple[float, float]:
+    """Mean by which a result's loss is lower than the baseline's, and the standard error of that."""
+    difference = baseline.losses - result.losses
+    if len(difference) < 2:
+        return float(difference.sum()), 0.0
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
 
 
 def prefer_larger_set(winners: Sequence[CVResult]) -> CVResult:
-    """Of the winners of several sets of features the one of least cost; on few rows a larger set that ties with it.
+    """Select the set of features of least loss; on few rows a larger set that ties with it.
 
-    A set that holds several candidates hedges against the luck of the draw: of 16 draws of 50 digits there was one in
+    A set of several candidates hedges against the luck of the draw: of 16 draws of 50 digits there was one in
     which a single layer looked best by two rows and was worse by 8 points on new ones; side by side nothing was lost.
     On more rows it has to win.
     """
@@ -381,21 +476,9 @@ def prefer_larger_set(winners: Sequence[CVResult]) -> CVResult:
     return min(larger, key=lambda winner: winner.mean_loss, default=best)
 
 
-def _clearly_worse(trial: CVResult, best: CVResult) -> bool:
-    """Whether the mean paired difference of costs is more than 1.96 standard errors above 0."""
-    difference = trial.losses - best.losses
+def _clearly_worse(result: CVResult, best: CVResult) -> bool:
+    """Tell whether the mean paired difference of losses is more than 1.96 standard errors above 0."""
+    difference = result.losses - best.losses
     if len(difference) < 2:
         return True
-    return bool(difference.mean() > 1.96 * difference.std(ddof=1) / np.sqrt(len(difference)))
-
-
-def _gain(anchor: CVResult, trial: CVResult) -> tuple[float, float]:
-    """How much cheaper than the anchor a trial is, and the standard error of that."""
-    difference = anchor.losses - trial.losses
-    if len(difference) < 2:
-        return float(difference.sum()), 0.0
-    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
-
-
-def _bare(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if key != "scale"}
+    return bool(difference.mean() > _CLEARLY * difference.std(ddof=1) / np.sqrt(len(difference)))

@@ -1,9 +1,9 @@
-"""Which sets of features to put side by side: forward selection by the held-out cost of ridge.
+"""Forward selection: which sets of features to put side by side, by the held-out loss of ridge.
 
 Standardised features of a union are known by the sum of their rows' products, so that every union is one sum and one
-inverse (``_solve.kernel``) and nothing is fitted twice. The first is the best on its own; each next one is that which
-lowers the cost most, until none does or four are together. On many rows the search looks at a sample of them, and at a
-smaller one to find the eight candidates that are worth it.
+inverse (:func:`headstart.linalg.ridge_cv.kernel_out_of_fold`) and nothing is fitted twice. The first set is the best by
+itself; each next one is that which lowers the loss the most, until none does or four are together. On many rows the
+search looks at a sample of them, and at a smaller one to find the eight candidates that are worth it.
 """
 
 from __future__ import annotations
@@ -18,90 +18,90 @@ from headstart.errors import NumericsError
 from headstart.linalg.ridge_cv import centered_gram, kernel_out_of_fold
 from headstart.selection.cross_validation import CrossValidation, score_out_of_fold
 
-MOST = 4
-_ROWS = 600
-_FIRST_ROWS = 300  # on which all candidates are tried
+MAX_SETS = 4
+_MAX_ROWS = 600
+_SCREENING_ROWS = 300  # on which all candidates are tried
 _PENALTIES = (0.01, 0.1, 1.0)  # of the mean product of a row with itself
-_CONTENDERS = 8  # that are tried on more rows, and again at every step
+_MAX_CONTENDERS = 8  # that are tried on more rows, and again at every step
 
 
-def forward_selection(
-    features: Mapping[str, Array], contest: CrossValidation, ranked: Sequence[str]
-) -> tuple[str, ...]:
-    """The names to put side by side, in the order in which they were added.
+def forward_selection(features: Mapping[str, Array], cv: CrossValidation, ranked: Sequence[str]) -> tuple[str, ...]:
+    """Select the names to put side by side, in the order in which they were added.
 
     Parameters
     ----------
+    features : mapping of str to (n, d) array
+    cv : CrossValidation
     ranked : sequence of str
-        Names of ``features``, the best on its own first.
+        Names of ``features``, the best by itself first.
 
     Notes
     -----
-    Cost: n²·d + n³ per candidate with n ≤ 300, and the same for eight of them per step with n ≤ 600.
+    **Cost**: n²·d + n³ per candidate with n ≤ 300, and the same for eight of them per step with n ≤ 600.
     """
     if len(ranked) < 2:
         return tuple(ranked)
-    chosen = [ranked[0]]
-    contenders = _promising(_KernelSearch.of(features, contest, ranked, _FIRST_ROWS), ranked)
-    search = _KernelSearch.of(features, contest, [*chosen, *contenders], _ROWS)
-    total = search.kernels[ranked[0]]
-    least, penalty = search.best(total)
-    while contenders and len(chosen) < MOST:
-        costs = {name: search.mean_loss(total + search.kernels[name], penalty) for name in contenders}
-        contenders.sort(key=lambda name: costs[name])
-        total = total + search.kernels[contenders[0]]
-        cost, penalty = search.best(total)
-        if cost >= least and len(chosen) > 1:
+    selected = [ranked[0]]
+    contenders = _screen(_KernelSearch.on_rows(features, cv, ranked, _SCREENING_ROWS), ranked)
+    search = _KernelSearch.on_rows(features, cv, [*selected, *contenders], _MAX_ROWS)
+    union = search.kernels[ranked[0]]
+    lowest, penalty = search.best_loss(union)
+    while contenders and len(selected) < MAX_SETS:
+        losses = {name: search.loss(union + search.kernels[name], penalty) for name in contenders}
+        contenders.sort(key=lambda name: losses[name])
+        union = union + search.kernels[contenders[0]]
+        loss, penalty = search.best_loss(union)
+        # two sets are always tried: whether they beat one is for the comparison of finalists to say
+        if loss >= lowest and len(selected) > 1:
             break
-        least = cost
-        chosen.append(contenders.pop(0))
-    return tuple(chosen)
+        lowest = loss
+        selected.append(contenders.pop(0))
+    return tuple(selected)
 
 
-def _promising(search: _KernelSearch, ranked: Sequence[str]) -> list[str]:
-    """The names that do most for the first, the best first."""
-    start = search.kernels[ranked[0]]
-    penalty = search.best(start)[1]
-    costs = {name: search.mean_loss(start + search.kernels[name], penalty) for name in ranked[1:]}
-    return sorted(costs, key=lambda name: costs[name])[:_CONTENDERS]
+def _screen(search: _KernelSearch, ranked: Sequence[str]) -> list[str]:
+    """Select the names that lower the loss of the first the most, the best first."""
+    first = search.kernels[ranked[0]]
+    penalty = search.best_loss(first)[1]
+    losses = {name: search.loss(first + search.kernels[name], penalty) for name in ranked[1:]}
+    return sorted(losses, key=lambda name: losses[name])[:_MAX_CONTENDERS]
 
 
 @dataclass(frozen=True, eq=False)
 class _KernelSearch:
-    """What every union is judged by."""
+    """The rows' products (n, n) of each set of features, with the folds by which unions are judged."""
 
-    contest: CrossValidation
+    cv: CrossValidation
     kernels: Mapping[str, Float]
-    members: list[Array] = field(init=False)
+    fold_rows: list[Array] = field(init=False)
 
     @classmethod
-    def of(
-        cls, features: Mapping[str, Array], contest: CrossValidation, names: Sequence[str], most: int
+    def on_rows(
+        cls, features: Mapping[str, Array], cv: CrossValidation, names: Sequence[str], max_rows: int
     ) -> _KernelSearch:
-        """On at most so many rows, evenly spaced."""
-        rows = np.linspace(0, len(contest.T) - 1, min(len(contest.T), most)).astype(np.int64)
-        return cls(
-            contest.take_rows(rows), {name: centered_gram(features[name][rows], standard=True) for name in names}
-        )
+        """Prepare a search on at most so many rows, evenly spaced."""
+        rows = np.linspace(0, len(cv.T) - 1, min(len(cv.T), max_rows)).astype(np.int64)
+        kernels = {name: centered_gram(features[name][rows], standard=True) for name in names}
+        return cls(cv.take_rows(rows), kernels)
 
     def __post_init__(self) -> None:
-        ids = self.contest.folds[0]
-        object.__setattr__(self, "members", [np.flatnonzero(ids == fold) for fold in np.unique(ids)])
+        fold_ids = self.cv.folds[0]
+        object.__setattr__(self, "fold_rows", [np.flatnonzero(fold_ids == fold) for fold in np.unique(fold_ids)])
 
-    def best(self, kernel: Float) -> tuple[float, float]:
-        """The least held-out cost at any strength, and that strength."""
-        return min((self.mean_loss(kernel, penalty), penalty) for penalty in _PENALTIES)
+    def best_loss(self, kernel: Float) -> tuple[float, float]:
+        """Lowest held-out loss at any penalty, and that penalty."""
+        return min((self.loss(kernel, penalty), penalty) for penalty in _PENALTIES)
 
-    def mean_loss(self, kernel: Float, penalty: float) -> float:
-        """Held-out cost of ridge at a strength relative to the mean product of a row with itself."""
-        contest = self.contest
+    def loss(self, kernel: Float, penalty: float) -> float:
+        """Held-out loss of ridge; the penalty is relative to the mean product of a row with itself."""
+        cv = self.cv
         level = float(np.trace(kernel)) / len(kernel)
         if level <= 0:
             return np.inf
         try:
-            held = kernel_out_of_fold(kernel, contest.T, self.members, level * penalty)
+            held_out = kernel_out_of_fold(kernel, cv.T, self.fold_rows, level * penalty)
         except NumericsError:
             return np.inf
-        if contest.scoring.task == "multilabel":
-            held = held - 0.5
-        return float(score_out_of_fold(held[None], contest.T, contest.folds[:1], contest.scoring).losses.mean())
+        if cv.scoring.task == "multilabel":
+            held_out = held_out - 0.5
+        return float(score_out_of_fold(held_out[None], cv.T, cv.folds[:1], cv.scoring).losses.mean())

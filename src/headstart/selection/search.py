@@ -1,30 +1,28 @@
-"""``head="auto"``: which features, and which head on them, by cross-validation on features that are there already.
+"""Choose features and a head by cross-validation: ``head="auto"``.
 
-1. **Screening.** Every candidate (a layer's features) gets ridge and LDA at all strengths, from one decomposition.
-2. **Contest.** The best few get every head that does the task, on plain and standardised features; with ``fuse`` the
-   best candidates put side by side compete as well.
-3. **Decision.** Settings are compared by held-out *error + log-loss* (accuracy alone is too coarse to choose by on few
-   rows), row by row. Logistic regression with C = 1 on plain features is the one to beat: another setting replaces it
-   only when it is better by more than a standard error of the paired difference (more on very few rows). Of those the
-   best mean wins, up to 200 rows the best lower bound. Folds are drawn three times, on small data up to ten times.
-   Above 200 rows a head's whole grid is held out by the first draw, and its best setting by all; only the latter are
-   compared. Up to 200 rows, or 30 per class, only heads that are steady there compete, on plain features.
-4. **Safety.** Several candidates side by side win over a single one that is not clearly better than they are: on few
-   rows the best single one is often only the luckiest.
+:func:`select_head` goes through five stages; :func:`search` runs the middle three.
 
-Everything is deterministic, and a time budget is counted in operations, not seconds, so that a slow moment never
+1. **Candidates.** Features (a layer's rows, by name) and heads with their grids; folds, drawn three to ten times.
+2. **Screening.** Every set of features is cross-validated with the cheap heads (ridge and LDA: all strengths from one
+   decomposition). The two best survive.
+3. **Finalists.** The survivors get every head that does the task, on plain and on standardised features.
+4. **Fusion.** On request forward selection puts several sets of features side by side, as one finalist more.
+5. **Decision.** Per finalist the one-standard-error rule (:func:`~headstart.selection.cross_validation.select_one_se`)
+   against logistic regression with C = 1; between finalists the lowest loss, on few rows the larger set where that is
+   not clearly worse (:func:`~headstart.selection.cross_validation.prefer_larger_set`).
+
+Settings are compared by held-out *error + log-loss*, row by row: accuracy alone is too coarse on few rows. On small
+samples only heads that are safe there take part, on plain features.
+
+Everything is deterministic, and the time budget is counted in operations, not seconds, so that a slow moment never
 changes a choice. The score of the winner is the best of many and so slightly too good: a test split says what it is
-worth.
-Standardisation uses all rows, also held-out ones, but never their targets.
-
-Metrics: accuracy or balanced accuracy (classes), mean average precision (labels), R² (values).
+worth. Standardisation uses all rows, also held-out ones, but never their targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -33,105 +31,31 @@ from headstart._base.registry import unknown_name
 from headstart._base.typing import Array, Float, Ints
 from headstart.dataset.splits import stratified_order
 from headstart.errors import DataError, NumericsError, OptionError
-from headstart.heads.base import HEADS, Head, head
+from headstart.heads.base import HEADS, Head, LinearHead, Setting, head
 from headstart.heads.problem import Problem, check_rows, check_two_classes
 from headstart.imbalance import Balance, log_adjustment, resolve, row_weights
 from headstart.selection.calibration import fit_temperature
 from headstart.selection.cross_validation import (
-    FEW_PER_CLASS,
-    SCREENERS,
-    SMALL_SAMPLE,
     CrossValidation,
     CVResult,
     HeadCandidate,
     Scoring,
     complete_results,
     draw_folds,
+    is_small_sample,
     prefer_larger_set,
     select_one_se,
 )
 from headstart.selection.forward_selection import forward_selection
 
-# ---- The way of candidates through screening and contest. ----
+__all__ = ["CVResult", "Selection", "calibrate", "concatenate", "search", "select_head"]
 
-
-_FINALISTS = 2
-
-
-def concatenate(blocks: Sequence[Array]) -> Array:
-    """The features of several layers put side by side (n, Σd)."""
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
-
-
-def search(
-    features: Mapping[str, Array], contest: CrossValidation, entries: list[HeadCandidate], *, fuse: bool, budget: float
-) -> tuple[list[CVResult], list[tuple[str, ...]]]:
-    """All trials, and the sets of features that reached the contest."""
-    scales = _scales(contest, entries)
-    trials, standing = _screened(features, contest, entries, scales[0])
-    share = budget / (len(scales) * len(standing) + fuse)
-    for name, problem in standing.items():
-        for scale in scales:
-            done = {trial.head for trial in trials if trial.candidates == (name,)} if scale == scales[0] else ()
-            fresh = [entry for entry in entries if entry.name not in done and entry.supports_scale(scale)]
-            if fresh:
-                scaled = problem.scaled(scale)
-                trials += contest.cross_validate((name,), scaled, contest.within_budget(scaled, fresh, share))
-    finals: list[tuple[str, ...]] = [(name,) for name in standing]
-    able = [entry for entry in entries if entry.supports_scale("standard")]
-    fused = forward_selection(features, contest, _by_cost(features, trials)) if fuse and able else ()
-    if len(fused) > 1:
-        problem = contest.problem(concatenate([features[name] for name in fused]), "standard")
-        trials += contest.cross_validate(fused, problem, contest.within_budget(problem, able, share))
-        finals.append(fused)
-    return trials, finals
-
-
-def _screened(
-    features: Mapping[str, Array], contest: CrossValidation, entries: list[HeadCandidate], scale: str
-) -> tuple[list[CVResult], dict[str, Problem]]:
-    """A first trial of every candidate, and the best few, ready for more."""
-    able = [entry for entry in entries if entry.supports_scale(scale)]
-    screeners = [entry for entry in able if entry.name in SCREENERS] or able
-    trials: list[CVResult] = []
-    standing: dict[str, Problem] = {}
-    for name, X in features.items():
-        standing[name] = contest.problem(X, scale)
-        if len(features) > 1:
-            trials += contest.cross_validate((name,), standing[name], screeners)
-            best = _by_cost(standing, trials)[:_FINALISTS]
-            standing = {kept: standing[kept] for kept in best}  # the others' decompositions are let go
-    return trials, standing
-
-
-def _by_cost(names: Mapping[str, Any], trials: Sequence[CVResult]) -> list[str]:
-    """Candidates, the one with the cheapest trial first; of equals the first."""
-    whole = complete_results(trials)
-    least = {name: min((t.mean_loss for t in whole if t.candidates == (name,)), default=np.inf) for name in names}
-    return sorted(names, key=lambda name: least[name])
-
-
-def _scales(contest: CrossValidation, entries: Sequence[HeadCandidate]) -> list[str]:
-    """Scalings that compete: on few rows only the plain features, unless a head asks for others."""
-    asked = any(entry.fields is not None for entry in entries)
-    wanted = ("none", "standard") if asked or not is_small_sample(contest.T, contest.scoring.task) else ("none",)
-    return [scale for scale in wanted if any(entry.supports_scale(scale) for entry in entries)]
-
-
-def is_small_sample(T: Float, task: str) -> bool:
-    """Whether there are so few rows that choosing among many settings would be choosing noise."""
-    counts = T.sum(axis=0)
-    return len(T) <= SMALL_SAMPLE or (
-        task == "classification" and float(np.median(counts[counts > 0])) <= FEW_PER_CLASS
-    )
-
-
-__all__ = ["CVResult", "Selection", "calibrate", "select_head"]
-
-_LAST_BITS = 1e-6  # relative
+SCREENERS = ("ridge", "lda")  # all their strengths come from one decomposition
+N_SURVIVORS = 2
 MOST_ROWS = 10_000  # choices are made on at most so many rows
-_RATE = 2e10  # operations per second, for the budget
-_BUDGET = 30.0
+_FLOPS_PER_SECOND = 2e10  # turns the time budget into operations
+_TIME_BUDGET = 30.0  # seconds
+_LAST_BITS = 1e-6  # relative difference of features that are equal
 _SIMPLEST = ("nearest_centroid", "ridge", "lda", "logistic")  # any further head comes after these
 _DEFAULT = {"classification": "nearest_centroid", "multilabel": "logistic", "regression": "ridge"}
 _METRIC = {"classification": "accuracy", "multilabel": "mean_average_precision", "regression": "r2"}
@@ -139,7 +63,7 @@ _METRIC = {"classification": "accuracy", "multilabel": "mean_average_precision",
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What was chosen, and everything it was compared with.
+    """The features and the head that were chosen, with everything they were compared with.
 
     Attributes
     ----------
@@ -148,20 +72,22 @@ class Selection:
     name : str
         The head; ``fields`` are its hyper-parameters.
     metric : str
-        What ``score`` is, with its 95 % interval ``low`` to ``high``; NaN where nothing could be cross-validated.
+        The name of ``score``, whose 95 % interval is ``low`` to ``high``; NaN where nothing could be cross-validated.
     temperature : float
         From held-out decisions.
     log_odds : (t,) array or None
         Logit adjustment.
-    trials : tuple of Trial
+    trials : tuple of CVResult
         Every setting tried, in the order in which they were.
+    folds : (R, n) array or None
+        The fold assignments.
     reason : str
         One sentence for the record.
     """
 
     candidates: tuple[str, ...]
     name: str
-    fields: dict[str, Any]
+    fields: Setting
     task: str
     metric: str
     score: float
@@ -190,12 +116,12 @@ class Selection:
         fitted.temperature_ = self.temperature
         return fitted if self.log_odds is None else fitted.adjust(self.log_odds)
 
-    def selected_counts(self, fitted: Any, X_by_candidate: Mapping[str, Array]) -> tuple[int, ...] | None:
-        """How many features of each candidate a head that selects has kept; None where it keeps all."""
-        if not fitted.selects_features:
+    def selected_counts(self, fitted: Head, X_by_candidate: Mapping[str, Array]) -> tuple[int, ...] | None:
+        """Count the features of each candidate that a fitted head gives weight; None for heads that use all."""
+        if not (fitted.selects_features and isinstance(fitted, LinearHead)):
             return None
         ends = np.cumsum([0, *(X_by_candidate[name].shape[1] for name in self.candidates)])
-        return tuple(np.diff(np.searchsorted(fitted.selected_features_, ends)).tolist())
+        return tuple(np.diff(np.searchsorted(fitted.selected_features_, ends).astype(np.int64)).tolist())
 
 
 def select_head(
@@ -223,12 +149,12 @@ def select_head(
         One-hot classes, 0 and 1 labels, or values.
     task : {"classification", "multilabel", "regression"}
     fold_ids : (n,) or (R, n) array of int, optional
-        Which fold each row is held out in; used as they are. None draws stratified folds, three times or more.
+        The fold in which each row is held out; used as they are. None draws stratified folds, three times or more.
     groups : (n,) array, optional
         Rows of one group stay in one fold, when folds are drawn.
     heads : str, Head, or a sequence of them, optional
         Names compete with their whole grid, heads with their own fields. None is every head that does
-        the task and competes; with ``from_moments``, and is a function of moments.
+        the task and is ``in_auto``; with ``from_moments``, and is a function of moments.
     balance : {"auto", "none", "logit", "weights"}
         See :mod:`headstart.imbalance`; "none" chooses for accuracy, the others for balanced accuracy.
     fuse : bool
@@ -240,34 +166,124 @@ def select_head(
 
     Returns
     -------
-    Choice
-        ``choice.fit(X_by_candidate, T)`` gives the fitted, calibrated head.
+    Selection
+        ``selection.fit(X_by_candidate, T)`` gives the fitted, calibrated head.
+
+    Raises
+    ------
+    DataError, NumericsError, OptionError
+        When rows, targets or options do not allow a choice; each message says what to do.
 
     Notes
     -----
-    Cost: one decomposition per candidate and scaling, O(n·d·min(n, d)), and the contest of the best two. More than
+    **Cost**: one decomposition per candidate and scaling, O(n·d·min(n, d)), and all heads on the best two. More than
     10,000 rows are thinned to that.
     """
     features = {name: np.asanyarray(X) for name, X in X_by_candidate.items()}
     targets = np.asarray(T, dtype=np.float64)
-    _need_rows(features, targets, task)
-    features = _varying(features)
+    _check_inputs(features, targets, task)
+    features = _drop_constant(features)
     balanced = resolve(balance, targets.sum(axis=0), task)
-    folds = _checked_folds(fold_ids, len(targets))
+    candidates = _head_candidates(heads, task, targets, from_moments=from_moments)
+    folds = _check_folds(fold_ids, len(targets))
     if folds is None:
         folds = draw_folds(targets, task, groups=groups, random_state=random_state)
-    entries = _entries(heads, task, targets, from_moments)
     if folds is None:
-        return _without_folds(list(features)[-1], entries, task, balanced=balanced, T=targets)
-    contest = _contest(targets, folds, task, balanced=balanced, sample_weight=sample_weight)
+        return _without_folds(list(features)[-1], candidates, task, balanced=balanced, T=targets)
+    cv = _cross_validation(targets, folds, task, balanced=balanced, sample_weight=sample_weight)
     if len(targets) > MOST_ROWS:
-        kept = _thinned(contest.T, task, random_state)
-        contest, features = contest.take_rows(kept), {name: X[kept] for name, X in features.items()}
-    trials, finals = search(features, contest, entries, fuse=fuse, budget=(time_budget or _BUDGET) * _RATE)
-    winners = [select_one_se([trial for trial in trials if trial.candidates == final]) for final in finals]
-    won = prefer_larger_set(winners)
-    reason = f"best of {len(trials)} settings by cross-validation on {len(contest.T):,} rows"
-    return _choice(won, contest.scoring, balanced=balanced, T=targets, reason=reason, trials=tuple(trials), folds=folds)
+        rows = _sample_rows(cv.T, task, random_state)
+        cv, features = cv.take_rows(rows), {name: X[rows] for name, X in features.items()}
+    budget = (time_budget or _TIME_BUDGET) * _FLOPS_PER_SECOND
+    trials, finalists = search(features, cv, candidates, fuse=fuse, budget=budget)
+    winners = [select_one_se([trial for trial in trials if trial.candidates == names]) for names in finalists]
+    winner = prefer_larger_set(winners)
+    reason = f"best of {len(trials)} settings by cross-validation on {len(cv.T):,} rows"
+    return _selection(winner, cv.scoring, balanced, T=targets, reason=reason, trials=tuple(trials), folds=folds)
+
+
+def search(
+    features: Mapping[str, Array], cv: CrossValidation, candidates: list[HeadCandidate], *, fuse: bool, budget: float
+) -> tuple[list[CVResult], list[tuple[str, ...]]]:
+    """Screen all features, cross-validate every head on the survivors, and on several side by side.
+
+    Parameters
+    ----------
+    features : mapping of str to (n, d) array
+    cv : CrossValidation
+        The targets, folds and scoring that all settings share.
+    candidates : list of HeadCandidate
+    fuse : bool
+        Whether sets of features are also put side by side.
+    budget : float
+        Floating-point operations that the finalists may take together.
+
+    Returns
+    -------
+    trials : list of CVResult
+        Every setting that was cross-validated.
+    finalists : list of tuple of str
+        The sets of features between which the decision is.
+    """
+    scales = _scales(cv, candidates)
+    trials, survivors = _screen(features, cv, candidates, scales[0])
+    share = budget / (len(scales) * len(survivors) + fuse)
+    for name, problem in survivors.items():
+        for scale in scales:
+            screened = {trial.head for trial in trials if trial.candidates == (name,)} if scale == scales[0] else set()
+            remaining = [c for c in candidates if c.name not in screened and c.supports_scale(scale)]
+            if remaining:
+                trials += cv.cross_validate((name,), problem.scaled(scale), remaining, budget=share)
+    finalists: list[tuple[str, ...]] = [(name,) for name in survivors]
+    fusible = [c for c in candidates if c.supports_scale("standard")]
+    if fuse and fusible:
+        names = forward_selection(features, cv, _by_loss(features, trials))
+        if len(names) > 1:
+            problem = cv.problem(concatenate([features[name] for name in names]), "standard")
+            trials += cv.cross_validate(names, problem, fusible, budget=share)
+            finalists.append(names)
+    return trials, finalists
+
+
+def _screen(
+    features: Mapping[str, Array], cv: CrossValidation, candidates: list[HeadCandidate], scale: str
+) -> tuple[list[CVResult], dict[str, Problem]]:
+    """Cross-validate the cheap heads on every set of features; keep the problems of the best two."""
+    fitting = [c for c in candidates if c.supports_scale(scale)]
+    screeners = [c for c in fitting if c.name in SCREENERS] or fitting
+    trials: list[CVResult] = []
+    survivors: dict[str, Problem] = {}
+    for name, X in features.items():
+        survivors[name] = cv.problem(X, scale)
+        if len(features) > 1:
+            trials += cv.cross_validate((name,), survivors[name], screeners)
+            best = _by_loss(survivors, trials)[:N_SURVIVORS]
+            # the decompositions of the others are let go at once: memory holds three, not one per layer
+            survivors = {survivor: survivors[survivor] for survivor in best}
+    return trials, survivors
+
+
+def _by_loss(names: Iterable[str], trials: Sequence[CVResult]) -> list[str]:
+    """Sort sets of features by their best setting, the lowest loss first; equals stay in order."""
+    complete = complete_results(trials)
+
+    def lowest(name: str) -> float:
+        return min((trial.mean_loss for trial in complete if trial.candidates == (name,)), default=np.inf)
+
+    return sorted(names, key=lowest)
+
+
+def _scales(cv: CrossValidation, candidates: Sequence[HeadCandidate]) -> list[str]:
+    """Scalings that compete: on small samples only the plain features, unless a head asks for others."""
+    requested = any(c.fields is not None for c in candidates)
+    plain_only = is_small_sample(cv.T, cv.scoring.task) and not requested
+    scales = ("none",) if plain_only else ("none", "standard")
+    return [scale for scale in scales if any(c.supports_scale(scale) for c in candidates)]
+
+
+def concatenate(blocks: Sequence[Array]) -> Array:
+    """Put the features of several layers side by side (n, Σd)."""
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
 
 def calibrate(fitted: Head, decisions: Array, T: Array) -> Head:
@@ -279,6 +295,11 @@ def calibrate(fitted: Head, decisions: Array, T: Array) -> Head:
     decisions : (n, t) or (R, n, t) array
         Of rows that the head, or its like, was not fitted on: ``Head.out_of_fold`` or a validation split.
     T : (n, t) array
+
+    Raises
+    ------
+    DataError
+        When shapes do not match or decisions are not finite.
     """
     held_out, targets = np.asarray(decisions, dtype=np.float64), np.asarray(T, dtype=np.float64)
     if held_out.shape[-2:] != targets.shape or not np.isfinite(held_out).all():
@@ -287,56 +308,86 @@ def calibrate(fitted: Head, decisions: Array, T: Array) -> Head:
     return fitted
 
 
-def _entries(heads: str | Head | Sequence[str | Head] | None, task: str, T: Float, solved: bool) -> list[HeadCandidate]:
-    """The heads that compete, the simplest first."""
+def _head_candidates(
+    heads: str | Head | Sequence[str | Head] | None, task: str, T: Float, *, from_moments: bool
+) -> list[HeadCandidate]:
+    """List the heads that compete, the simplest first."""
     if heads is None or (isinstance(heads, str) and heads == "auto"):
-        able = [name for name in (*_SIMPLEST, *HEADS) if HEADS[name].in_auto and task in HEADS[name].tasks]
-        able = [name for name in able if HEADS[name].from_moments or not solved]
+        names = [name for name in (*_SIMPLEST, *HEADS) if HEADS[name].in_auto and task in HEADS[name].tasks]
+        if from_moments:
+            names = [name for name in names if HEADS[name].from_moments]
         if is_small_sample(T, task):
-            able = [name for name in able if task in HEADS[name].few_shot_tasks]
-        return [HeadCandidate(name) for name in dict.fromkeys(able)]
-    asked = [heads] if isinstance(heads, (str, Head)) else list(heads)
-    entries = [HeadCandidate(one) if isinstance(one, str) else HeadCandidate(one.name, one.config()) for one in asked]
-    wrong = [entry.name for entry in entries if task not in entry.kind.tasks]
-    if wrong or not entries:
-        raise OptionError(
-            f"None of the heads {wrong} does {task!r}." if wrong else "heads=[] leaves nothing to choose."
-        )
-    return entries
+            names = [name for name in names if task in HEADS[name].few_shot_tasks]
+        return [HeadCandidate(name) for name in dict.fromkeys(names)]
+    requested = [heads] if isinstance(heads, (str, Head)) else list(heads)
+    candidates = [
+        HeadCandidate(item) if isinstance(item, str) else HeadCandidate(item.name, item.config()) for item in requested
+    ]
+    wrong = [candidate.name for candidate in candidates if task not in candidate.kind.tasks]
+    if wrong:
+        raise OptionError(f"None of the heads {wrong} does {task!r}.")
+    if not candidates:
+        raise OptionError("heads=[] leaves nothing to choose.")
+    return candidates
 
 
-def _contest(T: Float, folds: Ints, task: str, *, balanced: Balance, sample_weight: Array | None) -> CrossValidation:
-    seen = T.sum(axis=0) > 0 if task == "classification" else np.ones(T.shape[1], dtype=bool)
-    T = T[:, seen]
+def _cross_validation(
+    T: Float, folds: Ints, task: str, *, balanced: Balance, sample_weight: Array | None
+) -> CrossValidation:
+    """Join targets, folds and the scoring that ``balance=`` asks for; classes without rows are left out."""
+    present = T.sum(axis=0) > 0 if task == "classification" else np.ones(T.shape[1], dtype=bool)
+    T = T[:, present]
     shift = log_adjustment(T.sum(axis=0)) if balanced.kind == "logit" else None
     even = row_weights(T) if balanced.kind != "none" else None
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     if balanced.kind == "weights" and even is not None:
         weights = even if weights is None else even * weights
-    metric = balanced.metric if task == "classification" else _METRIC[task]
-    return CrossValidation(T, folds, Scoring(task, metric, shift, even), weights)
+    return CrossValidation(T, folds, Scoring(task, _metric(task, balanced), shift, even), weights)
 
 
-def _choice(won: CVResult, aim: Scoring, *, balanced: Balance, T: Float, **record: Any) -> Selection:
-    due = balanced.kind == "logit" and HEADS[won.head].learns_prior
-    log_odds = log_adjustment(T.sum(axis=0)) if due else None
-    score = (aim.metric, won.score, won.low, won.high, won.temperature)
-    return Selection(won.candidates, won.head, won.fields, aim.task, *score, balanced, log_odds, **record)
+def _metric(task: str, balanced: Balance) -> str:
+    return balanced.metric if task == "classification" else _METRIC[task]
 
 
-def _without_folds(last: str, entries: list[HeadCandidate], task: str, *, balanced: Balance, T: Float) -> Selection:
-    """One row per class, or a single group: nothing can be held out, so the default it is, on the last candidate."""
-    wanted = _DEFAULT[task]
-    entry = next((entry for entry in entries if entry.name == wanted), entries[0])
-    nothing = np.zeros(0)
-    metric = balanced.metric if task == "classification" else _METRIC[task]
-    fields = entry.fields or {}
-    won = CVResult((last,), entry.name, fields, np.nan, np.nan, np.nan, nothing, nothing, 1.0)
+def _selection(
+    winner: CVResult,
+    scoring: Scoring,
+    balanced: Balance,
+    *,
+    T: Float,
+    reason: str,
+    trials: tuple[CVResult, ...] = (),
+    folds: Ints | None = None,
+) -> Selection:
+    adjusts = balanced.kind == "logit" and HEADS[winner.head].learns_prior
+    return Selection(
+        candidates=winner.candidates,
+        name=winner.head,
+        fields=winner.fields,
+        task=scoring.task,
+        metric=scoring.metric,
+        score=winner.score,
+        low=winner.low,
+        high=winner.high,
+        temperature=winner.temperature,
+        balance=balanced,
+        log_odds=log_adjustment(T.sum(axis=0)) if adjusts else None,
+        reason=reason,
+        trials=trials,
+        folds=folds,
+    )
+
+
+def _without_folds(last: str, candidates: list[HeadCandidate], task: str, *, balanced: Balance, T: Float) -> Selection:
+    """Fall back to the default head on the last features: one row per class, or one group, cannot be held out."""
+    default = next((c for c in candidates if c.name == _DEFAULT[task]), candidates[0])
+    empty = np.zeros(0)
+    winner = CVResult((last,), default.name, default.fields or {}, np.nan, np.nan, np.nan, empty, empty, 1.0)
     reason = "no two folds can be had (one row per class, or one group), so nothing was compared"
-    return _choice(won, Scoring(task, metric), balanced=balanced, T=T, reason=reason)
+    return _selection(winner, Scoring(task, _metric(task, balanced)), balanced, T=T, reason=reason)
 
 
-def _need_rows(features: Mapping[str, Array], T: Float, task: str) -> None:
+def _check_inputs(features: Mapping[str, Array], T: Float, task: str) -> None:
     if task not in _METRIC:
         raise OptionError(unknown_name("tasks that have heads", task, list(_METRIC)))
     if not features:
@@ -350,22 +401,22 @@ def _need_rows(features: Mapping[str, Array], T: Float, task: str) -> None:
         check_two_classes(T.sum(axis=0))
 
 
+def _drop_constant(features: Mapping[str, Array]) -> dict[str, Array]:
+    """Leave out candidates that do not vary from row to row (a dead layer)."""
+    varying = {name: X for name, X in features.items() if _varies(X if X.dtype.kind == "f" else X.astype(np.float64))}
+    if not varying:
+        raise NumericsError("All features are constant: there is nothing to learn from. Choose another layer.")
+    for name in features.keys() - varying.keys():
+        note(f"{name}: its features are constant, so it is left out of the choice.")
+    return varying
+
+
 def _varies(X: Array) -> bool:
-    """Whether rows differ by more than their last bits: equal items in batches of different sizes differ in those."""
+    """Tell whether rows differ by more than last bits, in which equal items in batches of different sizes differ."""
     return bool((np.abs(X - X[:1]) > _LAST_BITS * np.abs(X[:1])).any())
 
 
-def _varying(features: Mapping[str, Array]) -> dict[str, Array]:
-    """The candidates that vary from row to row; a layer that does not (all dead) is no candidate."""
-    kept = {name: X for name, X in features.items() if _varies(X if X.dtype.kind == "f" else X.astype(np.float64))}
-    if not kept:
-        raise NumericsError("All features are constant: there is nothing to learn from. Choose another layer.")
-    for name in features.keys() - kept.keys():
-        note(f"{name}: its features are constant, so it is left out of the choice.")
-    return kept
-
-
-def _checked_folds(fold_ids: Array | None, rows: int) -> Ints | None:
+def _check_folds(fold_ids: Array | None, rows: int) -> Ints | None:
     if fold_ids is None:
         return None
     folds = np.atleast_2d(np.asarray(fold_ids))
@@ -376,8 +427,8 @@ def _checked_folds(fold_ids: Array | None, rows: int) -> Ints | None:
     return folds.astype(np.int64)
 
 
-def _thinned(T: Float, task: str, random_state: int) -> Ints:
-    """So many of the rows that choosing stays quick, of every class its share, in their order."""
+def _sample_rows(T: Float, task: str, random_state: int) -> Ints:
+    """Draw so many rows that choosing stays quick, of every class its share, in their order."""
     rng = np.random.default_rng(random_state)
     labels = T.argmax(axis=1) if task == "classification" else np.zeros(len(T), dtype=np.int64)
     order = stratified_order(labels, rng)
