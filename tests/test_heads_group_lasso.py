@@ -16,9 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from headstart.errors import NotFitted, NumericsError
 from headstart.heads import head
 from headstart.heads.base import HEADS
-from headstart.heads.group_lasso import GroupLasso, _PathFit
+from headstart.heads.group_lasso import GroupLasso, _LassoPath, largest_penalty
 from headstart.heads.problem import Problem
-from headstart.linalg.multitask_lasso import largest
 from headstart.moments import Moments
 from headstart.selection.search import select_head
 
@@ -46,8 +45,8 @@ def their_features(X, Y, alpha):
 
 
 def top(X, Y, scale="none"):
-    fit = _PathFit.of(Problem("regression", scale, X=X, T=Y))
-    return largest(fit.products) / fit.count
+    fit = _LassoPath.of(Problem("regression", scale, X=X, T=Y))
+    return largest_penalty(fit.rows, fit.targets) / fit.count
 
 
 @given(seed=seeds, shape=shapes, share=st.sampled_from([0.6, 0.2, 0.05]))
@@ -137,15 +136,15 @@ def test_moments_without_a_fold_are_those_of_the_other_rows(shape, scale):
     weights = np.random.default_rng(0).uniform(0.5, 2, len(X))
     problem = Problem("regression", scale, X=X, T=Y, weights=weights)
     fold = np.arange(0, len(X), 5)
-    left = _PathFit.without(problem, fold)
+    left = _LassoPath.without(problem, fold)
     others = np.delete(np.arange(len(X)), fold)
     spread = 1.0 if problem.feature_scale is None else problem.feature_scale
     mean, ymean = (np.average(V[others], axis=0, weights=weights[others]) for V in (X, Y))
     rows = np.sqrt(weights[others])[:, None] * (X[others] - mean) / spread
     targets = np.sqrt(weights[others])[:, None] * (Y[others] - ymean)
     every = np.arange(shape[1])
-    assert np.allclose(left.products.block(every), rows.T @ rows)
-    assert np.allclose(left.products.cross, rows.T @ targets)
+    assert np.allclose(left._gram(every), rows.T @ rows)
+    assert np.allclose(left.cross, rows.T @ targets)
     assert left.count == pytest.approx(weights[others].sum())
     assert left.target_scatter == pytest.approx((targets**2).sum())
     assert np.allclose(problem.mean + left.shift * spread, mean)

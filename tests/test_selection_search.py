@@ -171,9 +171,9 @@ def test_only_trials_that_saw_every_draw_are_compared():
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 
-def trial(costs, name="lda", rows=300, draws=1, **fields):
+def trial(costs, name="lda", rows=300, n_repeats=1, **fields):
     fields = {"scale": "none", **fields}
-    return CVResult(("x",), name, fields, 0.5, 0.4, 0.6, np.zeros(rows), np.asarray(costs, dtype=float), 1.0, draws)
+    return CVResult(("x",), name, fields, 0.5, 0.4, 0.6, np.zeros(rows), np.asarray(costs, dtype=float), 1.0, n_repeats)
 
 
 def test_the_anchor_stands_unless_another_is_better_by_a_standard_error():
