@@ -71,6 +71,12 @@ def test_saved_and_loaded_it_writes_the_same(predictor, test_part, tmp_path):
     assert again.targets[0].config() == predictor.targets[0].config()
 
 
+def test_one_pass_gives_labels_alone(predictor, test_part):
+    predictions = predictor.infer(test_part)
+    assert predictions.labels == predictor.predict(test_part)
+    assert predictions.probabilities is None and predictions.decisions is None and predictions.skipped == ()
+
+
 def test_a_damaged_record_is_refused(predictor):
     answer = predictor.targets[0]
     for wrong in ({"joint": "<br>"}, {"seen": "everything"}, {"length": {"unit": "pages", "amount": 1.0}}):

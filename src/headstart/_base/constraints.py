@@ -16,6 +16,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any, get_type_hints
 
@@ -138,13 +139,16 @@ class Each:
         return [[], [invalid] if invalid else []]
 
 
-def declared_constraints(kind: type) -> Iterator[tuple[str, list[Any]]]:
-    """Yield field name and declared constraints, for every field of a dataclass that declares some."""
+@lru_cache(maxsize=256)  # evaluating annotations takes a millisecond, and every prediction validates a reader
+def declared_constraints(kind: type) -> tuple[tuple[str, list[Any]], ...]:
+    """Return field name and declared constraints of every field of a dataclass that declares some."""
     hints = get_type_hints(kind, include_extras=True)
+    constraints: list[tuple[str, list[Any]]] = []
     for field in dataclasses.fields(kind):
         declared = [c for c in getattr(hints[field.name], "__metadata__", ()) if hasattr(c, "allows")]
         if declared:
-            yield field.name, declared
+            constraints.append((field.name, declared))
+    return tuple(constraints)
 
 
 def validate(owner: object) -> None:

@@ -35,6 +35,14 @@ _LIBRARIES = ("timm", "transformers", "keras")
 _LARGEST_BATCH = 65_536
 
 
+class NothingReadable(DataError):
+    """Nothing of a dataset could be read; ``skipped`` names its items, so that nobody reads them again to find out."""
+
+    def __init__(self, message: str, skipped: Sequence[SkippedItem]) -> None:
+        super().__init__(message)
+        self.skipped = tuple(skipped)
+
+
 def extract(
     source: Source | str,
     data: Dataset,
@@ -118,6 +126,8 @@ def extract(
         session = open_session(source, {name: pools[name] for name in lacking}, choice)
         with track(f"{source.name}: features", len(missing)) as done:
             prepare = pipeline.prepared(read, spent, getattr(source.input, "warning", None))
+            if len(missing) == 1 and workers is None and runner == "local":
+                workers = 0  # starting threads takes longer than reading one item
             works = RUNNERS[runner](workers).map(prepare, missing, ahead=3 * size)
             usable = pipeline.good(works, spent, done, raising=raising)
             writer = pipeline.Writer(lacking, spent)
@@ -274,7 +284,8 @@ def _report(home: Any, data: Dataset, skipped: Sequence[SkippedItem], spent: pip
         return
     first = skipped[0]
     if len(skipped) == len(data):
-        raise DataError(f"None of the {len(data):,} items could be read; the first: {first.item}: {first.reason}")
+        message = f"None of the {len(data):,} items could be read; the first: {first.item}: {first.reason}"
+        raise NothingReadable(message, skipped)
     summary = f"{len(skipped)} of {len(data)} items {LEFT_OUT}"
     if home.root is None:
         note(f"{summary}; the first: {first.item}: {first.reason}")

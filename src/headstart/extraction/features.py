@@ -15,10 +15,10 @@ from headstart._base.typing import SkippedItem
 from headstart.bank.bank import FeatureBank
 from headstart.dataset.dataset import Dataset
 from headstart.engines.base import ENGINES, RuntimeConfig
-from headstart.errors import DataError, MissingPackage, UnreadableItem
+from headstart.errors import MissingPackage, UnreadableItem
 from headstart.extraction.autotune import device_name
-from headstart.extraction.extract import extract
-from headstart.extraction.loading import label, unreadable
+from headstart.extraction.extract import NothingReadable, extract
+from headstart.extraction.loading import label
 from headstart.sources.base import Source
 
 _CHANNELS = (1, 3, 4)
@@ -126,11 +126,10 @@ def _rows(
         home = False if is_passthrough(source) else store
         try:
             bank = extract(source, data, layers=list(pooling), pooling=pooling, on_error=on_error, store=home, **how)
-        except DataError:
-            lost = _unreadable(source, data) if on_error == "skip" else ()
-            if len(lost) < max(len(data), 1):
+        except NothingReadable as error:
+            if on_error != "skip":
                 raise
-            return np.arange(0), {}, lost
+            return np.arange(0), {}, error.skipped
         there &= bank.keep(data)
         banks.append((index, bank))
     keep = np.flatnonzero(there)
@@ -241,10 +240,3 @@ def _installed(engine: str) -> bool:
     except MissingPackage:
         return False
     return True
-
-
-def _unreadable(source: Source, data: Dataset) -> tuple[SkippedItem, ...]:
-    """The items that cannot be read, one by one: asked only when not a single row came out."""
-    if data.modality != source.modality and not data.meta.get("preprocessed"):
-        return ()
-    return tuple(SkippedItem(label(data, i), problem.reason, i) for i, problem in unreadable(source, data).items())

@@ -7,18 +7,20 @@ batches: its rows come out bit for bit as an uninterrupted run's.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from threading import Lock
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from headstart._base.progress import Track
 from headstart.errors import UnreadableItem
@@ -116,11 +118,11 @@ def _cut(group: list[WorkItem], size: int, n_windows: Callable[[Any], int] | Non
 
 
 class Writer:
-    """Collects rows and appends them to the tables in another thread, one shard at a time."""
+    """Collects rows and appends them to the tables, one shard at a time: in another thread, the last in this one."""
 
     def __init__(self, tables: dict[str, Any], spent: Spent) -> None:
         self._tables, self._spent = tables, spent
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="headstart-write")
+        self._pool: ThreadPoolExecutor | None = None  # started by the first flush: most runs end before it
         self._keys: list[bytes] = []
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in tables}
         self._bytes = 0
@@ -146,19 +148,26 @@ class Writer:
         self._join()
         if not self._keys:
             return
-        keys, rows = self._keys, self._rows
-        self._keys, self._rows, self._bytes = [], {name: [] for name in self._tables}, 0
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="headstart-write")
+        self._pending = self._pool.submit(self._write, *self._take())
         self._last = time.monotonic()
-        self._pending = self._pool.submit(self._write, keys, rows)
 
     def close(self, *, failed: bool) -> None:
         """Write the rest, or after a failure only wait for what was handed over."""
         try:
-            if not failed:
-                self.flush()
             self._join()
+            if self._keys and not failed:
+                self._write(*self._take())  # nothing is left to overlap with
         finally:
-            self._pool.shutdown(wait=True)
+            if self._pool is not None:
+                self._pool.shutdown(wait=True)
+
+    def _take(self) -> tuple[list[bytes], dict[str, list[np.ndarray]]]:
+        """Hand over what has gathered."""
+        keys, rows = self._keys, self._rows
+        self._keys, self._rows, self._bytes = [], {name: [] for name in self._tables}, 0
+        return keys, rows
 
     def _join(self) -> None:
         if self._pending is not None:
@@ -183,6 +192,12 @@ _limits: Any = None
 _counted = Lock()
 
 
+@lru_cache(maxsize=1)
+def _thread_pools(_modules: int) -> ThreadpoolController:
+    """Find the loaded BLAS libraries: 7 ms, so only again when another module, and maybe a library, was loaded."""
+    return ThreadpoolController()
+
+
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
     """The workers are the parallelism: BLAS threads that spin in them stall the forward pass.
@@ -193,7 +208,7 @@ def _one_blas_thread() -> Iterator[None]:
     global _extracting, _limits
     with _counted:
         if not _extracting:
-            _limits = threadpool_limits(1, user_api="blas")
+            _limits = _thread_pools(len(sys.modules)).limit(limits=1, user_api="blas")
         _extracting += 1
     try:
         yield
