@@ -153,9 +153,10 @@ def declared_constraints(kind: type) -> tuple[tuple[str, list[Any]], ...]:
 
 def validate(owner: object) -> None:
     """Check every declared field of a dataclass instance; all violations come in one OptionError."""
+    kind: type[Any] = type(owner)
     problems = [
         f"{type(owner).__name__}({name}=…) must be {' or '.join(map(str, declared))}; got {getattr(owner, name)!r}."
-        for name, declared in declared_constraints(type(owner))
+        for name, declared in declared_constraints(kind)
         if not any(c.allows(getattr(owner, name)) for c in declared)
     ]
     if problems:
