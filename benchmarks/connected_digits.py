@@ -42,7 +42,9 @@ from headstart.predictor import Predictor
 from headstart.readers import reader
 from headstart.sources import load_source
 from headstart.speech_heads import CtcHead, Recogniser, alphabet_of, ctc
-from headstart.training import ParameterGroup, TrainingConfig, train
+from headstart.training.checkpoint import ParameterGroup
+from headstart.training.config import TrainingConfig
+from headstart.training.loop import train
 from headstart.transfer import fit
 
 RATE, LAYERS = 8000, ("blocks.2.1", "blocks.3.0", "blocks.3.2")

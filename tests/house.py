@@ -38,9 +38,9 @@ FLOORS: dict[str, int] = {
     # 2: numbers from numbers; no torch
     **dict.fromkeys(["distances", "heads", "imbalance", "scores", "selection", "summarization"], 2),
     # 3: borders
-    **dict.fromkeys(["engines", "policies", "pooling", "readers", "runners", "sources", "speech_heads"], 3),
+    **dict.fromkeys(["engines", "pooling", "readers", "runners", "sources"], 3),
     # 4 to 9
-    **dict.fromkeys(["extraction", "training"], 4),
+    **dict.fromkeys(["extraction", "policies", "speech_heads", "training"], 4),
     **dict.fromkeys(["finetuning", "predictor", "pretraining", "ranking"], 5),
     **dict.fromkeys(["reporting", "transfer"], 6),
     **dict.fromkeys(["demo", "estimators", "federated", "proof"], 7),
@@ -62,6 +62,8 @@ SAME_FLOOR: dict[tuple[str, str], str] = {
     ("moments", "linalg"): "principal coordinates of a scatter matrix",
     ("selection", "heads"): "a search runs over heads",
     ("selection", "imbalance"): "choosing a head balances classes by the one switch",
+    ("policies", "training"): "a policy carries a TrainingConfig",
+    ("speech_heads", "training"): "a CTC head carries a TrainingConfig",
     ("training", "extraction"): "augmented items are read as extraction reads them",
 }
 

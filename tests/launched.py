@@ -1,4 +1,4 @@
-"""Trainings that test_together runs in one process and in two. As a script: all of them, in a launched process.
+"""Trainings that test_distributed runs in one process and in two. As a script: all of them, in a launched process.
 
 Each gives arrays: what must come out alike. Two processes draw dropout each for its own items, so nothing here has any.
 """
@@ -19,8 +19,11 @@ from headstart._base.processes import is_main, local_shard, rank_and_world_size
 from headstart.errors import HeadstartError
 from headstart.sources import load_source
 from headstart.sources.inputs.log_mel import PatchInput
-from headstart.training import ParameterGroup, TrainingConfig, distributed, train
+from headstart.training import checkpoint, distributed
 from headstart.training import loop as training
+from headstart.training.checkpoint import ParameterGroup
+from headstart.training.config import TrainingConfig
+from headstart.training.loop import train
 
 X, Y = (torch.from_numpy(part) for part in networks.separable(61))
 HELD, HELD_Y = (torch.from_numpy(part) for part in networks.separable(40, seed=5))
@@ -62,24 +65,24 @@ def loop(_folder):
     net, loss, score = begun()
     named = dict(net.named_parameters())
     late = {name: named.pop(name) for name in list(named) if name.startswith("a.")}
-    schedule = TrainingConfig(epochs=6, batch_size=16, lr=0.02, ema=0.5, weight_decay=0.1)
+    config = TrainingConfig(epochs=6, batch_size=16, lr=0.02, ema=0.5, weight_decay=0.1)
     groups = [ParameterGroup(late, lr_scale=0.5, start_epoch=2), ParameterGroup(named)]
-    return ran(net, train(groups, loss, 61, config=schedule, validate_score=score))
+    return ran(net, train(groups, loss, 61, config=config, validate_score=score))
 
 
 def fewer_items_than_processes(_folder):
     net, loss, _ = begun(3)
-    schedule = TrainingConfig(epochs=4, batch_size=1, lr=0.02)
-    return ran(net, train([ParameterGroup(dict(net.named_parameters()))], loss, 3, config=schedule))
+    config = TrainingConfig(epochs=4, batch_size=1, lr=0.02)
+    return ran(net, train([ParameterGroup(dict(net.named_parameters()))], loss, 3, config=config))
 
 
 def early_stop(_folder):
     """What the first process scores decides, whatever another one's clock, card or library makes of it."""
     net, loss, _ = begun()
     scripted = iter([1, 2, 1, 1, 1, 1] if is_main() else [1, 2, 3, 4, 5, 6])
-    schedule = TrainingConfig(epochs=6, batch_size=16, patience=2)
+    config = TrainingConfig(epochs=6, batch_size=16, patience=2)
     groups = [ParameterGroup(dict(net.named_parameters()))]
-    return ran(net, train(groups, loss, 61, config=schedule, validate_score=lambda: float(next(scripted))))
+    return ran(net, train(groups, loss, 61, config=config, validate_score=lambda: float(next(scripted))))
 
 
 def budget(_folder):
@@ -93,8 +96,8 @@ def budget(_folder):
 
     training.time.perf_counter = lambda: now[0]
     try:
-        schedule = TrainingConfig(epochs=50, batch_size=16, budget=30.0)
-        history = train([ParameterGroup(dict(net.named_parameters()))], timed, 61, config=schedule)
+        config = TrainingConfig(epochs=50, batch_size=16, budget=30.0)
+        history = train([ParameterGroup(dict(net.named_parameters()))], timed, 61, config=config)
     finally:
         training.time.perf_counter = real
     return {**ran(net, history), "seconds": np.array(history.epoch_seconds)}
@@ -284,8 +287,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     saves = []
-    real = training.save
-    training.save = lambda *a: (saves.append(1), real(*a))
+    real = checkpoint.save
+    checkpoint.save = lambda *a: (saves.append(1), real(*a))
     np.savez(folder / f"of-{rank_and_world_size()[0]}.npz", **results(folder, {**SAME, **OWN}), saves=len(saves))
     said = [f"{name}: {refused(work)}" for name, work in failures(folder).items()]
     (folder / f"said-{rank_and_world_size()[0]}.txt").write_text("\n".join(said))

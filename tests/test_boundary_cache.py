@@ -21,14 +21,15 @@ from headstart.finetuning import ActivationStore, FineTuneModel, HeadInit, Layer
 from headstart.finetuning.batches import BatchProvider
 from headstart.finetuning.budget import range_test
 from headstart.finetuning.cache import ActivationCache, view_key
-from headstart.finetuning.cotuning import relation
+from headstart.finetuning.cotuning import source_class_relation
 from headstart.policies import policy
 from headstart.readers.base import Clip
 from headstart.sources import Source, load_source
 from headstart.sources.inputs.log_mel import LogMel, PatchInput
-from headstart.training import ParameterGroup, TrainingConfig
 from headstart.training.augment import Mix
-from headstart.training.batches import Samples, Views
+from headstart.training.batches import Indices, Samples, Views
+from headstart.training.checkpoint import ParameterGroup
+from headstart.training.config import TrainingConfig
 from networks import image_source, state_bytes, vector_source
 
 
@@ -343,7 +344,7 @@ def test_every_view_has_a_key_of_its_own():
 
 def test_views_of_what_has_none_are_refused():
     source = vector_source(networks.Dense)
-    with pytest.raises(OptionError, match="needs pictures"):
+    with pytest.raises(OptionError, match="needs images"):
         run(source, samples_of(source, vectors(22)), cache=True, views=2)
 
 
@@ -390,9 +391,9 @@ def test_cotuning_reads_the_relation_off_the_source():
     start = HeadInit(np.zeros((width, 3)), np.zeros(3), np.zeros(width), np.ones(width))
     feed = BatchProvider(FineTuneModel(source, [LayerSpec("0", "avg")], start), samples)
     wanted = torch.from_numpy(np.eye(3, dtype=np.float32)[np.arange(12) % 3])
-    assert torch.allclose(relation(feed, wanted, "classification"), torch.eye(3), atol=1e-6)
+    assert torch.allclose(source_class_relation(feed, wanted, "classification"), torch.eye(3), atol=1e-6)
     with pytest.raises(OptionError, match="needs classes"):
-        relation(feed, wanted, "regression")
+        source_class_relation(feed, wanted, "regression")
     bare = vector_source(networks.Dense)
     with pytest.raises(OptionError, match="classifier of its own"):
         run(bare, samples_of(bare, vectors(22)), cache=True, cotuning=1.0)
@@ -402,7 +403,7 @@ def test_the_range_test_leaves_nothing_behind_and_fears_steep_losses():
     def rate(steepness):
         p = nn.Parameter(torch.ones(4))
         loss = lambda indices, generator: 1 + steepness * (p - 0.9999).square().sum()  # noqa: E731
-        found = range_test([ParameterGroup({"p": p})], loss, 16, config=TrainingConfig(batch_size=4))
+        found = range_test([ParameterGroup({"p": p})], loss, Indices(16), config=TrainingConfig(batch_size=4).resolve())
         assert torch.equal(p.detach(), torch.ones(4)) and p.grad is None
         return found
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: where it starts, what moves how fast, what is kept, and places in odd networks."""
+"""Fine-tuning: where it starts, what moves how fast, what is kept, and parameters of odd networks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from headstart.errors import OptionError, StoreError, UnknownName
 from headstart.extraction import extract, reading
 from headstart.finetuning import FineTuneModel, HeadInit, LayerSpec, finetune
 from headstart.finetuning.finetune import decisions, training_config_for
-from headstart.finetuning.parameter_groups import locate_parameters, lowest_moving
+from headstart.finetuning.parameter_groups import locate_parameters, lowest_trainable
 from headstart.heads import head
 from headstart.policies import policy
 from headstart.sources import load_source
-from headstart.training import loss_for
 from headstart.training.batches import Samples
+from headstart.training.losses import loss_for
 from networks import image_source, picture_data, separable, state_bytes, vector_source
 
 module = import_module("headstart.finetuning.finetune")  # the package gives the function of that name
@@ -94,8 +94,8 @@ def test_features_that_never_vary_do_not_divide_by_zero():
     rows = np.ones((10, 3))
     rows[:, 0] = np.arange(10)
     start = HeadInit.of(np.ones((3, 2)), np.zeros(2), rows)
-    assert start.spread[1] == start.spread[2] == 1.0
-    assert start.centre.tolist() == [4.5, 1, 1]
+    assert start.std[1] == start.std[2] == 1.0
+    assert start.mean.tolist() == [4.5, 1, 1]
 
 
 def test_dropout_and_statistics_are_still_at_the_start():
@@ -112,9 +112,9 @@ def test_dropout_and_statistics_are_still_at_the_start():
 
 
 def test_rates_decay_towards_the_input(p):
-    places = locate_parameters(p["source"], ["b"])
-    assert places.ends == ("a", "b")
-    moves = policy("full", layer_decay=0.5).trainable(places.parameters, 2)
+    parameter_map = locate_parameters(p["source"], ["b"])
+    assert parameter_map.unit_ends == ("a", "b")
+    moves = policy("full", layer_decay=0.5).trainable(parameter_map.parameters, 2)
     assert {m.name: m.lr_scale for m in moves} == {"a.weight": 0.5, "a.bias": 0.5, "b.weight": 1.0, "b.bias": 1.0}
 
 
@@ -144,25 +144,30 @@ def test_rates_reach_the_optimiser(p, monkeypatch):
 
 def test_last_layers_counts_from_the_top():
     source = image_source(networks.Normed, classifier="classifier")
-    places = locate_parameters(source, ["pool"])
-    assert places.ends == ("blocks.0", "blocks.1", "blocks.2", "blocks.3", "pool")
-    named = {m.name.rpartition(".")[0] for m in policy("last_layers", layers=2).trainable(places.parameters, 5)}
+    parameter_map = locate_parameters(source, ["pool"])
+    assert parameter_map.unit_ends == ("blocks.0", "blocks.1", "blocks.2", "blocks.3", "pool")
+    named = {m.name.rpartition(".")[0] for m in policy("last_layers", layers=2).trainable(parameter_map.parameters, 5)}
     assert named == {"blocks.2.0", "blocks.2.1", "blocks.3.0", "blocks.3.1"}  # the pooling has no parameters
-    auto = policy("last_layers").trainable(places.parameters, 5)
-    assert auto == policy("last_layers", layers=1).trainable(places.parameters, 5)
-    everything = policy("last_layers", layers=99).trainable(places.parameters, 5)
-    assert {m.name for m in everything} == {m.name for m in policy("full").trainable(places.parameters, 5)}
+    auto = policy("last_layers").trainable(parameter_map.parameters, 5)
+    assert auto == policy("last_layers", layers=1).trainable(parameter_map.parameters, 5)
+    everything = policy("last_layers", layers=99).trainable(parameter_map.parameters, 5)
+    assert {m.name for m in everything} == {m.name for m in policy("full").trainable(parameter_map.parameters, 5)}
 
 
 def test_nothing_above_the_deepest_layer_used_moves():
     source = image_source(networks.Normed, classifier="classifier")
-    places = locate_parameters(source, ["blocks.1"])
-    assert places.ends == ("blocks.0", "blocks.1")
-    assert {p.name.rpartition(".")[0][:8] for p in places.parameters} == {"stem.0", "stem.1", "blocks.0", "blocks.1"}
+    parameter_map = locate_parameters(source, ["blocks.1"])
+    assert parameter_map.unit_ends == ("blocks.0", "blocks.1")
+    assert {p.name.rpartition(".")[0][:8] for p in parameter_map.parameters} == {
+        "stem.0",
+        "stem.1",
+        "blocks.0",
+        "blocks.1",
+    }
 
 
 def test_a_policy_that_moves_nothing_says_so(p):
-    with pytest.raises(OptionError, match="Policy 'frozen' moves no parameter of module:Dense"):
+    with pytest.raises(OptionError, match="Policy 'frozen' trains no parameter of module:Dense"):
         run(p, policy("frozen"))
 
 
@@ -171,13 +176,13 @@ def test_training_mode_is_for_what_moves_and_keeps_no_statistics():
     model = FineTuneModel(
         source, [LayerSpec("pool", "avg")], HeadInit(np.ones((16, 2)), np.zeros(2), np.zeros(16), np.ones(16))
     )
-    places = locate_parameters(source, ["pool"])
-    model.train_above(2, places.modules)
+    parameter_map = locate_parameters(source, ["pool"])
+    model.train_above(2, parameter_map.module_units)
     training = {name for name, m in model.network.named_modules() if m.training}
     assert {"blocks.2.3", "blocks.3.3"} <= training  # dropout
     assert not {name for name in training if name.startswith(("stem", "blocks.0", "blocks.1"))}
     assert not [name for name in training if isinstance(dict(model.network.named_modules())[name], nn.BatchNorm2d)]
-    model.train_above(None, places.modules)
+    model.train_above(None, parameter_map.module_units)
     assert not any(m.training for m in model.network.modules())
 
 
@@ -259,7 +264,7 @@ def test_the_winner_on_validation_is_what_is_returned(p, winner, monkeypatch):
     assert outcome.selected == winner
     wanted = seen[{"start": 0, "average": 2, "tuned": 3}[winner]]
     model = FineTuneModel(outcome.source, [LayerSpec("b", "avg")],
-                  HeadInit(outcome.coef, outcome.intercept, p["start"].centre, p["start"].spread))  # fmt: skip
+                  HeadInit(outcome.coef, outcome.intercept, p["start"].mean, p["start"].std))  # fmt: skip
     assert np.allclose(decisions(model, p["held_out"]), wanted, atol=1e-4)
     same = state_bytes(outcome.source.module) == state_bytes(p["source"].module)
     assert same == (winner == "start")
@@ -303,7 +308,7 @@ def test_the_new_source_works_like_any_other(p, tmp_path):
     data = Dataset.from_arrays(X, [str(v) for v in y])
     rows = extract(outcome.source, data, layers="b", store=tmp_path, **PLAIN).rows("b", data)
     model = FineTuneModel(outcome.source, [LayerSpec("b", "avg")],
-                  HeadInit(outcome.coef, outcome.intercept, p["start"].centre, p["start"].spread))  # fmt: skip
+                  HeadInit(outcome.coef, outcome.intercept, p["start"].mean, p["start"].std))  # fmt: skip
     samples = Samples(lambda i: X[i], outcome.source.input.collate, 12)
     assert np.allclose(decisions(model, samples), rows @ outcome.coef + outcome.intercept, atol=1e-4)
     assert "+tuned-" in outcome.source.address
@@ -422,26 +427,26 @@ def test_short_runs_take_smaller_steps():
     assert training_config_for(policy("last_layers", epochs=1, lr=0.5), 320, budget=None, seed=0).lr == 0.5
 
 
-# ---- places ---------------------------------------------------------------------------------------------------------
+# ---- where parameters stand -----------------------------------------------------------------------------------------
 
 
 def test_places_follow_execution_not_registration():
     source = vector_source(networks.OutOfOrder)
-    places = locate_parameters(source, ["third"])
-    units = {p.name: p.unit for p in places.parameters}
-    assert places.ends == ("first", "second", "third")
+    parameter_map = locate_parameters(source, ["third"])
+    units = {p.name: p.unit for p in parameter_map.parameters}
+    assert parameter_map.unit_ends == ("first", "second", "third")
     assert units == {"first.weight": 0, "first.bias": 0, "second.weight": 1, "second.bias": 1, "third.weight": 2,
                      "third.bias": 2, "never.weight": 0, "never.bias": 0}  # fmt: skip
-    assert {p.kind for p in places.parameters} == {"linear"}
+    assert {p.kind for p in parameter_map.parameters} == {"linear"}
 
 
 def test_a_module_used_twice_counts_as_the_earliest():
     source = vector_source(networks.CalledTwice)
-    places = locate_parameters(source, ["last"])
-    units = {p.name: p.unit for p in places.parameters}
+    parameter_map = locate_parameters(source, ["last"])
+    units = {p.name: p.unit for p in parameter_map.parameters}
     assert units["shared.weight"] == 0
-    moves = policy("last_layers", layers=1).trainable(places.parameters, len(places.ends))
-    assert lowest_moving(moves, places) == 0
+    moves = policy("last_layers", layers=1).trainable(parameter_map.parameters, len(parameter_map.unit_ends))
+    assert lowest_trainable(moves, parameter_map) == 0
 
 
 def test_parameters_of_a_container_go_with_what_is_inside():
@@ -455,9 +460,9 @@ def test_parameters_of_a_container_go_with_what_is_inside():
             return self.blocks(x.view(len(x), 4, 2) + self.position)
 
     source = vector_source(Tokens)
-    places = locate_parameters(source, ["blocks.3"])
-    assert {p.name: p.unit for p in places.parameters}["position"] == 0
-    assert lowest_moving([], places) is None
+    parameter_map = locate_parameters(source, ["blocks.3"])
+    assert {p.name: p.unit for p in parameter_map.parameters}["position"] == 0
+    assert lowest_trainable([], parameter_map) is None
 
 
 def test_samples_are_read_once_and_kept_while_they_fit(monkeypatch):

@@ -19,8 +19,8 @@ from headstart.finetuning.budget import log_plan, plan_budget
 from headstart.finetuning.model import FineTuneModel
 from headstart.policies import policy
 from headstart.sources import load_source
-from headstart.training import TrainingConfig
 from headstart.training.batches import Samples, Views
+from headstart.training.config import TrainingConfig
 from headstart.transfer import fit
 from headstart.transfer import starting_points as preparing
 from listeners import Notes
@@ -141,55 +141,54 @@ def test_nothing_is_tried_in_the_mirror_for_single_views(source, data):
 # ---- how many, and what is said -------------------------------------------------------------------------------------
 
 
-def feed_of(*, count=100, nbytes=1000, cached=True, views=True):
-    samples = Samples(lambda i: np.zeros(3), list, count, views=Views(lambda i, v: None, "r") if views else None)
-    return SimpleNamespace(
-        samples=samples, cache=SimpleNamespace(nbytes=nbytes, layer="b") if cached else None, views=3
-    )
+def make_provider(*, count=100, nbytes=1000, cached=True, views=True):
+    samples = Samples(lambda i: np.zeros(3), list, count, views=Views(lambda i, v: np.zeros(3), "r") if views else None)
+    provider = BatchProvider(None, samples, views=3)
+    provider.cache = SimpleNamespace(nbytes=nbytes, layer="b") if cached else None
+    return provider
 
 
 def test_views_without_a_budget_and_as_asked():
-    assert plan_budget(policy("full"), feed_of(), None, 50.0).views == 4
-    assert plan_budget(policy("full", views=7), feed_of(), None, 50.0).views == 7
-    assert plan_budget(policy("full"), feed_of(views=False), 10.0, 50.0) == plan_budget(
-        policy("full", views=1), feed_of(cached=False), 10.0, 0
+    assert plan_budget(policy("full"), make_provider(), None, 50.0).views == 4
+    assert plan_budget(policy("full", views=7), make_provider(), None, 50.0).views == 7
+    assert plan_budget(policy("full"), make_provider(views=False), 10.0, 50.0) == plan_budget(
+        policy("full", views=1), make_provider(cached=False), 10.0, 0
     )
 
 
 def test_views_fit_the_disk():
-    assert plan_budget(policy("full"), feed_of(nbytes=10_000_000), None, 50.0).views == 2
-    assert plan_budget(policy("full"), feed_of(nbytes=10**10), None, 50.0).views == 1
+    assert plan_budget(policy("full"), make_provider(nbytes=10_000_000), None, 50.0).views == 2
+    assert plan_budget(policy("full"), make_provider(nbytes=10**10), None, 50.0).views == 1
 
 
 @pytest.mark.parametrize(("budget", "views"), [(1000.0, 4), (20.0, 3), (1.0, 1)])
 def test_views_fit_the_budget(budget, views):
     """One pass over 100 items takes 2 s at 50 items a second; views may use 30 % of the budget."""
-    found = plan_budget(policy("full"), feed_of(), budget, 50.0)
+    found = plan_budget(policy("full"), make_provider(), budget, 50.0)
     assert found.views == views
     assert found.budget == pytest.approx(max(0.3 * budget, budget - 2.0 * views))
 
 
 def test_views_of_other_items_are_refused():
-    with pytest.raises(OptionError, match="needs pictures"):
-        plan_budget(policy("full", views=2), feed_of(views=False), None, 50.0)
+    with pytest.raises(OptionError, match="needs images"):
+        plan_budget(policy("full", views=2), make_provider(views=False), None, 50.0)
 
 
 def test_the_plan_is_said_and_changes_nothing():
     weight = torch.nn.Parameter(torch.ones(2))
     heard, calls = Notes(), []
 
-    def loss(indices, generator):
-        calls.append(len(indices))
+    def loss(batch, generator):
+        calls.append(len(batch.indices))
         return (weight * torch.rand(2)).sum()
 
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
     with listening(heard):
-        log_plan(feed_of(), loss, TrainingConfig(epochs=9, batch_size=25), "source, policy full")
-        log_plan(
-            feed_of(cached=False), loss, TrainingConfig(epochs=9, batch_size=25, budget=1e-9), "source, policy full"
-        )
+        for cached, budget in ((True, None), (False, 1e-9)):
+            config = TrainingConfig(epochs=9, batch_size=25, budget=budget).resolve()
+            log_plan(make_provider(cached=cached), loss, config, "source, policy full")
     assert torch.equal(torch.rand(1), expected) and torch.equal(weight.detach(), torch.ones(2))
     assert set(calls) == {25} and len(calls) <= 6
     assert (
@@ -230,12 +229,13 @@ def test_views_are_drawn_from_the_generator_and_all_come_up():
     views = Views(lambda index, view: X[index] + 100 * view, "r")
     samples = Samples(lambda i: X[i], source.input.collate, 8, views=views)
     start = HeadInit(np.ones((12, 2)), np.zeros(2), np.zeros(12), np.ones(12))
-    feed = BatchProvider(FineTuneModel(source, [LayerSpec("3", "avg")], start), samples, views=3)
+    provider = BatchProvider(FineTuneModel(source, [LayerSpec("3", "avg")], start), samples, views=3)
     rounds = []
     for seed in (0, 0, 1, 2):
-        batch, fed = feed.batch(np.arange(8), torch.Generator().manual_seed(seed))
-        assert fed is None
-        rounds.append(((batch.inputs["x"] - X) / 100).round()[:, 0].astype(int))
+        batch = provider.load(np.arange(8), torch.Generator().manual_seed(seed))
+        assert batch.activations is None
+        rounds.append(((batch.inputs.inputs["x"] - X) / 100).round()[:, 0].astype(int))
     assert np.array_equal(rounds[0], rounds[1]) and not np.array_equal(rounds[0], rounds[2])
     assert set(np.concatenate(rounds)) == {0, 1, 2}
-    assert np.array_equal(feed.batch(np.arange(8))[0].inputs["x"], X)  # as they are, for validation
+    (plain,) = provider.in_order()
+    assert np.array_equal(plain.inputs.inputs["x"], X)  # as they are, for validation

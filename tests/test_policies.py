@@ -127,11 +127,11 @@ def test_what_was_trained_is_what_was_merged():
 
 
 def test_lora_needs_linear_layers():
-    with pytest.raises(OptionError, match="moves no parameter"):
+    with pytest.raises(OptionError, match="trains no parameter"):
         run(image_source(networks.Normed, classifier="classifier"), policy("lora"), layer="pool", shape=(3, 16, 16))
 
 
-# ---- places ---------------------------------------------------------------------------------------------------------
+# ---- where parameters stand -----------------------------------------------------------------------------------------
 
 
 def test_boundaries_inside_a_block_fall_back_to_the_block_below():
@@ -144,8 +144,8 @@ def test_boundaries_inside_a_block_fall_back_to_the_block_below():
 def test_keras_parameters_stand_where_their_layers_do(tmp_path):
     pytest.importorskip("keras")
     source = load_source(f"keras:{tiny_models.keras_file(tmp_path / 'small.keras')}")
-    places = locate_parameters(source, ["dense"])
-    units = {p.name.rpartition(".")[2]: places.ends[p.unit] for p in places.parameters}
+    parameter_map = locate_parameters(source, ["dense"])
+    units = {p.name.rpartition(".")[2]: parameter_map.unit_ends[p.unit] for p in parameter_map.parameters}
     assert units == {"conv/kernel": "conv", "conv/bias": "conv", "dense/kernel": "dense", "dense/bias": "dense"}
     before = state_bytes(source.module)
     outcome = run(source, policy("last_layers", layers=1, epochs=1, lr=0.01), layer="dense", shape=(12, 12, 3))

@@ -23,8 +23,11 @@ from torch import nn
 from headstart._base.constraints import invalid_values
 from headstart._base.progress import listening
 from headstart.errors import DataError, HeadstartError, NumericsError, OptionError, StoreError
-from headstart.training import ParameterGroup, TrainingConfig, epoch_batches, train
 from headstart.training import loop as training
+from headstart.training.batches import epoch_batches
+from headstart.training.checkpoint import ParameterGroup
+from headstart.training.config import TrainingConfig
+from headstart.training.loop import train
 from networks import seeded, separable
 
 
@@ -71,8 +74,8 @@ def buffers(net):
     return dict(net.named_buffers())
 
 
-def fit(net, loss, schedule, score=None, **how):
-    return train([group(net)], loss, len(X), config=schedule, validate_score=score, buffers=buffers(net), **how)
+def fit(net, loss, config, score=None, **how):
+    return train([group(net)], loss, len(X), config=config, validate_score=score, buffers=buffers(net), **how)
 
 
 def state(net):
@@ -123,30 +126,32 @@ def test_global_generators_are_left_alone():
 
 @given(count=st.integers(1, 300), size=st.integers(1, 64), seed=st.integers(0, 5), epoch=st.integers(0, 5))
 def test_every_item_once_per_epoch_in_parts_of_nearly_one_size(count, size, seed, epoch):
-    schedule = TrainingConfig(batch_size=size, seed=seed)
-    parts = epoch_batches(count, schedule, epoch)
+    config = TrainingConfig(batch_size=size, seed=seed)
+    parts = epoch_batches(count, config, epoch)
     assert sorted(np.concatenate(parts).tolist()) == list(range(count))
     lengths = [len(part) for part in parts]
     assert max(lengths) <= size
     assert max(lengths) - min(lengths) <= 1
-    again = epoch_batches(count, schedule, epoch)
+    again = epoch_batches(count, config, epoch)
     assert all(np.array_equal(a, b) for a, b in zip(parts, again))
     if count > 20:
-        assert not np.array_equal(np.concatenate(parts), np.concatenate(epoch_batches(count, schedule, epoch + 1)))
+        assert not np.array_equal(np.concatenate(parts), np.concatenate(epoch_batches(count, config, epoch + 1)))
 
 
 def test_adam_is_torchs():
     """One group, no clipping, no decay: the same numbers as torch's own loop."""
     net, twin = seeded(lambda: nn.Linear(8, 3)), seeded(lambda: nn.Linear(8, 3))
-    schedule = TrainingConfig(epochs=2, batch_size=20, lr=0.01, warmup=0, decay="constant", clip=None, weight_decay=0.1)
+    config = TrainingConfig(
+        epochs=2, batch_size=20, lr=0.01, warmup=0, schedule="constant", clip=None, weight_decay=0.1
+    )
 
     def loss(model):
         return lambda indices, _: nn.functional.cross_entropy(model(XT[indices]), YT[indices])
 
-    train([group(net)], loss(net), len(X), config=schedule)
+    train([group(net)], loss(net), len(X), config=config)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, weight_decay=0.1)
     for epoch in range(2):
-        for indices in epoch_batches(len(X), schedule, epoch):
+        for indices in epoch_batches(len(X), config, epoch):
             optimizer.zero_grad()
             loss(twin)(indices, None).backward()
             optimizer.step()
@@ -154,20 +159,20 @@ def test_adam_is_torchs():
     assert torch.allclose(net.bias, twin.bias, atol=1e-7)
 
 
-@pytest.mark.parametrize("decay", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
 @pytest.mark.parametrize("warmup", [0.0, 0.25])
-def test_the_rate_warms_up_and_decays(decay, warmup, monkeypatch):
+def test_the_rate_warms_up_and_decays(schedule, warmup, monkeypatch):
     seen = []
-    real = training._set_rates
-    monkeypatch.setattr(training, "_set_rates", lambda *a: seen.append(real(*a)) or seen[-1])
+    real = training.set_learning_rates
+    monkeypatch.setattr(training, "set_learning_rates", lambda *a: seen.append(real(*a)) or seen[-1])
     net, loss, _ = setup()
-    fit(net, loss, TrainingConfig(epochs=8, batch_size=15, lr=0.4, warmup=warmup, decay=decay))
+    fit(net, loss, TrainingConfig(epochs=8, batch_size=15, lr=0.4, warmup=warmup, schedule=schedule))
     assert len(seen) == 32
     warm = int(32 * warmup)
     if warm:
         assert np.allclose(seen[:warm], 0.4 * (np.arange(warm) + 1) / warm)
     rest = np.array(seen[warm:])
-    if decay == "constant":
+    if schedule == "constant":
         assert np.allclose(rest, 0.4)
     else:
         assert np.allclose(rest, 0.2 * (1 + np.cos(np.pi * np.arange(len(rest)) / len(rest))))
@@ -358,10 +363,10 @@ class Clock:
 @pytest.mark.parametrize(("budget", "epochs"), [(100.0, 10), (1000.0, 50), (1.0, 1), (10.0, 1), (20.0, 2)])
 def test_the_budget_cuts_epochs(monkeypatch, budget, epochs):
     clock, weight = Clock(monkeypatch), nn.Parameter(torch.ones(2))
-    schedule = TrainingConfig(epochs=50, batch_size=2, budget=budget)
-    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 1.0), 20, config=schedule)
+    config = TrainingConfig(epochs=50, batch_size=2, lr=0.1, budget=budget)
+    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 1.0), 20, config=config)
     assert len(history.loss) == epochs
-    assert history.lr[-1] < 0.2 * schedule.lr or epochs < 5  # the schedule still ends
+    assert history.lr[-1] < 0.2 * config.lr or epochs < 5  # the schedule still ends
 
 
 def test_validation_counts_towards_the_budget(monkeypatch):
@@ -371,8 +376,8 @@ def test_validation_counts_towards_the_budget(monkeypatch):
         clock.now += 40.0
         return 0.0
 
-    schedule = TrainingConfig(epochs=50, batch_size=2, budget=200.0)
-    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 1.0), 20, config=schedule, validate_score=score)
+    config = TrainingConfig(epochs=50, batch_size=2, budget=200.0)
+    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 1.0), 20, config=config, validate_score=score)
     assert len(history.loss) == 4
     assert clock.now <= 200
 
@@ -463,25 +468,25 @@ def killed_after(epochs, score):
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("epochs", [1, 3, 5])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, epochs, ema):
-    schedule = TrainingConfig(epochs=6, batch_size=16, lr=0.02, ema=ema, weight_decay=0.1)
+    config = TrainingConfig(epochs=6, batch_size=16, lr=0.02, ema=ema, weight_decay=0.1)
     net, loss, score = setup()
-    whole = plain(fit(net, loss, schedule, score))
+    whole = plain(fit(net, loss, config, score))
     wanted = state(net)
 
     path = tmp_path / "run.safetensors"
     net, loss, score = setup()
     with pytest.raises(Killed):
-        fit(net, loss, schedule, killed_after(epochs, score), checkpoint=path)
+        fit(net, loss, config, killed_after(epochs, score), checkpoint=path)
     assert path.is_file()
     net, loss, score = setup(seed=77)  # initial weights do not matter any more
-    assert plain(fit(net, loss, schedule, score, checkpoint=path)) == whole
+    assert plain(fit(net, loss, config, score, checkpoint=path)) == whole
     assert state(net) == wanted
 
 
 def test_killed_without_a_score(tmp_path):
-    schedule = TrainingConfig(epochs=5, batch_size=16)
+    config = TrainingConfig(epochs=5, batch_size=16)
     net, loss, _ = setup()
-    whole = plain(fit(net, loss, schedule))
+    whole = plain(fit(net, loss, config))
     wanted = state(net)
     calls = []
     net, loss, _ = setup()
@@ -494,47 +499,47 @@ def test_killed_without_a_score(tmp_path):
 
     path = tmp_path / "run"
     with pytest.raises(Killed):
-        fit(net, dying, schedule, checkpoint=path)
+        fit(net, dying, config, checkpoint=path)
     net, loss, _ = setup()
-    assert plain(fit(net, loss, schedule, checkpoint=path)) == whole
+    assert plain(fit(net, loss, config, checkpoint=path)) == whole
     assert state(net) == wanted
 
 
 @given(kills=st.lists(st.integers(1, 3), min_size=1, max_size=3), ema=st.sampled_from([0.0, 0.5]))
 @settings(max_examples=5)
 def test_killed_again_and_again(tmp_path_factory, kills, ema):
-    schedule = TrainingConfig(epochs=8, batch_size=30, ema=ema)
+    config = TrainingConfig(epochs=8, batch_size=30, ema=ema)
     path = tmp_path_factory.mktemp("runs") / "run"
     net, loss, score = setup()
-    whole, wanted = plain(fit(net, loss, schedule, score)), None
+    whole, wanted = plain(fit(net, loss, config, score)), None
     wanted = state(net)
     for epochs in kills:
         net, loss, score = setup()
         with pytest.raises(Killed):
-            fit(net, loss, schedule, killed_after(min(epochs, 2), score), checkpoint=path)
+            fit(net, loss, config, killed_after(min(epochs, 2), score), checkpoint=path)
     net, loss, score = setup()
-    assert plain(fit(net, loss, schedule, score, checkpoint=path)) == whole
+    assert plain(fit(net, loss, config, score, checkpoint=path)) == whole
     assert state(net) == wanted
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
-    schedule, path = TrainingConfig(epochs=3), tmp_path / "run"
+    config, path = TrainingConfig(epochs=3), tmp_path / "run"
     net, loss, score = setup()
-    whole = plain(fit(net, loss, schedule, score, checkpoint=path))
+    whole = plain(fit(net, loss, config, score, checkpoint=path))
     wanted = state(net)
     net, _, _ = setup(seed=5)
-    again = fit(net, lambda *_: pytest.fail("it trained"), schedule, lambda: pytest.fail("it scored"), checkpoint=path)
+    again = fit(net, lambda *_: pytest.fail("it trained"), config, lambda: pytest.fail("it scored"), checkpoint=path)
     assert plain(again) == whole
     assert state(net) == wanted
 
 
 def test_a_run_that_stopped_early_stays_stopped(tmp_path):
-    schedule, path = TrainingConfig(epochs=9, patience=2), tmp_path / "run"
+    config, path = TrainingConfig(epochs=9, patience=2), tmp_path / "run"
     net, loss, _ = setup()
-    first = fit(net, loss, schedule, scripted([0.5, 0.1, 0.1]), checkpoint=path)
+    first = fit(net, loss, config, scripted([0.5, 0.1, 0.1]), checkpoint=path)
     wanted = state(net)
     net, _, _ = setup()
-    again = fit(net, lambda *_: pytest.fail("it trained on"), schedule, scripted([]), checkpoint=path)
+    again = fit(net, lambda *_: pytest.fail("it trained on"), config, scripted([]), checkpoint=path)
     assert plain(again) == plain(first)
     assert again.stopped == "no better for 2 epochs"
     assert state(net) == wanted
@@ -543,7 +548,7 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path):
 def test_a_budget_that_was_cut_stays_cut(tmp_path, monkeypatch):
     clock, path = Clock(monkeypatch), tmp_path / "run"
     weight = nn.Parameter(torch.ones(2))
-    schedule = TrainingConfig(epochs=50, batch_size=2, budget=50.0)
+    config = TrainingConfig(epochs=50, batch_size=2, budget=50.0)
     calls = []
 
     def dying(indices, generator):
@@ -553,8 +558,8 @@ def test_a_budget_that_was_cut_stays_cut(tmp_path, monkeypatch):
         return clock.loss(weight, 1.0)(indices, generator)
 
     with pytest.raises(Killed):
-        train([ParameterGroup({"w": weight})], dying, 20, config=schedule, checkpoint=path)
-    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 0.001), 20, config=schedule, checkpoint=path)
+        train([ParameterGroup({"w": weight})], dying, 20, config=config, checkpoint=path)
+    history = train([ParameterGroup({"w": weight})], clock.loss(weight, 0.001), 20, config=config, checkpoint=path)
     assert len(history.loss) == 5
 
 
@@ -565,10 +570,10 @@ def checkpoint(tmp_path):
     return tmp_path / "run"
 
 
-def resume(checkpoint, schedule=None, net=None, **how):
+def resume(checkpoint, config=None, net=None, **how):
     made, loss, score = setup()
-    schedule = schedule or TrainingConfig(epochs=2)
-    return fit(net or made, loss, schedule, score, checkpoint=checkpoint, **{"identity": "mine", **how})
+    config = config or TrainingConfig(epochs=2)
+    return fit(net or made, loss, config, score, checkpoint=checkpoint, **{"identity": "mine", **how})
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "noise", "no header", "no state", "odd state"])

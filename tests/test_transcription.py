@@ -29,6 +29,10 @@ TONES = {"low": 400, "mid": 1200, "high": 2600}
 QUICK = ctc("bilstm", hidden=16, width=24, epochs=25, lr=1e-2, batch_size=8, dropout=0.0)
 
 
+def quick(epochs):
+    return dataclasses.replace(QUICK, training=dataclasses.replace(QUICK.training, epochs=epochs))
+
+
 class Pooled(torch.nn.Module):
     """Two convolutions, the second at half the frame rate."""
 
@@ -223,19 +227,19 @@ def test_there_are_no_probabilities(predictor, train_data):
 
 def test_same_seed_same_bytes_another_seed_another_head(source, train_data, predictor):
     few = train_data.take(range(12))
-    how = {"layers": "coarse", "head": dataclasses.replace(QUICK, epochs=2), "store": False, "precision": "fp32"}
+    how = {"layers": "coarse", "head": quick(2), "store": False, "precision": "fp32"}
     one, two, other = (fit(source, few, random_state=seed, **how).targets[0].state() for seed in (3, 3, 4))
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert not np.array_equal(one["out.weight"], other["out.weight"])
 
 
 def test_interrupted_and_resumed_is_uninterrupted(source, train_data, tmp_path, monkeypatch):
-    from headstart.training import loop as training
+    from headstart.training import checkpoint
 
     few = train_data.take(range(12))
-    how = {"layers": "coarse", "head": dataclasses.replace(QUICK, epochs=3), "store": False, "precision": "fp32"}
+    how = {"layers": "coarse", "head": quick(3), "store": False, "precision": "fp32"}
     whole = fit(source, few, **how).targets[0].state()
-    real, calls = training.save, []
+    real, calls = checkpoint.save, []
 
     def dying(*args):
         real(*args)
@@ -243,10 +247,10 @@ def test_interrupted_and_resumed_is_uninterrupted(source, train_data, tmp_path, 
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "save", dying)
+    monkeypatch.setattr(checkpoint, "save", dying)
     with pytest.raises(KeyboardInterrupt):
         fit(source, few, checkpoint=tmp_path / "c", **how)
-    monkeypatch.setattr(training, "save", real)
+    monkeypatch.setattr(checkpoint, "save", real)
     resumed = fit(source, few, checkpoint=tmp_path / "c", **how).targets[0].state()
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
 
@@ -308,7 +312,7 @@ def test_speakers_are_not_torn_apart(source, monkeypatch):
         return dataclasses.replace(trial, cer=None)
 
     monkeypatch.setattr(transcription, "_tried", watching)
-    fit(source, data, layers=["fine", "coarse"], head=dataclasses.replace(QUICK, epochs=1), store=False)
+    fit(source, data, layers=["fine", "coarse"], head=quick(1), store=False)
     assert seen and all(not one & other and one and other for one, other in seen)
     assert real is not watching
 
@@ -316,7 +320,7 @@ def test_speakers_are_not_torn_apart(source, monkeypatch):
 def test_items_without_a_transcript_are_left_out_of_both(source, train_data):
     texts = [None if i % 3 == 0 else text for i, text in enumerate(train_data.targets)]
     data = train_data.with_targets(texts, task="transcription")
-    predictor = fit(source, data, layers="coarse", head=dataclasses.replace(QUICK, epochs=1), store=False)
+    predictor = fit(source, data, layers="coarse", head=quick(1), store=False)
     result = predictor.evaluate(data)
     assert any("16 of 48 items have no label" in note for note in result.notes)
 

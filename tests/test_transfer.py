@@ -386,7 +386,7 @@ class TestTuning:
     def test_what_cannot_be_tuned_says_why(self):
         with pytest.raises(OptionError, match="one target column"):
             tuned(kinds()["several columns"], "fake:vector")
-        with pytest.raises(OptionError, match="moves no parameter"):
+        with pytest.raises(OptionError, match="trains no parameter"):
             tuned(labelled(ABC), "identity:vector", layers="auto")
         with pytest.raises(UnknownName, match="last_layers"):
             tuned(policy="last_layer")
@@ -407,7 +407,7 @@ class TestTuning:
         real = finetune_search.finetune
 
         def watched(*args, **how):
-            seen.append((len(how["samples"]), how["policy"].epochs, how.get("score")))
+            seen.append((len(how["samples"]), how["policy"].training.epochs, how.get("score")))
             return real(*args, **how)
 
         rising = iter(range(100))

@@ -10,7 +10,7 @@ import pytest
 import networks
 from headstart import Dataset, fit, policy
 from headstart.finetuning import FineTuneResult
-from headstart.training import History
+from headstart.training.checkpoint import History
 from headstart.transfer import starting_points as preparing
 from headstart.transfer.acceptance import PairedPredictions
 from headstart.transfer.finetune_search import FineTuneRun, _folds, _searched

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from headstart._base.constraints import invalid_values, validate
+from headstart._base.constraints import invalid_values
 from headstart.errors import DataError, OptionError
 from headstart.speech_heads import CTC, Alphabet, CtcHead, Recogniser, ctc
+from headstart.speech_heads.base import _NO_EFFECT
+from headstart.training.config import TrainingConfig
 
 LETTERS = Alphabet(("a", "b", "c"), "characters")
 MEMBERS = list(CTC)
@@ -38,18 +40,21 @@ def test_members_say_what_they_are(name):
     kind = CTC[name]
     assert issubclass(kind, CtcHead) and kind.name == name
     head = ctc(name)
-    validate(head)
+    head.check()
     assert json.loads(json.dumps(head.config())) == head.config()
-    assert kind(**head.config()) == head
+    assert ctc(name, **head.config()) == head
     with pytest.raises(dataclasses.FrozenInstanceError):
         head.beam = 3
 
 
-@pytest.mark.parametrize("case", [(n, f, v) for n in MEMBERS for f, v in invalid_values(CTC[n])], ids=str)
+WRONG = [(name, *case) for name in MEMBERS for kind in (CTC[name], TrainingConfig) for case in invalid_values(kind)]
+
+
+@pytest.mark.parametrize("case", [case for case in WRONG if case[1] not in _NO_EFFECT], ids=str)
 def test_values_that_are_not_allowed_are_refused(case):
     name, field, value = case
     with pytest.raises(OptionError, match=field):
-        validate(ctc(name, **{field: value}))
+        ctc(name, **{field: value}).check()
 
 
 def test_log_probabilities_sum_to_one(name):

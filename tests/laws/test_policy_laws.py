@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import dataclasses
 from functools import partial
 
 import members
@@ -16,9 +16,11 @@ import networks
 from headstart._base.constraints import invalid_values, validate
 from headstart.errors import OptionError, UnknownName
 from headstart.finetuning import HeadInit, LayerSpec, Samples, finetune
-from headstart.finetuning.parameter_groups import locate_parameters, lowest_moving
+from headstart.finetuning.parameter_groups import locate_parameters, lowest_trainable
 from headstart.policies import POLICIES, ParameterInfo, TrainableParameter, policy
+from headstart.policies.base import FINETUNING
 from headstart.sources import load_source
+from headstart.training.config import Augment, TrainingConfig
 from networks import image_source, state_bytes, vector_source
 
 
@@ -147,11 +149,13 @@ def test_what_is_frozen_for_good_lies_below_what_moves(name, data):
 
 def test_exactly_the_declared_parameters_move(name, source):
     chosen = moving(name)
-    places = locate_parameters(source, [source.select("last")[0]])
-    declared = {m.name for m in chosen.trainable(places.parameters, len(places.ends)) if m.start_epoch == 0}
+    parameter_map = locate_parameters(source, [source.select("last")[0]])
+    declared = {
+        m.name for m in chosen.trainable(parameter_map.parameters, len(parameter_map.unit_ends)) if m.start_epoch == 0
+    }
     before = state_bytes(source.module)
     if not declared:
-        with pytest.raises(OptionError, match="moves no parameter"):
+        with pytest.raises(OptionError, match="trains no parameter"):
             trained(source, chosen)
         return
     outcome = trained(source, chosen)
@@ -181,12 +185,12 @@ def test_every_buffer_and_the_source_given_are_bit_identical(name, source):
 
 def test_the_frozen_prefix_gives_the_same_features(name, source):
     chosen = moving(name)
-    places = locate_parameters(source, [source.select("last")[0]])
-    lowest = lowest_moving(chosen.trainable(places.parameters, len(places.ends)), places)
+    parameter_map = locate_parameters(source, [source.select("last")[0]])
+    lowest = lowest_trainable(chosen.trainable(parameter_map.parameters, len(parameter_map.unit_ends)), parameter_map)
     if not lowest:
         pytest.skip("nothing moves, or everything does")
     outcome = trained(source, chosen)
-    boundary = places.ends[lowest - 1]
+    boundary = parameter_map.unit_ends[lowest - 1]
     batch = source.input.tensors(source.input.example(3), torch.device("cpu"), torch.float32)
     with torch.no_grad():
         rows = [s.run(batch, {boundary: torch.clone})[boundary] for s in (source, outcome.source)]
@@ -236,16 +240,25 @@ def test_killed_and_resumed_equals_uninterrupted(name, source, tmp_path):
 
 
 def places_move(name, source):
-    places = locate_parameters(source, [source.select("last")[0]])
-    return policy(name).trainable(places.parameters, len(places.ends))
+    parameter_map = locate_parameters(source, [source.select("last")[0]])
+    return policy(name).trainable(parameter_map.parameters, len(parameter_map.unit_ends))
 
 
 def test_every_setting_is_checked(name):
-    kind = POLICIES[name]
-    for field, value in invalid_values(kind):
-        with pytest.raises(OptionError, match=rf"{kind.__name__}\({field}=…\)"):
-            policy(name, **{field: value})
-    validate(kind())
+    for kind in (POLICIES[name], TrainingConfig, Augment):
+        for field, value in invalid_values(kind):
+            # budget and seed are given to fit
+            error = UnknownName if field in ("budget", "seed") else OptionError
+            with pytest.raises(error, match=rf"{kind.__name__}\({field}=…\)|fields of policy"):
+                policy(name, **{field: value})
+    validate(policy(name))
+
+
+def test_settings_of_training_go_into_the_config_that_it_carries(name):
+    chosen = policy(name, epochs=3, ema=0.5, views=2, mixup=0.1, num_workers=2)
+    assert chosen.training == dataclasses.replace(FINETUNING, epochs=3, ema=0.5, num_workers=2)
+    assert chosen.augment == Augment(views=2, mixup=0.1)
+    assert chosen.with_training(epochs=4).training.epochs == 4 and chosen.training.epochs == 3
 
 
 def test_names_are_the_tables(name):
@@ -261,6 +274,7 @@ def test_unknown_fields_are_refused(name):
 
 def test_policies_are_plain_and_frozen(name):
     made = policy(name)
-    assert all(isinstance(getattr(made, f.name), (int, float, str, bool, type(None))) for f in fields(made))
+    assert all(isinstance(value, (int, float, str, bool, type(None))) for value in made.record().values())
+    assert policy(name, **made.record()) == made
     with pytest.raises(AttributeError):
         made.epochs = 3

@@ -1,4 +1,4 @@
-"""The boundary cache: un-pooled outputs of the last frozen layer per (item, view), as rows of a bank.
+"""The activation cache: un-pooled outputs of the last frozen layer per (item, view), as rows of a bank.
 
 A row is found by the item's content key (view 0) or by a key made of it, the augmentation's recipe and the view's
 number; a killed run, or another fit on the same source and items, computes only what is missing.
@@ -26,24 +26,25 @@ from headstart.finetuning.boundary import TruncatedForward
 from headstart.finetuning.model import BoundaryActivations, LayerSpec
 from headstart.pooling import reducer
 from headstart.runners.base import RUNNERS
+from headstart.sources.base import Source
 from headstart.sources.types import Batch
 from headstart.training.batches import Samples
 from headstart.training.distributed import run_on_all
 
-_ON_DEVICE = 4 << 30
+_ON_DEVICE = 4 << 30  # bytes of activations that are moved to a GPU as a whole
 
 
 @dataclass(frozen=True)
 class ActivationStore:
-    """Where boundary rows are kept and how they are computed.
+    """Where activations at the boundary are kept and how they are computed.
 
     Attributes
     ----------
-    home : Store or MemoryStore
+    store : Store or MemoryStore
     recipe : callable
         (layer, pooling, choice) → the recipe of a table, less its dtype.
-    choice : Choice
-        The engine's choice for this source on this machine.
+    choice : RuntimeConfig
+        How this source runs on this machine.
     """
 
     store: Any = field(default_factory=MemoryStore)
@@ -51,13 +52,13 @@ class ActivationStore:
     choice: RuntimeConfig = field(default_factory=lambda: RuntimeConfig("torch", "fp32"))
 
     def table(self, layer: str, pooling: str, dtype: str | None = None) -> Any:
-        """The table of one layer."""
-        made = dict(self.recipe(layer, pooling, self.choice)) if self.recipe else {"layer": layer, "pooling": pooling}
-        return self.store.table({**made, "dtype": dtype} if dtype else made)
+        """Return the table of one layer."""
+        recipe = dict(self.recipe(layer, pooling, self.choice)) if self.recipe else {"layer": layer, "pooling": pooling}
+        return self.store.table({**recipe, "dtype": dtype} if dtype else recipe)
 
 
 class ActivationCache:
-    """What the frozen part gives for some samples: the boundary un-pooled, frozen features pooled, per view.
+    """Activations of the frozen part: the boundary's output un-pooled, frozen features pooled, per item and view.
 
     Attributes
     ----------
@@ -67,54 +68,54 @@ class ActivationCache:
         Of the boundary's output for one item; of sequences, for one position.
     """
 
-    def __init__(self, source: Any, layer: str, below: Sequence[LayerSpec], keep: ActivationStore) -> None:
-        self._source, self._keep, self.layer = source, keep, layer
-        self.is_bf16 = keep.choice.precision != "fp32"
-        axes = {one.name: one.axes for one in source.layers}
+    def __init__(self, source: Source, layer: str, below: Sequence[LayerSpec], store: ActivationStore) -> None:
+        self._source, self._store, self.layer = source, store, layer
+        self.is_bf16 = store.choice.precision != "fp32"
+        axes = {layer.name: layer.axes for layer in source.layers}
         sides = source.layer(layer).shape
         self.nbytes = (2 if self.is_bf16 else 4) * math.prod(max(side, 1) for side in sides)
-        self._tables = {layer: keep.table(layer, "none", "bfloat16" if self.is_bf16 else "float32")}
-        self._tables |= {f.layer: keep.table(f.layer, f.pooling) for f in below if f.layer != layer}
-        self._reduce = {layer: _whole(axes[layer])}
+        self._tables = {layer: store.table(layer, "none", "bfloat16" if self.is_bf16 else "float32")}
+        self._tables |= {f.layer: store.table(f.layer, f.pooling) for f in below if f.layer != layer}
+        self._reduce = {layer: _unpooled(axes[layer])}
         self._reduce |= {f.layer: reducer(f.pooling, axes[f.layer]) for f in below if f.layer != layer}
 
     def fill(self, samples: Samples, views: Sequence[int]) -> int:
-        """Compute what is missing of these views of all samples; how many rows that was.
+        """Compute what is missing of these views of all samples, and return how many rows that was.
 
         Several processes share the work where rows are kept on disk; then each looks what may still be missing.
         """
-        if rank_and_world_size()[1] > 1 and self._keep.store.root is not None:
+        if rank_and_world_size()[1] > 1 and self._store.store.root is not None:
             run_on_all(lambda: self._fill(samples, views, *rank_and_world_size()))
             for table in self._tables.values():
                 table.refresh()
         return self._fill(samples, views)
 
     def _fill(self, samples: Samples, views: Sequence[int], part: int = 0, parts: int = 1) -> int:
-        """Every ``parts``-th batch of it."""
+        """Compute every ``parts``-th batch of what is missing."""
         keys = _keys(samples, views)
-        pending = dict(zip(keys, ((v, i) for v in views for i in range(len(samples)))))
-        lacking = {name: table for name, table in self._tables.items() if not table.has(list(pending)).all()}
-        if not lacking:
+        sample_of_key = dict(zip(keys, ((view, i) for view in views for i in range(len(samples)))))
+        incomplete = {name: table for name, table in self._tables.items() if not table.has(list(sample_of_key)).all()}
+        if not incomplete:
             return 0
-        there = np.logical_and.reduce([table.has(list(pending)) for table in lacking.values()])
-        places = list(pending.values())
-        size = self._keep.choice.batch_size
+        in_all = np.logical_and.reduce([table.has(list(sample_of_key)) for table in incomplete.values()])
+        sample_at = list(sample_of_key.values())
+        size = self._store.choice.batch_size
         missing = [
             (number, key)
-            for number, (key, known) in enumerate(zip(pending, there))
-            if not known and number // size % parts == part
+            for number, (key, is_stored) in enumerate(zip(sample_of_key, in_all))
+            if not is_stored and number // size % parts == part
         ]
         spent = pipeline.Spent()
-        prepare = pipeline.prepared(lambda number: samples.read(places[number][1], places[number][0]), spent)
+        prepare = pipeline.prepared(lambda number: samples.read(sample_at[number][1], sample_at[number][0]), spent)
         with track(f"{self._source.name}: frozen part", len(missing)) as done:
             works = RUNNERS["local"](None).map(prepare, missing, ahead=3 * size)
             usable = pipeline.good(works, spent, done, raising=True)
-            writer = pipeline.Writer(lacking, spent)
-            pipeline.run(usable, self._engine(list(lacking)), writer, source=self._source, size=size, done=done)
+            writer = pipeline.Writer(incomplete, spent)
+            pipeline.run(usable, self._engine(list(incomplete)), writer, source=self._source, size=size, done=done)
         return len(missing)
 
     def _engine(self, names: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
-        choice = self._keep.choice
+        choice = self._store.choice
         engine = ENGINES[choice.engine](self._source, {name: self._reduce[name] for name in names}, choice)
 
         def run(batch: Any) -> dict[str, Any]:
@@ -130,34 +131,34 @@ class ActivationCache:
         return run
 
     def load(
-        self, samples: Samples, views: Sequence[int], device: torch.device, made: TruncatedForward
+        self, samples: Samples, views: Sequence[int], device: torch.device, truncated: TruncatedForward
     ) -> CachedActivations:
-        """The rows of all samples and views, to take batches from."""
+        """Return the activations of all samples and views, to take batches from."""
         keys = _keys(samples, views)
         rows = {name: table.get(keys) for name, table in self._tables.items()}
         main = rows.pop(self.layer)
-        if made.variable_length and isinstance(main, np.ndarray):  # all of one size
+        if truncated.variable_length and isinstance(main, np.ndarray):  # all of one size
             main = list(main)
         below = {name: torch.from_numpy(np.array(values, np.float32)).to(device) for name, values in rows.items()}
         return CachedActivations(
-            samples, main, below, is_bf16=self.is_bf16, device=device, stub_inputs=made.stub_inputs
+            samples, main, below, is_bf16=self.is_bf16, device=device, stub_inputs=truncated.stub_inputs
         )
 
 
-def _whole(axes: str) -> Callable[[torch.Tensor, Any], Any]:
-    """Un-pooled: what is real of every item; of clips all patches, each as it is."""
-    plain = reducer("none", axes)
+def _unpooled(axes: str) -> Callable[[torch.Tensor, Batch], Any]:
+    """Return a reduction that leaves out padding only; of clips it gives all patches, each as it is."""
+    without_padding = reducer("none", axes)
 
     def reduce(output: torch.Tensor, batch: Batch) -> Any:
         if batch.counts is None:
-            return plain(output, batch)
+            return without_padding(output, batch)
         return [part.clone() for part in output.split(list(batch.counts))]
 
     return reduce
 
 
 class CachedActivations:
-    """Rows of the frozen part, ready for training: ``batch(indices, views)`` gives the batch and what it is fed."""
+    """Activations ready for training: ``batch(indices, views)`` gives a batch and the activations that it is fed."""
 
     def __init__(
         self,
@@ -171,37 +172,37 @@ class CachedActivations:
     ) -> None:
         self._samples, self._main, self._below = samples, main, below
         self._is_bf16, self._device, self._synthetic = is_bf16, device, stub_inputs
-        self._there: torch.Tensor | None = None
+        self._on_device: torch.Tensor | None = None
         if device.type == "cuda" and isinstance(main, np.ndarray) and main.nbytes <= _ON_DEVICE:
-            self._there = self._tensor(np.array(main)).to(device)
+            self._on_device = self._tensor(np.array(main)).to(device)
 
     def batch(self, indices: np.ndarray, views: np.ndarray | None = None) -> tuple[Batch, BoundaryActivations]:
-        """``views`` counts within the views that are held."""
-        places = indices if views is None else indices + views * len(self._samples)
-        where = torch.from_numpy(np.ascontiguousarray(places))
-        below = {name: rows[where.to(rows.device)] for name, rows in self._below.items()}
+        """Return the batch of these items, and its activations; ``views`` counts within the views that are loaded."""
+        rows = indices if views is None else indices + views * len(self._samples)
+        index = torch.from_numpy(np.ascontiguousarray(rows))
+        below = {name: values[index.to(values.device)] for name, values in self._below.items()}
         batch = Batch({}) if self._synthetic else self._samples.batch(indices)
-        if self._there is not None:
-            return batch, BoundaryActivations(self._there[where.to(self._device)].float(), below)
+        if self._on_device is not None:
+            return batch, BoundaryActivations(self._on_device[index.to(self._device)].float(), below)
         if isinstance(self._main, list):
-            parts = [self._main[i] for i in places]
+            parts = [self._main[i] for i in rows]
             if self._synthetic or batch.counts is not None:
                 batch = Batch(batch.inputs, counts=tuple(len(p) for p in parts), mask=batch.mask)
                 joined = self._tensor(np.concatenate(parts))
             else:
                 joined = self._tensor(_padded(parts, batch.mask))
         else:
-            joined = self._tensor(self._main[places])
+            joined = self._tensor(self._main[rows])
         return batch, BoundaryActivations(joined.to(self._device).float(), below)
 
-    def _tensor(self, rows: np.ndarray) -> torch.Tensor:
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
         if self._is_bf16:  # torch does not know ml_dtypes' type, only its bits
-            return torch.from_numpy(rows.view(np.uint16)).view(torch.bfloat16)
-        return torch.from_numpy(rows)
+            return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
+        return torch.from_numpy(values)
 
 
-def _padded(parts: Sequence[np.ndarray], mask: Any) -> np.ndarray:
-    """Sequences of different lengths as one block; what is beyond an end is 0, and masked everywhere."""
+def _padded(parts: Sequence[np.ndarray], mask: np.ndarray | None) -> np.ndarray:
+    """Return sequences of different lengths as one block; what is beyond an end is 0, and masked everywhere."""
     longest = max(max(map(len, parts)), 0 if mask is None else mask.shape[1])
     block = np.zeros((len(parts), longest, *parts[0].shape[1:]), parts[0].dtype)
     for row, part in zip(block, parts):
@@ -210,17 +211,17 @@ def _padded(parts: Sequence[np.ndarray], mask: Any) -> np.ndarray:
 
 
 def _keys(samples: Samples, views: Sequence[int]) -> list[bytes]:
-    """Keys of all samples in each view, view by view."""
-    own = samples.keys if samples.keys is not None else [_numbered(samples, i) for i in range(len(samples))]
+    """Return the keys of all samples in each view, view by view."""
+    item_keys = samples.keys if samples.keys is not None else [_numbered(samples, i) for i in range(len(samples))]
     recipe = samples.views.recipe if samples.views is not None else ""
-    return [key if not view else view_key(key, recipe, view) for view in views for key in own]
+    return [key if not view else view_key(key, recipe, view) for view in views for key in item_keys]
 
 
 def view_key(key: bytes, recipe: str, view: int) -> bytes:
-    """The key of one random variant of an item."""
+    """Return the key of one random variant of an item."""
     return hashlib.sha256(key + f"\0view\0{recipe}\0{view}".encode()).digest()[:KEY_BYTES]
 
 
 def _numbered(samples: Samples, index: int) -> bytes:
-    """A key for a sample without one: it is kept for this run only, so its number will do."""
+    """Return a key for a sample without one: it is kept for this run only, so its number will do."""
     return hashlib.sha256(f"{id(samples)}\0{index}".encode()).digest()[:KEY_BYTES]

@@ -1,55 +1,57 @@
-"""Co-Tuning (You et al. 2020): the source's own classifier goes on being taught, by what its classes say about ours.
+"""Co-Tuning: the source's own classifier goes on being trained, on what its classes say about the target's.
 
 How target classes relate to source classes is read off once, before training: the mean of the source's probabilities
 over the training items of each target class.
+
+References
+----------
+You et al., Co-Tuning for transfer learning, NeurIPS 2020.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from headstart.errors import OptionError
 from headstart.finetuning.batches import BatchProvider
+from headstart.finetuning.model import FineTuneModel
 
 
-def relation(feed: BatchProvider, targets: torch.Tensor, task: str, size: int = 64) -> torch.Tensor:
-    """(t, source classes): probabilities of source classes given a target class.
+def source_class_relation(provider: BatchProvider, targets: torch.Tensor, task: str) -> torch.Tensor:
+    """Return (t, source classes) probabilities of source classes given a target class.
 
     Raises
     ------
     OptionError
         When the source has no classifier that gives one row per item, or the task has no classes.
     """
-    model = feed.model
-    name = model.source.classifier
-    if name is None or task != "classification":
+    model = provider.model
+    classifier = model.source.classifier
+    if classifier is None or task != "classification":
         raise OptionError(
             f"cotuning= needs classes and a source with a classifier of its own; the task is {task}, and "
-            f"{model.source.address} has {'none' if name is None else name!r}. Leave it out."
+            f"{model.source.address} has {'none' if classifier is None else classifier!r}. Leave it out."
         )
-    parts = []
-    with model.capture(name), torch.inference_mode():
-        for first in range(0, len(feed.samples), size):
-            indices = np.arange(first, min(first + size, len(feed.samples)))
-            model(*feed.batch(indices))
-            parts.append(_logits(model, len(indices)).float().softmax(1))
-    return (targets.T @ torch.cat(parts)) / targets.sum(0).clamp(min=1)[:, None]
+    probabilities = []
+    with model.capture(classifier), torch.inference_mode():
+        for batch in provider.in_order():
+            model(batch.inputs, batch.activations)
+            probabilities.append(_logits(model, len(batch.indices)).float().softmax(1))
+    return (targets.T @ torch.cat(probabilities)) / targets.sum(0).clamp(min=1)[:, None]
 
 
-def cotuning(model: Any, wanted: torch.Tensor, related: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the source classifier's output against what the target classes, one-hot (n, t), say."""
-    logits = _logits(model, len(wanted)).float()
-    return -((wanted @ related) * F.log_softmax(logits, 1)).sum(1).mean()
+def cotuning_loss(model: FineTuneModel, targets: torch.Tensor, relation: torch.Tensor) -> torch.Tensor:
+    """Return the cross entropy of the source classifier's output against what the one-hot targets (n, t) say of it."""
+    logits = _logits(model, len(targets)).float()
+    return -((targets @ relation) * F.log_softmax(logits, 1)).sum(1).mean()
 
 
-def _logits(model: Any, items: int) -> torch.Tensor:
-    found: torch.Tensor = model.captured
-    if found.ndim != 2 or len(found) != items:
+def _logits(model: FineTuneModel, items: int) -> torch.Tensor:
+    logits = model.captured
+    assert logits is not None
+    if logits.ndim != 2 or len(logits) != items:
         raise OptionError(
-            f"cotuning= needs one row of source classes per item; the classifier gives {tuple(found.shape)}."
+            f"cotuning= needs one row of source classes per item; the classifier gives {tuple(logits.shape)}."
         )
-    return found
+    return logits

@@ -1,96 +1,42 @@
-"""The parameters that move: in groups for the optimiser, as copies to come back to, and the choice between them."""
+"""Parameters of a source: where they stand, in which groups they are trained, and which weights are kept in the end."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from headstart.finetuning.model import FineTuneModel
 from headstart.policies.base import ParameterInfo, Policy, TrainableParameter
+from headstart.sources.base import Source
 from headstart.training.checkpoint import ParameterGroup, copy_into
 
 _HEAD_WIDTH = 64
 
 
-def groups_of(model: FineTuneModel, moves: Sequence[TrainableParameter], policy: Policy) -> list[ParameterGroup]:
-    """Parameters of one factor and start together; norms and biases without weight decay; the head last."""
-    named = dict(model.network.named_parameters())
-    groups: dict[tuple[float, int, bool], dict[str, torch.nn.Parameter]] = {}
-    for move in moves:
-        parameter = named[move.name]
-        groups.setdefault((move.lr_scale, move.start_epoch, parameter.ndim > 1), {})[f"network.{move.name}"] = parameter
-    made = [ParameterGroup(members, factor, decay, epoch) for (factor, epoch, decay), members in groups.items()]
-    head = {f"head.{name}": parameter for name, parameter in model.head.named_parameters()}
-    width = min(1.0, _HEAD_WIDTH / model.head.in_features)  # one step of Adam moves a decision by rate times width
-    return [*made, ParameterGroup(head, policy.head_factor * width, weight_decay=False)]
-
-
-def snapshot(model: FineTuneModel, moves: Sequence[TrainableParameter]) -> dict[str, torch.Tensor]:
-    """Parameters of the network and the head as they are now."""
-    named = dict(model.network.named_parameters())
-    moving = {f"network.{move.name}": named[move.name] for move in moves}
-    head = {f"head.{name}": p for name, p in model.head.named_parameters()}
-    return {name: tensor.detach().clone() for name, tensor in {**moving, **head}.items()}
-
-
-def changed_parameters(model: FineTuneModel, begin: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    """Parameters of the network that are not what they were; those that no forward pass reaches never move."""
-    named = dict(model.named_parameters())
-    changed = (name for name, value in begin.items() if not torch.equal(named[name], value))
-    return tuple(sorted(name.removeprefix("network.") for name in changed if name.startswith("network.")))
-
-
-def l2sp_penalty(model: FineTuneModel, begin: Mapping[str, torch.Tensor], strength: float) -> torch.Tensor:
-    named = dict(model.named_parameters())
-    parts = [((named[name] - value) ** 2).sum() for name, value in begin.items() if name.startswith("network.")]
-    return strength / 2 * torch.stack(parts).sum()
-
-
-def select_weights(
-    model: FineTuneModel,
-    begin: Mapping[str, torch.Tensor],
-    validation: Callable[[], float] | None,
-    scores: dict[str, float],
-    *,
-    average: bool = False,
-) -> str:
-    """Leave the best of start, average and tuned in the model; a tie goes to the one that moved less.
-
-    Without validation it is the tuned one, or the average where that is asked for.
-    """
-    named = dict(model.named_parameters())
-    tuned = {name: named[name].detach().clone() for name in begin}
-    states = {"start": begin, "average": {k: (begin[k] + tuned[k]) / 2 for k in begin}, "tuned": tuned}
-    if validation is None:
-        kept = "average" if average else "tuned"
-    else:
-        for name in ("average", "tuned"):
-            copy_into(named, states[name])
-            scores[name] = validation()
-        worth = {name: -math.inf if math.isnan(score) else score for name, score in scores.items()}
-        kept = max(states, key=lambda name: worth[name])  # the first of equals
-    copy_into(named, states[kept])
-    return kept
-
-
-# ---- Where each parameter of a source stands: its unit in measured execution order. See ``policies/base.py``. ----
-
-
 @dataclass(frozen=True)
 class ParameterMap:
-    """Units of a source below the deepest layer used: their end layers, and the unit of every parameter and module."""
+    """The units of a source below the deepest layer used.
 
-    ends: tuple[str, ...]
+    Attributes
+    ----------
+    unit_ends : tuple of str
+        The layer that ends each unit.
+    parameters : tuple of ParameterInfo
+        With the unit of each.
+    module_units : mapping
+        The unit of each module, by name.
+    """
+
+    unit_ends: tuple[str, ...]
     parameters: tuple[ParameterInfo, ...]
-    modules: Mapping[str, int]
+    module_units: Mapping[str, int]
 
 
-def locate_parameters(source: Any, layers: Sequence[str]) -> ParameterMap:
-    """Where everything below the deepest layer used stands.
+def locate_parameters(source: Source, layers: Sequence[str]) -> ParameterMap:
+    """Return where everything below the deepest layer used stands in execution order.
 
     Notes
     -----
@@ -99,63 +45,132 @@ def locate_parameters(source: Any, layers: Sequence[str]) -> ParameterMap:
     """
     order = {layer.name: i for i, layer in enumerate(source.layers)}
     deepest = max(order[name] for name in layers)
-    ends = sorted(
-        {order[layer.name] for layer in source.layers if layer.candidate and order[layer.name] <= deepest} | {deepest}
-    )
+    candidates = {order[layer.name] for layer in source.layers if layer.candidate and order[layer.name] <= deepest}
+    ends = sorted(candidates | {deepest})
     names = [layer.name for layer in source.layers]
+    unit_ends = tuple(names[end] for end in ends)
     if source.torch_backend.submodules is not None:
-        return ParameterMap(tuple(names[end] for end in ends), tuple(_by_identity(source, order, ends)), {})
+        return ParameterMap(unit_ends, tuple(_by_identity(source, order, ends)), {})
     modules = dict(source.module.named_modules())
     units = {}
     for name in modules:
-        when = _when(name, order, modules)
-        if when is not None and when <= deepest:
-            units[name] = next(i for i, end in enumerate(ends) if when <= end)
-    placed = [
-        ParameterInfo(name, units[owner], type(modules[owner]).__name__.lower(), names[ends[units[owner]]])
-        for name, _ in source.module.named_parameters()
-        if (owner := name.rpartition(".")[0]) in units
-    ]
-    return ParameterMap(tuple(names[end] for end in ends), tuple(placed), units)
+        position = _position(name, order, modules)
+        if position is not None and position <= deepest:
+            units[name] = next(i for i, end in enumerate(ends) if position <= end)
+    located = []
+    for name, _ in source.module.named_parameters():
+        owner = name.rpartition(".")[0]
+        if owner in units:
+            kind = type(modules[owner]).__name__.lower()
+            located.append(ParameterInfo(name, units[owner], kind, unit_ends[units[owner]]))
+    return ParameterMap(unit_ends, tuple(located), units)
 
 
-def _by_identity(source: Any, order: Mapping[str, int], ends: Sequence[int]) -> Iterator[ParameterInfo]:
-    """Where layers are no torch modules of the network (Keras), a parameter belongs to the smallest layer that has it.
+def _by_identity(source: Source, order: Mapping[str, int], ends: Sequence[int]) -> Iterator[ParameterInfo]:
+    """Yield parameters where layers are no torch modules (Keras): each in the smallest layer that has it.
 
-    What Keras keeps beside the weights (moving averages) are parameters there, too, and never move.
+    What Keras keeps beside the weights (moving averages) are parameters there, too, and are never trained.
     """
-    owner: dict[int, tuple[int, str]] = {}
-    still: set[int] = set()
+    owners: dict[int, tuple[int, str]] = {}  # id of a parameter → size and name of its layer
+    fixed: set[int] = set()
     layers = source.torch_backend.named_modules()
     for name, module in layers.items():
-        own = list(module.parameters())
-        still |= {id(variable.value) for variable in getattr(module, "_non_trainable_variables", ())}
+        parameters = list(module.parameters())
+        fixed |= {id(variable.value) for variable in getattr(module, "_non_trainable_variables", ())}
         if name in order and module is not source.module:
-            for parameter in own:
-                owner[id(parameter)] = min(owner.get(id(parameter), (len(own), name)), (len(own), name))
-    named = [layer.name for layer in source.layers]
+            for parameter in parameters:
+                candidate = (len(parameters), name)
+                owners[id(parameter)] = min(owners.get(id(parameter), candidate), candidate)
+    names = [layer.name for layer in source.layers]
     for name, parameter in source.module.named_parameters():
-        place = owner.get(id(parameter))
-        if place is None or id(parameter) in still or order[place[1]] > ends[-1]:
+        owner = owners.get(id(parameter))
+        if owner is None or id(parameter) in fixed or order[owner[1]] > ends[-1]:
             continue
-        unit = next(i for i, end in enumerate(ends) if order[place[1]] <= end)
-        yield ParameterInfo(name, unit, type(layers[place[1]]).__name__.lower(), named[ends[unit]])
+        unit = next(i for i, end in enumerate(ends) if order[owner[1]] <= end)
+        yield ParameterInfo(name, unit, type(layers[owner[1]]).__name__.lower(), names[ends[unit]])
 
 
-def _when(owner: str, order: dict[str, int], modules: dict[str, Any]) -> int | None:
-    """The place of a module in the execution order; for one that returned no tensor of its own, what is inside it."""
-    leaf = owner in order and not any(True for _ in modules[owner].children())
-    if leaf:
-        return order[owner]
-    inside = [i for name, i in order.items() if not owner or name.startswith(owner + ".")]
+def _position(module: str, order: Mapping[str, int], modules: Mapping[str, torch.nn.Module]) -> int | None:
+    """Return when a module runs; for one that returned no tensor of its own, when what is inside it first does."""
+    is_leaf = module in order and not any(True for _ in modules[module].children())
+    if is_leaf:
+        return order[module]
+    inside = [i for name, i in order.items() if not module or name.startswith(module + ".")]
     if inside:
         return min(inside)
-    if owner in order:
-        return order[owner]
-    return _when(owner.rpartition(".")[0], order, modules) if owner else None
+    if module in order:
+        return order[module]
+    return _position(module.rpartition(".")[0], order, modules) if module else None
 
 
-def lowest_moving(moves: Sequence[TrainableParameter], places: ParameterMap) -> int | None:
-    """The lowest unit in which anything moves; None when nothing does."""
-    units = {p.name: p.unit for p in places.parameters}
-    return min((units[m.name] for m in moves), default=None)
+def lowest_trainable(trainable: Sequence[TrainableParameter], parameter_map: ParameterMap) -> int | None:
+    """Return the lowest unit in which anything is trained; None when nothing is."""
+    units = {p.name: p.unit for p in parameter_map.parameters}
+    return min((units[item.name] for item in trainable), default=None)
+
+
+def groups_of(model: FineTuneModel, trainable: Sequence[TrainableParameter], policy: Policy) -> list[ParameterGroup]:
+    """Return parameters of one scale and start together; norms and biases without weight decay; the head last."""
+    named = dict(model.network.named_parameters())
+    groups: dict[tuple[float, int, bool], dict[str, torch.nn.Parameter]] = {}
+    for item in trainable:
+        parameter = named[item.name]
+        alike = (item.lr_scale, item.start_epoch, parameter.ndim > 1)
+        groups.setdefault(alike, {})[f"network.{item.name}"] = parameter
+    result = [ParameterGroup(members, scale, decay, epoch) for (scale, epoch, decay), members in groups.items()]
+    head = {f"head.{name}": parameter for name, parameter in model.head.named_parameters()}
+    width = min(1.0, _HEAD_WIDTH / model.head.in_features)  # one step of Adam moves a decision by rate times width
+    return [*result, ParameterGroup(head, policy.head_factor * width, weight_decay=False)]
+
+
+def snapshot(model: FineTuneModel, trainable: Sequence[TrainableParameter]) -> dict[str, torch.Tensor]:
+    """Return copies of trained parameters of the network, and of the head."""
+    named = dict(model.network.named_parameters())
+    network = {f"network.{item.name}": named[item.name] for item in trainable}
+    head = {f"head.{name}": p for name, p in model.head.named_parameters()}
+    return {name: tensor.detach().clone() for name, tensor in {**network, **head}.items()}
+
+
+def changed_parameters(model: FineTuneModel, initial: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """Return the parameters of the network that have changed; those that no forward pass reaches never do."""
+    named = dict(model.named_parameters())
+    changed = (name for name, value in initial.items() if not torch.equal(named[name], value))
+    return tuple(sorted(name.removeprefix("network.") for name in changed if name.startswith("network.")))
+
+
+def l2sp_penalty(model: FineTuneModel, initial: Mapping[str, torch.Tensor], strength: float) -> torch.Tensor:
+    """Return ``strength / 2`` times the squared distance of the network's parameters from where they began."""
+    named = dict(model.named_parameters())
+    parts = [((named[name] - value) ** 2).sum() for name, value in initial.items() if name.startswith("network.")]
+    return strength / 2 * torch.stack(parts).sum()
+
+
+def select_weights(
+    model: FineTuneModel,
+    initial: Mapping[str, torch.Tensor],
+    validation: Callable[[], float] | None,
+    scores: dict[str, float],
+    *,
+    average: bool = False,
+) -> str:
+    """Leave the best of start, average and tuned in the model; return its name. A tie goes to the lesser change.
+
+    Without validation it is the tuned one, or the average where that is asked for.
+    """
+    named = dict(model.named_parameters())
+    tuned = {name: named[name].detach().clone() for name in initial}
+    states = {
+        "start": initial,
+        "average": {name: (initial[name] + tuned[name]) / 2 for name in initial},
+        "tuned": tuned,
+    }
+    if validation is None:
+        selected = "average" if average else "tuned"
+    else:
+        for name in ("average", "tuned"):
+            copy_into(named, states[name])
+            scores[name] = validation()
+        comparable = {name: -math.inf if math.isnan(score) else score for name, score in scores.items()}
+        selected = max(states, key=lambda name: comparable[name])  # the first of equals
+    copy_into(named, states[selected])
+    return selected

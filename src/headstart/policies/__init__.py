@@ -1,4 +1,4 @@
-"""Policies: which parameters move, and how fast. One per file. Floor 3."""
+"""Policies: which parameters are trained, and how fast."""
 
 from headstart.policies.base import POLICIES, ParameterInfo, Policy, TrainableParameter, policy
 

@@ -1,21 +1,26 @@
-"""What a policy is: for every parameter of a source, whether it moves, how fast, and from which epoch on. Floor 3.
+"""Policies: which parameters of a source are trained, how fast, and from which epoch on.
 
 A source's parameters are placed in units, numbered in measured execution order: a unit ends at a candidate layer. Unit
-0 is nearest the input. Parameters above the deepest layer that is used are in no unit and never move.
+0 is nearest the input. Parameters above the deepest layer that is used are in no unit and are never trained.
 
 Formula of layer-wise decay: ``lr(unit) = lr · layer_decay ** (units - 1 - unit)``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from headstart._base.constraints import Allow, Interval, Options, validate
-from headstart._base.registry import Family, check_fields, unknown_name
+from headstart._base.constraints import Allow, Interval, validate
+from headstart._base.registry import Family, check_names, unknown_name
 from headstart.errors import UnknownName
+from headstart.training.config import Augment, TrainingConfig, split_settings
+
+if TYPE_CHECKING:
+    import torch
 
 POLICIES = Family(
     "policies",
@@ -31,10 +36,32 @@ POLICIES = Family(
 )
 
 
+FINETUNING = TrainingConfig(weight_decay=0.02, label_smoothing=0.05)
+"""How a policy trains, unless it says otherwise: epochs, batches and rate follow from the number of items."""
+
+NO_CHOICE = Augment()
+"""How items are varied, unless a policy says otherwise: views as disk and budget allow, no mixup."""
+
+# what version 0.1 wrote of these, in records by which a checkpoint is recognised: always, whatever their values
+_TRAINING_RECORD = ("epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "patience", "ema", "precision")
+_SET_BY_FIT = ("budget", "seed")
+
+
 @dataclass(frozen=True)
 class ParameterInfo:
-    """A parameter and where it is: its full name, its unit, the lower-case type of the module that owns it, and the
-    layer that ends the unit."""
+    """Where a parameter of a source stands.
+
+    Attributes
+    ----------
+    name : str
+        Its full name.
+    unit : int
+        In execution order.
+    kind : str
+        Lower-case type of the module that owns it.
+    layer : str
+        The layer that ends the unit.
+    """
 
     name: str
     unit: int
@@ -44,7 +71,7 @@ class ParameterInfo:
 
 @dataclass(frozen=True)
 class TrainableParameter:
-    """A parameter that moves: at ``factor`` times the learning rate, from epoch ``from_epoch`` on."""
+    """A parameter that is trained, at ``lr_scale`` times the learning rate, from epoch ``start_epoch`` on."""
 
     name: str
     lr_scale: float = 1.0
@@ -57,88 +84,89 @@ class Policy(ABC):
 
     Attributes
     ----------
-    epochs, batch_size : int or None
-        None lets the size of the data decide.
-    lr : float, "auto" or None
-        Peak learning rate of the topmost unit; None is the policy's own, ``"auto"`` runs a range test.
+    training : TrainingConfig
+        How long and how fast. Its fields are given to :func:`policy` by name: ``policy("full", epochs=2)``. ``lr`` is
+        that of the topmost unit; None is the policy's own, ``"auto"`` runs a range test.
+    augment : Augment
+        Views and mixup, given by name as well: ``policy("full", views=4)``.
     head_factor : float
         The head's learning rate, as a multiple.
     layer_decay : float
-        Each unit nearer the input moves this much slower.
-    weight_decay, label_smoothing, l2sp : float
-        ``l2sp`` pulls parameters towards where they started (Li et al. 2018).
-    mixup : float
-        Of the Beta distribution by which pairs of items are mixed at the frozen boundary (Verma et al. 2019), or at the
-        pooled features where nothing is frozen; 0 is none. Texts and clips are not mixed.
+        Each unit nearer the input trains this much slower.
+    l2sp : float
+        Pulls parameters towards where they started (Li et al. 2018).
     cotuning : float
         Weight of teaching the source's own classifier what its classes say about ours (You et al. 2020; 2.3 there).
-    views : int or None
-        Cached random views per item; 1 is the item as it is; None lets the disk budget decide.
     cache : bool or None
         Whether the frozen part runs once; None does so whenever it is true to the full forward pass.
-    patience : int or None
-    ema : float
-    precision : "auto" | "fp32" | "bf16"
     """
 
     name: ClassVar[str]
-    partial: ClassVar[bool] = False  # whether units that move may hold still in part
+    partial: ClassVar[bool] = False  # whether parameters of a trained unit may stay frozen
 
-    epochs: Annotated[int | None, Interval(1, 10_000, integer=True), Allow(None)] = None
-    batch_size: Annotated[int | None, Interval(1, 65_536, integer=True), Allow(None)] = None
-    lr: Annotated[float | str | None, Interval(0, 10, closed="right"), Options("auto"), Allow(None)] = None
+    training: TrainingConfig = FINETUNING
+    augment: Augment = NO_CHOICE
     head_factor: Annotated[float, Interval(0, 1000)] = 1.0
     layer_decay: Annotated[float, Interval(0, 1, closed="right")] = 0.9
-    weight_decay: Annotated[float, Interval(0, None)] = 0.02
-    label_smoothing: Annotated[float, Interval(0, 1, closed="left")] = 0.05
     l2sp: Annotated[float, Interval(0, None)] = 0.0
-    mixup: Annotated[float, Interval(0, 100)] = 0.0
     cotuning: Annotated[float, Interval(0, 100)] = 0.0
-    views: Annotated[int | None, Interval(1, 64, integer=True), Allow(None)] = None
     cache: Annotated[bool | None, Allow(True), Allow(False), Allow(None)] = None
-    patience: Annotated[int | None, Interval(1, None, integer=True), Allow(None)] = None
-    ema: Annotated[float, Interval(0, 1, closed="left")] = 0.0
-    precision: Annotated[str, Options("auto", "fp32", "bf16")] = "auto"
 
     @abstractmethod
-    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
-        """Which parameters move, and how fast. The frozen boundary follows from it."""
+    def trainable(self, parameters: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+        """Return the parameters that are trained, and how fast. The frozen boundary follows from it."""
 
-    def adapt(self, network: Any, moves: Sequence[TrainableParameter]) -> list[TrainableParameter]:
-        """What moves in place of the parameters, once this has been put into the network; they themselves as a rule."""
-        return list(moves)
+    def adapt(self, network: torch.nn.Module, trainable: Sequence[TrainableParameter]) -> list[TrainableParameter]:
+        """Put what is trained in place of the parameters into the network, and return it; nothing, as a rule."""
+        return list(trainable)
 
-    def merge(self, network: Any) -> None:
-        """Undo ``adapt`` after training, so that the network is an ordinary one; nothing as a rule."""
+    def merge(self, network: torch.nn.Module) -> None:
+        """Undo ``adapt`` after training, so that the network is an ordinary one; nothing, as a rule."""
         return
 
     def layer_lr_scale(self, unit: int, units: int) -> float:
-        """The learning-rate factor of a unit."""
+        """Return the learning-rate factor of a unit."""
         return self.layer_decay ** (units - 1 - unit)
 
+    def with_training(self, **fields: Any) -> Policy:
+        """Return the policy with other values of its training config."""
+        return dataclasses.replace(self, training=dataclasses.replace(self.training, **fields))
 
-def topmost(placed: Sequence[ParameterInfo], layers: int | str) -> set[int]:
-    """The topmost units that have parameters: so many, a quarter of them (``"auto"``), ``"all"``, or from a layer on.
+    def record(self) -> dict[str, Any]:
+        """Return every field as flat plain data: what was set, as checkpoints and proofs are recognised by it."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del own["training"], own["augment"]
+        always = {name: getattr(self.training, name) for name in _TRAINING_RECORD}
+        return {**self.training.changes(FINETUNING), **always, **vars(self.augment), **own}
+
+
+def topmost(parameters: Sequence[ParameterInfo], layers: int | str) -> set[int]:
+    """Return the topmost units that have parameters.
+
+    Parameters
+    ----------
+    layers : int or str
+        So many; a quarter of them (``"auto"``); ``"all"``; or from the unit that ends with the layer of that name on.
 
     Raises
     ------
     UnknownName
         When no unit ends with a layer of that name.
     """
-    known = sorted({p.unit for p in placed})
+    units = sorted({p.unit for p in parameters})
     if layers == "all":
-        return set(known)
+        return set(units)
     if isinstance(layers, str) and layers != "auto":
-        named = {p.layer: p.unit for p in placed if p.layer}
-        if layers not in named:
-            raise UnknownName(unknown_name("layers that a policy can start from", layers, list(named)))
-        return {unit for unit in known if unit >= named[layers]}
-    many = max(1, round((max(known, default=0) + 1) / 4)) if layers == "auto" else int(layers)
-    return set(known[-many:])
+        unit_of = {p.layer: p.unit for p in parameters if p.layer}
+        if layers not in unit_of:
+            raise UnknownName(unknown_name("layers that a policy can start from", layers, list(unit_of)))
+        return {unit for unit in units if unit >= unit_of[layers]}
+    count = max(1, round((max(units, default=0) + 1) / 4)) if layers == "auto" else int(layers)
+    return set(units[-count:])
 
 
 def policy(name: str | Policy, **settings: Any) -> Policy:
-    """A policy by name, with its fields.
+    """Make a policy by name, with its own fields and those of its training and augmentation.
 
     Raises
     ------
@@ -149,13 +177,23 @@ def policy(name: str | Policy, **settings: Any) -> Policy:
 
     Examples
     --------
-    >>> policy("last_layers", layers=2).layers
-    2
+    >>> chosen = policy("last_layers", layers=2, epochs=3, views=1)
+    >>> chosen.layers, chosen.training.epochs, chosen.augment.views
+    (2, 3, 1)
     """
     if isinstance(name, Policy):
         return name
     kind = POLICIES[name]
-    check_fields(f"fields of policy {name!r}", settings, kind)
-    made: Policy = kind(**settings)
-    validate(made)
-    return made
+    check_names(f"fields of policy {name!r}", settings, _field_names(kind))
+    training, others = split_settings(settings, TrainingConfig)
+    augment, own = split_settings(others, Augment)
+    result: Policy = kind(training=dataclasses.replace(FINETUNING, **training), augment=Augment(**augment), **own)
+    for record in (result.training, result.augment, result):
+        validate(record)
+    return result
+
+
+def _field_names(kind: type) -> list[str]:
+    """Return what :func:`policy` takes by name; budget and seed are given to ``fit``."""
+    names = [field.name for record in (TrainingConfig, Augment, kind) for field in dataclasses.fields(record)]
+    return [name for name in names if name not in ("training", "augment", *_SET_BY_FIT)]

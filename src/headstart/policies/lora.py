@@ -1,15 +1,23 @@
-"""Low-rank additions to linear layers move (LoRA, Hu et al. 2022), through peft; merged into the weights afterwards."""
+"""LoRA: low-rank additions to linear layers are trained, through peft, and merged into the weights afterwards.
+
+References
+----------
+Hu et al., LoRA: Low-rank adaptation of large language models, ICLR 2022.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from headstart._base import extras
 from headstart._base.constraints import Interval, Name, Options
 from headstart.policies.base import ParameterInfo, Policy, TrainableParameter, topmost
+
+if TYPE_CHECKING:
+    import torch
 
 _WEIGHT = ".weight"
 
@@ -30,27 +38,27 @@ class Lora(Policy):
     rank: Annotated[int, Interval(1, 4096, integer=True)] = 8
     alpha: Annotated[float, Interval(0, None, closed="neither")] = 16.0
 
-    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
-        """Weights of linear layers: what changes in the end."""
-        top = topmost(placed, self.layers)
-        chosen = (p for p in placed if p.unit in top and p.kind == "linear" and f".{p.name}".endswith(_WEIGHT))
-        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in chosen]
+    def trainable(self, parameters: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+        """Return the weights of linear layers: what has changed in the end."""
+        top = topmost(parameters, self.layers)
+        weights = (p for p in parameters if p.unit in top and p.kind == "linear" and f".{p.name}".endswith(_WEIGHT))
+        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in weights]
 
-    def adapt(self, network: Any, moves: Sequence[TrainableParameter]) -> list[TrainableParameter]:
-        """Put the additions into the network; they move in place of the weights."""
+    def adapt(self, network: torch.nn.Module, trainable: Sequence[TrainableParameter]) -> list[TrainableParameter]:
+        """Put the additions into the network, and return them: they are trained in place of the weights."""
         peft = extras.require_package("peft", "for policy='lora'")
-        names = [move.name.removesuffix(_WEIGHT) for move in moves]
+        names = [parameter.name.removesuffix(_WEIGHT) for parameter in trainable]
         config = peft.LoraConfig(
             r=self.rank, lora_alpha=self.alpha, target_modules="|".join(map(re.escape, names)), lora_dropout=0.0
         )
         peft.inject_adapter_in_model(config, network)
         return [
-            TrainableParameter(f"{name}.lora_{part}.default{_WEIGHT}", move.lr_scale, move.start_epoch)
-            for name, move in zip(names, moves)
+            TrainableParameter(f"{name}.lora_{part}.default{_WEIGHT}", parameter.lr_scale, parameter.start_epoch)
+            for name, parameter in zip(names, trainable)
             for part in "AB"
         ]
 
-    def merge(self, network: Any) -> None:
+    def merge(self, network: torch.nn.Module) -> None:
         """Add the products to the weights and take peft's layers out again."""
         layer = extras.require_package("peft.tuners.lora", "for policy='lora'").LoraLayer
         for name, module in list(network.named_modules()):

@@ -1,4 +1,9 @@
-"""Only biases move (BitFit, Ben Zaken et al. 2022): a few thousandths of the parameters."""
+"""Policies that train one kind of parameter only: a few thousandths of all.
+
+References
+----------
+Ben Zaken et al., BitFit, ACL 2022 (biases). Frankle et al., Training BatchNorm and only BatchNorm, ICLR 2021.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +26,18 @@ class BiasOnly(Policy):
     partial: ClassVar[bool] = True
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all")] = "all"
 
-    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
-        """Parameters whose own name says bias."""
-        top = topmost(placed, self.layers)
-        chosen = (p for p in placed if p.unit in top and "bias" in p.name.rpartition(".")[2])
-        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in chosen]
-
-
-# Only scales and shifts of normalisation layers move (Frankle et al. 2021); their running statistics never do.
+    def trainable(self, parameters: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+        """Return the parameters whose own name says bias."""
+        top = topmost(parameters, self.layers)
+        biases = (p for p in parameters if p.unit in top and "bias" in p.name.rpartition(".")[2])
+        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in biases]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormOnly(Policy):
-    """Normalisation layers of the topmost ``layers`` units, ``"all"`` by default.
+    """Scales and shifts of normalisation layers in the topmost ``layers`` units, ``"all"`` by default.
+
+    Their running statistics never change.
 
     Cost: it saves memory, not time: the backward pass still runs through every unit above the lowest one.
     """
@@ -42,11 +46,11 @@ class NormOnly(Policy):
     partial: ClassVar[bool] = True
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all")] = "all"
 
-    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
-        """Parameters of modules whose type says norm."""
-        top = topmost(placed, self.layers)
+    def trainable(self, parameters: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+        """Return the parameters of modules whose type says norm."""
+        top = topmost(parameters, self.layers)
         return [
             TrainableParameter(p.name, self.layer_lr_scale(p.unit, units))
-            for p in placed
+            for p in parameters
             if p.unit in top and "norm" in p.kind
         ]

@@ -1,4 +1,9 @@
-"""Everything below the deepest layer used moves, slower towards the input."""
+"""Policies by depth: nothing is trained, the topmost units, those one after another, or everything.
+
+References
+----------
+Howard and Ruder, Universal language model fine-tuning for text classification, ACL 2018 (gradual unfreezing).
+"""
 
 from __future__ import annotations
 
@@ -12,31 +17,27 @@ from headstart.policies.base import ParameterInfo, Policy, TrainableParameter, t
 
 @dataclass(frozen=True, kw_only=True)
 class Full(Policy):
-    """All parameters, with layer-wise learning-rate decay. Cost: whole forward and backward passes."""
+    """Everything below the deepest layer used, slower towards the input.
+
+    Cost: whole forward and backward passes.
+    """
 
     name: ClassVar[str] = "full"
 
-    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
-        """Every placed parameter."""
-        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in placed]
-
-
-# ---- Nothing moves: the features are the source's, only the head is solved. ----
+    def trainable(self, parameters: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+        """Return every parameter that is in a unit."""
+        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in parameters]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen(Policy):
-    """No training at all. Every field is without effect."""
+    """No training: the features are the source's, only the head is solved. Every field is without effect."""
 
     name: ClassVar[str] = "frozen"
 
-    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
-        """None."""
+    def trainable(self, parameters: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+        """Return nothing."""
         return []
-
-
-# The topmost unit moves first, the others follow from the top down, one every few epochs (Howard and Ruder
-# 2018).
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,33 +51,31 @@ class Gradual(Policy):
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all"), Name("a layer")] = "auto"
     every: Annotated[int, Interval(1, 1000, integer=True)] = 1
 
-    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
-        """Parameters of the topmost units, each with the epoch from which it moves."""
-        top = sorted(topmost(placed, self.layers), reverse=True)
-        turn = {unit: number * self.every for number, unit in enumerate(top)}
+    def trainable(self, parameters: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+        """Return the parameters of the topmost units, each with the epoch from which it is trained."""
+        top = sorted(topmost(parameters, self.layers), reverse=True)
+        start = {unit: number * self.every for number, unit in enumerate(top)}
         return [
-            TrainableParameter(p.name, self.layer_lr_scale(p.unit, units), turn[p.unit])
-            for p in placed
-            if p.unit in turn
+            TrainableParameter(p.name, self.layer_lr_scale(p.unit, units), start[p.unit])
+            for p in parameters
+            if p.unit in start
         ]
-
-
-# ---- Only the last few units move; what lies below them is frozen and runs only once per item and view. ----
 
 
 @dataclass(frozen=True, kw_only=True)
 class LastLayers(Policy):
-    """The topmost ``layers`` units: a number, the name of the lowest that moves, or ``"auto"``.
+    """The topmost ``layers`` units: a number, the name of the lowest that is trained, or ``"auto"``.
 
-    ``"auto"`` is a quarter of them. A unit is named by the layer that it ends with, as ``source.layers`` lists it.
+    What lies below them is frozen and runs only once per item and view. ``"auto"`` is a quarter of them. A unit is
+    named by the layer that it ends with, as ``source.layers`` lists it.
 
-    Cost: the backward pass ends at the lowest unit that moves; the forward pass below it is not repeated.
+    Cost: the backward pass ends at the lowest unit that is trained; the forward pass below it is not repeated.
     """
 
     name: ClassVar[str] = "last_layers"
     layers: Annotated[int | str, Interval(1, None, integer=True), Options("auto", "all"), Name("a layer")] = "auto"
 
-    def trainable(self, placed: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
-        """Parameters of the topmost units that have any: pooling and its like do not count."""
-        top = topmost(placed, self.layers)
-        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in placed if p.unit in top]
+    def trainable(self, parameters: Sequence[ParameterInfo], units: int) -> list[TrainableParameter]:
+        """Return the parameters of the topmost units that have any: pooling and its like do not count."""
+        top = topmost(parameters, self.layers)
+        return [TrainableParameter(p.name, self.layer_lr_scale(p.unit, units)) for p in parameters if p.unit in top]

@@ -1,15 +1,19 @@
-"""What an objective is: it prepares a source for a loss on items, and says what is left behind. Floor 5."""
+"""Objectives and architectures of pretraining: their tables, and what an objective gives to the training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from headstart._base.registry import Family
+from headstart.dataset.dataset import Dataset
+from headstart.sources.base import Source
+from headstart.training.batches import SampleBatch, SampleBatches
+from headstart.training.config import Augment, TrainingConfig
+from headstart.training.loop import Loss
 
 OBJECTIVES = Family(
     "objectives",
@@ -30,18 +34,26 @@ ARCHITECTURES = Family(
 
 @dataclass(frozen=True)
 class PretrainingPlan:
-    """What the training loop needs: parameters that move, a loss, and facts for the record.
+    """What an objective gives to the training loop.
 
-    ``loss`` None means that nothing is trained.
+    Attributes
+    ----------
+    parameters : mapping
+        Those that are trained, by name.
+    loss : callable or None
+        On batches of the samples; None where nothing is trained.
+    meta : mapping
+        Facts for the record of the source.
     """
 
     parameters: Mapping[str, torch.nn.Parameter]
-    loss: Callable[[np.ndarray, torch.Generator], torch.Tensor] | None
-    count: int = 0
+    loss: Loss[SampleBatch] | None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Objective(Protocol):
-    """(source with initial weights, data, samples) → Plan."""
+    """A function from a source with initial weights, and data that it can read, to a plan."""
 
-    def __call__(self, source: Any, data: Any, samples: Any) -> PretrainingPlan: ...
+    def __call__(
+        self, source: Source, data: Dataset, batches: SampleBatches, *, config: TrainingConfig, augment: Augment
+    ) -> PretrainingPlan: ...

@@ -25,10 +25,12 @@ from headstart.imbalance import log_adjustment
 from headstart.pooling import reducer, resolve, width
 from headstart.sources.base import SOURCES, Source
 from headstart.sources.types import Batch
-from headstart.training.batches import Samples
+from headstart.training.augment import Mix
+from headstart.training.batches import SampleBatches, Samples
 from headstart.training.checkpoint import ParameterGroup
-from headstart.training.loop import TrainingConfig, train
-from headstart.training.losses import loss_for
+from headstart.training.config import TrainingConfig
+from headstart.training.loop import train
+from headstart.training.losses import SupervisedLoss
 
 _SEED_SALT = 20_240_607
 _WEIGHT_STD = 0.02  # of parameters whose module does not say how they begin: the usual one of transformers
@@ -108,7 +110,7 @@ def _reset_weights(network: torch.nn.Module) -> None:
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 _DEFAULT_RATE = 1e-3  # where there are too few items to hold any out
 BATCH_SIZE = 32
-_LABEL_SMOOTHING, _WEIGHT_DECAY = 0.05, 0.02
+_TRAINING = TrainingConfig(weight_decay=0.02, label_smoothing=0.05)
 _HELD_OUT = 0.25
 _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 
@@ -159,7 +161,7 @@ class ScratchModel(torch.nn.Module):
         """Return the model of a task with initial weights drawn from ``seed``."""
         return cls(reinitialize(task.source, seed), task.T.shape[1], device=task.device, seed=seed)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch, _mix: Mix | None = None) -> torch.Tensor:
         """Return (items, outputs) decision values."""
         tensors = self.source.input.tensors(batch, self.device, torch.float32)
         reduce = {self.layer: lambda output: self.reduce(output, batch)}
@@ -174,7 +176,7 @@ class ScratchModel(torch.nn.Module):
 
 def scratch_config(count: int, *, epochs: int, lr: float, seed: int) -> TrainingConfig:
     """Return how ``count`` items are trained on from scratch."""
-    return TrainingConfig(epochs=epochs, batch_size=batch_size_for(count), lr=lr, weight_decay=_WEIGHT_DECAY, seed=seed)
+    return dataclasses.replace(_TRAINING, epochs=epochs, batch_size=batch_size_for(count), lr=lr, seed=seed)
 
 
 def batch_size_for(count: int) -> int:
@@ -196,17 +198,13 @@ def train_from_scratch(task: ScratchTask, items: np.ndarray, *, epochs: int, lr:
     # what is rare among the items shall not be rarely predicted where every class counts the same
     offset = -log_adjustment(T.sum(0)) if task.balanced else np.zeros(T.shape[1])
     shift = torch.from_numpy(offset.astype(np.float32)).to(task.device)
-    measure = loss_for("classification", targets, smoothing=_LABEL_SMOOTHING, offset=shift)
-
-    def loss(indices: np.ndarray, _generator: torch.Generator) -> torch.Tensor:
-        return measure(model(task.samples.batch(items[indices])), targets[torch.from_numpy(indices)])
-
+    config = scratch_config(len(items), epochs=epochs, lr=lr, seed=seed)
     model.train()
     train(
         [ParameterGroup(dict(model.named_parameters()))],
-        loss,
-        len(items),
-        config=scratch_config(len(items), epochs=epochs, lr=lr, seed=seed),
+        SupervisedLoss(model, targets, "classification", config=config, offset=shift),
+        SampleBatches(task.samples, items),
+        config=config,
         buffers=dict(model.named_buffers()),
         label="from scratch",
     )

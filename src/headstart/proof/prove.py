@@ -210,7 +210,7 @@ def _run_cache(experiment: Experiment, config: ProveConfig, checkpoint: str | Pa
         experiment.source.fingerprint,
         experiment.splits.fingerprint,
         experiment.splits.shots,
-        policy if isinstance(policy, str) or policy is None else [policy.name, vars(policy)],
+        policy if isinstance(policy, str) or policy is None else [policy.name, policy.record()],
         config.cache_key(),
     ]
     parent = Path(checkpoint).expanduser() if checkpoint is not None else cache_folder() / "proofs"

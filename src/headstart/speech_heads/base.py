@@ -18,12 +18,20 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 
-from headstart._base.constraints import Interval, Options
-from headstart._base.registry import Family, check_fields
+from headstart._base.constraints import Interval, Options, validate
+from headstart._base.registry import Family, check_names
+from headstart.training.config import TrainingConfig, split_settings
 
 CTC = Family(
     "CTC heads", {"bilstm": "headstart.speech_heads.bilstm:BiLstm", "linear": "headstart.speech_heads.linear:Linear"}
 )
+
+
+TRAINING = TrainingConfig(epochs=30, batch_size=16, lr=3e-3, weight_decay=1e-2, clip=5.0)
+"""How a head is trained, unless it says otherwise; gradients of CTC are large at the beginning."""
+
+# of the settings of training, those that have no effect here
+_NO_EFFECT = ("budget", "seed", "label_smoothing", "precision", "num_workers", "patience")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +44,10 @@ class CtcHead(ABC):
         What a symbol is. ``"auto"`` takes words where a few of them make up all transcripts (digits, commands).
     beam : int
         Width of the prefix beam search that reads the text off the frames; 1 takes the best symbol of every frame.
-    epochs, batch_size, lr, weight_decay, dropout
-        Of training (AdamW, cosine schedule). Batches are smaller where items are few, for 12 steps per epoch.
+    dropout : float
+    training : TrainingConfig
+        Its fields are given to :func:`ctc` by name: ``ctc("bilstm", epochs=5)``. Batches are smaller where items are
+        few, for 12 steps per epoch.
 
     Notes
     -----
@@ -48,11 +58,8 @@ class CtcHead(ABC):
 
     units: Annotated[str, Options("auto", "characters", "words")] = "auto"
     beam: Annotated[int, Interval(1, 1000, integer=True)] = 8
-    epochs: Annotated[int, Interval(1, 10_000, integer=True)] = 30
-    batch_size: Annotated[int, Interval(1, 4096, integer=True)] = 16
-    lr: Annotated[float, Interval(0, None, closed="neither")] = 3e-3
-    weight_decay: Annotated[float, Interval(0, None)] = 1e-2
     dropout: Annotated[float, Interval(0, 1, closed="left")] = 0.3
+    training: TrainingConfig = TRAINING
 
     @abstractmethod
     def network(self, features: int, outputs: int) -> torch.nn.Module:
@@ -63,8 +70,15 @@ class CtcHead(ABC):
         """
 
     def config(self) -> dict[str, Any]:
-        """The hyper-parameters, as plain data."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Return the hyper-parameters as flat plain data, from which :func:`ctc` makes the head again."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "training"}
+        always = {name: getattr(self.training, name) for name in ("epochs", "batch_size", "lr", "weight_decay")}
+        return {**own, **always, **self.training.changes(TRAINING)}
+
+    def check(self) -> None:
+        """Raise OptionError when a field has a value that is not allowed."""
+        validate(self.training)
+        validate(self)
 
 
 def ctc(name: str, **fields: Any) -> CtcHead:
@@ -81,6 +95,8 @@ def ctc(name: str, **fields: Any) -> CtcHead:
     64
     """
     kind = CTC[name]
-    check_fields(f"fields of {name}", fields, kind)
-    made: CtcHead = kind(**fields)
-    return made
+    training, own = split_settings(fields, TrainingConfig)
+    names = [field.name for record in (kind, TrainingConfig) for field in dataclasses.fields(record)]
+    check_names(f"fields of {name}", fields, [n for n in names if n not in ("training", *_NO_EFFECT)])
+    result: CtcHead = kind(**own, training=dataclasses.replace(TRAINING, **training))
+    return result

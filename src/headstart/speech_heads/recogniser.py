@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from headstart._base.constraints import validate
 from headstart.errors import DataError
-from headstart.speech_heads.base import CTC, CtcHead
+from headstart.speech_heads.base import CtcHead, ctc
 from headstart.speech_heads.decoding import Alphabet, beam_search, greedy
 
 _AT_ONCE = 32
@@ -101,8 +100,8 @@ class Recogniser:
     @classmethod
     def from_config(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         """From :meth:`record` and :meth:`arrays`; whatever does not fit is a ValueError, KeyError or TypeError."""
-        head = CTC[record["head"]["name"]](**record["head"]["fields"])
-        validate(head)
+        head = ctc(record["head"]["name"], **record["head"]["fields"])
+        head.check()
         units, symbols = record["alphabet"]["units"], record["alphabet"]["symbols"]
         texts = isinstance(symbols, list) and all(isinstance(one, str) for one in symbols)
         if units not in ("characters", "words") or not texts or symbols != sorted(set(symbols)) or not symbols:

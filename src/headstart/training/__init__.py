@@ -1,7 +1,6 @@
-"""Training: the one loop of the project, its losses and its checkpoints. Floor 4."""
+"""Training: one loop for fine-tuning, pretraining, speech heads and training from scratch, its config and its parts.
 
-from headstart.training.checkpoint import History, ParameterGroup, copy_into
-from headstart.training.loop import TrainingConfig, epoch_batches, train
-from headstart.training.losses import loss_for
-
-__all__ = ["ParameterGroup", "History", "TrainingConfig", "loss_for", "copy_into", "epoch_batches", "train"]
+``config`` has the settings, ``loop`` the steps, ``callbacks`` what happens between them, ``batches`` the data,
+``checkpoint`` the state on disk, ``losses`` and ``augment`` what is minimised on what, ``distributed`` several
+processes. Import from the file: the package itself imports nothing, so that settings can be read without torch.
+"""

@@ -1,7 +1,4 @@
-"""What changes while training, and how it is written down and taken up again.
-
-A checkpoint is one safetensors file with its plain data in the header; nothing is pickled.
-"""
+"""The state of a training run, on disk and back: a safetensors file with plain data in its header, no pickle."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from headstart.sources.weights import write_weights
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Named parameters that share a learning-rate factor, and a function of the epoch that may hold them still."""
+    """Named parameters that train alike: ``lr_scale`` times the rate, decayed or not, from ``start_epoch`` on."""
 
     parameters: Mapping[str, torch.nn.Parameter]
     lr_scale: float = 1.0
@@ -30,7 +27,21 @@ class ParameterGroup:
 
 @dataclass
 class History:
-    """What happened: one entry per epoch; ``best`` is the epoch that was kept."""
+    """The course of a run, one entry per epoch.
+
+    Attributes
+    ----------
+    loss : list of float
+        Mean training loss.
+    score : list of float
+        On the validation set, where there is one; -inf for one that was no number.
+    lr : list of float
+        At the end of the epoch.
+    best : int
+        The epoch whose weights were kept.
+    stopped : str
+        Why the run ended.
+    """
 
     loss: list[float] = field(default_factory=list)
     score: list[float] = field(default_factory=list)
@@ -40,13 +51,25 @@ class History:
     stopped: str = "all epochs done"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return dict(vars(self))
 
 
 @dataclass
 class TrainingState:
-    """All that changes while training, so that it can be written down and taken up again."""
+    """All that changes while training: what a checkpoint holds.
+
+    Attributes
+    ----------
+    epochs : int
+        To be done in all; a budget may cut it.
+    epoch, step : int
+        Done so far.
+    average : dict
+        Moving average of the parameters; empty where there is none.
+    best : dict
+        Parameters and buffers of the best epoch; empty before the first validation.
+    """
 
     groups: Sequence[ParameterGroup]
     buffers: Mapping[str, torch.Tensor]
@@ -58,16 +81,16 @@ class TrainingState:
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     history: History = field(default_factory=History)
 
-    def everything(self) -> dict[str, torch.Tensor]:
-        """Parameters and buffers that move."""
-        return {**self.named(), **self.buffers}
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the trained parameters and the buffers, by name."""
+        return {**self.parameters(), **self.buffers}
 
     def shapes(self) -> dict[str, list[int]]:
-        """What moves, as plain data."""
-        return {name: list(tensor.shape) for name, tensor in self.everything().items()}
+        """Return the shapes of all tensors, as plain data."""
+        return {name: list(tensor.shape) for name, tensor in self.tensors().items()}
 
-    def named(self) -> dict[str, torch.nn.Parameter]:
-        """Parameters that move."""
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Return the trained parameters, by name."""
         return {name: p for group in self.groups for name, p in group.parameters.items()}
 
 
@@ -78,21 +101,27 @@ def copy_into(named: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tens
             named[name].copy_(value)
 
 
-def save(state: TrainingState, path: Path, of_run: Mapping[str, Any]) -> None:
-    """Write everything that changes, atomically; ``of_run`` says which run it belongs to."""
+def save(state: TrainingState, path: Path, run_record: Mapping[str, Any]) -> None:
+    """Write the state atomically; ``run_record`` says which run it belongs to, as plain data."""
     tensors: dict[str, torch.Tensor] = {}
-    for kind, named in (("now", state.everything()), ("average", state.average), ("best", state.best)):
+    for kind, named in (("now", state.tensors()), ("average", state.average), ("best", state.best)):
         tensors |= {f"{kind}/{name}": tensor for name, tensor in named.items()}
-    names = {id(p): name for name, p in state.named().items()}
+    names = {id(p): name for name, p in state.parameters().items()}
     for parameter, values in state.optimizer.state.items():
         for key, value in values.items():
             tensors[f"adam/{key}/{names[id(parameter)]}"] = torch.as_tensor(value)
     plain = {"epoch": state.epoch, "step": state.step, "epochs": state.epochs, "history": state.history.to_dict()}
-    write_weights(path, tensors, {"state": json.dumps(plain), "run": canonical_json(dict(of_run))})
+    write_weights(path, tensors, {"state": json.dumps(plain), "run": canonical_json(dict(run_record))})
 
 
-def resume(state: TrainingState, path: Path, of_run: Mapping[str, Any]) -> None:
-    """Take up a checkpoint; StoreError when it is damaged or belongs to another run."""
+def resume(state: TrainingState, path: Path, run_record: Mapping[str, Any]) -> None:
+    """Bring the state to where a checkpoint was written.
+
+    Raises
+    ------
+    StoreError
+        When the file is damaged, or belongs to another run.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -102,27 +131,36 @@ def resume(state: TrainingState, path: Path, of_run: Mapping[str, Any]) -> None:
         plain = json.loads(meta["state"])
         history = History(**plain["history"])
         epoch, step, epochs = (int(plain[key]) for key in ("epoch", "step", "epochs"))
-        same = meta["run"] == canonical_json(dict(of_run))
+        same = meta["run"] == canonical_json(dict(run_record))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise StoreError(f"The checkpoint {path} is damaged ({error}); delete it to start again.") from error
-    own = state.everything()
-    kinds = {kind: _under(tensors, kind, own) for kind in ("now", "average", "best", "adam")}
-    now = {name: value.shape for name, value in kinds["now"].items()}
-    if not same or now != {name: tensor.shape for name, tensor in own.items()}:
+    current = state.tensors()
+    kinds = {kind: _with_prefix(tensors, kind, current) for kind in ("now", "average", "best", "adam")}
+    shapes = {name: value.shape for name, value in kinds["now"].items()}
+    if not same or shapes != {name: tensor.shape for name, tensor in current.items()}:
         raise StoreError(
             f"The checkpoint {path} belongs to another run (other data, settings or parameters); delete it, or name "
             "another file."
         )
-    copy_into(own, kinds["now"])
+    copy_into(current, kinds["now"])
     state.average, state.best = kinds["average"], kinds["best"]
     for key, value in kinds["adam"].items():
-        what, _, name = key.partition("/")
-        state.optimizer.state[own[name]][what] = value.cpu() if what == "step" else value
+        moment, _, name = key.partition("/")
+        # AdamW counts its steps on the CPU, wherever the parameters are
+        state.optimizer.state[current[name]][moment] = value.cpu() if moment == "step" else value
     state.epoch, state.step, state.epochs, state.history = epoch, step, epochs, history
 
 
-def _under(tensors: Mapping[str, torch.Tensor], kind: str, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors of one kind by name, each where the tensor that it belongs to is."""
-    found = {key[len(kind) + 1 :]: value for key, value in tensors.items() if key.startswith(kind + "/")}
-    names = {key: key.partition("/")[2] if kind == "adam" else key for key in found}
-    return {key: value.to(own[names[key]].device) for key, value in found.items() if names[key] in own}
+def _with_prefix(
+    tensors: Mapping[str, torch.Tensor], kind: str, current: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of one kind by name, each on the device of the tensor that it belongs to."""
+    result = {}
+    for key, value in tensors.items():
+        prefix, _, rest = key.partition("/")
+        if prefix != kind:
+            continue
+        name = rest.partition("/")[2] if kind == "adam" else rest  # adam/exp_avg/layer.weight
+        if name in current:
+            result[rest] = value.to(current[name].device)
+    return result

@@ -22,7 +22,6 @@ from headstart._base.processes import is_main, local_shard, rank_and_world_size
 from headstart.errors import HeadstartError, OptionError
 
 T = TypeVar("T")
-Loss = Callable[[np.ndarray, torch.Generator], torch.Tensor]
 
 _WAIT = timedelta(days=1)  # for the first process to extract; the launcher ends those that wait for one that is gone
 
@@ -41,20 +40,23 @@ def init_distributed() -> None:
 
 @cache
 def _accelerator() -> Any:
-    number, many = rank_and_world_size()
-    accelerate = require_package("accelerate", f"to train in {many} processes together (this is number {number + 1})")
+    rank, world_size = rank_and_world_size()
+    accelerate = require_package(
+        "accelerate", f"to train in {world_size} processes together (this is number {rank + 1})"
+    )
     wait = accelerate.utils.InitProcessGroupKwargs(timeout=_WAIT)
-    found = accelerate.Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[wait])
-    if (found.process_index, found.num_processes) != (number, many):
+    accelerator = accelerate.Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[wait])
+    if (accelerator.process_index, accelerator.num_processes) != (rank, world_size):
         raise OptionError(
-            f"The launcher says that this is process {number} of {many}, accelerate {found.process_index} of "
-            f"{found.num_processes}. Start all of them with one accelerate launch or torchrun."
+            f"The launcher says that this is process {rank} of {world_size}, accelerate "
+            f"{accelerator.process_index} of {accelerator.num_processes}. Start all of them with one accelerate launch "
+            "or torchrun."
         )
-    return found
+    return accelerator
 
 
 def all_reduce_sum(make: Callable[[], torch.Tensor], size: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """The sum over all processes of what each makes, a vector of ``size`` numbers; what one fails at, all do.
+    """Return the sum over all processes of the vector of ``size`` numbers that each makes; when one fails, all do.
 
     Raises
     ------
@@ -63,67 +65,69 @@ def all_reduce_sum(make: Callable[[], torch.Tensor], size: int, dtype: torch.dty
     """
     if rank_and_world_size()[1] == 1:
         return make()
-    failed, vector = None, torch.zeros(size, dtype=dtype)
+    failure, vector = None, torch.zeros(size, dtype=dtype)
     try:
         vector = make()
-    except BaseException as error:
-        failed = error
-    through = _accelerator()
-    told = torch.cat([vector, vector.new_full((1,), failed is not None)]).to(through.device, dtype)
+    except BaseException as error:  # raised below, once the others know
+        failure = error
+    accelerator = _accelerator()
+    # one number more than asked for: how many processes have failed
+    message = torch.cat([vector, vector.new_full((1,), failure is not None)]).to(accelerator.device, dtype)
     try:
-        total = through.reduce(told, reduction="sum").to(vector.device)
+        total = accelerator.reduce(message, reduction="sum").to(vector.device)
     except RuntimeError as error:
-        raise failed or HeadstartError(f"The other processes cannot be reached any more: {error}") from error
-    if failed is not None:
-        raise failed
+        raise failure or HeadstartError(f"The other processes cannot be reached any more: {error}") from error
+    if failure is not None:
+        raise failure
     if total[-1] > 0:
         raise HeadstartError("Another process has failed, and this one ends with it; what that one says is the reason.")
     return total[:-1]
 
 
 def run_on_all(work: Callable[[], object]) -> None:
-    """Everyone does its work; nobody goes on before all have done theirs."""
+    """Do the work in every process; none goes on before all have done theirs."""
 
-    def done() -> torch.Tensor:
+    def run() -> torch.Tensor:
         work()
         return torch.zeros(0, dtype=torch.float64)
 
-    all_reduce_sum(done, 0)
+    all_reduce_sum(run, 0)
 
 
 def main_first(work: Callable[[], T]) -> T:
-    """The first process does it, then the others, who find in the store what it has left there."""
+    """Do the work in the first process, then in the others, which find what it has left in the store."""
     if rank_and_world_size()[1] == 1:
         return work()
-    kept: list[T] = []
+    results: list[T] = []
 
-    def turn(of_main: bool) -> None:
-        if is_main() is of_main:
-            kept.append(work())
+    def work_if(main: bool) -> None:
+        if is_main() is main:
+            results.append(work())
 
-    run_on_all(lambda: turn(True))
-    run_on_all(lambda: turn(False))
-    return kept[0]
+    run_on_all(lambda: work_if(True))
+    run_on_all(lambda: work_if(False))
+    return results[0]
 
 
 def broadcast_scalar(number: Callable[[], float]) -> float:
-    """What the first process gets: for clocks and scores, which shall decide alike everywhere."""
+    """Return the first process's number to all: for clocks and scores, which shall decide alike everywhere."""
 
-    def own() -> torch.Tensor:
-        found = number()
-        return torch.tensor([found if is_main() else 0.0], dtype=torch.float64)
+    def local() -> torch.Tensor:
+        value = number()  # computed by all, for it may itself be a sum over processes
+        return torch.tensor([value if is_main() else 0.0], dtype=torch.float64)
 
-    return float(all_reduce_sum(own, 1))
+    return float(all_reduce_sum(local, 1))
 
 
-def assert_same_on_all_ranks(what: Any, name: str) -> None:
-    """OptionError unless all processes have the same plain data."""
-    many = rank_and_world_size()[1]
-    number = 0 if many == 1 else int(fingerprint(what)[:12], 16)
-    if float(all_reduce_sum(lambda: torch.tensor([number], dtype=torch.float64), 1)) != number * many:
+def assert_same_on_all_ranks(plain: object, name: str) -> None:
+    """Raise OptionError unless all processes have the same plain data."""
+    world_size = rank_and_world_size()[1]
+    # 48 bits of the fingerprint: float64 still holds the sum of thousands of them exactly
+    number = 0 if world_size == 1 else int(fingerprint(plain)[:12], 16)
+    if float(all_reduce_sum(lambda: torch.tensor([number], dtype=torch.float64), 1)) != number * world_size:
         raise OptionError(
-            f"The {many} processes do not have the same {name}. All must run the same script with the same data and "
-            "settings, and see the same files (checkpoint and HEADSTART_CACHE)."
+            f"The {world_size} processes do not have the same {name}. All must run the same script with the same data "
+            "and settings, and see the same files (checkpoint and HEADSTART_CACHE)."
         )
 
 
@@ -138,36 +142,40 @@ def average_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
             tensor.copy_(part.view(tensor.shape))
 
 
-def gradients(
-    loss: Loss, indices: np.ndarray, generator: torch.Generator, parameters: Sequence[torch.nn.Parameter]
-) -> float:
-    """The loss of a batch, with its gradients left in the parameters; none where it is not finite.
+def gradients(loss: Callable[[], torch.Tensor], indices: np.ndarray, parameters: Sequence[torch.nn.Parameter]) -> float:
+    """Return the loss of a batch, with its gradients left in the parameters; none where it is not finite.
 
-    ``loss`` is a mean over the items of ``local_shard``, of which each process has its own: weighed
-    by their numbers, all items count once, however the batch divides.
+    Parameters
+    ----------
+    loss : callable
+        Mean over the items of ``local_shard(indices)``, of which each process has its own; not called where there are
+        none. Weighted by their numbers, all items count once, however the batch divides.
+    indices : array of int
+        The batch of all processes together.
     """
     if rank_and_world_size()[1] == 1:
-        return _backward(loss(indices, generator))
-    moving = [p for p in parameters if p.requires_grad]
-    share = len(local_shard(indices)) / len(indices)
+        return _backward(loss())
+    trained = [p for p in parameters if p.requires_grad]
+    weight = len(local_shard(indices)) / len(indices)
 
-    def part() -> torch.Tensor:
-        found = _backward(share * loss(indices, generator)) if share else 0.0
-        flat = [torch.zeros(p.numel(), device=p.device) if p.grad is None else p.grad.flatten() for p in moving]
-        reached = [float(p.grad is not None) for p in moving]
-        return torch.cat([*flat, torch.tensor([*reached, found], device=flat[0].device)])
+    def local_gradients() -> torch.Tensor:
+        value = _backward(weight * loss()) if weight else 0.0
+        flat = [torch.zeros(p.numel(), device=p.device) if p.grad is None else p.grad.flatten() for p in trained]
+        has_gradient = [float(p.grad is not None) for p in trained]
+        return torch.cat([*flat, torch.tensor([*has_gradient, value], device=flat[0].device)])
 
-    sizes = [p.numel() for p in moving]
-    kind = torch.promote_types(torch.float32, moving[0].dtype)
-    total = all_reduce_sum(part, sum(sizes) + len(moving) + 1, kind)
-    *parts, reached, found = total.split([*sizes, len(moving), 1])
-    for parameter, values, there in zip(moving, parts, reached.tolist()):
-        parameter.grad = torch.empty_like(parameter).copy_(values.view(parameter.shape)) if there else None
-    return float(found)
+    sizes = [p.numel() for p in trained]
+    dtype = torch.promote_types(torch.float32, trained[0].dtype)
+    total = all_reduce_sum(local_gradients, sum(sizes) + len(trained) + 1, dtype)
+    *parts, with_gradient, value = total.split([*sizes, len(trained), 1])
+    for parameter, values, count in zip(trained, parts, with_gradient.tolist()):
+        # a parameter that no process has reached keeps no gradient, so that the optimiser leaves it alone
+        parameter.grad = torch.empty_like(parameter).copy_(values.view(parameter.shape)) if count else None
+    return float(value)
 
 
-def _backward(value: torch.Tensor) -> float:
-    found = float(value.detach())
-    if math.isfinite(found):
-        value.backward()
-    return found
+def _backward(loss: torch.Tensor) -> float:
+    value = float(loss.detach())
+    if math.isfinite(value):
+        loss.backward()
+    return value

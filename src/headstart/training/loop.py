@@ -1,91 +1,71 @@
-"""The training loop: steps, schedule, early stopping, budget, exact resume.
+"""The training loop: steps with a learning-rate schedule, exact resume, any number of processes.
 
-Fine-tuning and pretraining give it parameter groups, a loss for some indices, and perhaps a validation score; it does
-the rest. Data order, dropout and augmentation come from generators seeded by (seed, epoch, step), so a run killed and
-resumed equals one that was never interrupted. A checkpoint is safetensors + JSON; nothing is pickled. Several processes
-that were launched together train as one: see ``distributed``.
+Whoever trains gives parameter groups, a loss on batches, and perhaps a validation score and callbacks. Data order,
+dropout and augmentation come from generators seeded by (seed, epoch, step), so a run that was killed and resumed equals
+one that was never interrupted, to the bit. Several processes that were launched together train as one: see
+:mod:`headstart.training.distributed`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
-import numpy as np
 import torch
 
-from headstart._base.constraints import Allow, Interval, Options, validate
-from headstart._base.processes import is_main, rank_and_world_size
-from headstart._base.progress import Track, note, track
+from headstart._base.processes import rank_and_world_size
+from headstart._base.progress import track
 from headstart.errors import DataError, NumericsError, OptionError
 from headstart.training import distributed
-from headstart.training.checkpoint import History, ParameterGroup, TrainingState, copy_into, resume, save
+from headstart.training.batches import B, BatchSource, Indices, Loader, Step, derived_seed
+from headstart.training.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    EpochValidation,
+    MovingAverage,
+    ProgressBar,
+    TimeBudget,
+    TrainingRun,
+)
+from headstart.training.checkpoint import History, ParameterGroup, TrainingState, copy_into, resume
+from headstart.training.config import ResolvedConfig, TrainingConfig
 
-Loss = Callable[[np.ndarray, torch.Generator], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long and how fast to train.
-
-    Attributes
-    ----------
-    epochs, batch_size : int
-    lr : float
-        Peak learning rate, reached after ``warmup`` (a fraction of all steps), then cosine to zero or constant.
-    weight_decay : float
-        Decoupled (AdamW).
-    clip : float or None
-        Largest norm of the gradient.
-    patience : int or None
-        Epochs without a better validation score before stopping.
-    ema : float
-        Decay of an exponential moving average of the parameters, which is then what is validated and kept; 0 is none.
-    budget : float or None
-        Seconds. The number of epochs is cut to what fits, measured on the first steps, so the schedule still ends.
-    """
-
-    epochs: Annotated[int, Interval(1, 100_000, integer=True)] = 10
-    batch_size: Annotated[int, Interval(1, 65_536, integer=True)] = 32
-    lr: Annotated[float, Interval(0, None, closed="neither")] = 1e-3
-    weight_decay: Annotated[float, Interval(0, None)] = 0.0
-    warmup: Annotated[float, Interval(0, 1)] = 0.1
-    decay: Annotated[str, Options("cosine", "constant")] = "cosine"
-    clip: Annotated[float | None, Interval(0, None, closed="neither"), Allow(None)] = 1.0
-    patience: Annotated[int | None, Interval(1, None, integer=True), Allow(None)] = None
-    ema: Annotated[float, Interval(0, 1, closed="left")] = 0.0
-    budget: Annotated[float | None, Interval(0, None, closed="neither"), Allow(None)] = None
-    seed: Annotated[int, Interval(0, None, integer=True)] = 0
+Loss = Callable[[B, torch.Generator], torch.Tensor]
 
 
 def train(
     groups: Sequence[ParameterGroup],
-    loss: Loss,
-    count: int,
+    loss: Loss[B],
+    data: BatchSource[B] | int,
     *,
     config: TrainingConfig,
     validate_score: Callable[[], float] | None = None,
     buffers: Mapping[str, torch.Tensor] | None = None,
+    callbacks: Sequence[Callback] = (),
     checkpoint: Path | None = None,
     identity: str = "",
     label: str = "training",
 ) -> History:
-    """Minimise a loss over ``count`` items.
+    """Minimise a loss over the batches of some data.
 
     Parameters
     ----------
-    groups : sequence of Group
-        What moves. Everything else is left alone, bit for bit.
+    groups : sequence of ParameterGroup
+        The parameters to train. Everything else is left alone, bit for bit.
     loss : callable
-        (indices, generator) → scalar tensor with a graph: the mean over ``local_shard`` of the items.
+        (batch, generator) → scalar tensor with a graph: the mean over this process's items of the batch
+        (:func:`headstart._base.processes.local_shard`).
+    data : BatchSource or int
+        Gives the batches. A number of items gives their indices, for losses that have the data themselves.
     validate_score : callable, optional
         Score after each epoch, higher is better; the parameters of the best epoch are left behind, without it the last.
     buffers : mapping, optional
-        Tensors that move without gradients (batch-norm statistics of an unfrozen part); checkpointed and restored.
+        Tensors that change without gradients (batch-norm statistics of an unfrozen part); checkpointed and restored.
+    callbacks : sequence of Callback, optional
+        Called after the loop's own, and before the checkpoint is written.
     checkpoint : path, optional
         Written after every epoch; taken up when it is there and fits.
     identity : str, optional
@@ -94,185 +74,115 @@ def train(
     Raises
     ------
     OptionError, DataError
-        When nothing moves, or there is nothing to learn from.
+        When there is no parameter to train, or no item to train on.
     NumericsError
         When the loss or its gradient is not finite: the learning rate is too high, or the input is not finite.
     StoreError
         When the checkpoint is damaged or belongs to another run.
     """
-    validate(config)
+    settings = config.resolve()
     groups = [group for group in groups if group.parameters]
+    source: BatchSource = Indices(data) if isinstance(data, int) else data
     if not groups:
         raise OptionError("There is nothing to train: no group holds a parameter.")
-    if count < 1:
+    if len(source) < 1:
         raise DataError("There is nothing to train on: the number of items is 0.")
-    state = TrainingState(groups, buffers or {}, _optimizer(groups, config), config.epochs)
-    for parameter in state.named().values():
+    state = TrainingState(groups, buffers or {}, _optimizer(groups, settings), settings.epochs)
+    for parameter in state.parameters().values():
         parameter.requires_grad_(True)
-    of_run = {**vars(config), "count": count, "identity": identity}
+    record = {**settings.run_record(), "count": len(source), "identity": identity}
     if checkpoint is not None and checkpoint.is_file():
-        resume(state, checkpoint, of_run)
-    distributed.assert_same_on_all_ranks(
-        [vars(config), count, state.shapes(), state.epoch, state.step], "training to do"
-    )
-    distributed.average_tensors(state.everything())
-    steps = max(1, math.ceil(count / config.batch_size))
-    with torch.random.fork_rng(), track(label, state.epochs * steps) as done:
-        done(state.epoch * steps)
-        run = _Run(state, loss, count, steps, schedule=config, done=done, begun=time.perf_counter())
-        while state.epoch < state.epochs and not _stale(state.history, config):
-            _epoch(run)
-            distributed.average_tensors(state.buffers)
-            _validated(state, validate_score)
-            state.epoch += 1
-            _fit_budget(run, whole=True)
-            if checkpoint is not None:
-                _saved(state, checkpoint, of_run)
-    if _stale(state.history, config):
-        state.history.stopped = f"no better for {config.patience} epochs"
+        resume(state, checkpoint, record)
+    distributed.assert_same_on_all_ranks([record, state.shapes(), state.epoch, state.step], "training to do")
+    distributed.average_tensors(state.tensors())
+    loader = Loader(source, settings)
+    with torch.random.fork_rng(), track(label, state.epochs * loader.steps_per_epoch) as advance:
+        run = TrainingRun(state, settings, loader.steps_per_epoch, started=time.perf_counter())
+        hooks = [MovingAverage(), ProgressBar(advance), EpochValidation(validate_score), TimeBudget(), EarlyStopping()]
+        hooks += [*callbacks, *([Checkpoint(checkpoint, record)] if checkpoint is not None else [])]
+        for hook in hooks:
+            hook.on_train_begin(run)
+        while state.epoch < state.epochs and run.stop_reason is None:
+            _epoch(run, loader, loss, hooks)
+    if run.stop_reason is not None:
+        state.history.stopped = run.stop_reason
     state.optimizer.zero_grad(set_to_none=True)
-    copy_into(state.named(), state.average)
-    copy_into(state.everything(), state.best)
-    distributed.average_tensors(state.everything())
+    copy_into(state.parameters(), state.average)
+    copy_into(state.tensors(), state.best)
+    distributed.average_tensors(state.tensors())
     return state.history
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What every step looks at."""
-
-    state: TrainingState
-    loss: Loss
-    count: int
-    steps: int
-    schedule: TrainingConfig
-    done: Track
-    begun: float
-
-
-def epoch_batches(count: int, schedule: TrainingConfig, epoch: int) -> Iterable[np.ndarray]:
-    """The batches of one epoch: a permutation seeded by (seed, epoch), cut into nearly equal parts."""
-    order = np.random.default_rng([schedule.seed, epoch]).permutation(count)
-    return np.array_split(order, max(1, math.ceil(count / schedule.batch_size)))
-
-
-def _optimizer(groups: Sequence[ParameterGroup], schedule: TrainingConfig) -> torch.optim.Optimizer:
-    settings = [
+def _optimizer(groups: Sequence[ParameterGroup], config: ResolvedConfig) -> torch.optim.Optimizer:
+    options = [
         {
             "params": list(group.parameters.values()),
-            "lr": schedule.lr * group.lr_scale,
-            "weight_decay": schedule.weight_decay if group.weight_decay else 0.0,
+            "lr": config.lr * group.lr_scale,
+            "weight_decay": config.weight_decay if group.weight_decay else 0.0,
         }
         for group in groups
     ]
     # eps: a gradient that is only rounding must not move its weight by the whole rate, or small differences grow
-    return torch.optim.AdamW(settings, lr=schedule.lr, eps=1e-7)
+    return torch.optim.AdamW(options, lr=config.lr, eps=1e-7)
 
 
-def _epoch(run: _Run) -> None:
+def _epoch(run: TrainingRun, loader: Loader[B], loss: Loss[B], hooks: Sequence[Callback]) -> None:
     start = time.perf_counter()
     state, total, rate = run.state, 0.0, 0.0
-    for number, indices in enumerate(epoch_batches(run.count, run.schedule, state.epoch)):
-        rate = _set_rates(state, run.schedule, run.steps)
-        total += _step(run, number, indices) * len(indices)
+    for step in loader.epoch(state.epoch):
+        rate = set_learning_rates(run)
+        total += _step(run, step, loss) * len(step.indices)
         state.step += 1
-        _averaged(state, run.schedule)
-        run.done(1)
-        _fit_budget(run, whole=False)
-    state.history.loss.append(total / run.count)
+        for hook in hooks:
+            hook.on_step_end(run)
+    state.history.loss.append(total / loader.count)
     state.history.lr.append(rate)
     state.history.epoch_seconds.append(distributed.broadcast_scalar(lambda: time.perf_counter() - start))
+    distributed.average_tensors(state.buffers)  # each process has seen its own items
+    state.epoch += 1
+    for hook in hooks:
+        hook.on_epoch_end(run)
 
 
-def _step(run: _Run, number: int, indices: np.ndarray) -> float:
-    """One step of the optimiser; the loss before it."""
-    state, schedule = run.state, run.schedule
-    generator = torch.Generator().manual_seed(_seed(schedule.seed, state.epoch, number))
+def _step(run: TrainingRun, step: Step[B], loss: Loss[B]) -> float:
+    """Take one step of the optimiser and return the loss before it."""
+    state, config = run.state, run.config
     # dropout has no generator argument; each process draws for its own items
-    torch.manual_seed(_seed(schedule.seed + 1 + rank_and_world_size()[0], state.epoch, number))
+    torch.manual_seed(derived_seed(config.seed + 1 + rank_and_world_size()[0], state.epoch, step.number))
     state.optimizer.zero_grad(set_to_none=True)
-    moving = list(state.named().values())
-    found = distributed.gradients(run.loss, indices, generator, moving)
-    if math.isfinite(found):
-        longest = math.inf if schedule.clip is None else schedule.clip
-        norm = float(torch.nn.utils.clip_grad_norm_(moving, longest))
+    parameters = list(state.parameters().values())
+    value = distributed.gradients(lambda: loss(*step.load()), step.indices, parameters)
+    problem = f"The loss is {value}"
+    if math.isfinite(value):
+        max_norm = math.inf if config.clip is None else config.clip
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
         if math.isfinite(norm):
             state.optimizer.step()
-            return found
-    what = f"The loss is {found}" if not math.isfinite(found) else "The gradient is not finite"
+            return value
+        problem = "The gradient is not finite"
     raise NumericsError(
-        f"{what} at step {state.step + 1} (epoch {state.epoch + 1}). Is the input finite? If so, try a smaller lr than "
-        f"{schedule.lr:g}."
+        f"{problem} at step {state.step + 1} (epoch {state.epoch + 1}). Is the input finite? If so, try a smaller lr "
+        f"than {config.lr:g}."
     )
 
 
-def _saved(state: TrainingState, checkpoint: Path, of_run: Mapping[str, Any]) -> None:
-    """By the first process; nobody goes on before it is written."""
-    distributed.run_on_all(lambda: save(state, checkpoint, of_run) if is_main() else None)
+def set_learning_rates(run: TrainingRun) -> float:
+    """Set the rate of every group for the next step, and return it for a group of scale 1.
 
-
-def _seed(seed: int, epoch: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0])
-
-
-def _set_rates(state: TrainingState, schedule: TrainingConfig, steps: int) -> float:
-    total = max(1, state.epochs * steps)
-    warm = max(1, round(schedule.warmup * total)) if schedule.warmup else 0
+    Groups whose ``start_epoch`` has not come have rate 0 and take no gradients.
+    """
+    state, config = run.state, run.config
+    total = max(1, state.epochs * run.steps_per_epoch)
+    warm = max(1, round(config.warmup * total)) if config.warmup else 0
     if state.step < warm:
-        share = (state.step + 1) / warm
-    elif schedule.decay == "constant":
-        share = 1.0
+        scale = (state.step + 1) / warm
+    elif config.schedule == "constant":
+        scale = 1.0
     else:
-        share = 0.5 * (1 + math.cos(math.pi * (state.step - warm) / max(1, total - warm)))
-    for setting, group in zip(state.optimizer.param_groups, state.groups):
-        held = state.epoch < group.start_epoch
-        setting["lr"] = 0.0 if held else schedule.lr * group.lr_scale * share
+        scale = 0.5 * (1 + math.cos(math.pi * (state.step - warm) / max(1, total - warm)))
+    for options, group in zip(state.optimizer.param_groups, state.groups):
+        waiting = state.epoch < group.start_epoch
+        options["lr"] = 0.0 if waiting else config.lr * group.lr_scale * scale
         for parameter in group.parameters.values():
-            parameter.requires_grad_(not held)
-    return schedule.lr * share
-
-
-def _fit_budget(run: _Run, *, whole: bool) -> None:
-    """Cut the number of epochs to the budget, once a few steps, or the first epoch, have shown what one costs."""
-    state, budget = run.state, run.schedule.budget
-    first = state.epoch == 1 if whole else state.epoch == 0 and state.step == min(3, run.steps)
-    if budget is None or not first:
-        return
-    spent = distributed.broadcast_scalar(lambda: time.perf_counter() - run.begun)
-    per_epoch = spent if whole else spent / state.step * run.steps
-    affordable = max(1, int(budget / per_epoch))
-    if affordable < state.epochs:
-        note(f"{affordable} of {state.epochs} epochs fit into {budget:.0f} s ({per_epoch:.1f} s each).")
-        state.epochs = affordable
-
-
-def _averaged(state: TrainingState, schedule: TrainingConfig) -> None:
-    if not schedule.ema:
-        return
-    with torch.no_grad():
-        for name, parameter in state.named().items():
-            kept = state.average.setdefault(name, parameter.detach().clone())
-            # early steps count more than the plain average would let them
-            decay = min(schedule.ema, (1 + state.step) / (10 + state.step))
-            kept.lerp_(parameter.detach(), 1 - decay)
-
-
-def _validated(state: TrainingState, score: Callable[[], float] | None) -> None:
-    if score is None:
-        state.history.best = state.epoch
-        return
-    raw = {name: p.detach().clone() for name, p in state.named().items()} if state.average else {}
-    copy_into(state.named(), state.average)
-    value = distributed.broadcast_scalar(score)
-    value = -math.inf if math.isnan(value) else value
-    if not state.history.score or value > max(state.history.score):
-        state.best = {name: tensor.detach().clone() for name, tensor in state.everything().items()}
-        state.history.best = state.epoch
-    state.history.score.append(value)
-    copy_into(state.named(), raw)
-
-
-def _stale(history: History, schedule: TrainingConfig) -> bool:
-    if schedule.patience is None or not history.score:
-        return False
-    return len(history.score) - 1 - history.best >= schedule.patience
+            parameter.requires_grad_(not waiting)
+    return config.lr * scale

@@ -119,7 +119,7 @@ class FineTuneSearch:
                 self.source, self.data, everything, views=self._augmentations(features, start, won.held)
             ),
             targets=self.T,
-            policy=dataclasses.replace(self.policy, epochs=len(won.outcome.history.loss)),
+            policy=self.policy.with_training(epochs=len(won.outcome.history.loss)),
             average=won.outcome.selected == "average",
             checkpoint=self._checkpoint_path("all"),
         )

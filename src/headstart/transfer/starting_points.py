@@ -94,7 +94,8 @@ def activation_store(
     source: Any, data: Dataset, choice: RuntimeConfig, policy: Policy, *, store: Any
 ) -> ActivationStore:
     """Where the frozen part's rows are kept: in the store, as extraction keeps its own."""
-    precision = choice.precision if policy.precision == "auto" else policy.precision
+    precision = policy.training.precision
+    precision = choice.precision if precision == "auto" else precision
     how = dataclasses.replace(choice, precision=precision)
     home = MemoryStore() if store is False or is_passthrough(source) else store_of(store)
     return ActivationStore(home, lambda layer, pooling, c: recipe(source, layer, pooling, c, data=data), how)
@@ -115,7 +116,7 @@ def views(
 
     A mirror destroys what a letter or a sign says, and nobody has to tell which data is of that kind: it shows.
     """
-    if policy.views == 1 or image_views(source, data, mirror=False) is None:
+    if policy.augment.views == 1 or image_views(source, data, mirror=False) is None:
         return None
     if score is None or not len(held):
         return image_views(source, data, mirror=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from headstart._base.constraints import validate
 from headstart._base.hashing import fingerprint
 from headstart._base.intervals import Metric
 from headstart._base.processes import local_shard
@@ -35,7 +35,7 @@ from headstart.speech_heads.decoding import Alphabet, alphabet_of
 from headstart.speech_heads.recogniser import Recogniser
 from headstart.training.checkpoint import History, ParameterGroup
 from headstart.training.distributed import main_first
-from headstart.training.loop import TrainingConfig, train
+from headstart.training.loop import train
 from headstart.transfer.tasks import FitConfig, FitResult, TaskFitter
 
 _FOLDS = 5  # one of them is held out
@@ -71,7 +71,7 @@ class _SpeechTrial:
 
 def _check(job: FitConfig, columns: Sequence[Target]) -> None:
     if isinstance(job.head, CtcHead):
-        validate(job.head)
+        job.head.check()
     elif job.head != "auto" and job.head not in CTC:
         raise UnknownName(unknown_name("heads for transcription", job.head, ["auto", *CTC]))
     if job.pooling not in ("auto", "frames"):
@@ -242,14 +242,16 @@ def _trained(
         scores = network.train()(batch, lengths).log_softmax(2).transpose(0, 1)
         return functional.ctc_loss(scores, torch.cat(wanted), lengths, sizes, zero_infinity=True)
 
-    batch_size = min(head.batch_size, max(1, len(texts) // _STEPS))
-    schedule = TrainingConfig(
-        epochs=head.epochs, batch_size=batch_size, lr=head.lr, weight_decay=head.weight_decay, clip=5.0,
-        budget=job.budget if checkpoint is not None else None, seed=job.seed,
-    )  # fmt: skip
+    training = head.training.resolve()
+    config = dataclasses.replace(
+        training,
+        batch_size=min(training.batch_size, max(1, len(texts) // _STEPS)),
+        budget=job.budget if checkpoint is not None else None,
+        seed=job.seed,
+    )
     identity = fingerprint([recogniser.config(), texts, job.sources[trial.place[0]].fingerprint, trial.place[1]])
     history = train(
-        [ParameterGroup(dict(network.named_parameters()))], loss, len(texts), config=schedule, checkpoint=checkpoint,
+        [ParameterGroup(dict(network.named_parameters()))], loss, len(texts), config=config, checkpoint=checkpoint,
         identity=identity, label=f"{head.name} on {heard.label(trial.place)}",
     )  # fmt: skip
     for parameter in network.parameters():

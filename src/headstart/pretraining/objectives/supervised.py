@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
-from headstart._base.processes import local_shard
+from headstart.dataset.dataset import Dataset
 from headstart.errors import DataError
 from headstart.pretraining.base import PretrainingPlan
-from headstart.training.losses import loss_for
+from headstart.sources.base import Source
+from headstart.sources.types import Batch
+from headstart.training.augment import Mix
+from headstart.training.batches import SampleBatches
+from headstart.training.config import Augment, TrainingConfig
+from headstart.training.losses import SupervisedLoss
 
 
-def prepare(source: Any, data: Any, samples: Any) -> PretrainingPlan:
-    """The whole network moves, its own classifier included.
+def prepare(
+    source: Source, data: Dataset, batches: SampleBatches, *, config: TrainingConfig, augment: Augment
+) -> PretrainingPlan:
+    """Train the whole network, its own classifier included.
 
     Raises
     ------
@@ -27,23 +32,22 @@ def prepare(source: Any, data: Any, samples: Any) -> PretrainingPlan:
     matrix = column.matrix()
     if np.isnan(matrix).any():
         raise DataError(f"{int(np.isnan(matrix).any(1).sum())} labels of {column.name!r} are missing; leave those out.")
-    wanted = torch.from_numpy(matrix.astype(np.float32))
-    measure = loss_for(column.task, wanted)
     network = source.module.train()
     device = next(network.parameters()).device
 
-    def loss(indices: np.ndarray, _generator: torch.Generator) -> torch.Tensor:
-        indices = local_shard(indices)
-        tensors = source.input.tensors(samples.batch(indices), device, torch.float32)
-        output = source.forward(tensors, module=network)
-        if output.shape != (len(indices), wanted.shape[1]):
+    def forward(batch: Batch, mix: Mix | None) -> torch.Tensor:
+        tensors = source.input.tensors(batch, device, torch.float32)
+        if mix is not None:
+            tensors = {name: mix(t) if t.is_floating_point() else t for name, t in tensors.items()}
+        output: torch.Tensor = source.forward(tensors, module=network)
+        if output.shape != (len(batch), matrix.shape[1]):
             raise DataError(
                 f"The network gives {tuple(output.shape[1:])} numbers per item, but {column.name!r} needs "
-                f"{wanted.shape[1]}. Give it an output of that size (num_classes= or classes= in its options)."
+                f"{matrix.shape[1]}. Give it an output of that size (num_classes= or classes= in its options)."
             )
-        return measure(output, wanted[torch.from_numpy(indices)].to(output.device))
+        return output
 
+    targets = torch.from_numpy(matrix.astype(np.float32)).to(device)
+    loss = SupervisedLoss(forward, targets, column.task, config=config, augment=augment)
     classes = [str(c) for c in column.classes or ()]
-    return PretrainingPlan(
-        dict(network.named_parameters()), loss, len(matrix), {"classes": classes, "task": column.task}
-    )
+    return PretrainingPlan(dict(network.named_parameters()), loss, {"classes": classes, "task": column.task})

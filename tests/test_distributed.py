@@ -149,8 +149,8 @@ def test_a_process_that_dies_takes_the_others_with_it(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, sys; sys.path.insert(0, os.getcwd())\n"
-        "import launched; from headstart.training.distributed import begin\n"
-        "begin()\n"
+        "import launched; from headstart.training.distributed import init_distributed\n"
+        "init_distributed()\n"
         "if os.environ['RANK'] == '1': os._exit(3)\n"
         "launched.loop(None)\n"
     )
