@@ -134,10 +134,10 @@ class Policy(ABC):
 
     def record(self) -> dict[str, Any]:
         """Return every field as flat plain data: what was set, as checkpoints and proofs are recognised by it."""
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del own["training"], own["augment"]
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["training"], fields["augment"]
         always = {name: getattr(self.training, name) for name in _TRAINING_RECORD}
-        return {**self.training.changes(FINETUNING), **always, **vars(self.augment), **own}
+        return {**self.training.changes(FINETUNING), **always, **vars(self.augment), **fields}
 
 
 def topmost(parameters: Sequence[ParameterInfo], layers: int | str) -> set[int]:
@@ -186,8 +186,8 @@ def policy(name: str | Policy, **settings: Any) -> Policy:
     kind = POLICIES[name]
     check_names(f"fields of policy {name!r}", settings, _field_names(kind))
     training, others = split_settings(settings, TrainingConfig)
-    augment, own = split_settings(others, Augment)
-    result: Policy = kind(training=dataclasses.replace(FINETUNING, **training), augment=Augment(**augment), **own)
+    augment, fields = split_settings(others, Augment)
+    result: Policy = kind(training=dataclasses.replace(FINETUNING, **training), augment=Augment(**augment), **fields)
     for record in (result.training, result.augment, result):
         validate(record)
     return result

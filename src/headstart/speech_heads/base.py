@@ -71,9 +71,9 @@ class CtcHead(ABC):
 
     def config(self) -> dict[str, Any]:
         """Return the hyper-parameters as flat plain data, from which :func:`ctc` makes the head again."""
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "training"}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "training"}
         always = {name: getattr(self.training, name) for name in ("epochs", "batch_size", "lr", "weight_decay")}
-        return {**own, **always, **self.training.changes(TRAINING)}
+        return {**fields, **always, **self.training.changes(TRAINING)}
 
     def check(self) -> None:
         """Raise OptionError when a field has a value that is not allowed."""
@@ -95,8 +95,8 @@ def ctc(name: str, **fields: Any) -> CtcHead:
     64
     """
     kind = CTC[name]
-    training, own = split_settings(fields, TrainingConfig)
+    training, others = split_settings(fields, TrainingConfig)
     names = [field.name for record in (kind, TrainingConfig) for field in dataclasses.fields(record)]
     check_names(f"fields of {name}", fields, [n for n in names if n not in ("training", *_NO_EFFECT)])
-    result: CtcHead = kind(**own, training=dataclasses.replace(TRAINING, **training))
+    result: CtcHead = kind(**others, training=dataclasses.replace(TRAINING, **training))
     return result
