@@ -71,7 +71,9 @@ class CtcHead(ABC):
 
     def config(self) -> dict[str, Any]:
         """Return the hyper-parameters as flat plain data, from which :func:`ctc` makes the head again."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "training"}
+        fields = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "training"
+        }
         always = {name: getattr(self.training, name) for name in ("epochs", "batch_size", "lr", "weight_decay")}
         return {**fields, **always, **self.training.changes(TRAINING)}
 
