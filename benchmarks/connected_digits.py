@@ -35,7 +35,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from headstart.dataset import Dataset
-from headstart.extraction import extract, reading
+from headstart.extraction import extract, sample_loader
 from headstart.metrics import evaluate
 from headstart.pooling import reducer
 from headstart.predictor import Predictor
@@ -91,7 +91,7 @@ class Yamnet(nn.Module):
         self.reduce = reducer("frames", self.source.layer(layer).axes)
 
     def prepared(self, data: Dataset) -> list[Any]:
-        read = reading(self.source, data)
+        read = sample_loader(self.source, data)
         return [read(i) for i in range(len(data))]
 
     def forward(self, samples: list[Any]) -> list[torch.Tensor]:

@@ -136,12 +136,12 @@ def case(request):
 
 def samples_of(source, items, **how):
     from headstart.dataset import Dataset
-    from headstart.extraction import reading
+    from headstart.extraction import sample_loader
 
     if source.modality == "audio":
         return Samples(lambda i: source.input.prepare(items[i]), source.input.collate, len(items), **how)
     data = Dataset.from_items(list(items), source.modality)
-    return Samples(reading(source, data), source.input.collate, len(data), keys=data.keys(), **how)
+    return Samples(sample_loader(source, data), source.input.collate, len(data), keys=data.keys(), **how)
 
 
 def problem(source, samples):

@@ -19,7 +19,7 @@ from headstart.dataset import Dataset
 from headstart.engines import ENGINES, RuntimeConfig
 from headstart.errors import MissingPackage, NumericsError, SourceError, StoreError, UnknownName
 from headstart.extraction import autotune, extract
-from headstart.extraction.autotune import choose_runtime, device_name, least_cosine, probes
+from headstart.extraction.autotune import choose_runtime, device_name, min_cosine, probe_layers
 from headstart.sources import load_source
 from listeners import Notes
 from networks import image_source, picture_data, pictures, vector_source, vectors
@@ -157,7 +157,7 @@ def test_the_first_of_two_processes_decides(source, cache, fake):
     """While this one measured, another has written its choice down: all use that one."""
 
     def meanwhile():
-        place = autotune._remembered(source, ["torch"], AUTO)
+        place = autotune._cache_path(source, ["torch"], AUTO)
         autotune.write_json(place, RuntimeConfig("torch", "fp32", "cpu", 8, 1.0, 77.0).to_dict())
         return drawn(source)()
 
@@ -341,20 +341,20 @@ def test_an_honest_network_passes_with_one_item():
 
 def test_probes_are_candidates_in_execution_order(source):
     normed = image_source(networks.Normed, classifier="classifier")
-    assert list(probes(normed)) == ["blocks.1", "blocks.3", "pool"]
-    assert list(probes(normed, whole=True))[-1] in ("classifier", "output")
-    assert set(probes(source)) <= set(source.select("auto"))
+    assert list(probe_layers(normed)) == ["blocks.1", "blocks.3", "pool"]
+    assert list(probe_layers(normed, whole=True))[-1] in ("classifier", "output")
+    assert set(probe_layers(source)) <= set(source.select("auto"))
 
 
 def test_least_cosine():
     plain = {"a": np.eye(3), "b": np.ones((3, 4))}
-    assert least_cosine(plain, plain) == 1.0
-    assert least_cosine(plain, {"a": np.eye(3) * 5, "b": np.ones((3, 4)) * 0.1}) == pytest.approx(1.0)
+    assert min_cosine(plain, plain) == 1.0
+    assert min_cosine(plain, {"a": np.eye(3) * 5, "b": np.ones((3, 4)) * 0.1}) == pytest.approx(1.0)
     turned = np.eye(3)
     turned[1] = [1, 1, 0]
-    assert least_cosine(plain, {**plain, "a": turned}) == pytest.approx(0.5**0.5)
-    assert least_cosine({"a": np.zeros((2, 3))}, {"a": np.zeros((2, 3))}) == 1.0
-    assert least_cosine(plain, {**plain, "a": np.full((3, 3), np.nan)}) == -1.0
+    assert min_cosine(plain, {**plain, "a": turned}) == pytest.approx(0.5**0.5)
+    assert min_cosine({"a": np.zeros((2, 3))}, {"a": np.zeros((2, 3))}) == 1.0
+    assert min_cosine(plain, {**plain, "a": np.full((3, 3), np.nan)}) == -1.0
 
 
 def test_device_names():
@@ -373,7 +373,7 @@ def test_fixed_engine_and_precision_are_in_the_recipe(tmp_path):
     assert plain.computed == 4
     a, b = bank.rows("7", data), plain.rows("7", data)
     assert not np.array_equal(a, b)
-    assert least_cosine({"7": a}, {"7": b}) > 0.99
+    assert min_cosine({"7": a}, {"7": b}) > 0.99
 
 
 def test_a_damaged_cache_folder_is_said_by_the_bank(tmp_path, monkeypatch):
@@ -386,8 +386,8 @@ def test_a_damaged_cache_folder_is_said_by_the_bank(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("device", "most"), [("cpu", 32), ("cuda", 128)])
 def test_large_batches_are_tried_where_a_processors_cache_is_no_limit(source, device, most, monkeypatch):
     seen = []
-    monkeypatch.setattr(autotune, "_speed", lambda engine, batch: float(len(batch)))
-    best = autotune._sized(
+    monkeypatch.setattr(autotune, "_items_per_second", lambda engine, batch: float(len(batch)))
+    best = autotune._tune_batch_size(
         RuntimeConfig("torch", "fp32", device), lambda batch: seen.append(len(batch)), source, drawn(source)()
     )
     assert (best.batch_size, best.speed) == (most, most)

@@ -237,14 +237,14 @@ def test_pictures_and_vectors_give_rows(normed):
 
 
 def test_engines_on_request_run_what_they_can():
-    from headstart.extraction.autotune import _can, _device
+    from headstart.extraction.autotune import _resolve_device, _runs_on_request
 
-    assert not _can("torch", load_source("fake:image"))  # it is chosen by itself
-    assert not _can("onnxruntime", load_source("fake:image"))
-    assert _can("openvino", load_source("fake:image"))
-    assert _can("openvino", load_source("fake:vector"))
-    assert _device(["openvino"], "auto") == "cpu"
-    assert _device(["torch"], "cpu") == "cpu"
+    assert not _runs_on_request("torch", load_source("fake:image"))  # it is chosen by itself
+    assert not _runs_on_request("onnxruntime", load_source("fake:image"))
+    assert _runs_on_request("openvino", load_source("fake:image"))
+    assert _runs_on_request("openvino", load_source("fake:vector"))
+    assert _resolve_device(["openvino"], "auto") == "cpu"
+    assert _resolve_device(["torch"], "cpu") == "cpu"
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -18,7 +18,7 @@ import networks
 from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.errors import DataError, NumericsError, OptionError, StoreError, UnknownName, UnreadableItem
-from headstart.extraction import extract, pipeline, readable, reading, recipe
+from headstart.extraction import extract, pipeline, readable_items, recipe, sample_loader
 from headstart.sources import load_source
 from listeners import Notes
 from networks import image_source, picture_data, pictures, vector_source, vectors
@@ -572,12 +572,12 @@ def test_seconds_and_choice_are_kept(store):
 def test_reading_and_readable(broken):
     source = load_source("fake:image")
     with listening(log := Log()):
-        kept = readable(source, broken)
+        kept = readable_items(source, broken)
     assert len(kept) == 12
     assert len(log.notes) == 4
-    assert reading(source, kept)(0).shape == (3, 16, 16)
+    assert sample_loader(source, kept)(0).shape == (3, 16, 16)
     with pytest.raises(DataError, match="None of the 1 items"):
-        readable(source, broken.take([i for i, p in enumerate(broken.items) if "empty" in p.name]))
+        readable_items(source, broken.take([i for i, p in enumerate(broken.items) if "empty" in p.name]))
 
 
 # ---- other processes ------------------------------------------------------------------------------------------------

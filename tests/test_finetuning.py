@@ -15,7 +15,7 @@ from torch import nn
 import networks
 from headstart.dataset import Dataset
 from headstart.errors import OptionError, StoreError, UnknownName
-from headstart.extraction import extract, reading
+from headstart.extraction import extract, sample_loader
 from headstart.finetuning import FineTuneModel, HeadInit, LayerSpec, finetune
 from headstart.finetuning.finetune import decisions, training_config_for
 from headstart.finetuning.parameter_groups import locate_parameters, lowest_trainable
@@ -86,7 +86,7 @@ def test_several_layers_start_from_their_head(tmp_path):
     solved = head("ridge", alpha=0.1).fit(rows, T, task="classification")
     features = [LayerSpec("blocks.1", "avg+std"), LayerSpec("pool", "avg")]
     model = FineTuneModel(source, features, HeadInit.of(solved.coef_, solved.intercept_, rows))
-    samples = Samples(reading(source, data), source.input.collate, 20)
+    samples = Samples(sample_loader(source, data), source.input.collate, 20)
     assert np.abs(decisions(model, samples) - solved.decision(rows)).max() < 1e-4
 
 

@@ -178,11 +178,13 @@ def test_what_was_thinned_or_silent_is_counted(source, tmp_path):
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 8))
 def test_batches_end_before_they_hold_too_many_patches(counts, size):
     works = [pipeline.WorkItem(i, b"", {"x": np.empty((n, 0))}) for i, n in enumerate(counts)]
-    batches = pipeline._cut(works, size, HOW.n_windows)
+    batches = pipeline._split_batches(works, size, HOW.n_windows)
     assert [work.index for batch in batches for work in batch] == list(range(len(counts)))
     held = [sum(counts[work.index] for work in batch) for batch in batches]
     assert all(1 <= len(batch) <= size for batch in batches)
-    assert all(n <= size * pipeline._PIECES or len(batch) == 1 for n, batch in zip(held, batches, strict=True))
+    assert all(
+        n <= size * pipeline._WINDOWS_PER_ITEM or len(batch) == 1 for n, batch in zip(held, batches, strict=True)
+    )
     # none ended early without need
     for batch, n, after in zip(batches, held, batches[1:], strict=False):
-        assert len(batch) == size or n + counts[after[0].index] > size * pipeline._PIECES
+        assert len(batch) == size or n + counts[after[0].index] > size * pipeline._WINDOWS_PER_ITEM

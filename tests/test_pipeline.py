@@ -15,7 +15,15 @@ from headstart._base.progress import Track
 from headstart.bank import Store
 from headstart.errors import StoreError, UnreadableItem
 from headstart.extraction import pipeline
-from headstart.extraction.pipeline import Spent, WorkItem, Writer, good, prepared, run, windows
+from headstart.extraction.pipeline import (
+    PipelineStats,
+    WorkItem,
+    Writer,
+    drop_unreadable,
+    iter_windows,
+    make_reader,
+    run_pipeline,
+)
 from headstart.sources import Batch
 
 
@@ -65,7 +73,7 @@ class Table:
 
 @given(count=st.integers(0, 50), size=st.integers(1, 9))
 def test_without_lengths_a_window_is_a_batch_in_order(count, size):
-    found = list(windows(works(range(count)), size, Plain()))
+    found = list(iter_windows(works(range(count)), size, Plain()))
     assert all(len(window) == 1 for window in found)
     batches = [window[0] for window in found]
     assert [w.index for batch in batches for w in batch] == list(range(count))
@@ -74,7 +82,7 @@ def test_without_lengths_a_window_is_a_batch_in_order(count, size):
 
 @given(lengths=st.lists(st.integers(1, 30), max_size=80), size=st.integers(1, 4))
 def test_with_lengths_a_window_is_sorted_and_nothing_is_lost(lengths, size):
-    found = list(windows(works(lengths), size, Texts()))
+    found = list(iter_windows(works(lengths), size, Texts()))
     seen = [w.index for window in found for batch in window for w in batch]
     assert sorted(seen) == list(range(len(lengths)))
     for window in found:
@@ -88,10 +96,10 @@ def test_with_lengths_a_window_is_sorted_and_nothing_is_lost(lengths, size):
 
 @given(pieces=st.lists(st.integers(1, 40), max_size=60), size=st.integers(1, 5))
 def test_items_of_many_pieces_make_smaller_batches(pieces, size):
-    found = [batch for window in windows(works(pieces), size, Clips()) for batch in window]
+    found = [batch for window in iter_windows(works(pieces), size, Clips()) for batch in window]
     assert [w.index for batch in found for w in batch] == list(range(len(pieces)))
     for batch in found:
-        assert len(batch) == 1 or sum(w.sample for w in batch) <= size * pipeline._PIECES
+        assert len(batch) == 1 or sum(w.sample for w in batch) <= size * pipeline._WINDOWS_PER_ITEM
         assert len(batch) <= size
 
 
@@ -103,7 +111,7 @@ def test_works_are_taken_only_when_wanted():
             taken.append(work.index)
             yield work
 
-    found = windows(slowly(), 4, Plain())
+    found = iter_windows(slowly(), 4, Plain())
     next(found)
     assert len(taken) == 4
 
@@ -119,8 +127,8 @@ def test_only_unreadable_items_are_the_items_fault():
             raise ZeroDivisionError
         return index
 
-    spent = Spent()
-    one = prepared(read, spent)
+    spent = PipelineStats()
+    one = make_reader(read, spent)
     assert one((0, key(0))).sample == 0
     assert one((1, key(1))).problem.reason == "broken"
     with pytest.raises(ZeroDivisionError):
@@ -129,8 +137,8 @@ def test_only_unreadable_items_are_the_items_fault():
 
 
 def test_remarks_are_counted():
-    spent = Spent()
-    one = prepared(lambda i: i, spent, lambda sample: "odd" if sample % 2 else None)
+    spent = PipelineStats()
+    one = make_reader(lambda i: i, spent, lambda sample: "odd" if sample % 2 else None)
     for i in range(5):
         one((i, key(i)))
     assert spent.remarks == {"odd": 2}
@@ -139,13 +147,13 @@ def test_remarks_are_counted():
 def test_problems_are_kept_or_raised():
     problem = UnreadableItem("item 1", "broken")
     mixed = [WorkItem(0, key(0), 5), WorkItem(1, key(1), problem=problem), WorkItem(2, key(2), 6)]
-    spent, steps = Spent(), []
+    spent, steps = PipelineStats(), []
     done = SimpleNamespace(__call__=None)
-    assert [w.sample for w in good(iter(mixed), spent, steps.append, raising=False)] == [5, 6]
+    assert [w.sample for w in drop_unreadable(iter(mixed), spent, steps.append, raising=False)] == [5, 6]
     assert [w.problem for w in spent.problems] == [problem]
     assert steps == [1]
     with pytest.raises(UnreadableItem):
-        list(good(iter(mixed), Spent(), done, raising=True))
+        list(drop_unreadable(iter(mixed), PipelineStats(), done, raising=True))
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -153,7 +161,7 @@ def test_problems_are_kept_or_raised():
 
 def test_what_is_there_is_not_written_again():
     full, empty, partly = Table(there=[key(i) for i in range(4)]), Table(), Table(there=[key(1), key(2)])
-    writer = Writer({"a": full, "b": empty, "c": partly}, Spent())
+    writer = Writer({"a": full, "b": empty, "c": partly}, PipelineStats())
     rows = np.arange(8.0).reshape(4, 2)
     writer.add([key(i) for i in range(4)], {"a": rows, "b": rows, "c": rows})
     writer.close(failed=False)
@@ -165,7 +173,7 @@ def test_what_is_there_is_not_written_again():
 
 def test_ragged_rows_keep_their_lengths(tmp_path):
     table = Store(tmp_path).table({"layer": "a"})
-    writer = Writer({"a": table}, Spent())
+    writer = Writer({"a": table}, PipelineStats())
     first = [np.ones((2, 3), np.float32), np.zeros((5, 3), np.float32)]
     writer.add([key(0), key(1)], {"a": first})
     writer.add([key(2)], {"a": [np.full((1, 3), 7, np.float32)]})
@@ -178,10 +186,16 @@ def test_ragged_rows_keep_their_lengths(tmp_path):
 def test_shards_hold_whole_windows(monkeypatch):
     monkeypatch.setattr(pipeline, "_FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(pipeline, "_FLUSH_SHARE", 0.0)
-    table, spent = Table(), Spent()
+    table, spent = Table(), PipelineStats()
     source = SimpleNamespace(input=Plain())
-    run(works(range(10)), lambda b: {"a": b.inputs["x"]}, Writer({"a": table}, spent), source=source, size=4,
-        done=Track("x", None))  # fmt: skip
+    run_pipeline(
+        works(range(10)),
+        lambda b: {"a": b.inputs["x"]},
+        Writer({"a": table}, spent),
+        source=source,
+        size=4,
+        done=Track("x", None),
+    )
     assert [len(keys) for keys, _ in table.shards] == [4, 4, 2]
     assert spent.rows == 10
     assert spent.write > 0
@@ -192,8 +206,14 @@ def test_bytes_fill_a_shard(monkeypatch):
     monkeypatch.setattr(pipeline, "_FLUSH_BYTES", 40)
     table = Table()
     source = SimpleNamespace(input=Plain())
-    run(works(range(30)), lambda b: {"a": b.inputs["x"]}, Writer({"a": table}, Spent()), source=source, size=5,
-        done=Track("x", None))  # fmt: skip
+    run_pipeline(
+        works(range(30)),
+        lambda b: {"a": b.inputs["x"]},
+        Writer({"a": table}, PipelineStats()),
+        source=source,
+        size=5,
+        done=Track("x", None),
+    )
     assert [len(keys) for keys, _ in table.shards] == [10, 10, 10]  # 4 bytes a row
 
 
@@ -201,8 +221,14 @@ def test_without_reason_to_flush_there_is_one_shard(monkeypatch):
     monkeypatch.setattr(pipeline, "_FLUSH_SECONDS", 1e9)
     table = Table()
     source = SimpleNamespace(input=Plain())
-    run(works(range(30)), lambda b: {"a": b.inputs["x"]}, Writer({"a": table}, Spent()), source=source, size=5,
-        done=Track("x", None))  # fmt: skip
+    run_pipeline(
+        works(range(30)),
+        lambda b: {"a": b.inputs["x"]},
+        Writer({"a": table}, PipelineStats()),
+        source=source,
+        size=5,
+        done=Track("x", None),
+    )
     assert [len(keys) for keys, _ in table.shards] == [30]
 
 
@@ -217,8 +243,10 @@ def test_a_failing_writer_stops_the_run(monkeypatch):
 
     before = threading.active_count()
     with pytest.raises(StoreError, match="the disk is full"):
-        writer = Writer({"a": Table(fails_at=1)}, Spent())
-        run(works(range(1000)), engine, writer, source=SimpleNamespace(input=Plain()), size=4, done=Track("x", None))
+        writer = Writer({"a": Table(fails_at=1)}, PipelineStats())
+        run_pipeline(
+            works(range(1000)), engine, writer, source=SimpleNamespace(input=Plain()), size=4, done=Track("x", None)
+        )
     assert len(ran) <= 5
     assert threading.active_count() <= before
 
@@ -235,15 +263,21 @@ def test_a_failing_engine_keeps_what_was_handed_over(monkeypatch):
         return {"a": batch.inputs["x"]}
 
     with pytest.raises(MemoryError):
-        run(works(range(40)), engine, Writer({"a": table}, Spent()), source=SimpleNamespace(input=Plain()), size=4,
-            done=Track("x", None))  # fmt: skip
+        run_pipeline(
+            works(range(40)),
+            engine,
+            Writer({"a": table}, PipelineStats()),
+            source=SimpleNamespace(input=Plain()),
+            size=4,
+            done=Track("x", None),
+        )
     assert [len(keys) for keys, _ in table.shards] == [4, 4, 4]
 
 
 def test_what_was_not_handed_over_is_dropped(monkeypatch):
     monkeypatch.setattr(pipeline, "_FLUSH_SECONDS", 1e9)
     table = Table()
-    writer = Writer({"a": table}, Spent())
+    writer = Writer({"a": table}, PipelineStats())
     writer.add([key(0)], {"a": np.ones((1, 2))})
     writer.close(failed=True)
     assert table.shards == []
@@ -251,7 +285,7 @@ def test_what_was_not_handed_over_is_dropped(monkeypatch):
 
 def test_progress_counts_items():
     steps = []
-    run(works(range(7)), lambda b: {"a": b.inputs["x"]}, Writer({"a": Table()}, Spent()),
+    run_pipeline(works(range(7)), lambda b: {"a": b.inputs["x"]}, Writer({"a": Table()}, PipelineStats()),
         source=SimpleNamespace(input=Plain()), size=3, done=steps.append)  # fmt: skip
     assert steps == [3, 3, 1]
 

@@ -462,10 +462,10 @@ class TestFresh:
 
 class TestScratch:
     def scratch_task(self, source, data):
-        from headstart.extraction import reading
+        from headstart.extraction import sample_loader
         from headstart.training.batches import Samples
 
-        samples = Samples(reading(source, data), source.input.collate, len(data))
+        samples = Samples(sample_loader(source, data), source.input.collate, len(data))
         return scratch.ScratchTask(source, samples, data.columns[0].matrix(), False, "cpu")
 
     def test_learns(self):

@@ -12,7 +12,7 @@ from torch import nn
 import networks
 from headstart.dataset import Dataset
 from headstart.errors import DataError, NumericsError, SourceError
-from headstart.extraction import reading
+from headstart.extraction import sample_loader
 from headstart.pretraining import pretrain, scratch
 from headstart.pretraining.scratch import ScratchTask, reinitialize
 from headstart.proof import baselines
@@ -36,7 +36,7 @@ def drawn(data: Dataset, **how) -> FewShotSplits:
 
 
 def scratch_task(source, data: Dataset, *, balanced: bool = False) -> ScratchTask:
-    samples = Samples(reading(source, data), source.input.collate, len(data))
+    samples = Samples(sample_loader(source, data), source.input.collate, len(data))
     return ScratchTask(source, samples, data.columns[0].matrix(), balanced, "cpu")
 
 

@@ -19,7 +19,7 @@ from headstart.extraction import extract
 from headstart.heads.base import HEADS
 from headstart.ranking import candidates as _prepare
 from headstart.ranking import rank, verdict
-from headstart.ranking.table import Pairing, ties_in_words
+from headstart.ranking.table import Pairing, describe_ties
 from headstart.result import Ranking, Row
 from headstart.selection import search
 from headstart.selection.search import select_head
@@ -210,11 +210,11 @@ def test_groups_of_ties(ranking):
 def test_ties_in_words():
     rows = [Row("s", "f", name, accuracy=0.5, tied=tied, macs=macs) for name, tied, macs in
             (("c", True, 9.0), ("b", True, 3.0), ("a", False, 1.0))]  # fmt: skip
-    text = ties_in_words(rows, 240)
+    text = describe_ties(rows, 240)
     assert text.startswith("These 2 rows cannot be told apart on 240 examples: c, b.")
     assert "The cheapest of them is b, at 33%" in text
-    assert "clearly better than all others" in ties_in_words([rows[0], rows[2]], 240)
-    assert ties_in_words(rows[:1], 240) == ""
+    assert "clearly better than all others" in describe_ties([rows[0], rows[2]], 240)
+    assert describe_ties(rows[:1], 240) == ""
 
 
 def test_pairing_matters():
@@ -270,7 +270,7 @@ def luck_of(X, T, *, groups=None, task="classification", metric="accuracy") -> f
     if groups is not None:
         folds = (np.asarray(groups) % 5)[None]
     made = SimpleNamespace(folds=folds, task=task, metric=metric)
-    return verdict.luck({f"l{i}": one for i, one in enumerate(X)}, T, choice=made, groups=groups)
+    return verdict.permutation_p_value({f"l{i}": one for i, one in enumerate(X)}, T, choice=made, groups=groups)
 
 
 def test_luck_keeps_its_level():
@@ -306,10 +306,10 @@ def test_luck_of_groups():
     rng = np.random.default_rng(0)
     X = vectors(10, d=40)[groups] + rng.normal(size=(60, 40)) * 0.01
     T = np.eye(2)[(rng.permutation(10) % 2)[groups]]
-    orders = verdict._orders(T, groups)
+    orders = verdict._label_permutations(T, groups)
     assert all((T[order] == T[order][np.unique(groups, return_index=True)[1]][groups]).all() for order in orders)
     assert luck_of([X], T, groups=groups) > 0.01
-    inside = verdict._orders(np.eye(2)[np.arange(60) % 2], groups)
+    inside = verdict._label_permutations(np.eye(2)[np.arange(60) % 2], groups)
     assert all((groups[order] == groups).all() for order in inside)
     assert (inside[0] == np.arange(60)).all() and len(np.unique(inside, axis=0)) > 100
 
@@ -369,12 +369,12 @@ def test_chance_of_labels_is_that_of_random_orders():
     T = np.zeros((12, 4))
     T[:2, 0], T[:7, 1], T[:, 3] = 1, 1, 1  # the last two have no contrast and do not count
     drawn = [np.mean([average_precision_score(T[:, j], rng.random(12)) for j in (0, 1)]) for _ in range(700)]
-    expected, spread = verdict._chance(T[:, [0, 2, 3]])
+    expected, spread = verdict._chance_precision(T[:, [0, 2, 3]])
     alone = [average_precision_score(T[:, 0], rng.random(12)) for _ in range(1500)]
     assert spread == pytest.approx(np.std(alone), rel=0.35)
     assert expected == pytest.approx(np.mean(alone), abs=0.02)
-    assert verdict._chance(T)[0] == pytest.approx(np.mean(drawn), abs=0.015)
-    assert verdict._chance(np.ones((3, 2))) == (0.0, 0.0)
+    assert verdict._chance_precision(T)[0] == pytest.approx(np.mean(drawn), abs=0.015)
+    assert verdict._chance_precision(np.ones((3, 2))) == (0.0, 0.0)
 
 
 def settings(T: np.ndarray, n: int, seed: int, right: float | None) -> list[SimpleNamespace]:
@@ -388,16 +388,16 @@ def test_honest_takes_out_the_luck_of_choosing(seed):
     T = np.eye(2)[np.arange(80) % 2]
     trials = settings(T, 300, seed, None)
     assert max(t.row_scores.mean() for t in trials) > 0.62
-    assert verdict.honest(trials, T, "accuracy") == pytest.approx(0.5, abs=0.08)
+    assert verdict.split_half_score(trials, T, "accuracy") == pytest.approx(0.5, abs=0.08)
     better = [*trials, *settings(T, 1, seed, 0.95)]
-    assert verdict.honest(better, T, "accuracy") > 0.85
+    assert verdict.split_half_score(better, T, "accuracy") > 0.85
 
 
 def test_honest_weighs_classes_where_the_metric_does():
     T = np.eye(2)[(np.arange(100) < 10).astype(int)]
     lazy = [trial(T[:, 0])]  # always the large class
-    assert verdict.honest(lazy, T, "accuracy") == pytest.approx(0.9, abs=0.02)
-    assert verdict.honest(lazy, T, "balanced_accuracy") == pytest.approx(0.5, abs=0.1)
+    assert verdict.split_half_score(lazy, T, "accuracy") == pytest.approx(0.9, abs=0.02)
+    assert verdict.split_half_score(lazy, T, "balanced_accuracy") == pytest.approx(0.5, abs=0.1)
 
 
 def test_more_rows_than_choosing_looks_at(monkeypatch):
@@ -408,10 +408,10 @@ def test_more_rows_than_choosing_looks_at(monkeypatch):
     assert found.mean_loss["items"] == 150
     assert found.best.mbytes == pytest.approx(150 * 4 * {"a": 16, "b": 12, "c": 6}[found.best.layer] / 1e6)
     T = np.eye(3)[np.arange(150) % 3]
-    kept = _prepare.few(T, "classification", 0, 60)
+    kept = _prepare.subsample(T, "classification", 0, 60)
     assert (len(kept), len(set(kept))) == (60, 60)
     assert np.ptp(T[kept].sum(0)) <= 1
-    assert _prepare.few(T[:60], "classification", 0, 60) == slice(None)
+    assert _prepare.subsample(T[:60], "classification", 0, 60) == slice(None)
 
 
 def test_one_example_per_class_says_nothing():
@@ -596,7 +596,7 @@ def test_the_second_time_nothing_is_extracted(monkeypatch):
     def never(*_, **__):
         raise AssertionError("everything is in the bank already")
 
-    monkeypatch.setattr(extraction.pipeline, "good", lambda *a, **k: never())
+    monkeypatch.setattr(extraction.pipeline, "drop_unreadable", lambda *a, **k: never())
     assert strip(rank(source, data)) == strip(first)
 
 

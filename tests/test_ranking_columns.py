@@ -14,7 +14,7 @@ from torch import nn
 from headstart.extraction import extract
 from headstart.moments import Moments
 from headstart.ranking import rank
-from headstart.ranking.table import columns_of, compact, scores_of, source_columns
+from headstart.ranking.table import layer_columns, reduce_to_rank, source_columns, transferability_scores
 from headstart.scores import score
 from networks import Dense, separable, vector_source
 from test_ranking import dense, good_data
@@ -50,7 +50,7 @@ def test_scores_are_those_of_all_dimensions(wide):
     def check(problem):
         X, T = problem
         full = Moments.from_rows(X, T)
-        found = columns_of(X, T, task="classification", bank=bank(), layer=LAYER)
+        found = layer_columns(X, T, task="classification", bank=bank(), layer=LAYER)
         assert found["logme"] == pytest.approx(score("logme", full), rel=1e-3, abs=1e-3)
         assert found["h_score"] == pytest.approx(score("h_score", full), rel=1e-3, abs=1e-3)
         assert found["knn"] == score("knn", None, rows=X, targets=T)
@@ -61,7 +61,7 @@ def test_scores_are_those_of_all_dimensions(wide):
 @given(problems(wide=True))
 def test_compact_keeps_distances(problem):
     X, _ = problem
-    small = compact(X)
+    small = reduce_to_rank(X)
     assert small.shape[1] < len(X) < X.shape[1]
     far = pdist(X.astype(np.float64))
     np.testing.assert_allclose(pdist(small), far, atol=1e-5 * far.max())
@@ -69,25 +69,25 @@ def test_compact_keeps_distances(problem):
 
 def test_compact_leaves_tall_rows_alone():
     X = np.ones((5, 5))
-    assert compact(X) is X
+    assert reduce_to_rank(X) is X
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
 def test_rows_that_are_all_the_same_have_no_bad_scores(shape):
     T = np.eye(2)[np.arange(shape[0]) % 2]
-    found = columns_of(np.zeros(shape, np.float32), T, task="classification", bank=bank(), layer=LAYER)
+    found = layer_columns(np.zeros(shape, np.float32), T, task="classification", bank=bank(), layer=LAYER)
     assert all(value is None or np.isfinite(value) for value in found.values())
 
 
 def test_one_class_has_no_scores_of_classes():
     X = np.random.default_rng(0).normal(size=(10, 4))
-    found = columns_of(X, np.ones((10, 1)), task="classification", bank=bank(), layer=LAYER)
+    found = layer_columns(X, np.ones((10, 1)), task="classification", bank=bank(), layer=LAYER)
     assert found["h_score"] is None
 
 
 def test_values_have_no_scores_of_classes():
     X = np.random.default_rng(0).normal(size=(30, 4))
-    found = columns_of(X, X[:, :1], task="regression", bank=bank(), layer=LAYER)
+    found = layer_columns(X, X[:, :1], task="regression", bank=bank(), layer=LAYER)
     assert "h_score" not in found
     assert "knn" not in found
     assert found["logme"] == pytest.approx(score("logme", Moments.from_rows(X, X[:, :1])))
@@ -96,10 +96,10 @@ def test_values_have_no_scores_of_classes():
 def test_time_and_disk():
     X = np.zeros((50, 4), np.float32)
     T = np.eye(2)[np.arange(50) % 2]
-    found = columns_of(X, T, task="classification", bank=bank(10.0), layer=LAYER)
+    found = layer_columns(X, T, task="classification", bank=bank(10.0), layer=LAYER)
     assert found["seconds"] == pytest.approx(50 / 10 * 0.5)
     assert found["mbytes"] == pytest.approx(800 / 1e6)
-    assert columns_of(X, T, task="classification", bank=bank(), layer=LAYER)["seconds"] is None
+    assert layer_columns(X, T, task="classification", bank=bank(), layer=LAYER)["seconds"] is None
 
 
 def test_many_rows_are_thinned_for_neighbours_alone(monkeypatch):
@@ -107,7 +107,7 @@ def test_many_rows_are_thinned_for_neighbours_alone(monkeypatch):
     X, y = separable(90)
     T = np.eye(3)[y]
     few = np.linspace(0, 89, 30).astype(int)
-    found = columns_of(X, T, task="classification", bank=bank(), layer=LAYER)
+    found = layer_columns(X, T, task="classification", bank=bank(), layer=LAYER)
     assert found["knn"] == score("knn", None, rows=X[few], targets=T[few])
     assert found["logme"] == pytest.approx(score("logme", Moments.from_rows(X, T)))
 
@@ -200,7 +200,7 @@ def test_h_score_of_compact_rows_knows_how_many_dimensions_there_were(shape):
     X = rng.normal(size=shape) + rng.normal(size=(3, shape[1]))[y]
     T = np.eye(3)[y]
     full = score("h_score", Moments.from_rows(X, T))
-    small = Moments.from_rows(compact(X), T)
+    small = Moments.from_rows(reduce_to_rank(X), T)
     assert small.features < shape[1]
     assert score("h_score", small, dimensions=shape[1]) == pytest.approx(full, rel=1e-8)
     assert score("h_score", small) != pytest.approx(full, rel=1e-3)
@@ -209,8 +209,8 @@ def test_h_score_of_compact_rows_knows_how_many_dimensions_there_were(shape):
 def test_scores_need_nothing_but_rows():
     X, y = separable(40)
     T = np.eye(3)[y]
-    found = scores_of(X, T, task="classification")
+    found = transferability_scores(X, T, task="classification")
     assert set(found) == {"logme", "h_score", "knn"}
-    assert set(scores_of(X, X[:, :2], task="regression")) == {"logme"}
+    assert set(transferability_scores(X, X[:, :2], task="regression")) == {"logme"}
     labels = (X[:, :2] > 0).astype(float)
-    assert set(scores_of(X, labels, task="multilabel")) == {"logme"}
+    assert set(transferability_scores(X, labels, task="multilabel")) == {"logme"}

@@ -9,7 +9,7 @@ import pytest
 
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError
-from headstart.ranking.candidates import column_of, few, loaded, outputs, usable
+from headstart.ranking.candidates import classifier_layers, load_sources, subsample, target_column, usable_items
 from headstart.sources import load_source
 from networks import Dense, vector_source, vectors
 
@@ -33,36 +33,36 @@ class Bank:
 
 def test_the_only_column_needs_no_name():
     one = data()
-    assert column_of(one, None) is one.columns[0]
-    assert column_of(one, one.columns[0].name) is one.columns[0]
+    assert target_column(one, None) is one.columns[0]
+    assert target_column(one, one.columns[0].name) is one.columns[0]
 
 
 def test_of_several_columns_one_is_named():
     both = Dataset.from_arrays(vectors(6), {"kind": list("ababab"), "size": list("xxyyzz")})
-    assert column_of(both, "size").name == "size"
+    assert target_column(both, "size").name == "size"
     for wrong in (None, "colour"):
         with pytest.raises(OptionError, match="'kind', 'size'"):
-            column_of(both, wrong)
+            target_column(both, wrong)
 
 
 # ---- sources --------------------------------------------------------------------------------------------------------
 
 
 def test_a_single_source_is_a_list_of_one():
-    found, notes = loaded("fake:vector")
+    found, notes = load_sources("fake:vector")
     assert [source.address for source in found] == ["fake:vector"]
     assert notes == []
     source = load_source("fake:vector")
-    assert loaded(source)[0] == [source]
+    assert load_sources(source)[0] == [source]
 
 
 def test_the_same_source_twice_is_ranked_once():
-    found, _ = loaded(["fake:vector", load_source("fake:vector"), "fake:image"])
+    found, _ = load_sources(["fake:vector", load_source("fake:vector"), "fake:image"])
     assert [source.address for source in found] == ["fake:vector", "fake:image"]
 
 
 def test_sources_that_do_not_load_are_noted():
-    found, notes = loaded(["fake:vector", "nowhere:net", "fake:nothing"])
+    found, notes = load_sources(["fake:vector", "nowhere:net", "fake:nothing"])
     assert len(found) == 1
     assert len(notes) == 2
     assert all("was left out" in note for note in notes)
@@ -71,15 +71,15 @@ def test_sources_that_do_not_load_are_noted():
 @pytest.mark.parametrize(("given", "said"), [(["fake:nothing"], "fake:nothing"), ([], "needs a source")])
 def test_none_that_loads(given, said):
     with pytest.raises(DataError, match=said):
-        loaded(given)
+        load_sources(given)
 
 
 def test_only_a_classifier_at_the_end_is_an_output():
-    assert outputs(vector_source(Dense)) == []
-    assert outputs(vector_source(Dense, classifier="c")) in ([], ["output"])
+    assert classifier_layers(vector_source(Dense)) == []
+    assert classifier_layers(vector_source(Dense, classifier="c")) in ([], ["output"])
     named = SimpleNamespace(classifier="c", layers=[SimpleNamespace(name="output")])
-    assert outputs(named) == ["output"]
-    assert outputs(SimpleNamespace(classifier=None, layers=named.layers)) == []
+    assert classifier_layers(named) == ["output"]
+    assert classifier_layers(SimpleNamespace(classifier=None, layers=named.layers)) == []
 
 
 # ---- items ----------------------------------------------------------------------------------------------------------
@@ -87,37 +87,37 @@ def test_only_a_classifier_at_the_end_is_an_output():
 
 def test_items_that_all_can_read():
     whole = data(6)
-    kept, T = usable(whole, whole.columns[0].name, [Bank([1] * 6)])
+    kept, T = usable_items(whole, whole.columns[0].name, [Bank([1] * 6)])
     assert kept is whole
     assert T.shape == (6, 3)
-    kept, T = usable(whole, whole.columns[0].name, [Bank([1, 1, 0, 1, 1, 1]), Bank([1, 1, 1, 1, 0, 1])])
+    kept, T = usable_items(whole, whole.columns[0].name, [Bank([1, 1, 0, 1, 1, 1]), Bank([1, 1, 1, 1, 0, 1])])
     assert list(kept.targets) == [whole.targets[i] for i in (0, 1, 3, 5)]
     np.testing.assert_array_equal(T, whole.columns[0].matrix()[[0, 1, 3, 5]])
 
 
 def test_items_without_a_label_are_left_out():
     holes = Dataset.from_arrays(vectors(4), ["a", None, "b", "a"])
-    kept, T = usable(holes, holes.columns[0].name, [Bank([1] * 4)])
+    kept, T = usable_items(holes, holes.columns[0].name, [Bank([1] * 4)])
     assert len(kept) == len(T) == 3
 
 
 def test_no_item_at_all():
     whole = data(4)
     with pytest.raises(DataError, match="No item"):
-        usable(whole, whole.columns[0].name, [Bank([0] * 4)])
+        usable_items(whole, whole.columns[0].name, [Bank([0] * 4)])
 
 
 # ---- samples --------------------------------------------------------------------------------------------------------
 
 
 def test_few_rows_are_all_of_them():
-    assert few(np.eye(3), "classification", 0, 3) == slice(None)
+    assert subsample(np.eye(3), "classification", 0, 3) == slice(None)
 
 
 @pytest.mark.parametrize("most", [30, 31, 59])
 def test_a_sample_keeps_the_shares_of_classes(most):
     T = np.eye(3)[np.repeat([0, 1, 2], (60, 30, 10))]
-    rows = few(T, "classification", 0, most)
+    rows = subsample(T, "classification", 0, most)
     assert len(rows) == len(set(rows.tolist())) == most
     assert (np.diff(rows) > 0).all()
     np.testing.assert_allclose(T[rows].mean(0), (0.6, 0.3, 0.1), atol=1.5 / most)
@@ -125,13 +125,13 @@ def test_a_sample_keeps_the_shares_of_classes(most):
 
 def test_a_sample_depends_on_the_seed_alone():
     T = np.eye(2)[np.arange(100) % 2]
-    same, again, other = (few(T, "classification", seed, 40) for seed in (1, 1, 2))
+    same, again, other = (subsample(T, "classification", seed, 40) for seed in (1, 1, 2))
     np.testing.assert_array_equal(same, again)
     assert not np.array_equal(same, other)
 
 
 def test_values_are_sampled_anywhere():
-    rows = few(np.linspace(0, 1, 200)[:, None], "regression", 0, 50)
+    rows = subsample(np.linspace(0, 1, 200)[:, None], "regression", 0, 50)
     assert len(rows) == 50
     assert rows.min() < 20
     assert rows.max() > 180

@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 
 def overlap(X, y, directions) -> dict:
     T = np.eye(int(y.max()) + 1)[y]
-    return similarity._overlap(("s", "l"), X, T, directions, against="classifier")
+    return similarity._subspace_overlap(("s", "l"), X, T, directions, against="classifier")
 
 
 def test_differences_that_lie_in_the_sources_directions():
@@ -56,9 +56,9 @@ def test_basis_is_that_of_the_svd():
     for shape in ((9, 4), (4, 9)):
         A = rng.normal(size=shape)
         left, values, _ = np.linalg.svd(A, full_matrices=False)
-        Q = similarity._basis(A)
+        Q = similarity._orthonormal_basis(A)
         np.testing.assert_allclose(Q @ Q.T, left @ left.T, atol=1e-8)
-        half = similarity._basis(A, energy=0.5)
+        half = similarity._orthonormal_basis(A, energy=0.5)
         power = np.cumsum(values**2) / (values**2).sum()
         assert half.shape[1] == int(np.searchsorted(power, 0.5)) + 1
         np.testing.assert_allclose(np.abs(half.T @ left[:, : half.shape[1]]), np.eye(half.shape[1]), atol=1e-3)
@@ -70,7 +70,7 @@ def test_likeness_is_the_unbiased_cka():
     X = rng.normal(size=(30, 200))
     turned = X @ np.linalg.qr(rng.normal(size=(200, 200)))[0] * 3
     apart = rng.normal(size=(30, 200))
-    a, b, c = (similarity._centred(one).ravel().astype(float) for one in (X, turned, apart))
+    a, b, c = (similarity._u_centered_kernel(one).ravel().astype(float) for one in (X, turned, apart))
     assert a @ b == pytest.approx(1, abs=1e-5)
     assert abs(a @ c) < 0.2
 
@@ -170,7 +170,7 @@ def test_statistics_are_saved_beside_a_source_and_found_again(tmp_path):
 def test_words_follow_the_numbers(share, told):
     one = {"source": "s", "layer": "l", "against": "classifier", "share": share, "chance": 0.2}
     cka = {"labels": [{"source": "s", "layer": "l"}], "values": [[1.0]]}
-    (sentence,) = verdict.in_words({"subspace": [one], "distance": [], "cka": cka}, Row("s", "f", "l"))
+    (sentence,) = verdict.describe_similarity({"subspace": [one], "distance": [], "cka": cka}, Row("s", "f", "l"))
     assert told in sentence and f"{share:.0%}" in sentence
 
 

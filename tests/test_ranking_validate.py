@@ -38,8 +38,10 @@ def made(truths: dict[str, float], *, n: int = 40, **scores):
 def told(monkeypatch):
     """Test scores are what the rows say, and scores those of the ranking."""
     monkeypatch.setattr(validate, "select_head", lambda *_, **__: None)
-    monkeypatch.setattr(validate, "_solved", lambda choice, X, *_: float(X[0, 0]))
-    monkeypatch.setattr(validate, "_scored", lambda row, *_: {name: getattr(row, name) for name in validate._SCORES})
+    monkeypatch.setattr(validate, "_test_score_of_head", lambda choice, X, *_: float(X[0, 0]))
+    monkeypatch.setattr(
+        validate, "_scores_on_training_part", lambda row, *_: {name: getattr(row, name) for name in validate._SCORES}
+    )
 
 
 @pytest.mark.usefixtures("told")
@@ -150,7 +152,7 @@ def test_what_makes_no_sense_is_refused(k, options):
 
 def solved(X, T, test, task):
     choice = validate.select_head({"x": X[~test]}, T[~test], task=task, random_state=0)
-    return validate._solved(choice, X, T, test)
+    return validate._test_score_of_head(choice, X, T, test)
 
 
 def test_memorised_rows_do_not_count():

@@ -20,7 +20,7 @@ def asked(score: float, *, n: int = 100, classes: int = 2, **more) -> dict:
     """Arguments of verdict() where every setting has this held-out score."""
     T = np.eye(classes)[np.arange(n) % classes]
     right = (np.random.default_rng(0).permutation(n) < score * n).astype(float)
-    trial = SimpleNamespace(rows=right)
+    trial = SimpleNamespace(row_scores=right)
     choice = SimpleNamespace(
         trials=[trial] * 3, folds=(np.arange(n) % 5)[None], task="classification", metric="accuracy"
     )
@@ -34,7 +34,7 @@ def say(given: dict) -> tuple[bool, float, str]:
 
 @pytest.mark.parametrize(("score", "transfers"), [(0.95, True), (0.5, False), (0.3, False)])
 def test_what_is_clear_needs_no_permutation(monkeypatch, score, transfers):
-    monkeypatch.setattr(verdict, "luck", never)
+    monkeypatch.setattr(verdict, "permutation_p_value", never)
     found, baseline, sentence = say(asked(score))
     assert found is transfers
     assert baseline == 0.5
@@ -44,12 +44,12 @@ def test_what_is_clear_needs_no_permutation(monkeypatch, score, transfers):
 
 @pytest.mark.parametrize(("p", "transfers"), [(0.005, True), (0.01, True), (0.015, False), (0.4, False)])
 def test_between_the_two_labels_are_permuted(monkeypatch, p, transfers):
-    monkeypatch.setattr(verdict, "luck", lambda *_, **__: p)
+    monkeypatch.setattr(verdict, "permutation_p_value", lambda *_, **__: p)
     assert say(asked(0.65))[0] is transfers
 
 
 def test_on_many_rows_it_takes_more_than_independent_rows_would(monkeypatch):
-    monkeypatch.setattr(verdict, "luck", never)
+    monkeypatch.setattr(verdict, "permutation_p_value", never)
     n = 2 * verdict._MOST
     edge = 0.5 + 3.5 * 0.5 / n**0.5
     assert say(asked(edge + 0.01, n=n))[0]
@@ -71,7 +71,7 @@ def test_values_above_nothing_by_luck_alone(monkeypatch):
     given = asked(0.05)
     given["choice"].task = "regression"
     given["choice"].metric = "r2"
-    monkeypatch.setattr(verdict, "luck", lambda *_, **__: calls.append(1) or 0.3)
+    monkeypatch.setattr(verdict, "permutation_p_value", lambda *_, **__: calls.append(1) or 0.3)
     assert not say(given)[0]
     assert calls == [1]
     given["found"] = [Row("net", "f", "l", accuracy=-0.1, low=-0.2, high=0.0)]
@@ -85,8 +85,8 @@ def test_the_largest_of_many_layers_is_held_against_the_largest_of_many():
     rows = {f"l{i}": rng.normal(size=(40, 6)) for i in range(30)}
     T = np.eye(2)[rng.permutation(40) % 2]
     choice = SimpleNamespace(folds=(np.arange(40) % 5)[None], task="classification", metric="accuracy")
-    each = [verdict.luck({name: X}, T, choice=choice, groups=None) for name, X in rows.items()]
-    assert min(each) <= 0.05 < verdict.luck(rows, T, choice=choice, groups=None)
+    each = [verdict.permutation_p_value({name: X}, T, choice=choice, groups=None) for name, X in rows.items()]
+    assert min(each) <= 0.05 < verdict.permutation_p_value(rows, T, choice=choice, groups=None)
 
 
 def test_one_good_layer_among_many_is_found():
@@ -94,7 +94,7 @@ def test_one_good_layer_among_many_is_found():
     rng = np.random.default_rng(0)
     rows = {**{f"l{i}": rng.normal(size=(36, 8)) for i in range(20)}, "good": X}
     choice = SimpleNamespace(folds=(np.arange(36) % 4)[None], task="classification", metric="accuracy")
-    assert verdict.luck(rows, np.eye(3)[y], choice=choice, groups=None) <= 0.01
+    assert verdict.permutation_p_value(rows, np.eye(3)[y], choice=choice, groups=None) <= 0.01
 
 
 def test_the_score_of_permutations_is_that_of_ridge_fitted_anew():
@@ -106,7 +106,7 @@ def test_the_score_of_permutations_is_that_of_ridge_fitted_anew():
     parts = [np.flatnonzero(np.arange(30) % 3 == k) for k in range(3)]
     choice = SimpleNamespace(task="classification", metric="accuracy")
     away = X - X.mean(0)
-    found = verdict._scores(away @ away.T, labels, parts, penalty=5.0, choice=choice)
+    found = verdict._out_of_fold_scores(away @ away.T, labels, parts, penalty=5.0, choice=choice)
     for score, T in zip(found, labels, strict=True):
         right = 0
         for part in parts:
@@ -118,4 +118,4 @@ def test_the_score_of_permutations_is_that_of_ridge_fitted_anew():
 def test_dead_layers_say_nothing():
     T = np.eye(2)[np.arange(20) % 2]
     choice = SimpleNamespace(folds=(np.arange(20) % 5)[None], task="classification", metric="accuracy")
-    assert verdict.luck({"dead": np.ones((20, 3))}, T, choice=choice, groups=None) == 1.0
+    assert verdict.permutation_p_value({"dead": np.ones((20, 3))}, T, choice=choice, groups=None) == 1.0

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from headstart.cli.rank import distinct
-from headstart.ranking.table import Pairing, _grouped, best_of, fusion, ties_in_words
-from headstart.ranking.verdict import in_words
+from headstart.ranking.table import Pairing, _group_ties, best_result, describe_ties, fusion
+from headstart.ranking.verdict import describe_similarity
 from headstart.result import Row
 
 NOTHING = {"subspace": [], "distance": [], "cka": {"labels": [], "values": []}}
@@ -29,12 +29,12 @@ def far(source: str, layer: str, relative: float | None) -> dict:
 
 
 def test_nothing_measured_is_nothing_said():
-    assert in_words(NOTHING, Row("a", "f", "l1")) == []
+    assert describe_similarity(NOTHING, Row("a", "f", "l1")) == []
 
 
 def test_distances_name_the_nearest_and_the_farthest_layer():
     found = {**NOTHING, "distance": [far("a", "l1", 0.5), far("a", "l2", 2.25), far("a", "l3", 1.0)]}
-    (sentence,) = in_words(found, Row("a", "f", "l1"))
+    (sentence,) = describe_similarity(found, Row("a", "f", "l1"))
     assert "0.5 times the spread of the source's training data" in sentence
     assert "at l1 (nearest)" in sentence
     assert "2.2 times at l2 (farthest)" in sentence
@@ -46,19 +46,19 @@ def test_distances_of_several_sources_name_them():
         "distance": [far("a", "l1", 0.5), far("b", "l1", 3.0)],
         "cka": {"labels": places("a/l1", "b/l1"), "values": [[1.0, 0.2], [0.2, 1.0]]},
     }
-    words = in_words(found, Row("a", "f", "l1"))
+    words = describe_similarity(found, Row("a", "f", "l1"))
     assert any("spread of a's training data" in word for word in words)
     assert any("spread of b's training data" in word for word in words)
 
 
 def test_layers_without_any_spread_have_no_distance():
-    assert in_words({**NOTHING, "distance": [far("a", "l1", None)]}, Row("a", "f", "l1")) == []
+    assert describe_similarity({**NOTHING, "distance": [far("a", "l1", None)]}, Row("a", "f", "l1")) == []
 
 
 def test_twins_of_the_best_layer_are_named():
     values = [[1.0, 0.95, 0.2], [0.95, 1.0, 0.3], [0.2, 0.3, 1.0]]
     cka = {"labels": places("a/l1", "a/l2", "a/l3"), "values": values}
-    (sentence,) = in_words({**NOTHING, "cka": cka}, Row("a", "f", "l1"))
+    (sentence,) = describe_similarity({**NOTHING, "cka": cka}, Row("a", "f", "l1"))
     assert sentence.endswith(": l2.")
     assert "l3" not in sentence
 
@@ -66,7 +66,7 @@ def test_twins_of_the_best_layer_are_named():
 def test_many_twins_are_counted():
     n = 9
     cka = {"labels": places(*(f"a/l{i}" for i in range(n))), "values": np.ones((n, n)).tolist()}
-    (sentence,) = in_words({**NOTHING, "cka": cka}, Row("a", "f", "l0"))
+    (sentence,) = describe_similarity({**NOTHING, "cka": cka}, Row("a", "f", "l0"))
     assert "l1, l2, l3, l4 and 4 more" in sentence
 
 
@@ -74,20 +74,20 @@ def test_other_sources_are_compared_at_their_most_alike_layer():
     labels = places("a/l1", "b/x", "b/y", "c/z")
     values = np.eye(4)
     values[0, 1:] = values[1:, 0] = 0.3, 0.7, 0.1
-    words = in_words({**NOTHING, "cka": {"labels": labels, "values": values.tolist()}}, Row("a", "f", "l1"))
+    words = describe_similarity({**NOTHING, "cka": {"labels": labels, "values": values.tolist()}}, Row("a", "f", "l1"))
     (sentence,) = words
     assert "b (at y) 0.70, c (at z) 0.10" in sentence
 
 
 def test_a_best_row_that_was_thinned_away_says_nothing():
     cka = {"labels": places("a/l1", "a/l2"), "values": np.ones((2, 2)).tolist()}
-    assert in_words({**NOTHING, "cka": cka}, Row("a", "f", "elsewhere")) == []
+    assert describe_similarity({**NOTHING, "cka": cka}, Row("a", "f", "elsewhere")) == []
 
 
 @pytest.mark.parametrize(("against", "said"), [("classifier", "its own classifier"), ("classes", "training classes")])
 def test_directions_say_whose_they_are(against, said):
     one = {"source": "a", "layer": "l1", "against": against, "share": 0.4, "chance": 0.1}
-    (sentence,) = in_words({**NOTHING, "subspace": [one]}, Row("a", "f", "l1"))
+    (sentence,) = describe_similarity({**NOTHING, "subspace": [one]}, Row("a", "f", "l1"))
     assert said in sentence
     assert "40%" in sentence
     assert "10%" in sentence
@@ -107,7 +107,7 @@ def trial(name: str, wrong: int, n: int = 100, **more) -> SimpleNamespace:
 def test_groups_start_anew_where_a_row_is_clearly_worse():
     wrongs = {"a": 5, "b": 6, "c": 30, "d": 32, "e": 70}
     pairs = [(Row("s", "f", name), trial(name, wrong)) for name, wrong in wrongs.items()]
-    found = _grouped(pairs, Pairing("classification"))
+    found = _group_ties(pairs, Pairing("classification"))
     assert [row.group for row in found] == [1, 1, 2, 2, 3]
     assert [row.tied for row in found] == [True, True, False, False, False]
     assert [round(row.difference, 2) for row in found] == [0.0, -0.01, -0.25, -0.27, -0.65]
@@ -115,15 +115,15 @@ def test_groups_start_anew_where_a_row_is_clearly_worse():
 
 
 def test_a_row_without_a_score_has_no_group():
-    found = _grouped([(Row("s", "f", "a"), trial("a", 5)), (Row("s", "f", "b"), None)], Pairing("classification"))
+    found = _group_ties([(Row("s", "f", "a"), trial("a", 5)), (Row("s", "f", "b"), None)], Pairing("classification"))
     assert (found[1].group, found[1].accuracy, found[1].tied) == (None, None, False)
 
 
 def test_best_of_is_the_cheapest_trial_of_these_features():
     cheap, dear, other = trial("a", 10), trial("a", 20), trial("b", 1)
-    assert best_of([dear, cheap, other], ("a",)) is cheap
-    assert best_of([dear, cheap, other], ("c",)) is None
-    assert best_of([cheap, trial("a", 0, n_repeats=1)], ("a",)) is cheap  # one draw may have been lucky
+    assert best_result([dear, cheap, other], ("a",)) is cheap
+    assert best_result([dear, cheap, other], ("c",)) is None
+    assert best_result([cheap, trial("a", 0, n_repeats=1)], ("a",)) is cheap  # one draw may have been lucky
 
 
 def fused(*choice):
@@ -190,12 +190,12 @@ def test_pairing_knows_the_metric():
 )
 def test_ties_are_counted_and_named(first, said):
     rows = [Row("s", "f", name, tied=True, macs=1.0) for name in first]
-    assert said in ties_in_words([*rows, Row("s", "f", "z", macs=1.0)], 50)
+    assert said in describe_ties([*rows, Row("s", "f", "z", macs=1.0)], 50)
 
 
 def test_ties_across_sources_name_them():
     rows = [Row("s", "f", "l", tied=True, macs=1.0), Row("t", "g", "l", tied=True, macs=1.0)]
-    assert "s/l, t/l." in ties_in_words(rows, 50)
+    assert "s/l, t/l." in describe_ties(rows, 50)
 
 
 # ---- names in the table ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import networks
 from headstart.engines import ENGINES, RuntimeConfig
 from headstart.engines.base import PRECISIONS
 from headstart.errors import MissingPackage, OptionError
-from headstart.extraction import extract, reading
+from headstart.extraction import extract, sample_loader
 from headstart.pooling import reducer
 from headstart.sources import load_source
 from networks import image_source, picture_data, state_bytes
@@ -88,7 +88,7 @@ def test_batch_mates_do_not_matter(name, source):
     if data is None:
         samples = list(networks.vectors(5))
     else:
-        read = reading(source, data)
+        read = sample_loader(source, data)
         samples = [read(i) for i in range(5)]
     together = how(source.input.collate(samples))
     for i, sample in enumerate(samples):

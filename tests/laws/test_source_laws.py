@@ -13,7 +13,7 @@ import torch
 
 from headstart.dataset import Dataset
 from headstart.errors import SourceError, UnknownName
-from headstart.extraction import extract, reading
+from headstart.extraction import extract, sample_loader
 from headstart.pooling import reducer, resolve
 from headstart.sources import SOURCES
 from headstart.sources.base import Input, load_source
@@ -71,7 +71,7 @@ def modes_of(source):
 
 def everything(source, indices, data, layers=None):
     """Pooled rows of these items in one batch, straight from the source."""
-    read = reading(source, data)
+    read = sample_loader(source, data)
     batch = source.input.collate([read(int(i)) for i in indices])
     wanted = [layer for layer in source.layers if layers is None or layer.name in layers]
     facts = {"modality": source.modality, "class_token": bool(source.meta.get("class_token"))}

@@ -59,13 +59,13 @@ def choose_runtime(
     SourceError
         When the features of an item depend on its batch-mates, or differ from run to run.
     """
-    names = _engines(source, engine)
+    names = _candidate_engines(source, engine)
     if precision not in ("auto", *PRECISIONS):
         raise UnknownName(unknown_name("precisions", precision, ["auto", *PRECISIONS]))
-    device = _device(names, device)
+    device = _resolve_device(names, device)
     fixed = engine != "auto" and precision != "auto" and batch_size is not None
-    place = _remembered(source, names, {"engine": engine, "precision": precision, "device": device})
-    known = _recall(place, names)
+    place = _cache_path(source, names, {"engine": engine, "precision": precision, "device": device})
+    known = _load_cached(place, names)
     if known is not None and (fixed or known.speed > 0):
         return known
     samples = draw()
@@ -75,23 +75,26 @@ def choose_runtime(
         )
     if fixed:  # nothing is left to choose, but the source may still be one that cannot be relied on
         choice = RuntimeConfig(names[0], precision, device, batch_size or _DEFAULT_BATCH)
-        _check_alone(source, samples, choice)
+        _check_batch_invariance(source, samples, choice)
     else:
-        choice = _measure(source, samples, names, precision=precision, device=device)
-    other = _recall(place, names)
+        choice = _benchmark(source, samples, names, precision=precision, device=device)
+    other = _load_cached(place, names)
     if other is not None and other.speed > 0:  # another process was faster: one choice for all
         return other
-    _remember(place, choice)
+    _save_to_cache(place, choice)
     if choice.speed:
         cosine = f"least cosine to fp32 {choice.cosine:.4f}"
         note(f"{source.name}: {choice} ({choice.speed:.0f} items/s, {cosine}; remembered)")
     return choice
 
 
-def _engines(source: Any, engine: str) -> list[str]:
+def _candidate_engines(source: Any, engine: str) -> list[str]:
     """Names of the engines to try: the one asked for, or all that can run the source and are installed."""
     if engine != "auto":
-        able = [*source.engines, *(name for name in ENGINES if name not in source.engines and _can(name, source))]
+        able = [
+            *source.engines,
+            *(name for name in ENGINES if name not in source.engines and _runs_on_request(name, source)),
+        ]
         if engine not in able:
             raise UnknownName(unknown_name(f"engines of {source.address}", engine, able))
         return [engine]
@@ -107,13 +110,13 @@ def _engines(source: Any, engine: str) -> list[str]:
     return found
 
 
-def _can(engine: str, source: Any) -> bool:
+def _runs_on_request(engine: str, source: Any) -> bool:
     """Whether an engine that is never chosen by itself can run a source when it is asked for."""
     runs = getattr(ENGINES[engine], "runs", None)
     return runs is not None and bool(runs(source))
 
 
-def _device(names: Sequence[str], device: str) -> str:
+def _resolve_device(names: Sequence[str], device: str) -> str:
     """``"auto"`` → the best device of the engine that comes first."""
     own = getattr(ENGINES[names[0]], "default_device", None)
     return str(own()) if device == "auto" and own is not None else device_name(device)
@@ -130,14 +133,14 @@ def device_name(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _remembered(source: Any, names: Sequence[str], asked: dict[str, Any]) -> Path:
-    machine = {"machine": platform.machine(), "processor": _processor(), "threads": os.cpu_count()}
+def _cache_path(source: Any, names: Sequence[str], asked: dict[str, Any]) -> Path:
+    machine = {"machine": platform.machine(), "processor": _cpu_model(), "threads": os.cpu_count()}
     versions = {name: ENGINES[name].version() for name in names}
     what = {"source": source.fingerprint, **asked, **machine, "versions": versions}
     return cache_folder() / "choices" / f"{fingerprint(what)}.json"
 
 
-def _recall(place: Path, names: Sequence[str]) -> RuntimeConfig | None:
+def _load_cached(place: Path, names: Sequence[str]) -> RuntimeConfig | None:
     if not place.is_file():
         return None
     try:
@@ -152,61 +155,61 @@ def _recall(place: Path, names: Sequence[str]) -> RuntimeConfig | None:
     return None
 
 
-def _remember(place: Path, choice: RuntimeConfig) -> None:
+def _save_to_cache(place: Path, choice: RuntimeConfig) -> None:
     try:
         write_json(place, choice.to_dict())
     except StoreError as error:
         note(f"The choice cannot be remembered, and is measured again next time: {error}")
 
 
-def _measure(
+def _benchmark(
     source: Any, samples: Sequence[Any], names: Sequence[str], *, precision: str, device: str
 ) -> RuntimeConfig:
-    reduce = probes(source)
+    reduce = probe_layers(source)
     plain_choice = RuntimeConfig(names[0], "fp32", device)
     plain = ENGINES[names[0]](source, reduce, plain_choice)
     batch = source.input.collate([samples[i % len(samples)] for i in range(_DEFAULT_BATCH)])
     reference = plain(batch)
-    _check_alone(source, samples, plain_choice)
+    _check_batch_invariance(source, samples, plain_choice)
     best: tuple[RuntimeConfig, Any] | None = None
     for name in names:
         for kind in ENGINES[name].precisions(source, device) if precision == "auto" else (precision,):
             first = (name, kind) == (names[0], "fp32")
             engine = plain if first else ENGINES[name](source, reduce, RuntimeConfig(name, kind, device))
-            cosine = _fidelity(reference, engine, batch, forced=precision != "auto")
+            cosine = _cosine_to_reference(reference, engine, batch, forced=precision != "auto")
             if precision == "auto" and cosine < source.minimum_cosine and not first:
                 continue
-            speed = round(_speed(engine, batch), 1)
+            speed = round(_items_per_second(engine, batch), 1)
             if best is None or speed > _ENOUGH * best[0].speed:
                 best = RuntimeConfig(name, kind, device, _DEFAULT_BATCH, round(cosine, 6), speed), engine
     assert best is not None
     if best[0].cosine < source.minimum_cosine:
         note(f"{source.name}: features in {best[0].precision}, as asked, are only {best[0].cosine:.4f} like fp32's.")
-    return _sized(best[0], best[1], source, samples)
+    return _tune_batch_size(best[0], best[1], source, samples)
 
 
-def _fidelity(reference: dict[str, np.ndarray], engine: Any, batch: Any, *, forced: bool) -> float:
+def _cosine_to_reference(reference: dict[str, np.ndarray], engine: Any, batch: Any, *, forced: bool) -> float:
     """Least cosine to fp32; -1 for what overflows, unless that was asked for."""
     try:
-        return least_cosine(reference, engine(batch))
+        return min_cosine(reference, engine(batch))
     except NumericsError:
         if forced:
             raise
         return -1.0
 
 
-def _sized(best: RuntimeConfig, engine: Any, source: Any, samples: Sequence[Any]) -> RuntimeConfig:
+def _tune_batch_size(best: RuntimeConfig, engine: Any, source: Any, samples: Sequence[Any]) -> RuntimeConfig:
     """The batch size with the most items per second: small batches stay in the processor's cache."""
     for size in _BATCHES if best.device == "cpu" else (*_BATCHES, *_MORE_BATCHES):
         batch = source.input.collate([samples[i % len(samples)] for i in range(size)])
         engine(batch)
-        speed = _speed(engine, batch)
+        speed = _items_per_second(engine, batch)
         if speed > 1.05 * best.speed:
             best = dataclasses.replace(best, batch_size=size, speed=round(speed, 1))
     return best
 
 
-def _speed(engine: Any, batch: Any) -> float:
+def _items_per_second(engine: Any, batch: Any) -> float:
     times = []
     for _ in range(2):
         start = time.perf_counter()
@@ -215,7 +218,7 @@ def _speed(engine: Any, batch: Any) -> float:
     return len(batch) / max(min(times), 1e-9)
 
 
-def probes(source: Any, *, whole: bool = False) -> dict[str, Any]:
+def probe_layers(source: Any, *, whole: bool = False) -> dict[str, Any]:
     """Three layers spread over the candidates, pooled: what fidelity is measured on; ``whole`` adds the last of all."""
     candidates = [layer for layer in source.layers if layer.candidate] or list(source.layers[-1:])
     picked = [candidates[i] for i in (len(candidates) // 3, 2 * len(candidates) // 3, -1)]
@@ -226,7 +229,7 @@ def probes(source: Any, *, whole: bool = False) -> dict[str, Any]:
     }
 
 
-def least_cosine(reference: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> float:
+def min_cosine(reference: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> float:
     """The smallest cosine between corresponding rows, over all layers. Rows that are zero in both count as equal."""
     least = 1.0
     for name, plain in reference.items():
@@ -239,22 +242,22 @@ def least_cosine(reference: dict[str, np.ndarray], rows: dict[str, np.ndarray]) 
     return least
 
 
-def _check_alone(source: Any, samples: Sequence[Any], choice: RuntimeConfig) -> None:
+def _check_batch_invariance(source: Any, samples: Sequence[Any], choice: RuntimeConfig) -> None:
     """Features of an item may not depend on its batch-mates, and must come out the same twice: the whole network."""
-    engine = ENGINES[choice.engine](source, probes(source, whole=True), choice)
+    engine = ENGINES[choice.engine](source, probe_layers(source, whole=True), choice)
     tolerance = _TOLERANCES[choice.precision]
     few = source.input.collate(samples[:4])
     together = engine(few)
-    _compare(source, together, engine(few), tolerance)
-    _compare(source, together, engine(source.input.collate(samples[:1])), tolerance)
+    _check_same_rows(source, together, engine(few), tolerance)
+    _check_same_rows(source, together, engine(source.input.collate(samples[:1])), tolerance)
     example = source.input.example(3)
     if len(samples) < 2 and example.counts is None:  # batch-mates that are copies tell nothing
         mask = None if example.mask is None else example.mask[:1]
         first = Batch({name: values[:1] for name, values in example.inputs.items()}, mask=mask)
-        _compare(source, engine(example), engine(first), tolerance)
+        _check_same_rows(source, engine(example), engine(first), tolerance)
 
 
-def _compare(source: Any, rows: dict[str, np.ndarray], again: dict[str, np.ndarray], tolerance: float) -> None:
+def _check_same_rows(source: Any, rows: dict[str, np.ndarray], again: dict[str, np.ndarray], tolerance: float) -> None:
     """The rows that both have, the first ones of each layer, must agree."""
     for name, values in again.items():
         first, second = (
@@ -270,7 +273,7 @@ def _compare(source: Any, rows: dict[str, np.ndarray], again: dict[str, np.ndarr
 
 
 @lru_cache(maxsize=1)
-def _processor() -> str:
+def _cpu_model() -> str:
     """The processor's model, so that a cache folder shared by several machines keeps their choices apart."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -24,7 +24,7 @@ from headstart.engines.base import ENGINES, RuntimeConfig
 from headstart.engines.sessions import open_session
 from headstart.errors import DataError, OptionError, StoreError, UnreadableItem
 from headstart.extraction import autotune, pipeline
-from headstart.extraction.loading import label, reader_for, reading, strict_by_default, why
+from headstart.extraction.loading import item_label, raises_by_default, reader_for, sample_loader, skip_reason
 from headstart.pooling import resolve, width
 from headstart.runners.base import RUNNERS
 from headstart.sources.base import Source, load_source
@@ -104,36 +104,36 @@ def extract(
     """
     begun = time.perf_counter()
     source = load_source(source)
-    _check(source, data, on_error, batch_size)
+    _check_arguments(source, data, on_error, batch_size)
     names = source.select(layers)
-    pools = _poolings(pooling, source, names)
-    home, keys = _home(store, data)
-    read = reading(source, data, keys)
-    raising = on_error == "raise" if on_error else strict_by_default(data)
-    unread = _unread(data, keys, read, raising=raising)
-    pending = _first_of_each(keys)
+    pools = _resolve_poolings(pooling, source, names)
+    home, keys = _open_store_and_keys(store, data)
+    read = sample_loader(source, data, keys)
+    raising = on_error == "raise" if on_error else raises_by_default(data)
+    unread = _items_without_key(data, keys, read, raising=raising)
+    pending = _first_by_key(keys)
     how = {"engine": engine, "precision": precision, "device": device}
-    choice = autotune.choose_runtime(source, lambda: _samples(read, pending), batch_size=batch_size, **how)
+    choice = autotune.choose_runtime(source, lambda: _probe_samples(read, pending), batch_size=batch_size, **how)
     shared = _shared_recipe(source, choice, data)
     recipes = {name: {**shared, "layer": name, "pooling": pools[name]} for name in names}
     tables = {name: home.table(recipes[name]) for name in names}
     chosen = time.perf_counter()
-    spent = pipeline.Spent()
+    spent = pipeline.PipelineStats()
     lacking, missing = _missing(tables, pending)
     if missing:
         size = batch_size or choice.batch_size
-        _announce(source, len(missing), {name: pools[name] for name in lacking}, choice)
+        _note_plan(source, len(missing), {name: pools[name] for name in lacking}, choice)
         session = open_session(source, {name: pools[name] for name in lacking}, choice)
         with track(f"{source.name}: features", len(missing)) as done:
-            prepare = pipeline.prepared(read, spent, getattr(source.input, "warning", None))
+            prepare = pipeline.make_reader(read, spent, getattr(source.input, "warning", None))
             if len(missing) == 1 and workers is None and runner == "local":
                 workers = 0  # starting threads takes longer than reading one item
             works = RUNNERS[runner](workers).map(prepare, missing, ahead=3 * size)
-            usable = pipeline.good(works, spent, done, raising=raising)
+            usable = pipeline.drop_unreadable(works, spent, done, raising=raising)
             writer = pipeline.Writer(lacking, spent)
-            pipeline.run(usable, session.run, writer, source=source, size=size, done=done)
-    skipped = _skipped(data, keys, unread, spent.problems)
-    _report(home, data, skipped, spent)
+            pipeline.run_pipeline(usable, session.run, writer, source=source, size=size, done=done)
+    skipped = _collect_skipped(data, keys, unread, spent.problems)
+    _report_skipped(home, data, skipped, spent)
     times = {"choose": chosen - begun, "read": spent.read, "forward": spent.forward, "write": spent.write}
     seconds = {**times, "total": time.perf_counter() - begun}
     bank = FeatureBank(tables=tables, recipes=recipes, computed=spent.rows, skipped=skipped, seconds=seconds)
@@ -163,7 +163,7 @@ def _shared_recipe(source: Source, choice: RuntimeConfig, data: Dataset) -> dict
     }
 
 
-def _check(source: Source, data: Dataset, on_error: str | None, batch_size: int | None) -> None:
+def _check_arguments(source: Source, data: Dataset, on_error: str | None, batch_size: int | None) -> None:
     if not isinstance(data, Dataset):
         raise DataError(
             f"extract() takes a Dataset; got {type(data).__name__}. Make one with Dataset.from_folder(PATH), "
@@ -183,7 +183,7 @@ def _check(source: Source, data: Dataset, on_error: str | None, batch_size: int 
         )
 
 
-def _poolings(pooling: str | Mapping[str, str], source: Source, names: Sequence[str]) -> dict[str, str]:
+def _resolve_poolings(pooling: str | Mapping[str, str], source: Source, names: Sequence[str]) -> dict[str, str]:
     """Layer → its pooling, ``"auto"`` resolved."""
     asked = dict.fromkeys(names, pooling) if isinstance(pooling, str) else pooling
     check_names("layers extracted, which pooling= can name", asked, names)
@@ -197,32 +197,32 @@ def _poolings(pooling: str | Mapping[str, str], source: Source, names: Sequence[
     }
 
 
-def store_of(store: str | Path | bool | None) -> Store:
+def open_store(store: str | Path | bool | None) -> Store:
     """The store of that path; None is the user's own (``$HEADSTART_CACHE``, else the user's cache folder)."""
     return Store(Path(store).expanduser() if isinstance(store, (str, Path)) else cache_folder() / "bank")
 
 
-def _home(store: str | Path | bool | None, data: Dataset) -> tuple[Any, list[bytes | None]]:
+def _open_store_and_keys(store: str | Path | bool | None, data: Dataset) -> tuple[Any, list[bytes | None]]:
     """Where rows are kept, and the content keys of the data (unchanged files are not read again)."""
     if store is False:
         return MemoryStore(), data.keys()
-    home = store_of(store)
+    home = open_store(store)
     with home.key_table() as table:
         return home, data.keys(table)
 
 
-def _unread(data: Dataset, keys: Sequence[bytes | None], read: Any, *, raising: bool) -> list[SkippedItem]:
+def _items_without_key(data: Dataset, keys: Sequence[bytes | None], read: Any, *, raising: bool) -> list[SkippedItem]:
     """The items that have no content key, with the reason; the first is raised where that is asked for."""
     found = []
     for index in (i for i, key in enumerate(keys) if key is None):
-        problem = why(read, index)
+        problem = skip_reason(read, index)
         if raising:
             raise problem
-        found.append(SkippedItem(label(data, index), problem.reason, index))
+        found.append(SkippedItem(item_label(data, index), problem.reason, index))
     return found
 
 
-def _first_of_each(keys: Sequence[bytes | None]) -> dict[bytes, int]:
+def _first_by_key(keys: Sequence[bytes | None]) -> dict[bytes, int]:
     """Content key → the first item that has it, in dataset order: copies are computed once."""
     first: dict[bytes, int] = {}
     for index, key in enumerate(keys):
@@ -231,7 +231,7 @@ def _first_of_each(keys: Sequence[bytes | None]) -> dict[bytes, int]:
     return first
 
 
-def _samples(read: Any, pending: Mapping[bytes, int]) -> list[Any]:
+def _probe_samples(read: Any, pending: Mapping[bytes, int]) -> list[Any]:
     """Up to 32 prepared samples to measure with, from the beginning of the data."""
 
     def readable_ones() -> Iterable[Any]:
@@ -255,7 +255,7 @@ def _missing(tables: Mapping[str, Any], pending: Mapping[bytes, int]) -> tuple[d
     return lacking, [(pending[key], key) for key, known in zip(wanted, there) if not known]
 
 
-def _announce(source: Source, items: int, pools: Mapping[str, str], choice: RuntimeConfig) -> None:
+def _note_plan(source: Source, items: int, pools: Mapping[str, str], choice: RuntimeConfig) -> None:
     """The plan of a long run: time and disk; memory is a few batches."""
     if not choice.speed or items / choice.speed <= _LONG_SECONDS:
         return
@@ -267,16 +267,16 @@ def _announce(source: Source, items: int, pools: Mapping[str, str], choice: Runt
     )
 
 
-def _skipped(
+def _collect_skipped(
     data: Dataset, keys: Sequence[bytes | None], unread: Sequence[SkippedItem], problems: Sequence[Any]
 ) -> list[SkippedItem]:
     """Every item that was left out, in dataset order; copies of a broken item are named, too."""
     reasons = {work.key: work.problem.reason for work in problems}
-    broken = [SkippedItem(label(data, i), reasons[key], i) for i, key in enumerate(keys) if key in reasons]
+    broken = [SkippedItem(item_label(data, i), reasons[key], i) for i, key in enumerate(keys) if key in reasons]
     return sorted(chain(unread, broken), key=lambda one: one.position)
 
 
-def _report(home: Any, data: Dataset, skipped: Sequence[SkippedItem], spent: pipeline.Spent) -> None:
+def _report_skipped(home: Any, data: Dataset, skipped: Sequence[SkippedItem], spent: pipeline.PipelineStats) -> None:
     """Say what was cut and what was left out, and write the latter down; DataError when nothing is left."""
     for remark, count in spent.remarks.items():
         note(f"{count:,} of {len(data):,} items: {remark}.")

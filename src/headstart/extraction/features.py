@@ -18,7 +18,7 @@ from headstart.engines.base import ENGINES, RuntimeConfig
 from headstart.errors import MissingPackage, UnreadableItem
 from headstart.extraction.autotune import device_name
 from headstart.extraction.extract import NothingReadable, extract
-from headstart.extraction.loading import label
+from headstart.extraction.loading import item_label
 from headstart.sources.base import Source
 
 _CHANNELS = (1, 3, 4)
@@ -96,13 +96,13 @@ def extract_features(
     """``poolings`` has one mapping layer → pooling per source."""
     if divide is None:
         keep, at, lost = _rows(sources, choices, poolings, data, on_error=on_error, store=store)
-        return FeatureSet(_taken(data, keep), keep, at, lost)
+        return FeatureSet(_take_or_all(data, keep), keep, at, lost)
     whole = divide(data)
     empty = sorted(set(range(len(data))) - set(whole.owner.tolist()))
     if empty and on_error == "raise":
-        raise UnreadableItem(label(data, empty[0]), whole.unreadable.get(empty[0], _NOTHING))
+        raise UnreadableItem(item_label(data, empty[0]), whole.unreadable.get(empty[0], _NOTHING))
     there, at, lost = _rows(sources, choices, poolings, whole.pieces, on_error=on_error, store=store)
-    return _gathered(data, whole, there, at=at, lost=lost)
+    return _join_segments(data, whole, there, at=at, lost=lost)
 
 
 def _rows(
@@ -133,14 +133,14 @@ def _rows(
         there &= bank.keep(data)
         banks.append((index, bank))
     keep = np.flatnonzero(there)
-    kept = _taken(data, keep)
+    kept = _take_or_all(data, keep)
     at = {(index, layer): read(bank, layer, kept) for index, bank in banks for layer in bank.layers}
     seen = {one.position: one for _, bank in banks for one in bank.skipped}
     whole = has_frames(at, len(keep))
     for i in keep[~whole].tolist():
         if on_error == "raise":
-            raise UnreadableItem(label(data, i), TOO_LONG)
-        seen[i] = SkippedItem(label(data, i), TOO_LONG, i)
+            raise UnreadableItem(item_label(data, i), TOO_LONG)
+        seen[i] = SkippedItem(item_label(data, i), TOO_LONG, i)
     at = {place: take_rows(X, np.flatnonzero(whole)) for place, X in at.items()}
     return keep[whole], at, tuple(seen[i] for i in sorted(seen))
 
@@ -165,11 +165,11 @@ def read(bank: FeatureBank, layer: str, data: Dataset) -> Any:
     return bank.sequences(layer, data) if unpooled else bank.rows(layer, data)
 
 
-def _taken(data: Dataset, keep: np.ndarray) -> Dataset:
+def _take_or_all(data: Dataset, keep: np.ndarray) -> Dataset:
     return data if len(keep) == len(data) else data.take(keep)
 
 
-def _gathered(
+def _join_segments(
     data: Dataset, whole: Segments, there: np.ndarray, *, at: Mapping[LayerKey, Any], lost: Sequence[SkippedItem]
 ) -> FeatureSet:
     """The items all of whose pieces were read, and their pieces; an item without pieces is left out."""
@@ -179,14 +179,16 @@ def _gathered(
     keep = np.flatnonzero((wanted > 0) & (got == wanted))
     reasons = {**whole.unreadable, **{int(whole.owner[one.index]): one.reason for one in lost}}
     skipped = [
-        SkippedItem(label(data, i), reasons.get(i, _NOTHING), i)
+        SkippedItem(item_label(data, i), reasons.get(i, _NOTHING), i)
         for i in np.flatnonzero((wanted == 0) | (got < wanted)).tolist()
     ]
     used = np.flatnonzero(np.isin(whole.owner, keep))
     places = np.searchsorted(there, used)
     rows = {place: take_rows(X, places) for place, X in at.items()}
     owner = np.searchsorted(keep, whole.owner[used])
-    return FeatureSet(_taken(data, keep), keep, rows, tuple(skipped), Segments(_taken(whole.pieces, used), owner))
+    return FeatureSet(
+        _take_or_all(data, keep), keep, rows, tuple(skipped), Segments(_take_or_all(whole.pieces, used), owner)
+    )
 
 
 def is_passthrough(source: Source) -> bool:
@@ -211,7 +213,7 @@ def resolve_runtime(source: Source, choice: RuntimeConfig, *, fixed: bool) -> Ru
     return dataclasses.replace(choice, engine=engine, precision=precision, cosine=1.0, speed=0.0)
 
 
-def items_of(x: Any, modality: str) -> tuple[Dataset, bool]:
+def as_dataset(x: Any, modality: str) -> tuple[Dataset, bool]:
     """What a caller asks predictions for as a dataset, and whether it was one item."""
     if isinstance(x, Dataset):
         return x, False
@@ -219,11 +221,11 @@ def items_of(x: Any, modality: str) -> tuple[Dataset, bool]:
         x = np.asarray(x)
     if isinstance(x, np.ndarray) and x.dtype.kind in "OUS":
         x = x.item() if x.ndim == 0 else list(x)
-    single = _is_one(x, modality)
+    single = _is_single_item(x, modality)
     return Dataset.from_items([x] if single and isinstance(x, np.ndarray) else x, modality), single
 
 
-def _is_one(x: Any, modality: str) -> bool:
+def _is_single_item(x: Any, modality: str) -> bool:
     if isinstance(x, (str, bytes, Path)):
         a_text = isinstance(x, str) and modality == "text"
         return isinstance(x, bytes) or a_text or not Path(x).is_dir()

@@ -25,7 +25,7 @@ def reader_for(source: Source, data: Dataset) -> Any:
     return reader(data.modality, **(source.input.reader_options() if data.modality == source.modality else {}))
 
 
-def reading(
+def sample_loader(
     source: Source,
     data: Dataset,
     keys: Sequence[bytes | None] | None = None,
@@ -55,9 +55,9 @@ def reading(
                 item = _clip(item, data.meta.get("sample_rate"))
             return prepare(decode(item))
         except UnreadableItem as error:
-            raise UnreadableItem(label(data, index), error.reason) from error
+            raise UnreadableItem(item_label(data, index), error.reason) from error
         except DataError as error:
-            raise UnreadableItem(label(data, index), str(error)) from error
+            raise UnreadableItem(item_label(data, index), str(error)) from error
 
     return read
 
@@ -81,9 +81,9 @@ def _verified(path: Path, key: bytes) -> Path | bytes:
     return content
 
 
-def unreadable(source: Source, data: Dataset) -> dict[int, UnreadableItem]:
+def unreadable_items(source: Source, data: Dataset) -> dict[int, UnreadableItem]:
     """The items that cannot be read, and why; every item is tried."""
-    read = reading(source, data)
+    read = sample_loader(source, data)
     problems = {}
     for index in range(len(data)):
         try:
@@ -93,7 +93,7 @@ def unreadable(source: Source, data: Dataset) -> dict[int, UnreadableItem]:
     return problems
 
 
-def readable(source: Source, data: Dataset) -> Dataset:
+def readable_items(source: Source, data: Dataset) -> Dataset:
     """The items that can be read, the others noted: for training, which has no bank to keep the list.
 
     Raises
@@ -101,7 +101,7 @@ def readable(source: Source, data: Dataset) -> Dataset:
     DataError
         When none can be read.
     """
-    problems = unreadable(source, data)
+    problems = unreadable_items(source, data)
     for problem in problems.values():
         note(f"Left out: {problem}")
     if len(problems) == len(data):
@@ -109,7 +109,7 @@ def readable(source: Source, data: Dataset) -> Dataset:
     return data.take([i for i in range(len(data)) if i not in problems]) if problems else data
 
 
-def why(read: Callable[[int], Any], index: int) -> UnreadableItem:
+def skip_reason(read: Callable[[int], Any], index: int) -> UnreadableItem:
     """Why an item has no content key: what reading it says."""
     try:
         read(index)
@@ -118,7 +118,7 @@ def why(read: Callable[[int], Any], index: int) -> UnreadableItem:
     return UnreadableItem(f"item {index}", "could not be read when it was looked at first; it can be now, so run again")
 
 
-def label(data: Dataset, index: int) -> Any:
+def item_label(data: Dataset, index: int) -> Any:
     """What an item is called in messages: its path, the beginning of its text, or its number (from 0)."""
     item = data.items[index]
     if isinstance(item, str) and item.strip():
@@ -126,6 +126,6 @@ def label(data: Dataset, index: int) -> Any:
     return item if isinstance(item, Path) else f"item {index}"
 
 
-def strict_by_default(data: Dataset) -> bool:
+def raises_by_default(data: Dataset) -> bool:
     """Arrays are the caller's own making: one that cannot be used is an error, not something to leave out."""
     return isinstance(data.items[0], np.ndarray)

@@ -29,7 +29,7 @@ _FLUSH_SECONDS = 2.0
 _FLUSH_SHARE = 0.02  # of the time so far: long runs write fewer, larger shards
 _FLUSH_BYTES = 64 << 20
 _SORTED_BATCHES = 16
-_PIECES = 4  # of one batch, per item it may hold
+_WINDOWS_PER_ITEM = 4  # of one batch, per item it may hold
 
 
 @dataclass
@@ -43,7 +43,7 @@ class WorkItem:
 
 
 @dataclass
-class Spent:
+class PipelineStats:
     """Seconds per stage; reading is counted over all workers, so the stages may add up to more than the total."""
 
     read: float = 0.0
@@ -54,8 +54,8 @@ class Spent:
     remarks: Counter[str] = field(default_factory=Counter)
 
 
-def prepared(
-    read: Callable[[int], Any], spent: Spent, remark: Callable[[Any], str | None] | None = None
+def make_reader(
+    read: Callable[[int], Any], spent: PipelineStats, remark: Callable[[Any], str | None] | None = None
 ) -> Callable[[tuple[int, bytes]], WorkItem]:
     """A function for the runner: (index, key) → Work. Only UnreadableItem is taken as the item's fault.
 
@@ -77,7 +77,9 @@ def prepared(
     return one
 
 
-def good(works: Iterator[WorkItem], spent: Spent, done: Track, *, raising: bool) -> Iterator[WorkItem]:
+def drop_unreadable(
+    works: Iterator[WorkItem], spent: PipelineStats, done: Track, *, raising: bool
+) -> Iterator[WorkItem]:
     """The works that can be used; the others are kept in ``spent.problems`` or raised."""
     for work in works:
         if work.problem is None:
@@ -89,7 +91,7 @@ def good(works: Iterator[WorkItem], spent: Spent, done: Track, *, raising: bool)
         done(1)
 
 
-def windows(works: Iterator[WorkItem], size: int, how: Any) -> Iterator[list[list[WorkItem]]]:
+def iter_windows(works: Iterator[WorkItem], size: int, how: Any) -> Iterator[list[list[WorkItem]]]:
     """Groups of batches to be written together.
 
     Where the source's input knows lengths, items are sorted by length inside a group; where one item gives several
@@ -100,15 +102,15 @@ def windows(works: Iterator[WorkItem], size: int, how: Any) -> Iterator[list[lis
     while group := list(islice(works, many)):
         if length is not None:
             group.sort(key=lambda work: length(work.sample))
-        yield _cut(group, size, n_windows)
+        yield _split_batches(group, size, n_windows)
 
 
-def _cut(group: list[WorkItem], size: int, n_windows: Callable[[Any], int] | None) -> list[list[WorkItem]]:
+def _split_batches(group: list[WorkItem], size: int, n_windows: Callable[[Any], int] | None) -> list[list[WorkItem]]:
     batches: list[list[WorkItem]] = []
     held = 0
     for work in group:
         weight = 1 if n_windows is None else n_windows(work.sample)
-        full = not batches or len(batches[-1]) == size or held + weight > size * _PIECES
+        full = not batches or len(batches[-1]) == size or held + weight > size * _WINDOWS_PER_ITEM
         if full:
             batches.append([])
             held = 0
@@ -120,7 +122,7 @@ def _cut(group: list[WorkItem], size: int, n_windows: Callable[[Any], int] | Non
 class Writer:
     """Collects rows and appends them to the tables, one shard at a time: in another thread, the last in this one."""
 
-    def __init__(self, tables: dict[str, Any], spent: Spent) -> None:
+    def __init__(self, tables: dict[str, Any], spent: PipelineStats) -> None:
         self._tables, self._spent = tables, spent
         self._pool: ThreadPoolExecutor | None = None  # started by the first flush: most runs end before it
         self._keys: list[bytes] = []
@@ -219,7 +221,7 @@ def _one_blas_thread() -> Iterator[None]:
                 _limits.restore_original_limits()
 
 
-def run(
+def run_pipeline(
     works: Iterator[WorkItem],
     engine: Callable[[Any], dict[str, Any]],
     writer: Writer,
@@ -233,7 +235,7 @@ def run(
     failed = True
     try:
         with _one_blas_thread():
-            for window in windows(works, size, source.input):
+            for window in iter_windows(works, size, source.input):
                 for batch in window:
                     start = time.perf_counter()
                     rows = engine(source.input.collate([work.sample for work in batch]))

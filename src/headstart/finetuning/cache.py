@@ -105,13 +105,15 @@ class ActivationCache:
             for number, (key, is_stored) in enumerate(zip(sample_of_key, in_all))
             if not is_stored and number // size % parts == part
         ]
-        spent = pipeline.Spent()
-        prepare = pipeline.prepared(lambda number: samples.read(sample_at[number][1], sample_at[number][0]), spent)
+        spent = pipeline.PipelineStats()
+        prepare = pipeline.make_reader(lambda number: samples.read(sample_at[number][1], sample_at[number][0]), spent)
         with track(f"{self._source.name}: frozen part", len(missing)) as done:
             works = RUNNERS["local"](None).map(prepare, missing, ahead=3 * size)
-            usable = pipeline.good(works, spent, done, raising=True)
+            usable = pipeline.drop_unreadable(works, spent, done, raising=True)
             writer = pipeline.Writer(incomplete, spent)
-            pipeline.run(usable, self._engine(list(incomplete)), writer, source=self._source, size=size, done=done)
+            pipeline.run_pipeline(
+                usable, self._engine(list(incomplete)), writer, source=self._source, size=size, done=done
+            )
         return len(missing)
 
     def _engine(self, names: Sequence[str]) -> Callable[[Any], dict[str, Any]]:

@@ -20,7 +20,7 @@ from headstart._base.typing import Array, Float
 from headstart.dataset.dataset import Dataset
 from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError
-from headstart.extraction.features import FeatureSet, extract_features, items_of, resolve_runtime
+from headstart.extraction.features import FeatureSet, as_dataset, extract_features, resolve_runtime
 from headstart.heads.base import Head
 from headstart.predictor import export as _export
 from headstart.predictor import storage, unlearning
@@ -122,7 +122,7 @@ class Predictor:
         and used again by the following ones.
         """
         begun = time.perf_counter()
-        data, single = items_of(x, self.source.modality)
+        data, single = as_dataset(x, self.source.modality)
         if store is None and not isinstance(x, Dataset):
             store = False
         features = self._extract(data, on_error, store)

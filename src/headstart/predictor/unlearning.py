@@ -15,9 +15,9 @@ import numpy as np
 from headstart.dataset.dataset import Dataset
 from headstart.errors import DataError, OptionError, UnreadableItem
 from headstart.extraction.autotune import device_name
-from headstart.extraction.extract import recipe, store_of
-from headstart.extraction.features import is_passthrough, items_of
-from headstart.extraction.loading import label
+from headstart.extraction.extract import open_store, recipe
+from headstart.extraction.features import as_dataset, is_passthrough
+from headstart.extraction.loading import item_label
 from headstart.heads.base import HEADS
 from headstart.moments.exact_sums import SHORT, ExactSums
 from headstart.predictor.target_model import HeadModel, first_few
@@ -32,7 +32,7 @@ UNCHANGED = ("layers", "head", "strength", "balance", "temperature", "scores of 
 def forget(predictor: Predictor, x: Any, store: str | Path | None) -> Predictor:
     """See :meth:`headstart.predictor.Predictor.forget`."""
     models = _models_with_sums(predictor)
-    data, _ = items_of(x, predictor.source.modality)
+    data, _ = as_dataset(x, predictor.source.modality)
     keys = _trained_keys(predictor, data)
     features = predictor._extract(data, "raise", _store_with_features(predictor, data, store))
     targets = []
@@ -76,9 +76,9 @@ def _trained_keys(predictor: Predictor, data: Dataset) -> list[bytes]:
     for index, key in enumerate(data.keys()):
         if key is None:
             reason = "cannot be read, and items are known by their content: forget them before deleting them"
-            raise UnreadableItem(label(data, index), reason)
+            raise UnreadableItem(item_label(data, index), reason)
         keys.append(key[:SHORT])
-    unknown = [str(label(data, i)) for i, key in enumerate(keys) if key not in predictor.trained_on]
+    unknown = [str(item_label(data, i)) for i, key in enumerate(keys) if key not in predictor.trained_on]
     if unknown:
         raise DataError(
             f"{len(unknown)} of {len(keys)} items are none that this predictor has learned from, or were forgotten "
@@ -97,7 +97,7 @@ def _store_with_features(predictor: Predictor, data: Dataset, store: str | Path 
         if is_passthrough(source):
             continue
         runtime = dataclasses.replace(predictor.running[spec.source], device=device_name("auto"))
-        table = store_of(store).table(recipe(source, spec.layer, spec.pooling, runtime, data=data))
+        table = open_store(store).table(recipe(source, spec.layer, spec.pooling, runtime, data=data))
         if not table.has(data.keys()).all():
             return False
     return store

@@ -12,7 +12,7 @@ from headstart._base.hashing import fingerprint
 from headstart._base.registry import check_parameters
 from headstart.dataset.dataset import Dataset
 from headstart.errors import DataError, OptionError
-from headstart.extraction.loading import readable, reading
+from headstart.extraction.loading import readable_items, sample_loader
 from headstart.extraction.source_statistics import source_statistics
 from headstart.pretraining.base import ARCHITECTURES, OBJECTIVES, Objective
 from headstart.sources.base import Source, load_source
@@ -96,7 +96,7 @@ def pretrain(
         training = dataclasses.replace(training, budget=budget)
     training = training.resolve(epochs=epochs, batch_size=batch_size, lr=lr)
     source = _initial(architecture, data, seed=random_state, image_size=image_size, options=options)
-    data = readable(source, data)
+    data = readable_items(source, data)
     identity = _identity(source, data, objective, config=training, augment=augment)  # before the weights change
     batches = _batches(source, data, augment)
     plan = prepare(source, data, batches, config=training, augment=augment)
@@ -130,7 +130,7 @@ def _batches(source: Source, data: Dataset, augment: Augment) -> SampleBatches:
         views = image_views(source, data, mirror=False)  # nobody can tell yet whether a mirror image is harmless
         if views is None:
             raise OptionError("views= above 1 needs images: other items have no random variants. Leave it out.")
-    samples = Samples(reading(source, data), source.input.collate, len(data), views=views)
+    samples = Samples(sample_loader(source, data), source.input.collate, len(data), views=views)
     return SampleBatches(samples, views=augment.views or 1)
 
 

@@ -13,7 +13,7 @@ from headstart._base.progress import note
 from headstart.dataset.dataset import Dataset
 from headstart.errors import DataError, HeadstartError
 from headstart.extraction.extract import extract
-from headstart.extraction.loading import reading
+from headstart.extraction.loading import sample_loader
 from headstart.readers.base import reader
 from headstart.sources.base import load_source
 from headstart.sources.inputs.array import stacked
@@ -74,9 +74,9 @@ def _numbers(data: Dataset) -> np.ndarray:
         bank = extract(pixels, data, layers="last", store=False, engine="torch", precision="fp32", batch_size=32)
         return np.asarray(bank.rows(bank.layers[0], data))
     if data.modality == "audio" and not data.meta.get("preprocessed"):
-        read = reading(load_source("identity:audio"), data, prepare=energies)
+        read = sample_loader(load_source("identity:audio"), data, prepare=energies)
     else:
-        read = reading(load_source("identity:vector"), data)
+        read = sample_loader(load_source("identity:vector"), data)
     return stacked([np.ravel(read(i)) for i in range(len(data))])
 
 

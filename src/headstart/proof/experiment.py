@@ -20,7 +20,7 @@ from headstart.dataset.dataset import Dataset
 from headstart.errors import NumericsError, SourceError
 from headstart.extraction.autotune import device_name
 from headstart.extraction.extract import extract
-from headstart.extraction.loading import reading
+from headstart.extraction.loading import sample_loader
 from headstart.policies.base import Policy
 from headstart.pretraining import scratch
 from headstart.pretraining.scratch import reinitialize
@@ -86,7 +86,7 @@ class Experiment:
     def scratch_task(self) -> scratch.ScratchTask:
         """Items prepared once for all trainings from scratch."""
         data = self.splits.data
-        samples = Samples(reading(self.source, data), self.source.input.collate, len(data))
+        samples = Samples(sample_loader(self.source, data), self.source.input.collate, len(data))
         return scratch.ScratchTask(
             self.source, samples, self.splits.T, self.splits.balanced, device_name(self.device)
         )  # fmt: skip

@@ -12,7 +12,7 @@ from headstart._base.progress import note
 from headstart.dataset.dataset import Dataset
 from headstart.errors import DataError
 from headstart.extraction.autotune import device_name
-from headstart.extraction.loading import readable, reading
+from headstart.extraction.loading import readable_items, sample_loader
 from headstart.proof.analysis import TestSet, two_way_interval
 from headstart.result.proof import Forgetting
 from headstart.sources.base import Source
@@ -34,9 +34,9 @@ class SourceTask:
         if not labelled:
             raise DataError("source_data= has no label in any of its items.")
         data = data if len(labelled) == len(data) else data.take(labelled)
-        data = readable(source, data.sample(n=_MAX_ITEMS, random_state=seed) if len(data) > _MAX_ITEMS else data)
+        data = readable_items(source, data.sample(n=_MAX_ITEMS, random_state=seed) if len(data) > _MAX_ITEMS else data)
         self.device = device_name(device)
-        self.samples = Samples(reading(source, data), source.input.collate, len(data))
+        self.samples = Samples(sample_loader(source, data), source.input.collate, len(data))
         self.codes = _class_indices(source, data)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from headstart.selection.search import MOST_ROWS
 from headstart.sources.base import Source, load_source
 
 
-def column_of(data: Dataset, target: str | None) -> Any:
+def target_column(data: Dataset, target: str | None) -> Any:
     """The target column that was asked for, or the only one."""
     if target is None and len(data.columns) == 1:
         return data.columns[0]
@@ -26,7 +26,7 @@ def column_of(data: Dataset, target: str | None) -> Any:
     raise OptionError(f"target= must be one of {names}; got {target!r}.")
 
 
-def loaded(sources: Source | str | Sequence[Source | str]) -> tuple[list[Source], list[str]]:
+def load_sources(sources: Source | str | Sequence[Source | str]) -> tuple[list[Source], list[str]]:
     """The sources that can be loaded, each once, and a note on every other."""
     several = [sources] if isinstance(sources, (str, Source)) else list(sources)
     found: dict[str, Source] = {}
@@ -42,12 +42,12 @@ def loaded(sources: Source | str | Sequence[Source | str]) -> tuple[list[Source]
     return list(found.values()), notes
 
 
-def outputs(source: Source) -> list[str]:
+def classifier_layers(source: Source) -> list[str]:
     """The source's own classifier output, for NCE and LEEP."""
     return ["output"] if source.classifier is not None and source.layers[-1].name == "output" else []
 
 
-def usable(data: Dataset, target: str, banks: list[FeatureBank]) -> tuple[Dataset, np.ndarray]:
+def usable_items(data: Dataset, target: str, banks: list[FeatureBank]) -> tuple[Dataset, np.ndarray]:
     """The items that every source can read and that have a label, and their targets (n, t)."""
     there = np.ones(len(data), dtype=bool)
     for bank in banks:
@@ -61,7 +61,7 @@ def usable(data: Dataset, target: str, banks: list[FeatureBank]) -> tuple[Datase
     return (data if there.all() else data.take(np.flatnonzero(there))), T[there]
 
 
-def few(T: np.ndarray, task: str, seed: int, most: int | None = None) -> Any:
+def subsample(T: np.ndarray, task: str, seed: int, most: int | None = None) -> Any:
     """Rows to choose and judge on: all, or so many of every class that it stays quick, in their order."""
     most = MOST_ROWS if most is None else most
     if len(T) <= most:

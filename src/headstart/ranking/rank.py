@@ -17,9 +17,9 @@ from headstart.dataset.splits import resolve_seed
 from headstart.errors import DataError, HeadstartError, OptionError
 from headstart.extraction.extract import extract
 from headstart.heads.base import Head
-from headstart.ranking.candidates import column_of, few, loaded, outputs, usable
-from headstart.ranking.similarity import sharing
-from headstart.ranking.table import Pairing, fusion, rows_of, ties_in_words
+from headstart.ranking.candidates import classifier_layers, load_sources, subsample, target_column, usable_items
+from headstart.ranking.similarity import compare_with_sources
+from headstart.ranking.table import Pairing, describe_ties, fusion, ranking_rows
 from headstart.ranking.validate import validate
 from headstart.ranking.verdict import verdict
 from headstart.result.ranking import Ranking
@@ -33,7 +33,7 @@ from headstart.sources.base import Source, display_names
 _FEWEST = 60
 
 
-def halved(
+def successive_halving(
     sources: list[Source], data: Dataset, budget: float | None, *, column: str, seed: int, notes: list[str],
     extract: Callable[[Source, Dataset], FeatureBank],
 ) -> list[Source]:  # fmt: skip
@@ -48,7 +48,7 @@ def halved(
         seconds = 0.0
         for source in sources:
             try:
-                score, per_item = _quick(extract(source, sample), sample, column, seed)
+                score, per_item = _score_on_sample(extract(source, sample), sample, column, seed)
             except HeadstartError as error:
                 notes.append(f"{source.address} was left out: {error}")
                 continue
@@ -67,7 +67,7 @@ def halved(
     return sources
 
 
-def _quick(bank: FeatureBank, sample: Dataset, column: str, seed: int) -> tuple[float, float]:
+def _score_on_sample(bank: FeatureBank, sample: Dataset, column: str, seed: int) -> tuple[float, float]:
     """(cross-validated score of the best candidate, seconds per item)."""
     kept = sample.take(np.flatnonzero(bank.keep(sample)))
     target: Any = next(c for c in kept.columns if c.name == column)
@@ -134,30 +134,32 @@ def rank(
     if budget is not None and not budget > 0:
         raise OptionError(f"budget must be seconds > 0, or None; got {budget!r}.")
     random_state = resolve_seed(random_state)
-    column = column_of(data, target)
+    column = target_column(data, target)
     layers = layers if isinstance(layers, str) else tuple(layers)
-    found_sources, notes = loaded(sources)
+    found_sources, notes = load_sources(sources)
     how: dict[str, Any] = {"pooling": pooling, "store": store, "device": device}
     quick = partial(extract, layers=layers, **how)
-    tried = halved(found_sources, data, budget, column=column.name, seed=random_state, notes=notes, extract=quick)
-    banks = _banks(tried, data, layers, how, notes=notes)
+    tried = successive_halving(
+        found_sources, data, budget, column=column.name, seed=random_state, notes=notes, extract=quick
+    )
+    banks = _extract_each(tried, data, layers, how, notes=notes)
     extracted = time.perf_counter()
-    kept, T = usable(data, column.name, list(banks.values()))
+    kept, T = usable_items(data, column.name, list(banks.values()))
     names = {f"{i} {layer}": (source, layer) for i, source in enumerate(banks) for layer in source.select(layers)[::-1]}
     rows = {name: banks[source].rows(layer, kept) for name, (source, layer) in names.items()}
     groups = kept.group_ids
-    judged = few(T, column.task, random_state, MOST_ROWS)
+    judged = subsample(T, column.task, random_state, MOST_ROWS)
     some, truth = {name: X[judged] for name, X in rows.items()}, T[judged]
     part = None if groups is None else groups[judged]
     choice = select_head(
         some, truth, task=column.task, heads=head, balance=balance, fuse=True, groups=part, random_state=random_state
     )
     pairing = Pairing.of(choice, truth)
-    found = rows_of(names, rows, T, choice=choice, pairing=pairing, banks=banks, data=kept)
+    found = ranking_rows(names, rows, T, choice=choice, pairing=pairing, banks=banks, data=kept)
     transfers, baseline, sentence = verdict(found, some, truth, choice=choice, groups=part)
     if transfers:
-        sentence = f"{sentence} {ties_in_words(found, len(truth))}".rstrip()
-    shared = sharing(names, some, truth, banks=banks, best=found[0], task=column.task)
+        sentence = f"{sentence} {describe_ties(found, len(truth))}".rstrip()
+    shared = compare_with_sources(names, some, truth, banks=banks, best=found[0], task=column.task)
     cost = {"extract_seconds": extracted - begun, "seconds": time.perf_counter() - begun, "items": len(kept)}
     again = partial(
         validate, rows=rows, T=T, names=names, task=column.task, found=found, seed=random_state, groups=groups,
@@ -179,14 +181,14 @@ def rank(
     )
 
 
-def _banks(
+def _extract_each(
     sources: Sequence[Source], data: Dataset, layers: Any, how: dict[str, Any], *, notes: list[str]
 ) -> dict[Source, FeatureBank]:
     """Source → its features, one pass each; a source that fails is noted and left out."""
     banks = {}
     for source in sources:
         try:
-            banks[source] = extract(source, data, layers=[*source.select(layers), *outputs(source)], **how)
+            banks[source] = extract(source, data, layers=[*source.select(layers), *classifier_layers(source)], **how)
         except HeadstartError as error:
             notes.append(f"{source.address} was left out: {error}")
     if not banks:

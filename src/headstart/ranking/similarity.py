@@ -28,9 +28,9 @@ from headstart.bank.bank import FeatureBank
 from headstart.distances.base import distance
 from headstart.errors import HeadstartError
 from headstart.moments.moments import Moments
-from headstart.ranking.candidates import few
-from headstart.ranking.table import Names, titles_of
-from headstart.ranking.verdict import in_words
+from headstart.ranking.candidates import subsample
+from headstart.ranking.table import Names, source_titles
+from headstart.ranking.verdict import describe_similarity
 from headstart.result.ranking import Row
 from headstart.sources.base import Source
 from headstart.sources.statistics import Statistics, statistics_of
@@ -41,7 +41,7 @@ _ENERGY = 0.5  # the source's main directions hold this share of its weights
 _SHUFFLES = 5
 
 
-def sharing(
+def compare_with_sources(
     names: Names,
     rows: Mapping[str, np.ndarray],
     T: np.ndarray,
@@ -51,45 +51,45 @@ def sharing(
     task: str,
 ) -> dict[str, Any]:
     """Everything as plain data; ``"words"`` says it in sentences. Cost: O(n²·d) per layer, O(K³) a classifier."""
-    index = few(T, task, 0, _ROWS)
+    index = subsample(T, task, 0, _ROWS)
     T = T[index]
     some = {name: np.asarray(X[index], dtype=np.float64) for name, X in rows.items()}
-    known, titles = {source: statistics_of(source) for source in banks}, titles_of(names)
+    known, titles = {source: statistics_of(source) for source in banks}, source_titles(names)
     spaces, far = [], []
     for source, bank in banks.items():
         layers = {layer: some[name] for name, (owner, layer) in names.items() if owner is source}
-        spaces += _directions(source, layers, T, known[source], best=best, title=titles[source])
-        far += _distances(bank, layers, known[source], title=titles[source])
-    found: dict[str, Any] = {"subspace": spaces, "distance": far, "cka": _likeness(names, some), "items": len(T)}
-    return {**found, "words": in_words(found, best)}
+        spaces += _shared_directions(source, layers, T, known[source], best=best, title=titles[source])
+        far += _distances_to_training_data(bank, layers, known[source], title=titles[source])
+    found: dict[str, Any] = {"subspace": spaces, "distance": far, "cka": _cka_matrix(names, some), "items": len(T)}
+    return {**found, "words": describe_similarity(found, best)}
 
 
-def _directions(
+def _shared_directions(
     source: Source, layers: Mapping[str, np.ndarray], T: np.ndarray, known: Statistics | None, *, best: Row, title: str
 ) -> list[dict[str, Any]]:
     found = []
-    weights = _classifier(source)
+    weights = _classifier_weights(source)
     feeding = [layer for layer, X in layers.items() if weights is not None and X.shape[1] == weights.shape[1]]
     if weights is not None and feeding:
         depth = {layer: source.layer(layer).depth for layer in feeding}
         layer = max(feeding, key=lambda name: depth[name])
-        found.append(_overlap((title, layer), layers[layer], T, weights.T, against="classifier"))
+        found.append(_subspace_overlap((title, layer), layers[layer], T, weights.T, against="classifier"))
     layer = best.layer if source.fingerprint == best.fingerprint else next(iter(layers))
     if known is not None and layer in known.layers:
         moments = known.moments(layer)
         if moments.targets and moments.features == layers[layer].shape[1] and moments.count > 1:
-            found.append(_overlap((title, layer), layers[layer], T, moments.cross, against="classes"))
+            found.append(_subspace_overlap((title, layer), layers[layer], T, moments.cross, against="classes"))
     return [one for one in found if one]
 
 
-def _overlap(
+def _subspace_overlap(
     place: tuple[str, str], X: np.ndarray, T: np.ndarray, directions: np.ndarray, *, against: str
 ) -> dict[str, Any]:
     """How much of the differences between the target's classes lies in the source's directions (d, K)."""
     spread = X.std(0)
     Z = (X - X.mean(0)) / np.where(spread > 1e-9 * spread.max(initial=0.0), spread, np.inf)
     theirs = directions * spread[:, None]
-    theirs = _basis(theirs - theirs.mean(1, keepdims=True), energy=_ENERGY)
+    theirs = _orthonormal_basis(theirs - theirs.mean(1, keepdims=True), energy=_ENERGY)
     ours = Z.T @ (T - T.mean(0))
     if not theirs.size or not ours.any():
         return {}
@@ -100,7 +100,7 @@ def _overlap(
     rng = np.random.default_rng(0)
     shuffled = [T[rng.permutation(len(T))] for _ in range(_SHUFFLES)]
     chance = np.mean([share(Z.T @ (labels - labels.mean(0))) for labels in shuffled])
-    basis = _basis(ours)
+    basis = _orthonormal_basis(ours)
     angles = np.linalg.svd(theirs.T @ basis, compute_uv=False).clip(0, 1)
     return {
         "source": place[0],
@@ -115,11 +115,11 @@ def _overlap(
     }
 
 
-def _basis(directions: np.ndarray, energy: float = 1.0) -> np.ndarray:
+def _orthonormal_basis(directions: np.ndarray, energy: float = 1.0) -> np.ndarray:
     """Orthonormal columns, the longest first, that hold this share of the directions' squared length."""
     tall = directions.shape[0] > directions.shape[1]
     gram = directions.T @ directions if tall else directions @ directions.T
-    values, vectors = _longest(gram, energy)
+    values, vectors = _leading_eigenvectors(gram, energy)
     keep = values > 1e-10 * max(float(values[0]), 1e-300)
     if energy < 1 and keep.any():
         keep &= np.arange(len(values)) <= int(np.searchsorted(np.cumsum(values) / np.trace(gram), energy))
@@ -127,7 +127,7 @@ def _basis(directions: np.ndarray, energy: float = 1.0) -> np.ndarray:
     return np.asarray(directions @ kept / np.sqrt(values[keep]) if tall else kept)
 
 
-def _longest(gram: np.ndarray, energy: float) -> tuple[np.ndarray, np.ndarray]:
+def _leading_eigenvectors(gram: np.ndarray, energy: float) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, the largest first, and vectors: a quarter of them with half the digits, where that will do.
 
     Of 1,001 classes the quarter takes 0.07 s, all take 0.18 s (one core).
@@ -142,7 +142,7 @@ def _longest(gram: np.ndarray, energy: float) -> tuple[np.ndarray, np.ndarray]:
     return values[::-1].clip(0), vectors[:, ::-1]
 
 
-def _classifier(source: Source) -> np.ndarray | None:
+def _classifier_weights(source: Source) -> np.ndarray | None:
     """The weights (K, d) of the source's own linear classifier."""
     if source.classifier is None or "torch" not in source.engines:
         return None
@@ -155,7 +155,7 @@ def _classifier(source: Source) -> np.ndarray | None:
     return array if array.shape[0] > 1 and np.isfinite(array).all() else None
 
 
-def _distances(
+def _distances_to_training_data(
     bank: FeatureBank, layers: Mapping[str, np.ndarray], known: Statistics | None, *, title: str
 ) -> list[dict[str, Any]]:
     """From the source's data to the target's, per layer that the statistics hold, in the order of depth."""
@@ -177,7 +177,7 @@ def _distances(
     return found
 
 
-def _likeness(names: Names, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _cka_matrix(names: Names, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Linear CKA of every pair of layers; sources one after the other, layers by depth."""
     order = list(names)[::-1]
     owners = list(dict.fromkeys(id(source) for source, _ in names.values()))
@@ -187,16 +187,16 @@ def _likeness(names: Names, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     n = len(next(iter(rows.values())))
     if n < 5:
         return {"labels": [], "values": []}
-    flat = np.stack([_centred(rows[name]).ravel() for name in order])
+    flat = np.stack([_u_centered_kernel(rows[name]).ravel() for name in order])
     products = flat @ flat.T
     sizes = np.sqrt(products.diagonal().clip(0))
     alike = products / np.maximum(np.outer(sizes, sizes), 1e-30)
-    titles = titles_of(names)
+    titles = source_titles(names)
     labels = [{"source": titles[names[name][0]], "layer": names[name][1]} for name in order]
     return {"labels": labels, "values": np.round(alike.clip(0, 1), 4).tolist()}
 
 
-def _centred(X: np.ndarray) -> np.ndarray:
+def _u_centered_kernel(X: np.ndarray) -> np.ndarray:
     """U-centred products of the rows: inner products of such matrices are unbiased HSIC, up to a factor."""
     away = X - X.mean(0)
     K = away @ away.T

@@ -30,23 +30,25 @@ from headstart.sources.types import Layer
 _KNN_ROWS = 2000
 
 
-def columns_of(X: np.ndarray, T: np.ndarray, *, task: str, bank: FeatureBank, layer: Layer) -> dict[str, float | None]:
+def layer_columns(
+    X: np.ndarray, T: np.ndarray, *, task: str, bank: FeatureBank, layer: Layer
+) -> dict[str, float | None]:
     """LogME, H-score, kNN, extraction seconds and megabytes of one layer; None where a score does not apply."""
-    found = scores_of(X, T, task=task)
+    found = transferability_scores(X, T, task=task)
     speed = bank.choice.speed if bank.choice is not None else 0.0
     found["seconds"] = len(X) / speed * layer.depth if speed else None
     found["mbytes"] = X.nbytes / 1e6
     return found
 
 
-def scores_of(X: np.ndarray, T: np.ndarray, *, task: str) -> dict[str, float | None]:
+def transferability_scores(X: np.ndarray, T: np.ndarray, *, task: str) -> dict[str, float | None]:
     """The scores that need nothing but rows: LogME, and of classes H-score and kNN."""
-    moments = Moments.from_rows(compact(X), T)
-    found: dict[str, float | None] = {"logme": _try("logme", moments)}
+    moments = Moments.from_rows(reduce_to_rank(X), T)
+    found: dict[str, float | None] = {"logme": _score_or_none("logme", moments)}
     if task == "classification":
-        found["h_score"] = _try("h_score", moments, dimensions=X.shape[1])
+        found["h_score"] = _score_or_none("h_score", moments, dimensions=X.shape[1])
         few = slice(None) if len(X) <= _KNN_ROWS else np.linspace(0, len(X) - 1, _KNN_ROWS).astype(int)
-        found["knn"] = _try("knn", None, rows=X[few], targets=T[few])
+        found["knn"] = _score_or_none("knn", None, rows=X[few], targets=T[few])
     return found
 
 
@@ -62,12 +64,12 @@ def source_columns(
     if theta.min() < 0 or np.abs(theta.sum(1) - 1).max() > 1e-3:  # some networks end in a softmax of their own
         theta = softmax(theta, axis=1)
     table = T.T @ np.eye(theta.shape[1])[theta.argmax(1)]
-    found["leep"] = _try("leep", None, probabilities=theta, targets=T)
-    found["nce"] = _try("nce", None, table=table)
+    found["leep"] = _score_or_none("leep", None, probabilities=theta, targets=T)
+    found["nce"] = _score_or_none("nce", None, table=table)
     return found
 
 
-def compact(X: np.ndarray) -> np.ndarray:
+def reduce_to_rank(X: np.ndarray) -> np.ndarray:
     """Rows in at most n dimensions, distances unchanged: scores that do not see rotations cost n³ instead of d³."""
     if len(X) >= X.shape[1]:
         return X
@@ -77,7 +79,7 @@ def compact(X: np.ndarray) -> np.ndarray:
     return vectors[:, keep] * np.sqrt(values[keep])
 
 
-def _try(name: str, moments: Moments | None, **rest: Any) -> float | None:
+def _score_or_none(name: str, moments: Moments | None, **rest: Any) -> float | None:
     try:
         return float(score(name, moments, **rest))
     except HeadstartError:
@@ -87,13 +89,13 @@ def _try(name: str, moments: Moments | None, **rest: Any) -> float | None:
 Names = Mapping[str, tuple[Source, str]]
 
 
-def titles_of(names: Names) -> dict[Source, str]:
+def source_titles(names: Names) -> dict[Source, str]:
     """What every source is called in rows."""
     sources = list(dict.fromkeys(source for source, _ in names.values()))
     return dict(zip(sources, display_names(sources), strict=True))
 
 
-def rows_of(
+def ranking_rows(
     names: Names,
     rows: Mapping[str, np.ndarray],
     T: np.ndarray,
@@ -107,19 +109,19 @@ def rows_of(
     own: dict[Source, dict[str, Any]] = {
         source: source_columns(source, bank, data, T=T, task=choice.task) for source, bank in banks.items()
     }
-    prints, titles = {source: source.fingerprint for source in banks}, titles_of(names)
-    trials = {name: best_of(choice.trials, (name,)) for name in names}
+    prints, titles = {source: source.fingerprint for source in banks}, source_titles(names)
+    trials = {name: best_result(choice.trials, (name,)) for name in names}
     found = {}
     for name, (source, layer) in names.items():
         place = source.layer(layer)
-        columns: dict[str, Any] = columns_of(rows[name], T, task=choice.task, bank=banks[source], layer=place)
+        columns: dict[str, Any] = layer_columns(rows[name], T, task=choice.task, bank=banks[source], layer=place)
         where: dict[str, Any] = {"depth": place.depth, "macs": place.macs / 1e6}
         found[name] = Row(titles[source], prints[source], layer, **where, **columns, **own[source])
-    ordered = sorted(names, key=lambda name: -_score(trials[name]))
-    return _grouped([(found[name], trials[name]) for name in ordered], pairing)
+    ordered = sorted(names, key=lambda name: -_sort_score(trials[name]))
+    return _group_ties([(found[name], trials[name]) for name in ordered], pairing)
 
 
-def _grouped(pairs: Sequence[tuple[Row, CVResult | None]], pairing: Pairing) -> list[Row]:
+def _group_ties(pairs: Sequence[tuple[Row, CVResult | None]], pairing: Pairing) -> list[Row]:
     """Rows with their scores, differences and groups: what cannot be told from a group's first row belongs to it."""
     leaders: list[CVResult] = []
     found = []
@@ -184,13 +186,15 @@ def fusion(
 ) -> Fusion | None:
     """The layers that were tried side by side, against the best single one."""
     together = [trial for trial in choice.trials if len(trial.candidates) > 1]
-    single = max((t for n in names if (t := best_of(choice.trials, (n,))) is not None), key=_score, default=None)
+    single = max(
+        (t for n in names if (t := best_result(choice.trials, (n,))) is not None), key=_sort_score, default=None
+    )
     if not together or single is None:
         return None
-    best = best_of(together, together[0].candidates)
+    best = best_result(together, together[0].candidates)
     assert best is not None
     mean, low, high = pairing.difference(best, single)
-    parts, titles = [names[name] for name in best.candidates], titles_of(names)
+    parts, titles = [names[name] for name in best.candidates], source_titles(names)
     kept = None
     if HEADS[best.head].selects_features:
         taken = replace(choice, candidates=best.candidates, name=best.head, fields=best.fields)
@@ -210,17 +214,17 @@ def fusion(
     )
 
 
-def best_of(trials: Sequence[CVResult], candidates: tuple[str, ...]) -> CVResult | None:
+def best_result(trials: Sequence[CVResult], candidates: tuple[str, ...]) -> CVResult | None:
     """The trial of least cost on these features, of those that saw every draw of the folds."""
     whole = complete_results([trial for trial in trials if trial.candidates == candidates])
     return min(whole, key=lambda trial: trial.mean_loss, default=None)
 
 
-def _score(trial: CVResult | None) -> float:
+def _sort_score(trial: CVResult | None) -> float:
     return -math.inf if trial is None or math.isnan(trial.score) else trial.score
 
 
-def ties_in_words(found: Sequence[Row], items: int) -> str:
+def describe_ties(found: Sequence[Row], items: int) -> str:
     """``These 3 rows cannot be told apart on 240 examples: …``, and which of them costs least."""
     first = [row for row in found if row.tied]
     if len(first) < 2:

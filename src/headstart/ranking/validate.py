@@ -14,7 +14,7 @@ from headstart.dataset.dataset import Dataset
 from headstart.errors import DataError, OptionError
 from headstart.heads.base import Head
 from headstart.metrics.kernels import mean_average_precision, r_squared, r_squared_parts
-from headstart.ranking.table import best_of, scores_of
+from headstart.ranking.table import best_result, transferability_scores
 from headstart.result.ranking import Row
 from headstart.selection.cross_validation import draw_folds
 from headstart.selection.search import Selection, select_head
@@ -77,7 +77,7 @@ def validate(
         raise OptionError(f"k must be a whole number ≥ 1; got {k!r}.")
     if options and fit is None:
         raise OptionError(f"{', '.join(options)} is for fitting in full: give fit=hs.fit as well.")
-    chosen = _chosen(int(k), found)
+    chosen = _select_rows(int(k), found)
     halves = draw_folds(T, task, groups=groups, repeats=1, random_state=seed + 1)
     if halves is None:
         raise DataError("There is nothing to hold out: every class has one example, or all are one group.")
@@ -87,35 +87,37 @@ def validate(
     train = {name: rows[name][~test] for name in picked}
     how: dict[str, Any] = {"task": task, "heads": head, "random_state": seed}
     choices = {name: select_head({name: X}, T[~test], **how) for name, X in train.items()}
-    scores = [_scored(row, train[name], T[~test], choices[name]) for name, row in picked.items()]
+    scores = [_scores_on_training_part(row, train[name], T[~test], choices[name]) for name, row in picked.items()]
     asked = {} if head == "auto" else {"head": head}
     truth = []
     for name in picked:
         if fit is None or data is None:
-            truth.append(_solved(choices[name], rows[name], T, test))
+            truth.append(_test_score_of_head(choices[name], rows[name], T, test))
         else:
             parts = data.take(np.flatnonzero(~test)), data.take(np.flatnonzero(test))
-            truth.append(_run(fit, names[name], parts, column, **{**asked, "random_state": seed, **options}))
-    tau, regret = _judged(scores, truth)
+            truth.append(
+                _test_score_of_fit(fit, names[name], parts, column, **{**asked, "random_state": seed, **options})
+            )
+    tau, regret = _rank_agreement(scores, truth)
     metric = {"classification": "accuracy", "multilabel": "mean_average_precision", "regression": "r2"}[task]
     shown = tuple((row.source, row.layer, value) for row, value in zip(chosen, truth, strict=True))
     return Validation(shown, tau, regret, metric, int(test.sum()))
 
 
-def _chosen(k: int, found: Sequence[Row]) -> list[Row]:
+def _select_rows(k: int, found: Sequence[Row]) -> list[Row]:
     """The first k rows, and up to four spread over the others."""
     spread = np.linspace(k, len(found) - 1, _OTHERS).astype(int) if len(found) > k else np.zeros(0, int)
     return [found[i] for i in dict.fromkeys([*range(min(k, len(found))), *spread.tolist()])]
 
 
-def _scored(row: Row, X: np.ndarray, T: np.ndarray, choice: Selection) -> dict[str, float | None]:
+def _scores_on_training_part(row: Row, X: np.ndarray, T: np.ndarray, choice: Selection) -> dict[str, float | None]:
     """Every score of a row, from training rows alone (NCE, LEEP and size are not fitted to anything)."""
-    best = best_of(choice.trials, choice.candidates)
-    fresh = {"accuracy": None if best is None else best.score, **scores_of(X, T, task=choice.task)}
+    best = best_result(choice.trials, choice.candidates)
+    fresh = {"accuracy": None if best is None else best.score, **transferability_scores(X, T, task=choice.task)}
     return {name: fresh.get(name, getattr(row, name)) for name in _SCORES}
 
 
-def _judged(
+def _rank_agreement(
     scores: Sequence[Mapping[str, float | None]], truth: Sequence[float]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Weighted τ and regret of every score that all rows have."""
@@ -131,7 +133,7 @@ def _judged(
     return tau, regret
 
 
-def _solved(choice: Selection, X: np.ndarray, T: np.ndarray, test: np.ndarray) -> float:
+def _test_score_of_head(choice: Selection, X: np.ndarray, T: np.ndarray, test: np.ndarray) -> float:
     """Test score of the chosen head, fitted on the training rows."""
     (name,) = choice.candidates
     decision = choice.fit({name: X[~test]}, T[~test]).decision(X[test])
@@ -142,7 +144,9 @@ def _solved(choice: Selection, X: np.ndarray, T: np.ndarray, test: np.ndarray) -
     return float(r_squared(r_squared_parts(decision, T[test]))[0])
 
 
-def _run(fit: Any, place: tuple[Any, str], parts: tuple[Dataset, Dataset], column: str | None, **how: Any) -> float:
+def _test_score_of_fit(
+    fit: Any, place: tuple[Any, str], parts: tuple[Dataset, Dataset], column: str | None, **how: Any
+) -> float:
     """Test score of the whole job."""
     (source, layer), (train, test) = place, parts
     metrics = fit(source, train, layers=[layer], **how).evaluate(test).metrics

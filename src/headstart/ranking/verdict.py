@@ -51,15 +51,16 @@ def verdict(
     if best.accuracy is None or choice.folds is None:
         return False, 0.0, "There are too few examples to hold any out: nothing can be said."
     if choice.task == "classification":
-        baseline, score, error = _classes(T, choice)
+        baseline, score, error = _chance_of_classes(T, choice)
         nothing = f"always saying the same gives {baseline:.3f}"
     else:
-        baseline, error = _chance(T) if choice.task == "multilabel" else (0.0, 0.0)
+        baseline, error = _chance_precision(T) if choice.task == "multilabel" else (0.0, 0.0)
         score = best.accuracy
         nothing = f"knowing nothing gives {baseline:.3f}"
     if len(T) <= _MOST:
         transfers = score > baseline and (
-            (error > 0 and score > baseline + _CLEARLY * error) or luck(rows, T, choice=choice, groups=groups) <= _LEVEL
+            (error > 0 and score > baseline + _CLEARLY * error)
+            or permutation_p_value(rows, T, choice=choice, groups=groups) <= _LEVEL
         )
     else:
         luckiest = norm.ppf(1 - _LEVEL / max(len(choice.trials), 1))
@@ -71,14 +72,18 @@ def verdict(
     return True, baseline, f"Use {name}: {best.accuracy:.3f} [{best.low:.3f}, {best.high:.3f}]; {nothing}."
 
 
-def _classes(T: np.ndarray, choice: Selection) -> tuple[float, float, float]:
+def _chance_of_classes(T: np.ndarray, choice: Selection) -> tuple[float, float, float]:
     """(share that saying the same gives, honest score, standard error of a share of so many rows)."""
     shares = T.mean(0)
     baseline = float(1 / (shares > 0).sum() if choice.metric == "balanced_accuracy" else shares.max())
-    return baseline, honest(choice.trials, T, choice.metric), float(np.sqrt(baseline * (1 - baseline) / len(T)))
+    return (
+        baseline,
+        split_half_score(choice.trials, T, choice.metric),
+        float(np.sqrt(baseline * (1 - baseline) / len(T))),
+    )
 
 
-def honest(trials: Sequence[CVResult], T: np.ndarray, metric: str) -> float:
+def split_half_score(trials: Sequence[CVResult], T: np.ndarray, metric: str) -> float:
     """Score of the best setting without the luck of choosing it: chosen on one half of the examples, scored on another.
 
     The mean over both directions of several random halvings. With labels that mean nothing it is near chance, while the
@@ -98,7 +103,9 @@ def honest(trials: Sequence[CVResult], T: np.ndarray, metric: str) -> float:
     return float(np.mean(found))
 
 
-def luck(rows: Mapping[str, np.ndarray], T: np.ndarray, *, choice: Selection, groups: np.ndarray | None) -> float:
+def permutation_p_value(
+    rows: Mapping[str, np.ndarray], T: np.ndarray, *, choice: Selection, groups: np.ndarray | None
+) -> float:
     """p-value: the share of label orders, the true one among them, whose best layer does as well as the true one's.
 
     The score is that of ridge, held out, at two strengths; folds are those of the choice. Labels that are one per
@@ -113,28 +120,30 @@ def luck(rows: Mapping[str, np.ndarray], T: np.ndarray, *, choice: Selection, gr
     spread = np.linspace(0, len(rows) - 1, min(len(rows), _LAYERS)).astype(int)
     products_ = [centered_gram(X, standard=False) for i, X in enumerate(rows.values()) if i in set(spread.tolist())]
     kernels = [K for K in products_ if np.trace(K) > 0]
-    orders = _orders(T, groups)
+    orders = _label_permutations(T, groups)
     found = np.zeros(0)
     for drawn in _STAGES:
         some = orders[len(found) : 1 + drawn]
-        found = np.append(found, _best(kernels, T[some], members, choice))
+        found = np.append(found, _best_scores(kernels, T[some], members, choice))
         as_good = int((found >= found[0] - 1e-12).sum())  # the true order counts
         if as_good > _LEVEL * (1 + _STAGES[-1]):
             break
     return as_good / len(found)
 
 
-def _best(kernels: Sequence[np.ndarray], T: np.ndarray, members: list[np.ndarray], choice: Selection) -> np.ndarray:
+def _best_scores(
+    kernels: Sequence[np.ndarray], T: np.ndarray, members: list[np.ndarray], choice: Selection
+) -> np.ndarray:
     """The best score of any layer and strength for each of b label orders (b, n, t)."""
     best = np.full(len(T), -np.inf)
     for K in kernels:
         level = float(np.trace(K)) / len(K)
         for penalty in _PENALTIES:
-            best = np.maximum(best, _scores(K, T, members, penalty=level * penalty, choice=choice))
+            best = np.maximum(best, _out_of_fold_scores(K, T, members, penalty=level * penalty, choice=choice))
     return best
 
 
-def _scores(
+def _out_of_fold_scores(
     K: np.ndarray, T: np.ndarray, members: list[np.ndarray], *, penalty: float, choice: Selection
 ) -> np.ndarray:
     """Held-out score of each of b label orders (b, n, t)."""
@@ -155,7 +164,7 @@ def _scores(
     return -np.asarray(((held - T) ** 2).sum((1, 2)))
 
 
-def _orders(T: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+def _label_permutations(T: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     """Row numbers (b, n) that put labels elsewhere; the first leaves them where they are."""
     n = len(T)
     rng = np.random.default_rng(0)
@@ -176,7 +185,7 @@ def _orders(T: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     return np.stack(found)
 
 
-def _chance(T: np.ndarray) -> tuple[float, float]:
+def _chance_precision(T: np.ndarray) -> tuple[float, float]:
     """Mean average precision of random orders: expected (more than the labels' share on few rows), and its spread."""
     n = len(T)
     T = T[:, (T.sum(0) > 0) & (T.sum(0) < n)]
@@ -200,17 +209,17 @@ _ALIKE = 0.9
 _MUCH, _SOME = 0.15, 0.08  # of what is left beyond chance
 
 
-def in_words(found: Mapping[str, Any], best: Row) -> list[str]:
+def describe_similarity(found: Mapping[str, Any], best: Row) -> list[str]:
     """At most a handful of sentences."""
     several = len({one["source"] for one in found["cka"]["labels"]}) > 1
     return [
-        *(_directions(one, several) for one in found["subspace"]),
-        *_distances(found["distance"], several),
-        *_likeness(found["cka"], best),
+        *(_describe_directions(one, several) for one in found["subspace"]),
+        *_describe_distances(found["distance"], several),
+        *_describe_cka(found["cka"], best),
     ]
 
 
-def _directions(one: Mapping[str, Any], several: bool) -> str:
+def _describe_directions(one: Mapping[str, Any], several: bool) -> str:
     whose = "its own classifier relies on" if one["against"] == "classifier" else "tell its own training classes apart"
     where = f"{one['source']}, {one['layer']}" if several else one["layer"]
     gain = (one["share"] - one["chance"]) / max(1 - one["chance"], 1e-9)
@@ -226,7 +235,7 @@ def _directions(one: Mapping[str, Any], several: bool) -> str:
     )
 
 
-def _distances(found: Sequence[Mapping[str, Any]], several: bool) -> list[str]:
+def _describe_distances(found: Sequence[Mapping[str, Any]], several: bool) -> list[str]:
     words = []
     for source in dict.fromkeys(one["source"] for one in found):
         mine = [one for one in found if one["source"] == source and one["relative"] is not None]
@@ -242,7 +251,7 @@ def _distances(found: Sequence[Mapping[str, Any]], several: bool) -> list[str]:
     return words
 
 
-def _likeness(cka: Mapping[str, Any], best: Row) -> list[str]:
+def _describe_cka(cka: Mapping[str, Any], best: Row) -> list[str]:
     labels, values = cka["labels"], cka["values"]
     at = next((i for i, one in enumerate(labels) if (one["source"], one["layer"]) == (best.source, best.layer)), None)
     if at is None:

@@ -22,7 +22,7 @@ import torch
 
 from headstart._base.hashing import canonical_json
 from headstart.dataset.dataset import Dataset
-from headstart.extraction.loading import reading
+from headstart.extraction.loading import sample_loader
 from headstart.sources.base import Source
 from headstart.sources.inputs.image import ImageInput
 from headstart.training.batches import Views
@@ -45,7 +45,9 @@ def image_views(source: Source, data: Dataset, *, mirror: bool) -> Views | None:
         key = keys[index]
         assert key is not None
         rng = np.random.default_rng([int.from_bytes(key[:8], "little"), view])
-        return reading(source, data, keys, prepare=lambda image: uncropped.prepare(_variant(image, rng, mirror)))(index)
+        return sample_loader(source, data, keys, prepare=lambda image: uncropped.prepare(_variant(image, rng, mirror)))(
+            index
+        )
 
     recipe = {"crop": [_AREA, _RATIO], "light": _LIGHT, "mirror": mirror, "version": 1}
     return Views(read, canonical_json(recipe))
@@ -54,7 +56,7 @@ def image_views(source: Source, data: Dataset, *, mirror: bool) -> Views | None:
 def mirrored(source: Source, data: Dataset) -> Callable[[int], Any]:
     """Return a function from an index to the prepared mirror image of the item."""
     prepare = source.input.prepare
-    return reading(source, data, prepare=lambda image: prepare(np.ascontiguousarray(np.asarray(image)[:, ::-1])))
+    return sample_loader(source, data, prepare=lambda image: prepare(np.ascontiguousarray(np.asarray(image)[:, ::-1])))
 
 
 def _variant(image: Any, rng: np.random.Generator, mirror: bool) -> np.ndarray:

@@ -12,9 +12,9 @@ from headstart._base.progress import note
 from headstart.bank.table import MemoryStore
 from headstart.dataset.dataset import Dataset
 from headstart.engines.base import RuntimeConfig
-from headstart.extraction.extract import recipe, store_of
+from headstart.extraction.extract import open_store, recipe
 from headstart.extraction.features import FeatureSpec, is_passthrough
-from headstart.extraction.loading import reading
+from headstart.extraction.loading import sample_loader
 from headstart.finetuning.budget import estimate
 from headstart.finetuning.cache import ActivationStore
 from headstart.finetuning.finetune import decisions
@@ -78,7 +78,7 @@ def _starting_point(
 def samples(source: Any, data: Dataset, indices: np.ndarray, *, views: Views | None = None) -> Samples:
     """Some items of a dataset, with their content keys."""
     places, keys = indices.tolist(), data.keys()
-    read = reading(source, data)
+    read = sample_loader(source, data)
     known = [key for i in places if (key := keys[i]) is not None]
     own = None if views is None else Views(lambda i, view: views.read(places[i], view), views.recipe)
     return Samples(
@@ -97,7 +97,7 @@ def activation_store(
     precision = policy.training.precision
     precision = choice.precision if precision == "auto" else precision
     how = dataclasses.replace(choice, precision=precision)
-    home = MemoryStore() if store is False or is_passthrough(source) else store_of(store)
+    home = MemoryStore() if store is False or is_passthrough(source) else open_store(store)
     return ActivationStore(home, lambda layer, pooling, c: recipe(source, layer, pooling, c, data=data), how)
 
 
@@ -122,7 +122,8 @@ def views(
         return image_views(source, data, mirror=False)
     model = FineTuneModel(source, features, start, device=device)
     before, after = (
-        score(decisions(model, _read(read, source, held))) for read in (reading(source, data), mirrored(source, data))
+        score(decisions(model, _read(read, source, held)))
+        for read in (sample_loader(source, data), mirrored(source, data))
     )
     doubt = (max(before * (1 - before), 0.01) / len(held)) ** 0.5 if 0 <= before <= 1 else 0.0
     harmless = after >= before - doubt

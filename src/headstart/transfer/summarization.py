@@ -17,7 +17,7 @@ from headstart.engines.base import RuntimeConfig
 from headstart.errors import DataError, UnreadableItem
 from headstart.extraction.extract import extract
 from headstart.extraction.features import FeatureSpec, is_passthrough
-from headstart.extraction.loading import label
+from headstart.extraction.loading import item_label
 from headstart.heads.base import HEADS
 from headstart.heads.problem import Problem
 from headstart.predictor.summarization import SEPARATORS, Summarization, join_documents, split_documents
@@ -106,7 +106,7 @@ def _read(job: FitConfig) -> tuple[Dataset, Any, Array, tuple[FeatureSpec, ...],
     whole = split_documents(job.data)
     lost = sorted(set(range(len(job.data))) - set(whole.owner.tolist()))
     for index in lost:
-        problem = UnreadableItem(label(job.data, index), whole.unreadable.get(index, "there is no sentence in it"))
+        problem = UnreadableItem(item_label(job.data, index), whole.unreadable.get(index, "there is no sentence in it"))
         if job.extract_options["on_error"] == "raise":
             raise problem
         note(f"Left out of training: {problem}.")
