@@ -1,22 +1,32 @@
-"""report(): one file that opens anywhere, with everything in it; the pictures' arithmetic."""
+"""report(): one file that opens anywhere, with everything in it; the figures' numbers."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import json
 import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
-from xml.etree import ElementTree
 
 import pytest
 
 import headstart as hs
 from headstart.errors import DataError, OptionError, StoreError
-from headstart.reporting import picture
-from headstart.reporting.figures import Line, chart, heat, known, shade, ticks
-from headstart.reporting.html import bullets, number, table
+from headstart.reporting import figure
+from headstart.reporting.figures import is_drawable
+from headstart.reporting.render import number
 from headstart.result import ClassRow, Confusion, Fusion, Proof, Ranking, Result, Row
+
+
+@functools.cache
+def plotly_js() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
+
 
 EVIL = '<script>alert("x")</script>&'
 
@@ -44,15 +54,16 @@ def test_everything_is_in_one_file(tmp_path):
     for words in ("Use l0 of net.", "Side by side, l0 + l1 reach", "net shares much.", "a note", "0.900 [0.800, 0.950]",
                   "It helps.", "LogME"):  # fmt: skip
         assert words in text, words
-    assert len(re.findall("<svg", text)) == 2
-    assert "<script" not in text
-    assert not re.findall(r"(?:src|href)=|url\(|@import", text), "nothing is fetched"
-    assert "NCE" not in text, "what nobody measured is no column"
+    assert text.count("Plotly.newPlot(") == 2 + plotly_js().count("Plotly.newPlot(")
+    assert text.count(plotly_js()) == 1, "the script is there once, whatever the number of figures"
+    assert not re.findall(r"(?:src|href)=|url\(|@import", text.replace(plotly_js(), "")), "nothing is fetched"
+    assert len(text) < 8e6
+    assert "NCE" not in text.replace(plotly_js(), ""), "what nobody measured is no column"
 
 
 def test_names_are_shown_and_never_obeyed(tmp_path):
     text = hs.report(made(EVIL), tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "<script" not in text and "&lt;script&gt;" in text
+    assert text.replace(plotly_js(), "").count("<script") == 2 and "&lt;script&gt;" in text
 
 
 def test_a_long_ranking_is_folded(tmp_path):
@@ -60,21 +71,38 @@ def test_a_long_ranking_is_folded(tmp_path):
     assert "<details><summary>all 40 rows" in text
 
 
-@pytest.mark.parametrize("kind", ["depth", "likeness"])
+@pytest.mark.parametrize("kind", ["depth", "similarity"])
 @pytest.mark.parametrize("n", [2, 30])
-def test_pictures_are_whole(kind, n):
-    root = ElementTree.fromstring(picture(made(EVIL, n), kind))
-    assert root.tag.endswith("svg")
-    shapes = [e for e in root.iter() if e.tag.endswith("circle" if kind == "depth" else "rect")]
-    assert len(shapes) >= (n if kind == "depth" else n * n)
-    numbers = [float(v) for e in root.iter() for k, v in e.attrib.items() if k in ("x", "y", "cx", "cy", "x1", "y2")]
-    assert all(-1 <= value <= 2000 for value in numbers)
+def test_figures_hold_every_point_and_are_json(kind, n):
+    spec = figure(made(EVIL, n), kind)
+    assert "<" not in json.dumps(spec, allow_nan=False).replace("<b>", "").replace("</b>", "").replace(
+        "<extra></extra>", ""
+    )
+    if kind == "depth":
+        assert len(spec["data"][-1]["x"]) == n
+    else:
+        assert len(spec["data"][0]["z"]) == n and all(len(row) == n for row in spec["data"][0]["z"])
 
 
-def test_a_picture_of_nothing_is_empty():
-    assert picture(Ranking([])) == picture(Ranking([]), "likeness") == ""
-    with pytest.raises(OptionError, match="likeness"):
-        picture(made(), "pie")
+def test_a_figure_is_one_that_plotly_takes():
+    from plotly.graph_objects import Figure
+
+    for spec in (figure(made()), figure(made(n=1)), figure(made(), "similarity")):
+        assert Figure(spec).to_plotly_json()["data"]
+
+
+def test_a_figure_of_nothing_is_none():
+    assert figure(Ranking([])) is None and figure(Ranking([]), "similarity") is None
+    with pytest.raises(OptionError, match="similarity"):
+        figure(made(), "pie")
+
+
+def test_without_plotly_the_page_says_the_pip_line(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("headstart._base.extras.find_spec", lambda name: None if name == "plotly" else find(name))
+    text = hs.report(made(), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "pip install" in text and "Plotly" not in text
+    assert "Use l0 of net." in text and "0.800 – 0.950" in text, "verdict and tables are there all the same"
 
 
 @pytest.mark.parametrize("given", [[], 3, [made(), "text"]])
@@ -84,22 +112,13 @@ def test_what_is_no_record_is_refused(given, tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
-def test_places_follow_the_numbers():
-    """Higher values are drawn higher, later ones further right, and the best is pointed out at its own place."""
-    root = ElementTree.fromstring(picture(made(n=3)))
-    dots = [(float(e.get("cx")), float(e.get("cy"))) for e in root.iter() if e.tag.endswith("circle")]
-    ring = dots.pop()
-    assert ring == dots[0], "l0 is the best, and the first by depth"
-    assert [x for x, _ in dots] == sorted(x for x, _ in dots)
-    assert [y for _, y in dots] == sorted(y for _, y in dots)
-
-
-def test_scales():
-    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert ticks(5.0, 5.0) == [5.0]
-    assert all(len(ticks(a, a + b)) <= 7 for a in (-3.0, 0.1, 12.0) for b in (0.013, 0.7, 55.0))
-    assert shade(-3) == shade(0) != shade(0.5) != shade(1) == shade(9)
-    assert "nan" not in chart([], x="x", y="y", title="t") and heat([], [], [], title="t")
+def test_points_are_the_numbers_and_the_best_is_pointed_out():
+    spec = figure(made(n=3))
+    line = spec["data"][-1]
+    assert line["x"] == pytest.approx([0, 1 / 3, 2 / 3]) and line["y"] == pytest.approx([0.9, 0.8, 0.7])
+    (best,) = spec["layout"]["annotations"]
+    assert (best["x"], best["y"], best["text"]) == (0.0, 0.9, "<b>l0</b>"), "l0 is the best, and the first by depth"
+    assert line["hovertext"][0] == "l0: 0.900"
 
 
 class Reader(HTMLParser):
@@ -114,6 +133,7 @@ class Reader(HTMLParser):
         self.tables: list[list[list[str]]] = []
         self.words: list[str] = []
         self.tinted: list[str] = []
+        self.figures: list[str] = []
         self.feed(text)
         self.close()
         assert not self.open, f"never closed: {self.open}"
@@ -123,6 +143,8 @@ class Reader(HTMLParser):
         assert not [name for name, _ in attrs if name.startswith("on")]
         if tag not in self.VOID:
             self.open.append(tag)
+        if ("class", "figure") in attrs:
+            self.figures.append(dict(attrs)["id"])
         if tag == "table":
             self.tables.append([])
         if tag == "tr":
@@ -208,7 +230,7 @@ def test_several_records_keep_their_order(tmp_path):
 @pytest.mark.parametrize("record", [Ranking([]), Result({}), Proof([])], ids=lambda one: type(one).__name__)
 def test_an_empty_record_is_a_whole_page(record, tmp_path):
     page = read(record, tmp_path)
-    assert "svg" not in page.tags and "ul" not in page.tags
+    assert not page.figures and "ul" not in page.tags and "script" not in page.tags
     assert "nan" not in " ".join(page.words) and "None" not in " ".join(page.words)
 
 
@@ -235,10 +257,9 @@ def test_every_name_is_escaped_everywhere(tmp_path):
         confusion=Confusion((EVIL, "b"), [[0, 1], [1, 0]]),
     )
     page = read([evil, result], tmp_path)
-    assert "script" not in page.tags
-    for kind in ("depth", "likeness"):
-        titles = [e.text for e in ElementTree.fromstring(picture(evil, kind)).iter() if e.tag.endswith("title")]
-        assert any(EVIL in words for words in titles[1:]), "what hovers is escaped, and says the name"
+    assert page.tags.count("script") == 2, "plotly and the call that draws: no name adds one"
+    assert figure(evil)["data"][-1]["hovertext"][0].startswith("&lt;script&gt;"), "what hovers is escaped"
+    assert figure(evil, "similarity")["data"][0]["text"][0][0].startswith("&lt;script&gt;")
 
 
 @pytest.mark.parametrize("name", ["\ud800caf\udce9", "a\x00b\x1b[31m", "\u202egpj.exe", "夏" * 300])
@@ -246,8 +267,7 @@ def test_odd_names_are_written(name, tmp_path):
     path = hs.report(made(name), tmp_path / "r.html")
     text = path.read_text(encoding="utf-8")
     Reader(text)
-    assert not set(text) & {"\x00", "\x1b", "\u202e"}
-    ElementTree.fromstring(picture(made(name)))
+    assert not set(text.replace(plotly_js(), "")) & {"\x00", "\x1b", "\u202e"}
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, 1e300, "high"])
@@ -255,73 +275,56 @@ def test_what_is_no_number_has_no_place(value, tmp_path):
     ranking = made(n=3)
     best, second, third = ranking.rows
     broken = [replace(best, low=value), replace(second, accuracy=value), third]
-    root = ElementTree.fromstring(picture(Ranking(broken, baseline=value)))
-    dots = [e for e in root.iter() if e.tag.endswith("circle") and e.get("fill") != "none"]
-    assert len(dots) == 2, "the row without a score is left out"
-    assert not [e for e in root.iter() if e.tag.endswith("polygon")], "a band with a gap is not drawn as if it had none"
-    assert len([e for e in root.iter() if e.get("class") == "interval"]) == 1, "the interval that is known is drawn"
+    spec = figure(Ranking(broken, baseline=value))
+    (line,) = spec["data"]
+    assert len(line["x"]) == 2, "the row without a score is left out; a band with a gap is no band"
+    assert [end is None for end in line["error_y"]["array"]] == [False, False]
+    assert [end is None for end in line["error_y"]["arrayminus"]] == [True, False], "the end that is known is drawn"
+    assert "shapes" not in spec["layout"]
+    json.dumps(spec, allow_nan=False)
     page = read(Ranking(broken, shared={"cka": {"labels": [{"source": "a", "layer": "b"}] * 2,
                                                 "values": [[1.0, value], [value, 1.0]]}}), tmp_path)  # fmt: skip
     assert page.tables[0][2][4] == ("1e+300" if value == 1e300 else number(value, ".3f"))
 
 
 def test_bands_are_where_the_intervals_are():
-    """The band's corners against a scale read off the picture's own axis."""
-    root = ElementTree.fromstring(picture(made(n=3)))
-    (band,) = [e for e in root.iter() if e.tag.endswith("polygon")]
-    corners = [tuple(map(float, pair.split(","))) for pair in band.get("points").split()]
-    labels = [e for e in root.iter() if e.tag.endswith("text") and e.get("text-anchor") == "end"]
-    scale = {float(e.text): float(e.get("y")) - 4 for e in labels if re.fullmatch(r"[\d.]+", e.text)}
-    (a, at), (b, up) = next(iter(scale.items())), list(scale.items())[-1]
-
-    def place(value):
-        return at + (value - a) * (up - at) / (b - a)
-
-    highs, lows = corners[:3], corners[3:][::-1]
-    assert [y for _, y in highs] == pytest.approx([place(v) for v in (0.95, 0.85, 0.75)], abs=0.2)
-    assert [y for _, y in lows] == pytest.approx([place(v) for v in (0.8, 0.7, 0.6)], abs=0.2)
-    assert [x for x, _ in highs] == [x for x, _ in lows]
+    band, line = figure(made(n=3))["data"]
+    assert band["y"] == pytest.approx([0.95, 0.85, 0.75, 0.6, 0.7, 0.8])
+    assert band["x"] == line["x"] + line["x"][::-1]
 
 
 def test_a_single_point_shows_its_interval():
-    root = ElementTree.fromstring(picture(made(n=1)))
-    (edge,) = [e.get("d") for e in root.iter() if e.get("class") == "interval"]
-    (dot,) = [e for e in root.iter() if e.tag.endswith("circle") and e.get("fill") != "none"]
-    low, high = map(float, re.match(r"M[\d.]+ ([\d.]+)V([\d.]+)", edge).groups())
-    assert high < float(dot.get("cy")) < low
+    (line,) = figure(made(n=1))["data"]
+    assert line["error_y"]["array"] == pytest.approx([0.05]) and line["error_y"]["arrayminus"] == pytest.approx([0.1])
 
 
 def test_every_source_has_its_line_and_its_name():
     rows = [row for name in ("one", "two") for row in made(name).rows]
-    root = ElementTree.fromstring(picture(Ranking(rows, baseline=0.25)))
-    curves = [e for e in root.iter() if e.tag.endswith("polyline")]
-    assert len({e.get("stroke") for e in curves}) == 2
-    words = [e.text for e in root.iter() if e.tag.endswith("text")]
-    assert {"one", "two", "knowing nothing", "l0 of one"} <= set(words)
+    spec = figure(Ranking(rows, baseline=0.25))
+    lines = [trace for trace in spec["data"] if trace["mode"] != "none"]
+    assert [line["name"] for line in lines] == ["one", "two"] and len({line["line"]["color"] for line in lines}) == 2
+    assert spec["layout"]["annotations"][0]["text"] == "<b>l0 of one</b>"
+    assert spec["layout"]["shapes"][0]["y0"] == 0.25 and spec["layout"]["shapes"][0]["label"]["text"] == "chance level"
 
 
 def test_same_names_of_other_weights_are_two_lines():
     rows = [*made("net").rows, *(replace(row, fingerprint="g") for row in made("net").rows)]
-    root = ElementTree.fromstring(picture(Ranking(rows)))
-    assert len([e for e in root.iter() if e.tag.endswith("polyline")]) == 2
+    assert len([trace for trace in figure(Ranking(rows))["data"] if trace["mode"] != "none"]) == 2
 
 
 def test_a_map_of_many_layers_is_thinned():
-    root = ElementTree.fromstring(picture(made(n=200), "likeness"))
-    cells = [e for e in root.iter() if e.tag.endswith("rect")]
-    assert 67 * 67 <= len(cells) < 73 * 73 + 60
-    assert "one layer in 3" in next(iter(root)).text
+    spec = figure(made(n=200), "similarity")
+    assert len(spec["data"][0]["z"]) == 67
+    assert "one layer in 3" in spec["layout"]["title"]["text"]
 
 
 def test_a_map_says_which_cell_is_which():
-    root = ElementTree.fromstring(heat([[1, 0.25], [None, 1]], ["a", "b"], ["g", "g"], title="t"))
-    cells = [e for e in root.iter() if e.tag.endswith("rect") and len(e)]
-    told = {e[0].text: e.get("fill") for e in cells}
-    assert told["a and b: 0.25"] == shade(0.25)
-    assert told["b and a: –"] == "#bbbbbb"
-    x = [float(e.get("x")) for e in cells]
-    y = [float(e.get("y")) for e in cells]
-    assert x[0] == x[2] < x[1] == x[3] and y[0] == y[1] < y[2] == y[3]
+    cka = {"labels": [{"source": "g", "layer": "a"}, {"source": "g", "layer": "b"}], "values": [[1, 0.25], [None, 1]]}
+    spec = figure(Ranking(made().rows, shared={"cka": cka}), "similarity")
+    (heatmap,) = spec["data"]
+    assert heatmap["z"] == [[1, 0.25], [None, 1]] and heatmap["text"][0][1] == "a of g and b of g"
+    assert spec["layout"]["xaxis"]["ticktext"] == ["a", "b"]
+    assert (heatmap["zmin"], heatmap["zmax"]) == (0, 1)
 
 
 def test_records_with_nonsense_are_refused(tmp_path):
@@ -365,19 +368,13 @@ def test_the_same_records_give_the_same_page(tmp_path):
     assert pages[0] == pages[1]
 
 
-def test_pieces():
-    assert known(0) and known(-3.5) and not known(1e13) and not known(None) and not known("1")
+def test_numbers_have_a_dash_where_there_is_none():
+    assert is_drawable(0) and is_drawable(-3.5)
+    assert not is_drawable(1e13) and not is_drawable(None) and not is_drawable("1")
     assert [number(v, ".2f") for v in (0.126, None, math.nan, "x", 3e9)] == ["0.13", "–", "–", "–", "3e+09"]
-    assert bullets("Empty", []) == ""
-    assert bullets("<b>", ["&"]) == "<h2>&lt;b&gt;</h2><ul><li>&amp;</li></ul>"
-    made_table = table(["a", "b"], [["x", 1], ["y", 2]], left=(0,), tinted=(1,))
-    assert "<tr><td class=l>x</td><td>1</td></tr><tr class=tinted><td class=l>y</td>" in made_table
 
 
 @pytest.mark.parametrize("y", [(0.5, 0.5), (0.5, 0.5 + 1e-16), (-1e11, 1e11), (0.0, 1e-300)])
-def test_any_range_has_a_scale(y):
-    text = chart([Line("a", [(0.0, y[0]), (1.0, y[1])])], x="x", y="y", title="t")
-    root = ElementTree.fromstring(text)
-    dots = [float(e.get("cy")) for e in root.iter() if e.tag.endswith("circle")]
-    assert all(30 <= up <= 340 for up in dots)
-    assert len(text) < 20_000
+def test_any_range_is_drawn(y):
+    rows = [replace(row, accuracy=value) for row, value in zip(made(n=2).rows, y, strict=True)]
+    assert figure(Ranking(rows))["data"][-1]["y"] == list(y)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import replace
-from xml.etree import ElementTree
 
 import pytest
 
 import headstart as hs
 from headstart.errors import DataError
-from headstart.reporting.figures import curves
+from headstart.reporting.figures import curves_figure
 from headstart.result import Forgetting, Gain, LabelsSaved, Proof, ProofRow, TimeSaved, read_record
 from test_report import EVIL, read
 
@@ -26,7 +24,7 @@ SHOTS = (4, 16, 64)
 
 
 def made(shots=SHOTS, **fields) -> Proof:
-    """Three contenders, with intervals of 0.05 to either side."""
+    """Three methods, with intervals of 0.05 to either side."""
     rows = [
         ProofRow(
             name,
@@ -63,16 +61,12 @@ def made(shots=SHOTS, **fields) -> Proof:
     return Proof(rows, **{**whole, **fields})
 
 
-def drawn(proof: Proof) -> ElementTree.Element:
-    return ElementTree.fromstring(curves(proof))
+def lines_of(proof: Proof) -> list[dict]:
+    return [trace for trace in curves_figure(proof)["data"] if trace["mode"] == "lines+markers"]
 
 
-def every(root: ElementTree.Element, tag: str) -> list[ElementTree.Element]:
-    return [e for e in root.iter() if e.tag.endswith(f"}}{tag}")]
-
-
-def points(line: ElementTree.Element) -> list[tuple[float, float]]:
-    return [tuple(map(float, pair.split(","))) for pair in line.get("points").split()]
+def bands_of(proof: Proof) -> list[dict]:
+    return [trace for trace in curves_figure(proof)["data"] if trace["mode"] == "none"]
 
 
 def test_everything_a_proof_says_is_on_the_page(tmp_path):
@@ -85,11 +79,11 @@ def test_everything_a_proof_says_is_on_the_page(tmp_path):
         f"{proof.time_saved}.",
         f"{proof.forgetting}.",
         "The largest number of labels was left out.",
-        "guessing",
+        "chance level",
         "transfer: frozen features",
     ):
         assert words in said, words
-    assert page.tags.count("svg") == 1
+    assert page.figures == ["figure-1-curves"]
 
 
 def test_the_table_has_every_point_and_the_gains(tmp_path):
@@ -102,74 +96,65 @@ def test_the_table_has_every_point_and_the_gains(tmp_path):
     assert len(page.tinted) == 3, "the gains are pointed out, and nothing else"
 
 
-def test_one_line_per_contender_with_its_band():
-    root = drawn(made())
-    lines, bands = every(root, "polyline"), every(root, "polygon")
+def test_one_line_per_method_with_its_band():
+    lines, bands = lines_of(made()), bands_of(made())
     assert len(lines) == len(bands) == 3
-    assert [e.get("stroke") for e in lines] == [e.get("fill") for e in bands]
-    assert {*WHAT.values()} - {"frozen features"} <= {e.text for e in every(root, "text")}
-    heavy = [float(e.get("stroke-width")) for e in lines]
-    assert heavy[2] > heavy[0] == heavy[1], "transfer is the line to look for"
+    assert [line["line"]["color"] for line in lines] == [band["fillcolor"] for band in bands]
+    assert [line["name"] for line in lines] == ["raw pixels", "training from scratch", "transfer: frozen features"]
+    widths = [line["line"]["width"] for line in lines]
+    assert widths[2] > widths[0] == widths[1], "transfer is the line to look for"
 
 
 def test_doublings_are_equally_far_apart():
-    root = drawn(made())
-    for line in every(root, "polyline"):
-        (a, _), (b, _), (c, _) = points(line)
-        assert b - a == pytest.approx(c - b, abs=0.2), "4, 16 and 64 are two doublings each"
-    at = {e.text: float(e.get("x")) for e in every(root, "text") if e.text in {"4", "16", "64"}}
-    assert [at[str(one)] for one in SHOTS] == pytest.approx([x for x, _ in points(every(root, "polyline")[0])], abs=0.2)
+    axis = curves_figure(made())["layout"]["xaxis"]
+    assert axis["tickvals"] == [2, 4, 6] and axis["ticktext"] == ["4", "16", "64"]
+    assert all(line["x"] == [2, 4, 6] for line in lines_of(made()))
 
 
-def test_scores_and_bands_share_one_scale():
-    root = drawn(made())
-    level = [e for e in every(root, "line") if e.get("stroke-dasharray")]
-    chance = float(level[0].get("y1"))
-    up = [points(e) for e in every(root, "polyline")]
-    per_point = (up[0][0][1] - up[2][0][1]) / (0.55 - 0.30)
-    assert (chance - up[0][0][1]) / per_point == pytest.approx(0.05, abs=0.002), "guessing is 0.05 below 0.30"
-    for line, band in zip(up, every(root, "polygon"), strict=True):
-        corners = points(band)
-        highs, lows = corners[:3], corners[3:][::-1]
-        for (x, y), (left, high), (right, low) in zip(line, highs, lows, strict=True):
-            assert x == left == right
-            assert ((y - high) / per_point, (low - y) / per_point) == pytest.approx((0.05, 0.05), abs=0.002)
+def test_scores_and_bands_are_the_numbers_of_the_proof():
+    for name, line, band in zip(SCORES, lines_of(made()), bands_of(made()), strict=True):
+        assert line["y"] == list(SCORES[name])
+        assert band["y"][:3] == pytest.approx([score + 0.05 for score in SCORES[name]])
+        assert band["y"][3:] == pytest.approx([score - 0.05 for score in SCORES[name][::-1]])
+        assert band["x"] == [2, 4, 6, 6, 4, 2]
+    (level,) = curves_figure(made())["layout"]["shapes"]
+    assert level["y0"] == level["y1"] == 0.25 and level["label"]["text"] == "chance level"
 
 
 def test_with_one_number_of_labels_intervals_stand_side_by_side():
-    root = drawn(made(shots=(16,)))
-    edges = [e.get("d") for e in root.iter() if e.get("class") == "interval"]
-    assert len(edges) == 3 and not every(root, "polygon")
-    places = [float(re.match(r"M([\d.]+) ", edge).group(1)) for edge in edges]
+    proof = made(shots=(16,))
+    lines = lines_of(proof)
+    assert len(lines) == 3 and not bands_of(proof)
+    assert all(line["error_y"]["array"] == pytest.approx([0.05]) for line in lines)
+    assert all(line["error_y"]["arrayminus"] == pytest.approx([0.05]) for line in lines)
+    places = [line["x"][0] for line in lines]
     assert places == sorted(set(places)), "none hides another"
-    (words,) = [e for e in every(root, "text") if e.text == "16"]
-    assert float(words.get("x")) == pytest.approx(sum(places) / 3, abs=0.2)
+    assert sum(places) / 3 == pytest.approx(4) and curves_figure(proof)["layout"]["xaxis"]["ticktext"] == ["16"]
 
 
-def test_a_contender_that_stopped_early_has_a_shorter_line():
-    proof = made()
-    rows = [row for row in proof.rows if not (row.name == "scratch" and row.shots == 64)]
-    lengths = [len(points(e)) for e in every(drawn(Proof(rows)), "polyline")]
-    assert lengths == [3, 2, 3]
+def test_a_method_that_stopped_early_has_a_shorter_line():
+    rows = [row for row in made().rows if not (row.name == "scratch" and row.shots == 64)]
+    assert [len(line["x"]) for line in lines_of(Proof(rows))] == [3, 2, 3]
 
 
 def test_unknown_intervals_leave_no_band():
-    rows = [replace(row, low=None, high=None) if row.name == "raw" else row for row in made().rows]
-    root = drawn(Proof(rows))
-    assert len(every(root, "polyline")) == 3 and len(every(root, "polygon")) == 2
-    assert not [e for e in every(root, "line") if e.get("stroke-dasharray")], "no level without chance"
+    proof = Proof([replace(row, low=None, high=None) if row.name == "raw" else row for row in made().rows])
+    assert len(lines_of(proof)) == 3 and len(bands_of(proof)) == 2
+    assert lines_of(proof)[0]["error_y"]["array"] == [None] * 3
+    assert "shapes" not in curves_figure(proof)["layout"], "no level without chance"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e300, None])
 def test_scores_that_are_none_have_no_place(value):
     first, *others = made().rows
-    root = drawn(Proof([replace(first, accuracy=value), *others]))
-    assert len(every(root, "circle")) == 8
-    assert curves(Proof([replace(first, accuracy=value)])) == ""
+    proof = Proof([replace(first, accuracy=value), *others])
+    assert sum(len(line["x"]) for line in lines_of(proof)) == 8
+    json.dumps(curves_figure(proof), allow_nan=False)
+    assert curves_figure(Proof([replace(first, accuracy=value)])) is None
 
 
 def test_points_say_what_they_are():
-    hints = [e[0].text for e in every(drawn(made()), "circle")]
+    hints = [hint for line in lines_of(made()) for hint in line["hovertext"]]
     assert hints[0] == "raw pixels, 4 labels per class: 0.300"
     assert hints[-1] == "frozen features, 64 labels per class: 0.750"
 
@@ -184,9 +169,10 @@ def test_names_are_shown_and_never_obeyed(tmp_path):
     rows = [replace(row, description=EVIL, name=EVIL) for row in made().rows]
     saved = replace(made().labels_saved, description=EVIL)
     page = read(made(verdict=EVIL, notes=[EVIL], labels_saved=saved, labels=[saved], metric=EVIL), tmp_path)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 2, "plotly and the call that draws: no name adds one"
     assert any(EVIL in words for words in page.words)
-    assert EVIL in {e.text for e in every(drawn(Proof(rows, metric=EVIL)), "text")}
+    drawn = json.dumps(curves_figure(Proof(rows, metric=EVIL)))
+    assert "<" not in drawn and "&lt;script&gt;" in drawn, "plotly reads tags in its texts"
 
 
 def test_a_proof_from_a_file_gives_the_same_page(tmp_path):
@@ -202,4 +188,5 @@ def test_nonsense_is_refused(shots, tmp_path):
         with pytest.raises(DataError, match="Record 1 is no Proof"):
             hs.report(proof, tmp_path / "r.html")
     else:
-        assert len(every(drawn(proof), "circle")) == 8, "fewer than one label has no place on the axis"
+        points = sum(len(line["x"]) for line in lines_of(proof))
+        assert points == 8, "fewer than one label has no place on the axis"

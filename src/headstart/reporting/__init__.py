@@ -1,6 +1,6 @@
-"""report(): rankings and results as one self-contained HTML file, pictures included. Pure rendering. Floor 6."""
+"""report(): rankings, results and proofs as one self-contained HTML file, figures included. Pure rendering. Floor 6."""
 
-from headstart.reporting.figures import picture
+from headstart.reporting.figures import figure
 from headstart.reporting.render import report
 
-__all__ = ["picture", "report"]
+__all__ = ["figure", "report"]

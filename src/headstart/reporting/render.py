@@ -1,42 +1,44 @@
-"""The page: one HTML file with its style inside and no script, for rankings, results and proofs."""
+"""report(): one self-contained HTML page for rankings, results and proofs: templates, and a registry of sections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headstart._base import extras
 from headstart._base.files import write_atomic
+from headstart._base.printing import clean
 from headstart.errors import DataError
-from headstart.reporting import figures
-from headstart.reporting.figures import picture
-from headstart.reporting.html import bullets, number, shown, table
+from headstart.reporting.figures import Spec, curves_figure, depth_figure, similarity_figure
 from headstart.result.proof import Proof
-from headstart.result.ranking import Ranking
+from headstart.result.ranking import Ranking, Row
 from headstart.result.record import Record, plain
 from headstart.result.result import Confusion, Result
 
-_STYLE = """
-:root{color-scheme:light;--ink:#222;--faint:#6b7280;--line:#e5e7eb;--good:#0072B2}
-body{font:16px/1.55 system-ui,sans-serif;color:var(--ink);margin:0 auto;max-width:64rem;padding:2rem 1.25rem 4rem}
-h1{font-size:1.6rem;margin:0 0 .25rem}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}
-section{border-top:3px solid var(--good);margin-top:2.5rem;padding-top:1rem}section>h2:first-child{margin-top:.5rem}
-.verdict{font-size:1.15rem;background:#f3f7fb;border-left:4px solid var(--good);padding:.7rem 1rem;margin:1rem 0}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
-th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th{color:var(--faint);font-weight:600}td.l,th.l{text-align:left}tr.tinted td{background:#f3f7fb}
-.faint{color:var(--faint);font-size:.9rem}ul{padding-left:1.2rem}li{margin:.3rem 0}svg{max-width:100%;height:auto}
-details{margin:1rem 0}details summary{cursor:pointer;color:var(--good)}
-"""
 _COLUMNS = {
     "logme": "LogME", "h_score": "H-score", "knn": "kNN", "nce": "NCE", "leep": "LEEP", "static": "params (M)",
     "seconds": "seconds", "macs": "multiply-adds (M)", "mbytes": "MB",
 }  # fmt: skip
-_FIRST, _MOST = 12, 20
+_FIRST_ROWS, _MAX_SKIPPED = 12, 20
+# a record that was read from a file may hold what its types do not rule out
+_NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
-def report(results: Any, path: str | Path) -> Path:
-    """Write one self-contained HTML file: tables, verdicts in words, pictures; opens anywhere, fetches nothing.
+@dataclass(frozen=True)
+class Table:
+    """Cells of a table; ``left`` are the columns of words, ``tinted`` the rows to point out."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    left: Sequence[int] = ()
+    tinted: Sequence[int] = ()
+
+
+def report(results: Record | Sequence[Record], path: str | Path) -> Path:
+    """Write one self-contained HTML file: tables, verdicts in words, figures; opens anywhere, fetches nothing.
 
     Parameters
     ----------
@@ -52,98 +54,143 @@ def report(results: Any, path: str | Path) -> Path:
     ------
     DataError
         When there is nothing to report, something that is no record, or a record whose fields hold nonsense.
+    MissingPackage
+        Without jinja2. Without plotly the page has a line that says so in the place of each figure.
     StoreError
         When the file cannot be written.
     """
-    several = list(results) if isinstance(results, (list, tuple)) else [results]
-    wrong = [type(one).__name__ for one in several if not isinstance(one, Record)]
-    if wrong or not several:
-        given = ", ".join(wrong) or "nothing"
-        raise DataError(f"report() takes a Ranking, a Result, a Proof, or a list of them; got {given}.")
-    body = "".join(f"<section>{_section(place, one)}</section>" for place, one in enumerate(several, 1))
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>headstart report</title>'
-        f"<style>{_STYLE}</style></head><body><h1>headstart report</h1>{body}</body></html>\n"
+    records: list[Any] = list(results) if isinstance(results, (list, tuple)) else [results]
+    wrong = [type(record).__name__ for record in records if not isinstance(record, Record)]
+    if wrong or not records:
+        got = ", ".join(wrong) or "nothing"
+        raise DataError(f"report() takes a Ranking, a Result, a Proof, or a list of them; got {got}.")
+    jinja2 = extras.require_package("jinja2", "to write a report")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if hasattr(value, "__html__") else clean(value),
+    )
+    environment.globals["number"] = number
+    sections, figures = [], []
+    for place, record in enumerate(records, 1):
+        kind = type(record).__name__
+        try:
+            context = {**SECTIONS[type(record)](record), **_ending(record)}
+            specs = context.pop("figures")
+            ids = {name: f"figure-{place}-{name}" for name, spec in specs.items() if spec is not None}
+            figures += [{"id": ids[name], "spec": _script_json(specs[name])} for name in ids]
+            template = environment.get_template(f"{kind.lower()}.html.j2")
+            sections.append(template.render(record=record, figures=ids, **context))
+        except _NONSENSE as error:
+            raise DataError(
+                f"Record {place} is no {kind} that can be shown: {type(error).__name__}, {error}."
+            ) from error
+    missing = "" if extras.is_installed("plotly") else f"Figures need plotly. {extras.install_hint('plotly')}"
+    page = environment.get_template("page.html.j2").render(
+        sections=sections, figures=figures, missing=missing, plotly_js=_plotly_js() if figures and not missing else ""
     )
     target = Path(path).expanduser()
     write_atomic(target, page)
     return target
 
 
-def _section(place: int, one: Any) -> str:
-    try:
-        return "".join([*_KINDS[type(one)](one), _end(one)])
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        kind = type(one).__name__  # records that were read from a file hold whatever the file held
-        raise DataError(f"Record {place} is no {kind} that can be shown: {type(error).__name__}, {error}.") from error
+def number(value: object, format_spec: str) -> str:
+    """Return a number in its format; a dash where there is none."""
+    if not isinstance(value, (int, float)) or value != value:
+        return "–"
+    return format(value, format_spec if abs(value) < 1e6 else ".3g")
 
 
-def _end(one: Any) -> str:
-    left = bullets(
-        f"{len(one.skipped)} items left out", [f"{item.item}: {item.reason}" for item in one.skipped[:_MOST]]
-    )
-    made = _facts({"cost": one.cost, "provenance": one.provenance})
-    how = f"<details><summary>How it was made</summary>{table(['', ''], made, left=(0, 1))}</details>" if made else ""
-    return bullets("Notes", one.notes) + left + how
+def _plotly_js() -> str:
+    return str(extras.require_package("plotly.offline", "to draw figures").get_plotlyjs())
 
 
-def _facts(value: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, one in plain(value).items():
-        if isinstance(one, Mapping):
-            found += _facts(one, f"{before}{name} · ")
-        else:
-            found.append((f"{before}{name}", number(one, ".4g") if isinstance(one, float) else one))
-    return found
+def _script_json(spec: Spec) -> str:
+    """Return JSON that may stand in a script: no tag can begin or end in it, and nothing in it is not ASCII."""
+    encoded = json.dumps(spec, allow_nan=False)
+    return encoded.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _ranking(found: Ranking) -> Iterator[str]:
-    items = found.cost.get("items")
+# ---- Sections: what a template shows of a record. ----
+
+
+def _ranking(ranking: Ranking) -> dict[str, Any]:
+    items = ranking.cost.get("items")
     counted = f" on {items:,} items" if items else ""
-    yield f'<h2>Ranking</h2><p class="faint">{len(found.rows)} layers by {shown(found.metric + counted)}</p>'
-    yield f'<p class="verdict">{shown(found.verdict)}</p>'
-    if found.fusion_summary:
-        yield f"<p>{shown(found.fusion_summary)}</p>"
-    yield picture(found, "depth")
-    yield _rows(found.rows[:_FIRST], found)
-    if len(found.rows) > _FIRST:
-        yield f"<details><summary>all {len(found.rows)} rows</summary>{_rows(found.rows, found)}</details>"
-    yield bullets("What your data shares with the sources", found.shared.get("words") or ())
-    yield picture(found, "likeness")
+    several_tied = sum(row.tied for row in ranking.rows[:_FIRST_ROWS]) > 1
+    return {
+        "subtitle": f"{len(ranking.rows)} layers by {ranking.metric}{counted}",
+        "first": _ranking_table(ranking.rows[:_FIRST_ROWS], ranking),
+        "all": _ranking_table(ranking.rows, ranking) if len(ranking.rows) > _FIRST_ROWS else None,
+        "several_tied": several_tied,
+        "shared": ranking.shared.get("words") or (),
+        "figures": {"depth": depth_figure(ranking), "similarity": similarity_figure(ranking)},
+    }
 
 
-def _rows(rows: Sequence[Any], found: Ranking) -> str:
-    extra = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in found.rows)]
-    head = ["", "source", "layer", "depth", found.metric, "95 % interval", "to the best", *(_COLUMNS[n] for n in extra)]
+def _ranking_table(rows: Sequence[Row], ranking: Ranking) -> Table:
+    extra = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in ranking.rows)]
+    names = [_COLUMNS[name] for name in extra]
+    headers = ["", "source", "layer", "depth", ranking.metric, "95 % interval", "to the best", *names]
     body = []
     for place, row in enumerate(rows, 1):
-        apart = "" if row.difference is None or place == 1 else number(row.difference, "+.3f")
+        difference = "" if row.difference is None or place == 1 else number(row.difference, "+.3f")
         interval = "" if row.low is None else f"{number(row.low, '.3f')} – {number(row.high, '.3f')}"
-        cells = [place, row.source, row.layer, number(row.depth, ".2f"), number(row.accuracy, ".3f"), interval, apart]
-        body.append([*cells, *(number(getattr(row, name), ".3g") for name in extra)])
+        scores = [number(getattr(row, name), ".3g") for name in extra]
+        body.append([place, row.source, row.layer, number(row.depth, ".2f"), number(row.accuracy, ".3f"), interval,
+                     difference, *scores])  # fmt: skip
     tied = [i for i, row in enumerate(rows) if row.tied]
-    words = '<p class="faint">Tinted rows cannot be told apart from the best.</p>' if len(tied) > 1 else ""
-    return table(head, body, left=(1, 2), tinted=tied if words else ()) + words
+    return Table(headers, body, left=(1, 2), tinted=tied if len(tied) > 1 else ())
 
 
-def _result(found: Result) -> Iterator[str]:
-    yield f"<h2>Result{f' · {shown(found.task)}' if found.task else ''}</h2>"
-    yield table(["metric", "value, 95 %"], [(name, repr(value)) for name, value in found.metrics.items()], left=(0,))
-    if found.per_class:
-        classes = [
-            (row.label if row.column is None else f"{row.column}: {row.label}", row.n, repr(row.precision),
-             repr(row.recall), number(float(row.f1), ".3f"))
-            for row in found.per_class
-        ]  # fmt: skip
-        yield "<h2>Classes</h2>" + table(["class", "n", "precision", "recall", "f1"], classes, left=(0,))
-    yield bullets("Most frequent mistakes", _mistakes(found.confusion))
+def _result(result: Result) -> dict[str, Any]:
+    classes = []
+    for row in result.per_class:
+        name = row.label if row.column is None else f"{row.column}: {row.label}"
+        classes.append([name, row.n, repr(row.precision), repr(row.recall), number(float(row.f1), ".3f")])
+    metrics = [(name, repr(value)) for name, value in result.metrics.items()]
+    return {
+        "metrics": Table(["metric", "value, 95 %"], metrics, left=(0,)),
+        "classes": Table(["class", "n", "precision", "recall", "f1"], classes, left=(0,)) if classes else None,
+        "mistakes": _mistakes(result.confusion),
+        "figures": {},
+    }
 
 
-def _mistakes(confusion: Confusion | Mapping[str, Confusion] | None, column: str = "") -> Iterable[str]:
+def _mistakes(confusion: Confusion | Mapping[str, Confusion] | None, column: str = "") -> list[str]:
     if isinstance(confusion, Confusion):
-        return [f"{column}{true} taken for {said}: {count}" for true, said, count in confusion.mistakes()]
-    return [words for name, one in (confusion or {}).items() for words in _mistakes(one, f"{name}: ")]
+        return [f"{column}{true} taken for {predicted}: {n}" for true, predicted, n in confusion.mistakes()]
+    return [line for name, part in (confusion or {}).items() for line in _mistakes(part, f"{name}: ")]
 
 
-_KINDS: dict[type, Any] = {Ranking: _ranking, Result: _result, Proof: figures.section}
+def _proof(proof: Proof) -> dict[str, Any]:
+    rows = [row for row in proof.table_rows if any(row)]
+    gains = [i for i, row in enumerate(rows) if row[1].startswith("→")]
+    return {
+        "curves": Table(proof.table_headers, rows, left=(1, 2), tinted=gains) if rows else None,
+        "figures": {"curves": curves_figure(proof)},
+    }
+
+
+def _ending(record: Record) -> dict[str, Any]:
+    facts = _facts({"cost": record.cost, "provenance": record.provenance})
+    return {
+        "skipped": [f"{entry.item}: {entry.reason}" for entry in record.skipped[:_MAX_SKIPPED]],
+        "facts": Table(["", ""], facts, left=(0, 1)) if facts else None,
+    }
+
+
+def _facts(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = []
+    for name, entry in plain(value).items():
+        if isinstance(entry, Mapping):
+            rows += _facts(entry, f"{prefix}{name} · ")
+        else:
+            rows.append((f"{prefix}{name}", number(entry, ".4g") if isinstance(entry, float) else entry))
+    return rows
+
+
+SECTIONS: dict[type, Callable[[Any], dict[str, Any]]] = {Ranking: _ranking, Result: _result, Proof: _proof}

@@ -132,6 +132,9 @@ class Record:
     """Base of the records: a frozen dataclass that turns into plain data, and is equal when that data is."""
 
     __pydantic_config__ = {"extra": "forbid"}
+    cost: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    notes: tuple[str, ...]
     skipped: tuple[SkippedItem, ...]
 
     def to_dict(self) -> dict[str, Any]:
