@@ -53,7 +53,7 @@ def test_rank_writes_what_report_shows(run, photos, tmp_path):  # noqa: F811
     rows = page.tables[0][1:]
     assert [row[2] for row in rows] == [row["layer"] for row in ranking["rows"]][: len(rows)]
     assert rows[0][4] == f"{ranking['rows'][0]['accuracy']:.3f}"
-    assert page.tags.count("svg") == 2, "scores by depth, and how alike layers are"
+    assert len(page.figures) == 2, "scores by depth, and how similar layers are"
 
 
 def test_proof_and_evaluation_on_one_page(run, photos, tmp_path, monkeypatch):  # noqa: F811
@@ -68,7 +68,7 @@ def test_proof_and_evaluation_on_one_page(run, photos, tmp_path, monkeypatch):  
     page = page_of(target)
     proof = json.loads((tmp_path / "proof.json").read_text(encoding="utf-8"))
     assert proof["verdict"] in page.words
-    assert page.tags.count("section") == 2 and page.tags.count("svg") == 1
+    assert page.tags.count("section") == 2 and len(page.figures) == 1
     metrics = next(table for table in page.tables if table[0] == ["metric", "value, 95 %"])
     value = json.loads(told)["metrics"]["accuracy"]["value"]
     assert metrics[1][0] == "accuracy" and metrics[1][1].startswith(f"{value:.3f} [")

@@ -28,7 +28,7 @@ _NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 
 
 @dataclass(frozen=True)
-class Table:
+class HtmlTable:
     """Cells of a table; ``left`` are the columns of words, ``tinted`` the rows to point out."""
 
     headers: Sequence[str]
@@ -131,7 +131,7 @@ def _ranking(ranking: Ranking) -> dict[str, Any]:
     }
 
 
-def _ranking_table(rows: Sequence[Row], ranking: Ranking) -> Table:
+def _ranking_table(rows: Sequence[Row], ranking: Ranking) -> HtmlTable:
     extra = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in ranking.rows)]
     names = [_COLUMNS[name] for name in extra]
     headers = ["", "source", "layer", "depth", ranking.metric, "95 % interval", "to the best", *names]
@@ -143,7 +143,7 @@ def _ranking_table(rows: Sequence[Row], ranking: Ranking) -> Table:
         body.append([place, row.source, row.layer, number(row.depth, ".2f"), number(row.accuracy, ".3f"), interval,
                      difference, *scores])  # fmt: skip
     tied = [i for i, row in enumerate(rows) if row.tied]
-    return Table(headers, body, left=(1, 2), tinted=tied if len(tied) > 1 else ())
+    return HtmlTable(headers, body, left=(1, 2), tinted=tied if len(tied) > 1 else ())
 
 
 def _result(result: Result) -> dict[str, Any]:
@@ -153,8 +153,8 @@ def _result(result: Result) -> dict[str, Any]:
         classes.append([name, row.n, repr(row.precision), repr(row.recall), number(float(row.f1), ".3f")])
     metrics = [(name, repr(value)) for name, value in result.metrics.items()]
     return {
-        "metrics": Table(["metric", "value, 95 %"], metrics, left=(0,)),
-        "classes": Table(["class", "n", "precision", "recall", "f1"], classes, left=(0,)) if classes else None,
+        "metrics": HtmlTable(["metric", "value, 95 %"], metrics, left=(0,)),
+        "classes": HtmlTable(["class", "n", "precision", "recall", "f1"], classes, left=(0,)) if classes else None,
         "mistakes": _mistakes(result.confusion),
         "figures": {},
     }
@@ -170,7 +170,7 @@ def _proof(proof: Proof) -> dict[str, Any]:
     rows = [row for row in proof.table_rows if any(row)]
     gains = [i for i, row in enumerate(rows) if row[1].startswith("→")]
     return {
-        "curves": Table(proof.table_headers, rows, left=(1, 2), tinted=gains) if rows else None,
+        "curves": HtmlTable(proof.table_headers, rows, left=(1, 2), tinted=gains) if rows else None,
         "figures": {"curves": curves_figure(proof)},
     }
 
@@ -179,7 +179,7 @@ def _ending(record: Record) -> dict[str, Any]:
     facts = _facts({"cost": record.cost, "provenance": record.provenance})
     return {
         "skipped": [f"{entry.item}: {entry.reason}" for entry in record.skipped[:_MAX_SKIPPED]],
-        "facts": Table(["", ""], facts, left=(0, 1)) if facts else None,
+        "facts": HtmlTable(["", ""], facts, left=(0, 1)) if facts else None,
     }
 
 
