@@ -17,7 +17,8 @@ from headstart._base.progress import listening
 from headstart.bank import MemoryStore, Store
 from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError, UnknownName
-from headstart.finetuning import ActivationStore, FineTuneModel, HeadInit, LayerSpec, finetune
+from headstart.extraction.features import FeatureSpec
+from headstart.finetuning import ActivationStore, FineTuneModel, HeadInit, finetune
 from headstart.finetuning.batches import BatchProvider
 from headstart.finetuning.budget import range_test
 from headstart.finetuning.cache import ActivationCache, view_key
@@ -152,7 +153,7 @@ def problem(source, samples):
     start = HeadInit(
         np.random.default_rng(1).normal(size=(width, 3)) * 0.1, np.zeros(3), np.zeros(width), np.ones(width)
     )
-    return [LayerSpec(layer, "avg")], start, np.eye(3)[np.arange(len(samples)) % 3]
+    return [FeatureSpec(0, layer, "avg")], start, np.eye(3)[np.arange(len(samples)) % 3]
 
 
 def run(source, samples, *, cache, layers=1, name="last_layers", notes=None, keep=None, **how):
@@ -247,7 +248,7 @@ def test_layers_below_the_boundary_are_cached_pooled():
     """The head may read layers that are frozen; they come from the bank, too."""
     source = image_source(networks.Normed, classifier="classifier")
     samples = samples_of(source, pictures(22))
-    features = [LayerSpec("blocks.0", "avg+std"), LayerSpec("blocks.2", "avg"), LayerSpec("pool", "avg")]
+    features = [FeatureSpec(0, "blocks.0", "avg+std"), FeatureSpec(0, "blocks.2", "avg"), FeatureSpec(0, "pool", "avg")]
     width = 16 + 12 + 16
     start = HeadInit(
         np.random.default_rng(1).normal(size=(width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width)
@@ -389,7 +390,7 @@ def test_cotuning_reads_the_relation_off_the_source():
     samples = samples_of(source, X)
     width = source.layer("0").shape[0]
     start = HeadInit(np.zeros((width, 3)), np.zeros(3), np.zeros(width), np.ones(width))
-    feed = BatchProvider(FineTuneModel(source, [LayerSpec("0", "avg")], start), samples)
+    feed = BatchProvider(FineTuneModel(source, [FeatureSpec(0, "0", "avg")], start), samples)
     wanted = torch.from_numpy(np.eye(3, dtype=np.float32)[np.arange(12) % 3])
     assert torch.allclose(source_class_relation(feed, wanted, "classification"), torch.eye(3), atol=1e-6)
     with pytest.raises(OptionError, match="needs classes"):

@@ -16,7 +16,8 @@ import networks
 from headstart.dataset import Dataset
 from headstart.errors import OptionError, StoreError, UnknownName
 from headstart.extraction import extract, sample_loader
-from headstart.finetuning import FineTuneModel, HeadInit, LayerSpec, finetune
+from headstart.extraction.features import FeatureSpec
+from headstart.finetuning import FineTuneModel, HeadInit, finetune
 from headstart.finetuning.finetune import decisions, training_config_for
 from headstart.finetuning.parameter_groups import locate_parameters, lowest_trainable
 from headstart.heads import head
@@ -53,7 +54,7 @@ def accuracy(p):
 
 def run(p, chosen, **how):
     return finetune(
-        p["source"], [LayerSpec("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]],
+        p["source"], [FeatureSpec(0, "b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]],
         task="classification", policy=chosen, **how,
     )  # fmt: skip
 
@@ -67,7 +68,7 @@ def p():
 
 
 def test_the_first_decisions_are_the_heads(p):
-    model = FineTuneModel(p["source"], [LayerSpec("b", "avg")], p["start"])
+    model = FineTuneModel(p["source"], [FeatureSpec(0, "b", "avg")], p["start"])
     found = decisions(model, p["samples"])
     wanted = p["head"].decision(p["rows"][: p["n"]])
     assert np.abs(found - wanted).max() < 1e-4
@@ -84,7 +85,7 @@ def test_several_layers_start_from_their_head(tmp_path):
     rows = np.concatenate([bank.rows("blocks.1", data), bank.rows("pool", data)], 1)
     T = np.eye(2)[np.arange(20) % 2]
     solved = head("ridge", alpha=0.1).fit(rows, T, task="classification")
-    features = [LayerSpec("blocks.1", "avg+std"), LayerSpec("pool", "avg")]
+    features = [FeatureSpec(0, "blocks.1", "avg+std"), FeatureSpec(0, "pool", "avg")]
     model = FineTuneModel(source, features, HeadInit.of(solved.coef_, solved.intercept_, rows))
     samples = Samples(sample_loader(source, data), source.input.collate, 20)
     assert np.abs(decisions(model, samples) - solved.decision(rows)).max() < 1e-4
@@ -101,7 +102,7 @@ def test_features_that_never_vary_do_not_divide_by_zero():
 def test_dropout_and_statistics_are_still_at_the_start():
     source = image_source(networks.Normed, classifier="classifier")
     model = FineTuneModel(
-        source, [LayerSpec("pool", "avg")], HeadInit(np.ones((16, 2)), np.zeros(2), np.zeros(16), np.ones(16))
+        source, [FeatureSpec(0, "pool", "avg")], HeadInit(np.ones((16, 2)), np.zeros(2), np.zeros(16), np.ones(16))
     )
     assert not any(m.training for m in model.network.modules())
     assert not any(p.requires_grad for p in model.network.parameters())
@@ -174,7 +175,7 @@ def test_a_policy_that_moves_nothing_says_so(p):
 def test_training_mode_is_for_what_moves_and_keeps_no_statistics():
     source = image_source(networks.Normed, classifier="classifier")
     model = FineTuneModel(
-        source, [LayerSpec("pool", "avg")], HeadInit(np.ones((16, 2)), np.zeros(2), np.zeros(16), np.ones(16))
+        source, [FeatureSpec(0, "pool", "avg")], HeadInit(np.ones((16, 2)), np.zeros(2), np.zeros(16), np.ones(16))
     )
     parameter_map = locate_parameters(source, ["pool"])
     model.train_above(2, parameter_map.module_units)
@@ -217,7 +218,8 @@ def test_whatever_keeps_statistics_stays_as_it_is():
     samples = Samples(lambda i: X[i], source.input.collate, 8)
     width = source.layer(layer).shape[0]
     start = HeadInit(np.ones((width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width))
-    outcome = finetune(source, [LayerSpec(layer, "avg")], start, samples=samples, targets=np.eye(2)[np.arange(8) % 2],
+    outcome = finetune(source, [FeatureSpec(0, layer, "avg")], start, samples=samples,
+                   targets=np.eye(2)[np.arange(8) % 2],
                    task="classification", policy=policy("full", epochs=2, lr=0.01))  # fmt: skip
     after = state_bytes(outcome.source.module)
     buffers = {name for name, _ in source.module.named_buffers()}
@@ -263,7 +265,7 @@ def test_the_winner_on_validation_is_what_is_returned(p, winner, monkeypatch):
     outcome = run(p, policy("full", epochs=1, lr=0.05), score=score, held_out=p["held_out"])
     assert outcome.selected == winner
     wanted = seen[{"start": 0, "average": 2, "tuned": 3}[winner]]
-    model = FineTuneModel(outcome.source, [LayerSpec("b", "avg")],
+    model = FineTuneModel(outcome.source, [FeatureSpec(0, "b", "avg")],
                   HeadInit(outcome.coef, outcome.intercept, p["start"].mean, p["start"].std))  # fmt: skip
     assert np.allclose(decisions(model, p["held_out"]), wanted, atol=1e-4)
     same = state_bytes(outcome.source.module) == state_bytes(p["source"].module)
@@ -307,12 +309,12 @@ def test_the_new_source_works_like_any_other(p, tmp_path):
     X, y = separable(12, seed=3)
     data = Dataset.from_arrays(X, [str(v) for v in y])
     rows = extract(outcome.source, data, layers="b", store=tmp_path, **PLAIN).rows("b", data)
-    model = FineTuneModel(outcome.source, [LayerSpec("b", "avg")],
+    model = FineTuneModel(outcome.source, [FeatureSpec(0, "b", "avg")],
                   HeadInit(outcome.coef, outcome.intercept, p["start"].mean, p["start"].std))  # fmt: skip
     samples = Samples(lambda i: X[i], outcome.source.input.collate, 12)
     assert np.allclose(decisions(model, samples), rows @ outcome.coef + outcome.intercept, atol=1e-4)
     assert "+tuned-" in outcome.source.address
-    twice = finetune(outcome.source, [LayerSpec("b", "avg")], p["start"], samples=p["samples"],
+    twice = finetune(outcome.source, [FeatureSpec(0, "b", "avg")], p["start"], samples=p["samples"],
                  targets=p["T"][: p["n"]], task="classification", policy=policy("full", epochs=1))  # fmt: skip
     assert twice.source.address.count("+tuned-") == 1
     assert not any(q.requires_grad for q in outcome.source.module.parameters())
@@ -323,7 +325,7 @@ def test_a_tuned_source_can_be_saved(tmp_path):
     X, y = separable(30)
     start = HeadInit(np.zeros((12, 3)), np.zeros(3), np.zeros(12), np.ones(12))
     samples = Samples(lambda i: X[i], source.input.collate, 30)
-    outcome = finetune(source, [LayerSpec("3", "avg")], start, samples=samples, targets=np.eye(3)[y],
+    outcome = finetune(source, [FeatureSpec(0, "3", "avg")], start, samples=samples, targets=np.eye(3)[y],
                    task="classification", policy=policy("last_layers", layers=1, epochs=2))  # fmt: skip
     again = load_source(f"saved:{outcome.source.save(tmp_path / 's')}")
     assert again.fingerprint == outcome.source.fingerprint != source.fingerprint
@@ -340,7 +342,7 @@ def test_other_tasks_are_learnt(p, task):
     if task == "multilabel":
         T = (T > 0).astype(float)
     start = HeadInit.of(np.zeros((12, 2)), np.zeros(2), p["rows"][: p["n"]])
-    outcome = finetune(p["source"], [LayerSpec("b", "avg")], start, samples=p["samples"], targets=T, task=task,
+    outcome = finetune(p["source"], [FeatureSpec(0, "b", "avg")], start, samples=p["samples"], targets=T, task=task,
                    policy=policy("full", epochs=12, lr=0.02))  # fmt: skip
     assert outcome.history.loss[-1] < 0.6 * outcome.history.loss[0]
 
@@ -348,7 +350,7 @@ def test_other_tasks_are_learnt(p, task):
 @pytest.mark.parametrize("task", ["transcription", "summarization", "nonsense"])
 def test_tasks_that_cannot_be_tuned(p, task):
     with pytest.raises(OptionError, match=f"this task is {task}"):
-        finetune(p["source"], [LayerSpec("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]],
+        finetune(p["source"], [FeatureSpec(0, "b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]],
              task=task, policy=policy("full", epochs=1))  # fmt: skip
 
 
@@ -402,7 +404,8 @@ def test_a_checkpoint_of_other_targets_or_another_policy_is_refused(p, tmp_path)
     chosen, path = policy("full", epochs=1), tmp_path / "run"
     run(p, chosen, checkpoint=path)
     with pytest.raises(StoreError, match="another run"):
-        finetune(p["source"], [LayerSpec("b", "avg")], p["start"], samples=p["samples"], targets=p["T"][: p["n"]][::-1],
+        finetune(p["source"], [FeatureSpec(0, "b", "avg")], p["start"], samples=p["samples"],
+             targets=p["T"][: p["n"]][::-1],
              task="classification", policy=chosen, checkpoint=path)  # fmt: skip
     with pytest.raises(StoreError, match="another run"):
         run(p, dataclasses.replace(chosen, l2sp=0.1), checkpoint=path)

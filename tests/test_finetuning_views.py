@@ -13,7 +13,8 @@ from headstart._base.progress import listening
 from headstart.dataset import Dataset
 from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError
-from headstart.finetuning import HeadInit, LayerSpec, estimate, image_views, mirrored
+from headstart.extraction.features import FeatureSpec
+from headstart.finetuning import HeadInit, estimate, image_views, mirrored
 from headstart.finetuning.batches import BatchProvider
 from headstart.finetuning.budget import log_plan, plan_budget
 from headstart.finetuning.model import FineTuneModel
@@ -229,7 +230,7 @@ def test_views_are_drawn_from_the_generator_and_all_come_up():
     views = Views(lambda index, view: X[index] + 100 * view, "r")
     samples = Samples(lambda i: X[i], source.input.collate, 8, views=views)
     start = HeadInit(np.ones((12, 2)), np.zeros(2), np.zeros(12), np.ones(12))
-    provider = BatchProvider(FineTuneModel(source, [LayerSpec("3", "avg")], start), samples, views=3)
+    provider = BatchProvider(FineTuneModel(source, [FeatureSpec(0, "3", "avg")], start), samples, views=3)
     rounds = []
     for seed in (0, 0, 1, 2):
         batch = provider.load(np.arange(8), torch.Generator().manual_seed(seed))

@@ -12,7 +12,8 @@ from torch import nn
 import networks
 import tiny_models
 from headstart.errors import OptionError, UnknownName
-from headstart.finetuning import HeadInit, LayerSpec, finetune
+from headstart.extraction.features import FeatureSpec
+from headstart.finetuning import HeadInit, finetune
 from headstart.finetuning.boundary import _boundaries
 from headstart.finetuning.finetune import training_config_for
 from headstart.finetuning.parameter_groups import locate_parameters
@@ -44,7 +45,8 @@ def run(source, chosen, *, layer=None, shape=(8,), **how):
     start = HeadInit(
         np.random.default_rng(1).normal(size=(width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width)
     )
-    return finetune(source, [LayerSpec(layer, "avg")], start, samples=samples, targets=np.eye(2)[np.arange(12) % 2],
+    return finetune(source, [FeatureSpec(0, layer, "avg")], start, samples=samples,
+                targets=np.eye(2)[np.arange(12) % 2],
                 task="classification", policy=chosen, **how)  # fmt: skip
 
 

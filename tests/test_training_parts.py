@@ -14,7 +14,8 @@ import networks
 from headstart import pretrain
 from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError, UnreadableItem
-from headstart.finetuning import HeadInit, LayerSpec, finetune
+from headstart.extraction.features import FeatureSpec
+from headstart.finetuning import HeadInit, finetune
 from headstart.policies import policy
 from headstart.sources import load_source
 from headstart.training import checkpoint
@@ -297,7 +298,7 @@ def test_fine_tuning_takes_workers_too():
     start = HeadInit(np.zeros((width, 2)), np.zeros(2), np.zeros(width), np.ones(width))
     losses = [
         finetune(
-            source, [LayerSpec("relu3", "auto")], start, samples=samples, targets=np.eye(2)[np.arange(12) % 2],
+            source, [FeatureSpec(0, "relu3", "auto")], start, samples=samples, targets=np.eye(2)[np.arange(12) % 2],
             task="classification", policy=policy("full", epochs=2, batch_size=5, num_workers=workers),
         ).history.loss
         for workers in (0, 2)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import networks
 from headstart._base.constraints import invalid_values, validate
 from headstart.errors import OptionError, UnknownName
-from headstart.finetuning import HeadInit, LayerSpec, Samples, finetune
+from headstart.extraction.features import FeatureSpec
+from headstart.finetuning import HeadInit, Samples, finetune
 from headstart.finetuning.parameter_groups import locate_parameters, lowest_trainable
 from headstart.policies import POLICIES, ParameterInfo, TrainableParameter, policy
 from headstart.policies.base import FINETUNING
@@ -95,7 +96,7 @@ def trained(source, chosen, *, seed=0, epochs=1, layer=None, **how):
         np.random.default_rng(1).normal(size=(width, 3)) * 0.1, np.zeros(3), np.zeros(width), np.ones(width)
     )
     return finetune(
-        source, [LayerSpec(layer, "avg")], start, samples=samples, targets=np.eye(3)[np.arange(10) % 3],
+        source, [FeatureSpec(0, layer, "avg")], start, samples=samples, targets=np.eye(3)[np.arange(10) % 3],
         task="classification", policy=chosen, seed=seed, held_out=samples if "score" in how else None, **how,
     )  # fmt: skip
 

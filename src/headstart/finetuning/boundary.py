@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from headstart.errors import HeadstartError
-from headstart.finetuning.model import BoundaryActivations, FineTuneModel, LayerSpec
+from headstart.extraction.features import FeatureSpec
+from headstart.finetuning.model import BoundaryActivations, FineTuneModel
 from headstart.finetuning.parameter_groups import ParameterMap
 from headstart.sources.backends import TorchBackend
 from headstart.sources.base import Source
@@ -354,7 +355,7 @@ def _boundaries(source: Source, layer: str) -> list[str]:
     return boundaries
 
 
-def below_boundary(source: Source, features: Sequence[LayerSpec], layer: str) -> list[LayerSpec]:
+def below_boundary(source: Source, features: Sequence[FeatureSpec], layer: str) -> list[FeatureSpec]:
     """Return the features that the frozen part gives: those of layers that end before the boundary does."""
     order = {layer.name: i for i, layer in enumerate(source.layers)}
     return [f for f in features if order[f.layer] < order[layer]]

@@ -22,8 +22,9 @@ from headstart.bank.shard_format import BFLOAT16
 from headstart.bank.table import MemoryStore
 from headstart.engines.base import ENGINES, RuntimeConfig
 from headstart.extraction import pipeline
+from headstart.extraction.features import FeatureSpec
 from headstart.finetuning.boundary import TruncatedForward
-from headstart.finetuning.model import BoundaryActivations, LayerSpec
+from headstart.finetuning.model import BoundaryActivations
 from headstart.pooling import reducer
 from headstart.runners.base import RUNNERS
 from headstart.sources.base import Source
@@ -68,7 +69,7 @@ class ActivationCache:
         Of the boundary's output for one item; of sequences, for one position.
     """
 
-    def __init__(self, source: Source, layer: str, below: Sequence[LayerSpec], store: ActivationStore) -> None:
+    def __init__(self, source: Source, layer: str, below: Sequence[FeatureSpec], store: ActivationStore) -> None:
         self._source, self._store, self.layer = source, store, layer
         self.is_bf16 = store.choice.precision != "fp32"
         axes = {layer.name: layer.axes for layer in source.layers}

@@ -23,11 +23,12 @@ import torch
 from headstart._base.hashing import fingerprint, fingerprint_tensors
 from headstart._base.processes import is_main
 from headstart.errors import OptionError
+from headstart.extraction.features import FeatureSpec
 from headstart.finetuning.batches import BatchProvider, FineTuneBatch, make_provider
 from headstart.finetuning.budget import log_plan, plan_budget, range_test
 from headstart.finetuning.cache import ActivationStore
 from headstart.finetuning.cotuning import cotuning_loss, source_class_relation
-from headstart.finetuning.model import FineTuneModel, HeadInit, LayerSpec
+from headstart.finetuning.model import FineTuneModel, HeadInit
 from headstart.finetuning.parameter_groups import (
     changed_parameters,
     groups_of,
@@ -85,7 +86,7 @@ class FineTuneResult:
 
 def finetune(
     source: Source,
-    features: Sequence[LayerSpec],
+    features: Sequence[FeatureSpec],
     start: HeadInit,
     *,
     samples: Samples,

@@ -12,18 +12,11 @@ import numpy as np
 import torch
 
 from headstart.engines.base import rows_of_batch
+from headstart.extraction.features import FeatureSpec
 from headstart.pooling import reducer
 from headstart.sources.base import Source
 from headstart.sources.types import Batch
 from headstart.training.augment import Mix, draw_mix, mixed_at
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """One layer that the head reads and how it is pooled."""
-
-    layer: str
-    pooling: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,9 @@ class FineTuneModel(torch.nn.Module):
     feature_mean: torch.Tensor
     feature_std: torch.Tensor
 
-    def __init__(self, source: Source, features: Sequence[LayerSpec], start: HeadInit, *, device: str = "cpu") -> None:
+    def __init__(
+        self, source: Source, features: Sequence[FeatureSpec], start: HeadInit, *, device: str = "cpu"
+    ) -> None:
         super().__init__()
         self.source = source
         self.features = tuple(features)
@@ -161,7 +156,7 @@ class FineTuneModel(torch.nn.Module):
         end = order[self.boundary] if self.boundary is not None else len(order)
         return {f.layer for f in self.features if order[f.layer] < end}
 
-    def pooled(self, batch: Batch, features: Sequence[LayerSpec]) -> dict[str, torch.Tensor]:
+    def pooled(self, batch: Batch, features: Sequence[FeatureSpec]) -> dict[str, torch.Tensor]:
         """Return pooled outputs of some of the layers, from a full forward pass."""
         reduce = rows_of_batch({f.layer: self._reduce[f.layer] for f in features}, batch)
         outputs: dict[str, torch.Tensor] = self.source.run(self.inputs(batch), reduce, module=self.network)

@@ -1,4 +1,4 @@
-"""Pretraining: an architecture and a source task → a Source. One objective per file. Floor 5."""
+"""Pretraining: an architecture and a source task → a Source; and training from scratch, its control."""
 
 from headstart.pretraining.base import OBJECTIVES
 from headstart.pretraining.pretrain import pretrain

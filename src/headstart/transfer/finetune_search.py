@@ -18,8 +18,9 @@ from headstart.dataset.dataset import Dataset
 from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError
 from headstart.extraction.autotune import device_name
+from headstart.extraction.features import FeatureSpec
 from headstart.finetuning.finetune import FineTuneResult, finetune
-from headstart.finetuning.model import HeadInit, LayerSpec
+from headstart.finetuning.model import HeadInit
 from headstart.heads.base import HEADS, Head
 from headstart.heads.base import head as make_head
 from headstart.imbalance import log_adjustment, row_weights
@@ -166,7 +167,7 @@ class FineTuneSearch:
         """The labelled items."""
         return self.labelled.data
 
-    def _tune(self, features: list[LayerSpec], start: HeadInit, **how: Any) -> FineTuneResult:
+    def _tune(self, features: list[FeatureSpec], start: HeadInit, **how: Any) -> FineTuneResult:
         return finetune(
             self.source,
             features,
@@ -179,13 +180,13 @@ class FineTuneSearch:
             **how,
         )
 
-    def _start(self, ground: HeadModel, fitting: Ints) -> tuple[HeadInit, list[LayerSpec]]:
+    def _start(self, ground: HeadModel, fitting: Ints) -> tuple[HeadInit, list[FeatureSpec]]:
         X = ground.features(self.labelled.rows)[fitting]
         head = _linear(ground, X, self.T[fitting], kind=self.kind, shift=self.shift)
-        features = [LayerSpec(part.layer, part.pooling) for part in ground.specs]
+        features = list(ground.specs)
         return HeadInit.of(head.coef_ / head.temperature_, head.intercept_ / head.temperature_, X), features
 
-    def _augmentations(self, features: list[LayerSpec], start: HeadInit, held: Ints) -> Views | None:
+    def _augmentations(self, features: list[FeatureSpec], start: HeadInit, held: Ints) -> Views | None:
         """Random views, decided on once: every run sees the same, and the cache computes them once."""
         if "views" not in self._views:
             how: dict[str, Any] = {"policy": self.policy, "features": features, "start": start, "device": self.device}

@@ -18,7 +18,7 @@ from headstart.extraction.loading import sample_loader
 from headstart.finetuning.budget import estimate
 from headstart.finetuning.cache import ActivationStore
 from headstart.finetuning.finetune import decisions
-from headstart.finetuning.model import FineTuneModel, HeadInit, LayerSpec
+from headstart.finetuning.model import FineTuneModel, HeadInit
 from headstart.heads.base import HEADS
 from headstart.policies.base import Policy
 from headstart.predictor.target_model import HeadModel
@@ -107,7 +107,7 @@ def views(
     held: np.ndarray,
     *,
     policy: Policy,
-    features: Sequence[LayerSpec],
+    features: Sequence[FeatureSpec],
     start: HeadInit,
     score: Callable[[np.ndarray], float] | None,
     device: str,

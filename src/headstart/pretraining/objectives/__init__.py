@@ -1,1 +1,1 @@
-"""pretraining/objectives."""
+"""Objectives of pretraining; the table is in ``pretraining/base.py``."""
