@@ -242,7 +242,7 @@ class Rows:
     """What a predictor reads, with one layer."""
 
     def __init__(self, X):
-        self.at = {(0, "1"): X}
+        self.rows = {(0, "1"): X}
 
 
 class TestFile:

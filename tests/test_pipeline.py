@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -142,6 +145,22 @@ def test_remarks_are_counted():
     for i in range(5):
         one((i, key(i)))
     assert spent.remarks == {"odd": 2}
+
+
+def test_counts_are_complete_when_several_threads_read():
+    class SlowCounter(Counter):
+        """Another thread gets its turn between reading a count and writing it."""
+
+        def __getitem__(self, key):
+            value = super().__getitem__(key)
+            time.sleep(0.002)
+            return value
+
+    stats = PipelineStats(remarks=SlowCounter())
+    read = make_reader(lambda i: i, stats, lambda sample: "cut")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, [(i, key(i)) for i in range(64)]))
+    assert dict(stats.remarks) == {"cut": 64}
 
 
 def test_problems_are_kept_or_raised():

@@ -510,7 +510,7 @@ def slowed(monkeypatch, speed: float) -> list[int]:
         from dataclasses import replace
 
         bank = extract(source, data, **options)
-        bank.choice = replace(bank.choice, speed=speed)
+        bank.runtime = replace(bank.runtime, speed=speed)
         sizes.append(len(data))
         return bank
 

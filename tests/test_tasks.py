@@ -60,26 +60,30 @@ def test_every_task_that_can_be_fitted_can_be_answered():
 def test_pieces_belong_to_their_items(photos):
     place = (0, photos.layers[0])
     found = rows(photos, PICTURES, copies([2, 0, 3]))
-    assert found.keep.tolist() == [0, 2] and len(found.data) == 2 and found.division.owner.tolist() == [0, 0, 1, 1, 1]
+    assert (
+        found.index.tolist() == [0, 2]
+        and len(found.data) == 2
+        and found.segments.item_index.tolist() == [0, 0, 1, 1, 1]
+    )
     assert [(one.index, one.reason) for one in found.skipped] == [(1, "torn")]
-    assert len(found.division.pieces) == 5 == len(found.at[place])
+    assert len(found.segments.data) == 5 == len(found.rows[place])
     plain = rows(photos, PICTURES, None)
-    assert plain.division is None and np.allclose(found.at[place], plain.at[place][[0, 0, 2, 2, 2]], atol=1e-6)
+    assert plain.segments is None and np.allclose(found.rows[place], plain.rows[place][[0, 0, 2, 2, 2]], atol=1e-6)
 
 
 def test_an_item_without_pieces_is_raised_when_asked(photos):
     with pytest.raises(UnreadableItem, match="torn"):
         rows(photos, PICTURES, copies([1, 0, 1]), on_error="raise")
-    assert not len(rows(photos, PICTURES, copies([0, 0, 0])).keep)
+    assert not len(rows(photos, PICTURES, copies([0, 0, 0])).index)
 
 
 def test_an_item_with_a_piece_that_cannot_be_read_is_left_out(photos):
     place = (0, photos.layers[0])
     found = rows(photos, PICTURES, copies([2, 2, 1], broken=[2]))
-    assert found.keep.tolist() == [0, 2] and found.division.owner.tolist() == [0, 0, 1]
+    assert found.index.tolist() == [0, 2] and found.segments.item_index.tolist() == [0, 0, 1]
     assert [one.index for one in found.skipped] == [1] and "not" in found.skipped[0].reason
     plain = rows(photos, PICTURES, None)
-    assert np.allclose(found.at[place], plain.at[place][[0, 0, 2]], atol=1e-6)
+    assert np.allclose(found.rows[place], plain.rows[place][[0, 0, 2]], atol=1e-6)
 
 
 def test_answers_share_a_pass_where_pooling_and_pieces_allow():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -34,3 +34,37 @@ class SkippedItem:
 
     def __str__(self) -> str:
         return f"{self.item}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """The way one source is run on one machine: chosen once, remembered, and written into every recipe.
+
+    Attributes
+    ----------
+    engine, precision : str
+    device : str
+    batch_size : int
+    cosine : float
+        Least cosine between these features and fp32's, over the rows measured.
+    speed : float
+        Items per second measured when it was chosen; 0 when it was given, not measured.
+    """
+
+    engine: str
+    precision: str
+    device: str = "cpu"
+    batch_size: int = 16
+    cosine: float = 1.0
+    speed: float = 0.0
+
+    def recipe(self) -> dict[str, Any]:
+        """The part that changes numbers."""
+        return {"engine": self.engine, "precision": self.precision, "device": self.device.partition(":")[0]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.precision} on {self.device}, {self.batch_size} at a time"

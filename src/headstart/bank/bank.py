@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart._base.hashing import fingerprint
 from headstart._base.registry import unknown_name
-from headstart._base.typing import Array, Float, Ints, SkippedItem
+from headstart._base.typing import Array, Float, Ints, RuntimeConfig, SkippedItem
 from headstart.bank.file_keys import KeyTable
 from headstart.bank.table import Table
 from headstart.dataset.dataset import Dataset
@@ -116,6 +116,9 @@ class Store:
         return KeyTable(Path(self.root).expanduser() / "keys")
 
 
+_UNKNOWN_RUNTIME = RuntimeConfig("unknown", "unknown")  # of banks that were opened, not extracted
+
+
 class FeatureBank:
     """Feature rows of a source's layers, and what it took to compute them. Returned by ``extract``.
 
@@ -128,6 +131,8 @@ class FeatureBank:
     skipped : sequence of SkippedItem
     seconds : mapping
         Stage → seconds.
+    runtime : RuntimeConfig, optional
+        How the source was run; also as ``.choice``, its name in version 0.1.
 
     Attributes
     ----------
@@ -146,6 +151,7 @@ class FeatureBank:
         computed: int = 0,
         skipped: Sequence[SkippedItem] = (),
         seconds: Mapping[str, float] | None = None,
+        runtime: RuntimeConfig | None = None,
     ) -> None:
         self._tables = dict(tables)
         self.layers = tuple(self._tables)
@@ -153,7 +159,12 @@ class FeatureBank:
         self.computed = computed
         self.skipped = list(skipped)
         self.seconds = dict(seconds or {})
-        self.choice: Any = None  # how the source was run, set by extract
+        self.runtime = runtime if runtime is not None else _UNKNOWN_RUNTIME
+
+    @property
+    def choice(self) -> RuntimeConfig:
+        """The runtime that the rows were computed with."""
+        return self.runtime
 
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped):,} skipped" if self.skipped else ""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headstart._base.registry import Family
+from headstart._base.typing import RuntimeConfig as RuntimeConfig
 from headstart.errors import NumericsError
 
 if TYPE_CHECKING:
@@ -36,40 +36,6 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 Rows = np.ndarray | list[np.ndarray]
 Reduce = Callable[["torch.Tensor", "Batch"], Any]
-
-
-@dataclass(frozen=True)
-class RuntimeConfig:
-    """The way one source is run on one machine: chosen once, remembered, and written into every recipe.
-
-    Attributes
-    ----------
-    engine, precision : str
-    device : str
-    batch_size : int
-    cosine : float
-        Least cosine between these features and fp32's, over the rows measured.
-    speed : float
-        Items per second measured when it was chosen; 0 when it was given, not measured.
-    """
-
-    engine: str
-    precision: str
-    device: str = "cpu"
-    batch_size: int = 16
-    cosine: float = 1.0
-    speed: float = 0.0
-
-    def recipe(self) -> dict[str, Any]:
-        """The part that changes numbers."""
-        return {"engine": self.engine, "precision": self.precision, "device": self.device.partition(":")[0]}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return f"{self.engine} {self.precision} on {self.device}, {self.batch_size} at a time"
 
 
 class Engine(ABC):

@@ -136,9 +136,9 @@ def extract(
     _report_skipped(home, data, skipped, spent)
     times = {"choose": chosen - begun, "read": spent.read, "forward": spent.forward, "write": spent.write}
     seconds = {**times, "total": time.perf_counter() - begun}
-    bank = FeatureBank(tables=tables, recipes=recipes, computed=spent.rows, skipped=skipped, seconds=seconds)
-    bank.choice = choice
-    return bank
+    return FeatureBank(
+        tables=tables, recipes=recipes, computed=spent.rows, skipped=skipped, seconds=seconds, runtime=choice
+    )
 
 
 def recipe(source: Source, layer: str, pooling: str, choice: RuntimeConfig, *, data: Dataset) -> dict[str, Any]:

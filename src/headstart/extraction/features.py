@@ -1,4 +1,8 @@
-"""Rows for a predictor: its sources are run as they were in training, or as near to that as this machine can."""
+"""Features of several sources for the items that all of them can read, and how a predictor's sources are run.
+
+Training reads candidate layers of every source; a fitted predictor reads the layers of its heads, run as in training or
+as near to that as this machine can. Both get a :class:`FeatureSet`.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from headstart._base.progress import note
-from headstart._base.typing import SkippedItem
+from headstart._base.typing import Array, Float, Ints, SkippedItem
 from headstart.bank.bank import FeatureBank
 from headstart.dataset.dataset import Dataset
 from headstart.engines.base import ENGINES, RuntimeConfig
-from headstart.errors import MissingPackage, UnreadableItem
+from headstart.errors import DataError, MissingPackage, UnreadableItem
 from headstart.extraction.autotune import device_name
 from headstart.extraction.extract import NothingReadable, extract
 from headstart.extraction.loading import item_label
-from headstart.sources.base import Source
+from headstart.sources.base import Source, display_names
 
 _CHANNELS = (1, 3, 4)
 _NOTHING = "there is nothing in it"
@@ -28,7 +32,8 @@ TOO_LONG = (
     "the source with a higher max_patches"
 )
 
-LayerKey = tuple[int, str]
+LayerKey = tuple[int, str]  # (number of the source, layer)
+LayerRows = Any  # (n, …) array, or for un-pooled layers a list of n arrays (steps, d)
 
 
 @dataclass(frozen=True)
@@ -39,53 +44,194 @@ class FeatureSpec:
     layer: str
     pooling: str
 
+    @property
+    def key(self) -> LayerKey:
+        """The key of its rows in a :class:`FeatureSet`."""
+        return self.source, self.layer
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """Options of :func:`headstart.extract` for one of several sources; see there."""
+
+    layers: str | Sequence[str] = "auto"
+    pooling: str | Mapping[str, str] = "auto"
+    engine: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    device: str = "auto"
+    on_error: str | None = None
+
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Items taken apart.
+    """Items cut into segments: documents into sentences.
 
     Attributes
     ----------
-    pieces : Dataset
-        Of all items, in order.
-    owner : (m,) array
-        The item that each piece belongs to, ascending.
+    data : Dataset
+        The m segments of all items, in order.
+    item_index : (m,) array
+        The item that each segment belongs to, ascending.
     unreadable : mapping item → reason, optional
-        Items that could not be taken apart.
+        Items that could not be cut.
     """
 
-    pieces: Dataset
-    owner: np.ndarray
+    data: Dataset
+    item_index: Ints
     unreadable: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """What the sources gave for the items that every source can read.
+    """Features of several sources, for the n items that every source can read.
 
     Attributes
     ----------
     data : Dataset
         The items that could be read.
-    keep : (n,) array
-        Their positions in what was asked for.
-    at : mapping (source, layer) → rows
-        One row per item, or per piece; un-pooled ones are lists of arrays (steps, d).
+    rows : mapping (source, layer) → rows
+        One row per item, or per segment; un-pooled layers give lists of arrays (steps, d).
+    specs : mapping (source, layer) → FeatureSpec
+    index : (n,) array
+        Positions of the items in the dataset that was asked for.
     skipped : tuple of SkippedItem
-    division : Division, optional
-        The pieces of the items in ``data``, where they were taken apart: ``owner`` counts in ``data``.
+        The other items, each once, by position.
+    sources : tuple of Source
+    runtimes : tuple of RuntimeConfig
+        How each source was run.
+    segments : Segments, optional
+        The segments of ``data``, where items were cut: ``item_index`` counts in ``data``.
     """
 
     data: Dataset
-    keep: np.ndarray
-    at: Mapping[LayerKey, Any]
-    skipped: tuple[SkippedItem, ...]
-    division: Segments | None = None
+    rows: Mapping[LayerKey, LayerRows]
+    specs: Mapping[LayerKey, FeatureSpec]
+    index: Ints
+    skipped: tuple[SkippedItem, ...] = ()
+    sources: tuple[Source, ...] = ()
+    runtimes: tuple[RuntimeConfig, ...] = ()
+    segments: Segments | None = None
+
+    def take(self, index: Ints) -> FeatureSet:
+        """Return the features of some of the items, in the order of ``index``."""
+        index = np.asarray(index, dtype=np.int64)
+        row_index, segments = index, None
+        if self.segments is not None:
+            of_item = [np.flatnonzero(self.segments.item_index == i) for i in index.tolist()]
+            row_index = np.concatenate([*of_item, np.zeros(0, np.int64)])
+            item_index = np.repeat(np.arange(len(index)), [len(positions) for positions in of_item])
+            segments = Segments(self.segments.data.take(row_index), item_index)
+        rows = {key: take_rows(X, row_index) for key, X in self.rows.items()}
+        data = self.data.take(index)
+        return dataclasses.replace(self, data=data, rows=rows, index=self.index[index], segments=segments)
+
+    def labelled(self, target: str) -> tuple[FeatureSet, Float]:
+        """Return the items that have a label in one column, and their targets (n, t).
+
+        Raises
+        ------
+        DataError
+            When there is none.
+        """
+        column = next(column for column in self.data.columns if column.name == target)
+        T = column.matrix()
+        has_label = ~np.isnan(T).any(axis=1)
+        if has_label.all():
+            return self, T
+        if not has_label.any():
+            raise DataError(f"No item has a label in {target!r}.")
+        index = np.flatnonzero(has_label)
+        note(f"{len(T) - len(index)} of {len(T)} items have no label in {target!r} and are left out.")
+        return self.take(index), T[index]
+
+    def concatenate(self, keys: Sequence[LayerKey]) -> Array:
+        """Return pooled layers side by side, (n, d); of one layer the rows themselves."""
+        if len(keys) == 1:
+            return np.asanyarray(self.rows[keys[0]])  # memory-mapped rows stay so
+        return np.concatenate([self.rows[key] for key in keys], axis=1)
+
+    def deepest_first(self) -> list[LayerKey]:
+        """Return all keys, source by source: of equals the first is chosen, and deeper layers are the usual choice."""
+        macs = {(i, layer.name): layer.macs for i, source in enumerate(self.sources) for layer in source.layers}
+        return sorted(self.rows, key=lambda key: (key[0], -macs.get(key, 0)))
+
+    def display_name(self, key: LayerKey) -> str:
+        """Return the name of a layer in tables: with its source where there are several."""
+        if len(self.sources) == 1:
+            return key[1]
+        return f"{display_names(self.sources)[key[0]]}/{key[1]}"
+
+
+def extract_all(
+    sources: Sequence[Source],
+    data: Dataset,
+    options: Sequence[ExtractOptions | None],
+    *,
+    store: str | Path | bool | None = None,
+) -> FeatureSet:
+    """Extract features of several sources, and keep the items that all of them can read.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    data : Dataset
+    options : sequence of ExtractOptions or None
+        One per source; None leaves a source out (its number stays).
+    store
+        As for :func:`headstart.extract`. Vectors that are their own features are not stored again.
+
+    Returns
+    -------
+    FeatureSet
+        It may be empty. Items that were cut short, so that an un-pooled layer has no frames of them, are among its
+        ``skipped``.
+
+    Raises
+    ------
+    NothingReadable
+        When one source can read no item at all.
+
+    Notes
+    -----
+    Cost: one :func:`headstart.extract` per source.
+    """
+    banks: dict[int, FeatureBank] = {}
+    readable = np.ones(len(data), dtype=bool)
+    for number, (source, asked) in enumerate(zip(sources, options, strict=True)):
+        if asked is None:
+            continue
+        source_store = False if is_passthrough(source) else store
+        bank = extract(source, data, store=source_store, **vars(asked))
+        readable &= bank.keep(data)
+        banks[number] = bank
+    index = np.flatnonzero(readable)
+    data_read = _take_or_all(data, index)
+    rows: dict[LayerKey, LayerRows] = {}
+    specs: dict[LayerKey, FeatureSpec] = {}
+    skipped: dict[int, SkippedItem] = {}
+    for number, bank in banks.items():
+        skipped |= {item.position: item for item in bank.skipped}
+        for layer in bank.layers:
+            specs[number, layer] = FeatureSpec(number, layer, bank.recipe[layer]["pooling"])
+            rows[number, layer] = _read_rows(bank, layer, data_read)
+    complete = has_frames(rows, len(index))
+    skipped |= {i: SkippedItem(item_label(data, i), TOO_LONG, i) for i in index[~complete].tolist()}
+    features = FeatureSet(
+        data_read,
+        rows,
+        specs,
+        index,
+        skipped=tuple(skipped[position] for position in sorted(skipped)),
+        sources=tuple(sources),
+        runtimes=tuple(bank.runtime for bank in banks.values()),
+    )
+    return features if complete.all() else features.take(np.flatnonzero(complete))
 
 
 def extract_features(
     sources: Sequence[Source],
-    choices: Sequence[RuntimeConfig],
+    runtimes: Sequence[RuntimeConfig],
     poolings: Sequence[Mapping[str, str]],
     data: Dataset,
     *,
@@ -93,106 +239,113 @@ def extract_features(
     on_error: str,
     store: str | Path | bool | None,
 ) -> FeatureSet:
-    """``poolings`` has one mapping layer → pooling per source."""
-    if divide is None:
-        keep, at, lost = _rows(sources, choices, poolings, data, on_error=on_error, store=store)
-        return FeatureSet(_take_or_all(data, keep), keep, at, lost)
-    whole = divide(data)
-    empty = sorted(set(range(len(data))) - set(whole.owner.tolist()))
+    """Extract features as a fitted predictor reads them.
+
+    Parameters
+    ----------
+    sources, runtimes : sequences
+        Each source, and how it is run.
+    poolings : sequence of mappings
+        Per source, layer → pooling; empty for a source that is not needed.
+    divide : callable, optional
+        Cuts the items into the segments that the sources run on.
+    on_error : {"skip", "raise"}
+
+    Raises
+    ------
+    UnreadableItem
+        With ``on_error="raise"``, for the first item that cannot be read.
+    """
+    options = [
+        ExtractOptions(list(pooling), pooling, runtime.engine, runtime.precision, runtime.batch_size, on_error=on_error)
+        if pooling
+        else None
+        for runtime, pooling in zip(runtimes, poolings, strict=True)
+    ]
+    segments = None if divide is None else divide(data)
+    if segments is None:
+        return _extract_or_skip(sources, data, options, on_error=on_error, store=store)
+    empty = np.setdiff1d(np.arange(len(data)), segments.item_index).tolist()
     if empty and on_error == "raise":
-        raise UnreadableItem(item_label(data, empty[0]), whole.unreadable.get(empty[0], _NOTHING))
-    there, at, lost = _rows(sources, choices, poolings, whole.pieces, on_error=on_error, store=store)
-    return _join_segments(data, whole, there, at=at, lost=lost)
+        raise UnreadableItem(item_label(data, empty[0]), segments.unreadable.get(empty[0], _NOTHING))
+    features = _extract_or_skip(sources, segments.data, options, on_error=on_error, store=store)
+    return _join_segments(data, segments, features)
 
 
-def _rows(
+def _extract_or_skip(
     sources: Sequence[Source],
-    choices: Sequence[RuntimeConfig],
-    poolings: Sequence[Mapping[str, str]],
     data: Dataset,
+    options: Sequence[ExtractOptions | None],
     *,
     on_error: str,
     store: str | Path | bool | None,
-) -> tuple[np.ndarray, dict[LayerKey, Any], tuple[SkippedItem, ...]]:
-    """Positions of what every source can read, the rows of that, and what was left out."""
+) -> FeatureSet:
+    """Extract; nothing readable is no error where items may be skipped, and clips cut short are one otherwise."""
+    nothing = np.zeros(0, np.int64)
     if not len(data):
-        return np.arange(0), {}, ()
-    banks = []
-    there = np.ones(len(data), dtype=bool)
-    for index, (source, choice, pooling) in enumerate(zip(sources, choices, poolings)):
-        if not pooling:
-            continue
-        how: dict[str, Any] = {"engine": choice.engine, "precision": choice.precision, "batch_size": choice.batch_size}
-        home = False if is_passthrough(source) else store
-        try:
-            bank = extract(source, data, layers=list(pooling), pooling=pooling, on_error=on_error, store=home, **how)
-        except NothingReadable as error:
-            if on_error != "skip":
-                raise
-            return np.arange(0), {}, error.skipped
-        there &= bank.keep(data)
-        banks.append((index, bank))
-    keep = np.flatnonzero(there)
-    kept = _take_or_all(data, keep)
-    at = {(index, layer): read(bank, layer, kept) for index, bank in banks for layer in bank.layers}
-    seen = {one.position: one for _, bank in banks for one in bank.skipped}
-    whole = has_frames(at, len(keep))
-    for i in keep[~whole].tolist():
-        if on_error == "raise":
-            raise UnreadableItem(item_label(data, i), TOO_LONG)
-        seen[i] = SkippedItem(item_label(data, i), TOO_LONG, i)
-    at = {place: take_rows(X, np.flatnonzero(whole)) for place, X in at.items()}
-    return keep[whole], at, tuple(seen[i] for i in sorted(seen))
+        return FeatureSet(data, {}, {}, nothing, sources=tuple(sources))
+    try:
+        features = extract_all(sources, data, options, store=store)
+    except NothingReadable as error:
+        if on_error != "skip":
+            raise
+        return FeatureSet(data.take(nothing), {}, {}, nothing, skipped=error.skipped, sources=tuple(sources))
+    too_long = [item for item in features.skipped if item.reason == TOO_LONG]
+    if too_long and on_error == "raise":
+        raise UnreadableItem(too_long[0].item, TOO_LONG)
+    return features
 
 
-def has_frames(at: Mapping[LayerKey, Any], n: int) -> np.ndarray:
-    """Which of n items have frames at every place: a clip that was cut has none."""
-    whole = np.ones(n, dtype=bool)
-    for X in at.values():
+def has_frames(rows: Mapping[LayerKey, LayerRows], n_items: int) -> Array:
+    """Return a mask (n,) of the items with frames at every layer: a clip that was cut has none."""
+    complete = np.ones(n_items, dtype=bool)
+    for X in rows.values():
         if isinstance(X, list):
-            whole &= np.array([len(one) > 0 for one in X], dtype=bool)
-    return whole
+            complete &= np.array([len(frames) > 0 for frames in X], dtype=bool)
+    return complete
 
 
-def take_rows(X: Any, which: np.ndarray) -> Any:
-    """Some rows, of an array or of a list."""
-    return [X[i] for i in which.tolist()] if isinstance(X, list) else X if len(which) == len(X) else X[which]
+def take_rows(X: LayerRows, index: Ints) -> LayerRows:
+    """Return some rows of an array or a list."""
+    return [X[i] for i in index.tolist()] if isinstance(X, list) else X[index]
 
 
-def read(bank: FeatureBank, layer: str, data: Dataset) -> Any:
-    """Rows of a layer as heads want them: an array, or a list of arrays where the layer is un-pooled."""
+def _read_rows(bank: FeatureBank, layer: str, data: Dataset) -> LayerRows:
+    """Return the rows of a layer as heads read them: an array, or a list of arrays where the layer is un-pooled."""
     unpooled = bank.recipe[layer]["pooling"] in ("frames", "none")
     return bank.sequences(layer, data) if unpooled else bank.rows(layer, data)
 
 
-def _take_or_all(data: Dataset, keep: np.ndarray) -> Dataset:
-    return data if len(keep) == len(data) else data.take(keep)
+def _take_or_all(data: Dataset, index: Ints) -> Dataset:
+    return data if len(index) == len(data) else data.take(index)
 
 
-def _join_segments(
-    data: Dataset, whole: Segments, there: np.ndarray, *, at: Mapping[LayerKey, Any], lost: Sequence[SkippedItem]
-) -> FeatureSet:
-    """The items all of whose pieces were read, and their pieces; an item without pieces is left out."""
-    readable = np.isin(np.arange(len(whole.owner)), there)
-    wanted = np.bincount(whole.owner, minlength=len(data))
-    got = np.bincount(whole.owner[readable], minlength=len(data))
-    keep = np.flatnonzero((wanted > 0) & (got == wanted))
-    reasons = {**whole.unreadable, **{int(whole.owner[one.index]): one.reason for one in lost}}
+def _join_segments(data: Dataset, segments: Segments, features: FeatureSet) -> FeatureSet:
+    """Return the items all of whose segments were read, with these; an item without segments is left out."""
+    item_index = segments.item_index
+    n_segments = np.bincount(item_index, minlength=len(data))
+    n_read = np.bincount(item_index[features.index], minlength=len(data))
+    complete = (n_segments > 0) & (n_read == n_segments)
+    index = np.flatnonzero(complete)
+    unread = {int(item_index[segment.position]): segment.reason for segment in features.skipped}
+    reasons = {**segments.unreadable, **unread}
     skipped = [
-        SkippedItem(item_label(data, i), reasons.get(i, _NOTHING), i)
-        for i in np.flatnonzero((wanted == 0) | (got < wanted)).tolist()
+        SkippedItem(item_label(data, i), reasons.get(i, _NOTHING), i) for i in np.flatnonzero(~complete).tolist()
     ]
-    used = np.flatnonzero(np.isin(whole.owner, keep))
-    places = np.searchsorted(there, used)
-    rows = {place: take_rows(X, places) for place, X in at.items()}
-    owner = np.searchsorted(keep, whole.owner[used])
-    return FeatureSet(
-        _take_or_all(data, keep), keep, rows, tuple(skipped), Segments(_take_or_all(whole.pieces, used), owner)
+    used = np.flatnonzero(np.isin(item_index, index))
+    positions = np.searchsorted(features.index, used)  # of these segments among those that were read
+    return dataclasses.replace(
+        features,
+        data=_take_or_all(data, index),
+        rows={key: take_rows(X, positions) for key, X in features.rows.items()},
+        index=index,
+        skipped=tuple(skipped),
+        segments=Segments(_take_or_all(segments.data, used), np.searchsorted(index, item_index[used])),
     )
 
 
 def is_passthrough(source: Source) -> bool:
-    """Whether features are the items themselves: keeping them on the disk would only copy them."""
+    """Return True where features are the items themselves: keeping them on the disk would only copy them."""
     return source.rebuild is not None and (source.rebuild["family"], source.modality) == ("identity", "vector")
 
 

@@ -52,6 +52,7 @@ class PipelineStats:
     rows: int = 0
     problems: list[WorkItem] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
+    lock: Lock = field(default_factory=Lock, repr=False)
 
 
 def make_reader(
@@ -70,8 +71,11 @@ def make_reader(
         except UnreadableItem as problem:
             work.problem = problem
         if remark is not None and work.problem is None and (text := remark(work.sample)):
-            spent.remarks[text] += 1
-        spent.read += time.perf_counter() - start
+            with spent.lock:  # += is no atomic step, and several threads read
+                spent.remarks[text] += 1
+        seconds = time.perf_counter() - start
+        with spent.lock:
+            spent.read += seconds
         return work
 
     return one

@@ -28,7 +28,7 @@ def evaluate_predictor(predictor: Predictor, data: Dataset, on_error: str) -> Re
     labels = {model.target: model.parse_labels(columns[model.target]) for model in predictor.targets}
     features = predictor._extract(data, on_error)
     skipped = collect_skipped(features)
-    n_read = max(len(rows.keep) for rows in features.values())
+    n_read = max(len(rows.index) for rows in features.values())
     if not n_read:
         first = skipped[0]
         raise DataError(f"None of the {len(data):,} items can be read; the first: {first.item}: {first.reason}")
@@ -36,7 +36,7 @@ def evaluate_predictor(predictor: Predictor, data: Dataset, on_error: str) -> Re
     notes = []
     for model in predictor.targets:
         rows = features[model.target]
-        truth = [labels[model.target][i] for i in rows.keep]
+        truth = [labels[model.target][i] for i in rows.index]
         n_unlabelled = sum(value is None for value in truth)
         if n_unlabelled:
             notes.append(f"{n_unlabelled} of {len(truth)} items have no label in {model.target!r} and are left out.")

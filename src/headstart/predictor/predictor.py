@@ -131,12 +131,12 @@ class Predictor:
         decisions: dict[str, Any] = {}
         for model in self.targets:
             rows = features[model.target]
-            predictions = model.infer(rows) if len(rows.keep) else TargetPredictions(())
-            labels[model.target] = _spread_labels(predictions.labels, rows.keep, len(data))
+            predictions = model.infer(rows) if len(rows.index) else TargetPredictions(())
+            labels[model.target] = _spread_labels(predictions.labels, rows.index, len(data))
             if "proba" in model.outputs:
-                chances[model.target] = _spread(predictions.probabilities, rows.keep, (len(data), model.width))
+                chances[model.target] = _spread(predictions.probabilities, rows.index, (len(data), model.width))
             if "decision" in model.outputs:
-                decisions[model.target] = _spread(predictions.decisions, rows.keep, (len(data), model.width))
+                decisions[model.target] = _spread(predictions.decisions, rows.index, (len(data), model.width))
         several = len(self.targets) > 1
         return Predictions(
             labels=_shaped(labels, single=single, several=several),

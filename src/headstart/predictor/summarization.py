@@ -77,8 +77,8 @@ def sentence_vectors(rows: Mapping[LayerKey, Array], specs: Sequence[FeatureSpec
 
 def join_documents(segments: Segments, count: int) -> list[tuple[Document, slice]]:
     """Put sentences together to documents, each with the slice that its sentences are among all."""
-    ends = np.searchsorted(segments.owner, np.arange(count + 1))
-    sentences = segments.pieces.items
+    ends = np.searchsorted(segments.item_index, np.arange(count + 1))
+    sentences = segments.data.items
     return [(Document(tuple(sentences[a:b])), slice(int(a), int(b))) for a, b in pairwise(ends)]
 
 
@@ -159,9 +159,9 @@ class Summarization(TextModel):
 
     def _documents(self, features: FeatureSet) -> list[tuple[Document, Array | None]]:
         """Documents with the vectors of their sentences."""
-        assert features.division is not None
-        vectors = sentence_vectors(features.at, self.specs)
-        documents = join_documents(features.division, len(features.data))
+        assert features.segments is not None
+        vectors = sentence_vectors(features.rows, self.specs)
+        documents = join_documents(features.segments, len(features.data))
         return [(document, None if vectors is None else vectors[rows]) for document, rows in documents]
 
     def _select(self, document: Document, vectors: Array | None) -> Ints:

@@ -243,7 +243,7 @@ class HeadModel(TargetModel):
 
     def infer(self, features: FeatureSet) -> TargetPredictions:
         """Labels, decisions and, but for regression, probabilities."""
-        return self.infer_rows(self.features(features.at))
+        return self.infer_rows(self.features(features.rows))
 
     def parse_labels(self, column: Target) -> list[Any]:
         """Return the column's labels, checked against the task and the classes."""

@@ -34,7 +34,7 @@ class Transcription(TextModel):
     def infer(self, features: FeatureSet) -> TargetPredictions:
         """One text per item."""
         (spec,) = self.specs
-        return TargetPredictions(self.recogniser.texts(features.at[spec.source, spec.layer]))
+        return TargetPredictions(self.recogniser.texts(features.rows[spec.source, spec.layer]))
 
     def evaluate(self, labels: list[Any], features: FeatureSet) -> Result:
         """Word and character error rate."""

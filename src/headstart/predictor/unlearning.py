@@ -37,7 +37,7 @@ def forget(predictor: Predictor, x: Any, store: str | Path | None) -> Predictor:
     features = predictor._extract(data, "raise", _store_with_features(predictor, data, store))
     targets = []
     for model, exact_sums in models:
-        remaining = exact_sums.without(model.features(features[model.target].at), keys)
+        remaining = exact_sums.without(model.features(features[model.target].rows), keys)
         _check_remaining(model, exact_sums, remaining)
         targets.append(model.solve(remaining))
     record = {"items": len(set(keys)), "solved_again": list(SOLVED_AGAIN), "unchanged": list(UNCHANGED)}

@@ -75,7 +75,7 @@ def _score_on_sample(bank: FeatureBank, sample: Dataset, column: str, seed: int)
     there = np.flatnonzero(~np.isnan(T).any(1))
     rows = {name: bank.rows(name, kept)[there] for name in bank.layers}
     choice = select_head(rows, T[there], task=target.task, heads=["ridge"], random_state=seed)
-    per_item = 1 / bank.choice.speed if bank.choice.speed else bank.seconds["total"] / max(len(sample), 1)
+    per_item = 1 / bank.runtime.speed if bank.runtime.speed else bank.seconds["total"] / max(len(sample), 1)
     return choice.score, per_item
 
 

@@ -35,7 +35,7 @@ def layer_columns(
 ) -> dict[str, float | None]:
     """LogME, H-score, kNN, extraction seconds and megabytes of one layer; None where a score does not apply."""
     found = transferability_scores(X, T, task=task)
-    speed = bank.choice.speed if bank.choice is not None else 0.0
+    speed = bank.runtime.speed
     found["seconds"] = len(X) / speed * layer.depth if speed else None
     found["mbytes"] = X.nbytes / 1e6
     return found

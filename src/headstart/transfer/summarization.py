@@ -104,7 +104,7 @@ def _fit(job: FitConfig, columns: Sequence[Target]) -> FitResult:
 def _read(job: FitConfig) -> tuple[Dataset, Any, Array, tuple[FeatureSpec, ...], tuple[RuntimeConfig, ...]]:
     """The documents that can be read, their sentences, and the vectors (m, d) of these."""
     whole = split_documents(job.data)
-    lost = sorted(set(range(len(job.data))) - set(whole.owner.tolist()))
+    lost = sorted(set(range(len(job.data))) - set(whole.item_index.tolist()))
     for index in lost:
         problem = UnreadableItem(item_label(job.data, index), whole.unreadable.get(index, "there is no sentence in it"))
         if job.extract_options["on_error"] == "raise":
@@ -114,16 +114,14 @@ def _read(job: FitConfig) -> tuple[Dataset, Any, Array, tuple[FeatureSpec, ...],
         raise DataError("None of the documents can be read.")
     kept = np.setdiff1d(np.arange(len(job.data)), lost)
     data = job.data.take(kept) if lost else job.data
-    division = whole if not lost else type(whole)(whole.pieces, np.searchsorted(kept, whole.owner))
+    division = whole if not lost else type(whole)(whole.data, np.searchsorted(kept, whole.item_index))
     asked: dict[str, Any] = {"layers": "last" if job.layers == "auto" else job.layers, "pooling": job.pooling}
     how = {**asked, **job.extract_options, "on_error": "raise"}
-    banks = [
-        extract(one, whole.pieces, store=False if is_passthrough(one) else job.store, **how) for one in job.sources
-    ]
+    banks = [extract(one, whole.data, store=False if is_passthrough(one) else job.store, **how) for one in job.sources]
     parts = tuple(
         FeatureSpec(i, layer, bank.recipe[layer]["pooling"]) for i, bank in enumerate(banks) for layer in bank.layers
     )
-    rows = [banks[part.source].rows(part.layer, whole.pieces) for part in parts]
+    rows = [banks[part.source].rows(part.layer, whole.data) for part in parts]
     return data, division, np.concatenate(rows, axis=1), parts, tuple(bank.choice for bank in banks)
 
 
