@@ -28,9 +28,9 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Before anything is imported, and for every process that tests start.
 os.environ.update(SWITCHES)
 for name in THREADS:
-    given = os.environ.get(name, "2")
+    value = os.environ.get(name, "2")
     alone = "PYTEST_XDIST_WORKER" not in os.environ  # workers share the cores: two threads each would only wait
-    os.environ[name] = "2" if alone and given != "1" else "1"
+    os.environ[name] = "2" if alone and value != "1" else "1"
 
 collect_ignore = ["keras2/make.py"]  # a script for TensorFlow, which made the files beside it
 

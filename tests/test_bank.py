@@ -216,7 +216,7 @@ def test_other_byte_orders_and_strides_are_stored_the_same(table):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("rows_and_keys", "message"),
     [
         (np.zeros((2, 3), complex), "cannot be stored"),
         (np.array([["a"], ["b"]]), "cannot be stored"),
@@ -230,9 +230,9 @@ def test_other_byte_orders_and_strides_are_stored_the_same(table):
         ([np.float64(1), np.float64(2)], "one type and inner shape"),
     ],
 )
-def test_rows_that_cannot_be_stored_are_refused(table, given, message):
+def test_rows_that_cannot_be_stored_are_refused(table, rows_and_keys, message):
     with pytest.raises(DataError, match=message):
-        table.append(keys(2), given)
+        table.append(keys(2), rows_and_keys)
     assert not table.folder.exists()
 
 
@@ -254,11 +254,11 @@ def test_one_block_of_one_shard_is_a_view_of_the_file(table):
     assert isinstance(view, np.memmap)
     assert not view.flags.writeable
     assert view.ctypes.data % 4 == 0
-    for asked in (keys(3)[::-1], keys(6, first=7), [keys(1)[0], keys(3)[2]]):
-        fresh = table.get(asked)
+    for requested in (keys(3)[::-1], keys(6, first=7), [keys(1)[0], keys(3)[2]]):
+        fresh = table.get(requested)
         assert not isinstance(fresh, np.memmap)
         assert fresh.flags.writeable
-        assert np.array_equal(fresh, rows(20)[[int.from_bytes(k, "big") for k in asked]])
+        assert np.array_equal(fresh, rows(20)[[int.from_bytes(k, "big") for k in requested]])
     assert isinstance(table.get(keys(5), floats=True), np.memmap)
 
 
@@ -354,20 +354,20 @@ def test_names_ascend_even_when_the_clock_goes_back(table, monkeypatch):
 def test_ten_new_rows_are_ten_new_rows(table):
     table.append(keys(100), rows(100))
     before = {path: path.read_bytes() for path in shards(table)}
-    asked = keys(110)
-    missing = np.flatnonzero(~table.has(asked))
+    requested = keys(110)
+    missing = np.flatnonzero(~table.has(requested))
     assert missing.tolist() == list(range(100, 110))
-    table.append([asked[i] for i in missing], rows(10, first=100))
+    table.append([requested[i] for i in missing], rows(10, first=100))
     assert {path: path.read_bytes() for path in before} == before  # append-only
-    assert np.array_equal(reopened(table).get(asked), rows(110))
+    assert np.array_equal(reopened(table).get(requested), rows(110))
 
 
 def test_ragged_items_share_no_memory_with_the_file(store):
     table = store.table({"ragged": True})
     items = [rows(2), rows(0), rows(3)]
     table.append(keys(3), items)
-    found = table.get(keys(3))
-    found[0][:] = -1
+    result = table.get(keys(3))
+    result[0][:] = -1
     assert np.array_equal(table.get(keys(3))[0], rows(2))
     assert (table.ragged, table.shape) == (True, (3,))
 
@@ -377,12 +377,12 @@ def test_a_large_result_lies_in_a_file_that_has_no_name(table, monkeypatch):
     table.spill = 1000
     before = files(table)
     monkeypatch.setattr(shard_rows, "BLOCK", 100)
-    found = table.get(keys(100)[::-1])
-    assert isinstance(found, np.memmap)
-    assert not found.flags.writeable
+    result = table.get(keys(100)[::-1])
+    assert isinstance(result, np.memmap)
+    assert not result.flags.writeable
     assert files(table) == before
     shutil.rmtree(table.folder)
-    assert np.array_equal(found, rows(100)[::-1])
+    assert np.array_equal(result, rows(100)[::-1])
     assert not isinstance(table.get(keys(0)), np.memmap)
 
 
@@ -406,14 +406,14 @@ def test_a_full_disk_under_a_large_result_is_an_error_not_a_crash(table, monkeyp
 
 def test_a_million_keys(table, quick):
     rng = np.random.default_rng(0)
-    many = rng.integers(0, 256, (1_000_000, 16), dtype=np.uint8)
-    values = np.arange(len(many), dtype=np.int32)[:, None]
-    for part in np.array_split(np.arange(len(many)), 20):
-        table.append(many[part], values[part])
+    million_keys = rng.integers(0, 256, (1_000_000, 16), dtype=np.uint8)
+    values = np.arange(len(million_keys), dtype=np.int32)[:, None]
+    for part in np.array_split(np.arange(len(million_keys)), 20):
+        table.append(million_keys[part], values[part])
     again = reopened(table)
-    order = rng.permutation(len(many))
-    assert again.count == len(many)
-    assert np.array_equal(again.get(many[order]), values[order])
+    order = rng.permutation(len(million_keys))
+    assert again.count == len(million_keys)
+    assert np.array_equal(again.get(million_keys[order]), values[order])
     assert not again.has(rng.integers(0, 256, (1000, 16), dtype=np.uint8)).any()
 
 
@@ -425,8 +425,8 @@ def test_thousands_of_shards_need_no_file_handles(table, quick):
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
         again = reopened(table)
-        held = again.get(keys(3000))
-        assert np.array_equal(held, rows(3000))
+        memory_mapped = again.get(keys(3000))
+        assert np.array_equal(memory_mapped, rows(3000))
         assert sum(len(batch) for batch in again.batches(keys(3000)[::-1], 7)) == 3000
         assert again.compact() == 1500
     finally:

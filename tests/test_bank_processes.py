@@ -79,7 +79,7 @@ def killed_soon(folder, chance) -> bool:
 
 def test_kills_at_random_moments_and_the_rows_are_bit_identical(tmp_path):
     chance = random.Random(0)
-    want, asked = expected(), all_keys()
+    want, requested = expected(), all_keys()
     kills = 0
     for attempt in range(20):  # a fast machine may finish several times before there were enough kills
         folder, before = tmp_path / str(attempt), 0
@@ -87,14 +87,14 @@ def test_kills_at_random_moments_and_the_rows_are_bit_identical(tmp_path):
             kills += 1
             table = Store(folder).table(RECIPE)
             assert table.damaged == {}  # nothing half-written was ever visible
-            there = np.flatnonzero(table.has(asked))
-            for i, found in zip(there, table.batches([asked[i] for i in there], 1)):
-                assert np.array_equal(found[0], want[i])
+            present = np.flatnonzero(table.has(requested))
+            for i, row in zip(present, table.batches([requested[i] for i in present], 1)):
+                assert np.array_equal(row[0], want[i])
             assert table.count % PER_SHARD == 0
             assert table.count >= before  # what was written stays
             before = table.count
         finish(start(FILL, folder, 0, ITEMS, PER_SHARD, WIDTH))
-        assert Store(folder).table(RECIPE).get(asked).tobytes() == want.tobytes()
+        assert Store(folder).table(RECIPE).get(requested).tobytes() == want.tobytes()
         if kills >= 12:
             return
     pytest.fail(f"only {kills} writers were killed before they were done")

@@ -60,12 +60,12 @@ ARRAYS = {
 
 @pytest.mark.parametrize("case", ARRAYS)
 def test_arrays(case):
-    X, asked, modality, preprocessed = ARRAYS[case]
-    data = Dataset.from_arrays(X, ["a", "b", "a"], modality=asked)
+    X, requested, modality, preprocessed = ARRAYS[case]
+    data = Dataset.from_arrays(X, ["a", "b", "a"], modality=requested)
     assert len(data) == 3 and data.modality == modality and data.targets == ("a", "b", "a")
     assert data.meta.get("preprocessed", False) is preprocessed
-    for item, given in zip(data.items, X):
-        np.testing.assert_array_equal(item, given)
+    for item, value in zip(data.items, X):
+        np.testing.assert_array_equal(item, value)
         assert isinstance(item, str if modality == "text" else np.ndarray)
 
 
@@ -175,7 +175,7 @@ def test_several_target_columns():
 
 
 @pytest.mark.parametrize(
-    ("given", "kinds"),
+    ("value", "kinds"),
     [
         (None, "NoneType"),
         (7, "int"),
@@ -183,15 +183,15 @@ def test_several_target_columns():
         (["a.png", np.zeros((4, 4, 3), np.uint8)], "ndarray and str"),
     ],
 )
-def test_what_is_no_item_of_a_prediction(given, kinds):
+def test_what_is_no_item_of_a_prediction(value, kinds):
     with pytest.raises(DataError, match=f"or they are arrays; got {kinds}"):
-        Dataset.from_items(given, "image")
+        Dataset.from_items(value, "image")
 
 
 def test_items_of_a_prediction(tmp_path):
     path = files(tmp_path, a=b"x")["a"]
-    for given in (str(path), path, [str(path)], (path,), [path]):
-        data = Dataset.from_items(given, "image")
+    for value in (str(path), path, [str(path)], (path,), [path]):
+        data = Dataset.from_items(value, "image")
         assert data.items == (path,) and data.modality == "image" and data.targets is None
     assert Dataset.from_items([str(path)]).modality == "image"
     assert Dataset.from_items(["new.jpg", "gone.jpg"], "image").items == (Path("new.jpg"), Path("gone.jpg"))
@@ -221,7 +221,7 @@ def test_a_folder_of_a_prediction(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "modality", "message"),
+    ("value", "modality", "message"),
     [
         ([], None, r"nothing to predict"),
         ([5], "image", r"got int"),
@@ -233,9 +233,9 @@ def test_a_folder_of_a_prediction(tmp_path):
         (["x"], "smell", r"'smell' is not one"),
     ],
 )
-def test_items_that_cannot_be_predicted(given, modality, message):
+def test_items_that_cannot_be_predicted(value, modality, message):
     with pytest.raises((DataError, UnknownName), match=message):
-        Dataset.from_items(given, modality)
+        Dataset.from_items(value, modality)
 
 
 # ---- what it says of itself ---------------------------------------------------------------------------------------
@@ -265,9 +265,9 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("said", SAID)
-def test_one_line(said):
-    assert repr(SAID[said]) == said
+@pytest.mark.parametrize("described", SAID)
+def test_one_line(described):
+    assert repr(SAID[described]) == described
 
 
 def test_one_line_for_many_classes():
@@ -363,12 +363,12 @@ def test_keys_of_many_files_come_in_order(tmp_path):
 class Memory:
     """A key table in memory."""
 
-    def __init__(self, known=()):
-        self.known = dict(known)
+    def __init__(self, stored=()):
+        self.stored = dict(stored)
         self.recorded = {}
 
     def lookup(self, path):
-        return self.known.get(path)
+        return self.stored.get(path)
 
     def record(self, path, key):
         self.recorded[path] = key

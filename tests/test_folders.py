@@ -43,8 +43,8 @@ def test_a_string_a_path_and_home(tmp_path, monkeypatch):
     lay(tmp_path, "photos/cat/1.jpg")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    for given in ("photos", Path("photos"), "~/photos", tmp_path / "photos"):
-        assert Dataset.from_folder(given).targets == ("cat",)
+    for path in ("photos", Path("photos"), "~/photos", tmp_path / "photos"):
+        assert Dataset.from_folder(path).targets == ("cat",)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_broken_files_stay(tmp_path):
     os.symlink(tmp_path / "gone.jpg", tmp_path / "cat/link.jpg")
     data = Dataset.from_folder(tmp_path)
     assert names(data) == ["cat/1.jpg", "cat/empty.jpg", "cat/link.jpg"]
-    found = data.keys()
-    assert [key is None for key in found] == [False, False, True]
+    result = data.keys()
+    assert [key is None for key in result] == [False, False, True]
 
 
 def test_pipes_are_left_alone(tmp_path):
@@ -193,8 +193,8 @@ def test_many_crossing_links_stay_cheap(tmp_path):
     for folder in folders:
         lay(folder, "x.jpg")
     for here in folders:
-        for there in folders:
-            os.symlink(there, here / f"to-{there.name}")
+        for folder in folders:
+            os.symlink(folder, here / f"to-{folder.name}")
     assert len(Dataset.from_folder(tmp_path)) == 14
 
 
@@ -306,5 +306,5 @@ def test_a_real_flat_folder(shared):
 
 
 def test_scan_is_what_from_folder_uses(shared):
-    found = scan_folder(shared / "images/trashnet")
-    assert len(found.files) == 600 and found.empty == [] and found.files[0].part is None
+    result = scan_folder(shared / "images/trashnet")
+    assert len(result.files) == 600 and result.empty == [] and result.files[0].part is None

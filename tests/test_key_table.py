@@ -52,7 +52,7 @@ def learn(store, path, content=None) -> bool:
         return table.record(path, key_of_file(path) if content is None else key_of_bytes(content))
 
 
-def known(store, path):
+def stored_key(store, path):
     with store.key_table() as table:
         return table.lookup(path)
 
@@ -70,7 +70,7 @@ def rewrite(path, content, *, mtime_ns=None):
 
 def test_an_unchanged_file_is_known_to_later_tables(store, photo, later):
     assert learn(store, photo)
-    assert known(store, photo) == key_of_bytes(A)
+    assert stored_key(store, photo) == key_of_bytes(A)
     with store.key_table() as table:
         assert table.lookup(photo) == key_of_bytes(A)
         assert table.lookup(photo) == key_of_bytes(A)
@@ -91,33 +91,33 @@ def test_a_path_may_be_relative_a_string_or_odd(store, photo, later, monkeypatch
     assert learn(store, photo)
     monkeypatch.chdir(photo.parent)
     for same in ("photo.jpg", Path("photo.jpg"), "./x/../photo.jpg", str(photo)):
-        assert known(store, same) == key_of_bytes(A)
+        assert stored_key(store, same) == key_of_bytes(A)
     for name in ("new\nline", "żółw ☃", b"\xff\xfe".decode("utf-8", "surrogateescape"), "a b", "-n"):
         odd = photo.parent / name
         odd.write_bytes(name.encode("utf-8", "surrogateescape"))
         assert learn(store, odd)
-        assert known(store, odd) == key_of_file(odd)
+        assert stored_key(store, odd) == key_of_file(odd)
 
 
 def test_reading_a_file_does_not_make_it_unknown(store, photo, later):
     assert learn(store, photo)
     time.sleep(0.02)
     photo.read_bytes()
-    assert known(store, photo) == key_of_bytes(A)
+    assert stored_key(store, photo) == key_of_bytes(A)
 
 
 def test_an_empty_file_has_a_key(store, tmp_path, later):
     empty = tmp_path / "empty"
     empty.touch()
     assert learn(store, empty)
-    assert known(store, empty) == key_of_bytes(b"")
+    assert stored_key(store, empty) == key_of_bytes(b"")
 
 
 def test_all_zero_keys_and_entries_are_kept(store, photo, later):
     with store.key_table() as table:
         table.lookup(photo)
         table.record(photo, bytes(16))
-    assert known(store, photo) == bytes(16)
+    assert stored_key(store, photo) == bytes(16)
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "null"])
@@ -140,9 +140,9 @@ def test_what_is_no_ordinary_file_has_no_key(store, tmp_path, kind, later):
 def test_a_change_that_keeps_the_size_is_noticed(store, photo, later):
     learn(store, photo)
     rewrite(photo, B)
-    assert known(store, photo) is None
+    assert stored_key(store, photo) is None
     assert learn(store, photo)
-    assert known(store, photo) == key_of_bytes(B)
+    assert stored_key(store, photo) == key_of_bytes(B)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
@@ -150,7 +150,7 @@ def test_a_modification_time_that_was_set_back_is_noticed(store, photo, later):
     learn(store, photo)
     rewrite(photo, B, mtime_ns=photo.stat().st_mtime_ns)
     assert photo.stat().st_size == len(A)
-    assert known(store, photo) is None
+    assert stored_key(store, photo) is None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
@@ -159,7 +159,7 @@ def test_another_file_moved_to_its_place_is_noticed(store, photo, later):
     other = photo.with_name("other.jpg")
     rewrite(other, B, mtime_ns=photo.stat().st_mtime_ns)
     os.replace(other, photo)
-    assert known(store, photo) is None
+    assert stored_key(store, photo) is None
 
 
 def test_a_link_pointed_elsewhere_is_noticed(store, photo, later):
@@ -167,25 +167,25 @@ def test_a_link_pointed_elsewhere_is_noticed(store, photo, later):
     rewrite(other, B)
     link.symlink_to(photo)
     learn(store, link)
-    assert known(store, link) == key_of_bytes(A)
+    assert stored_key(store, link) == key_of_bytes(A)
     link.unlink()
     link.symlink_to(other)
-    assert known(store, link) is None
+    assert stored_key(store, link) is None
 
 
 def test_a_file_at_another_place_is_another_file(store, photo, later):
     learn(store, photo)
-    assert known(store, shutil.copy2(photo, photo.with_name("copy.jpg"))) is None
+    assert stored_key(store, shutil.copy2(photo, photo.with_name("copy.jpg"))) is None
     photo.rename(photo.with_name("moved.jpg"))
-    assert known(store, photo) is None
-    assert known(store, photo.with_name("moved.jpg")) is None
+    assert stored_key(store, photo) is None
+    assert stored_key(store, photo.with_name("moved.jpg")) is None
 
 
 def test_a_file_that_comes_back_as_it_was_is_hashed_again(store, photo, later):
     learn(store, photo)
     rewrite(photo, B)
     rewrite(photo, A)
-    assert known(store, photo) is None
+    assert stored_key(store, photo) is None
 
 
 # ---- the racy case
@@ -193,7 +193,7 @@ def test_a_file_that_comes_back_as_it_was_is_hashed_again(store, photo, later):
 
 def test_a_file_written_just_now_is_not_remembered(store, photo):
     assert not learn(store, photo)
-    assert known(store, photo) is None
+    assert stored_key(store, photo) is None
     assert not store.root.exists()
 
 
@@ -203,7 +203,7 @@ def test_a_change_within_one_tick_of_the_clock_cannot_be_missed(store, photo):
     assert not learn(store, photo)
     photo.write_bytes(B)
     os.utime(photo, ns=(looks, looks))
-    assert known(store, photo) is None
+    assert stored_key(store, photo) is None
 
 
 def test_an_old_modification_time_does_not_hide_a_late_change(store, photo):
@@ -235,7 +235,7 @@ def test_a_key_without_a_look_before_is_not_remembered(store, photo, later):
     """Nobody knows when the file was read."""
     with store.key_table() as table:
         assert not table.record(photo, key_of_bytes(A))
-    assert known(store, photo) is None
+    assert stored_key(store, photo) is None
 
 
 class Changes(RuleBasedStateMachine):
@@ -295,9 +295,9 @@ class Changes(RuleBasedStateMachine):
     @invariant()
     def a_known_key_is_right(self):
         for path in (self.folder / "a", self.folder / "b"):
-            found = file_keys.KeyTable.lookup(self.table, path) if path.exists() else None
-            self.looked.pop(path.name, None) if found else None
-            assert found in (None, key_of_file(path) if path.exists() else None)
+            key = file_keys.KeyTable.lookup(self.table, path) if path.exists() else None
+            self.looked.pop(path.name, None) if key else None
+            assert key in (None, key_of_file(path) if path.exists() else None)
 
 
 Changes.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
@@ -379,9 +379,9 @@ def test_a_damaged_shard_only_costs_time(store, photo, later):
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1  # in the key itself
     shard.write_bytes(content)
-    assert known(store, photo) is None
+    assert stored_key(store, photo) is None
     assert learn(store, photo)
-    assert known(store, photo) == key_of_bytes(A)
+    assert stored_key(store, photo) == key_of_bytes(A)
 
 
 def test_a_table_that_cannot_be_read_or_written_only_says_so(tmp_path, photo, later):
@@ -406,7 +406,7 @@ def test_a_full_disk_only_says_so(store, photo, later, monkeypatch):
         assert learn(store, photo)
     assert len(ear) == 1
     monkeypatch.undo()
-    assert known(store, photo) is None
+    assert stored_key(store, photo) is None
 
 
 def test_other_rows_in_the_folder_are_refused(store, photo, later):
@@ -415,7 +415,7 @@ def test_other_rows_in_the_folder_are_refused(store, photo, later):
     Table.open(store.root / "keys", file_keys._RECIPE).append([bytes(16)], np.zeros((1, 3)))
     ear = Notes()
     with listening(ear):
-        assert known(store, photo) is None
+        assert stored_key(store, photo) is None
     assert "holds no keys of files" in ear[0]
 
 

@@ -35,8 +35,8 @@ def sample(n=60, d=5, t=3, seed=0, offset=0.0):
 def test_the_naive_way_is_wrong_and_this_is_not():
     """Raw float32 sums at an offset of 10⁴ lose everything; these moments of the same float32 rows lose nothing."""
     X = (np.random.default_rng(0).normal(size=(4000, 8)) + 1e4).astype(np.float32)
-    away = X.astype(np.longdouble) - X.astype(np.longdouble).mean(axis=0)
-    true = (away.T @ away).astype(float)
+    centered = X.astype(np.longdouble) - X.astype(np.longdouble).mean(axis=0)
+    true = (centered.T @ centered).astype(float)
     naive = X.T @ X - len(X) * np.outer(X.mean(axis=0), X.mean(axis=0))
     assert np.abs(naive - true).max() > true.max()
     assert np.abs(Moments.from_rows(X).scatter - true).max() < 1e-13 * true.max()
@@ -56,12 +56,12 @@ def test_sorted_parts_at_an_offset_merge_and_part(offset):
     X, T = sample(3000, 64, 7, offset=offset)
     order = np.argsort(T.argmax(axis=1), kind="stable")
     parts = [Moments.from_rows(X[i], T[i]) for i in np.array_split(order, 11)]
-    whole = Moments.from_rows(X, T)
-    size = whole.scatter.max()
+    total = Moments.from_rows(X, T)
+    size = total.scatter.max()
     merged = sum(parts)
-    assert np.abs(merged.scatter - whole.scatter).max() < 1e-10 * size
+    assert np.abs(merged.scatter - total.scatter).max() < 1e-10 * size
     again = merged - parts[3] + parts[3]
-    assert np.abs(again.scatter - whole.scatter).max() < 1e-10 * size
+    assert np.abs(again.scatter - total.scatter).max() < 1e-10 * size
     left = merged
     for part in parts[:9]:
         left = left - part
@@ -73,12 +73,12 @@ def test_sorted_parts_at_an_offset_merge_and_part(offset):
 def test_many_blocks_equal_one(monkeypatch):
     X, T = sample(1000, 5, 3, offset=1e5)
     for options in ({}, {"per_class": True, "fourth": True}):
-        whole = Moments.from_rows(X, T, **options)
+        total = Moments.from_rows(X, T, **options)
         with monkeypatch.context() as patch:
             patch.setattr(centred, "_BLOCK_BYTES", 1)
             blocked = Moments.from_rows(X, T, **options)
-        assert blocked != whole, "64 rows at a time round otherwise"
-        assert np.abs(blocked.scatter - whole.scatter).max() < 1e-11 * whole.scatter.max()
+        assert blocked != total, "64 rows at a time round otherwise"
+        assert np.abs(blocked.scatter - total.scatter).max() < 1e-11 * total.scatter.max()
         assert (blocked.count, blocked.one_hot) == (1000, 1000)
 
 
@@ -106,13 +106,13 @@ def test_exact_moments_of_real_features_in_any_order(bits):
     digits = load_digits()
     X, T = digits.data, np.eye(10)[digits.target]
     grid = Quantiser.covering(X, bits=bits)
-    whole = Moments.from_rows(X, T, exact=grid)
+    total = Moments.from_rows(X, T, exact=grid)
     rng = np.random.default_rng(bits)
     for _ in range(3):
         parts = [Moments.from_rows(X[i], T[i], exact=grid) for i in np.array_split(rng.permutation(len(X)), 9)]
         merged = parts[0] + (parts[8] + parts[1]) + sum(parts[2:8])
-        assert merged == whole
-        assert merged.scatter.tobytes() == whole.scatter.tobytes()
+        assert merged == total
+        assert merged.scatter.tobytes() == total.scatter.tobytes()
         assert merged - parts[4] == sum(parts[:4]) + sum(parts[5:])
 
 
@@ -123,7 +123,7 @@ def test_threads_and_layout_do_not_change_a_bit_of_exact_moments():
         "m = Moments.from_rows(X, exact=Quantiser(8.0))\n"
         "print(hashlib.sha256(m.scatter.tobytes() + m.mean.tobytes()).hexdigest())"
     )
-    found = {
+    result = {
         subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
@@ -133,7 +133,7 @@ def test_threads_and_layout_do_not_change_a_bit_of_exact_moments():
         ).stdout
         for threads in ("1", "2")
     }
-    assert len(found) == 1
+    assert len(result) == 1
 
 
 @given(seed=st.integers(0, 999), bits=st.integers(6, 14), offset=st.sampled_from([0.0, 3.0, 7.5]))
@@ -142,12 +142,12 @@ def test_exact_moments_are_those_of_the_rounded_rows(seed, bits, offset):
     rng = np.random.default_rng(seed)
     X, T = rng.normal(size=(50, 4)) * 0.1 + offset, np.eye(3)[rng.integers(0, 3, 50)]
     grid = Quantiser(scale=8.5, bits=bits)
-    whole, z = Moments.from_rows(X, T, exact=grid), grid.integers(X).astype(np.longdouble)
-    away = (z - z.mean(axis=0)) * grid.step
-    wanted = (away.T @ away).astype(float)
-    np.testing.assert_allclose(whole.scatter, wanted, rtol=1e-12, atol=1e-14 * wanted.max(initial=0))
-    np.testing.assert_allclose(whole.mean, (z.mean(axis=0) * grid.step).astype(float), rtol=1e-14)
-    np.testing.assert_allclose(whole.mean, X.mean(axis=0), atol=0.51 * grid.step)
+    total, z = Moments.from_rows(X, T, exact=grid), grid.integers(X).astype(np.longdouble)
+    centered = (z - z.mean(axis=0)) * grid.step
+    expected = (centered.T @ centered).astype(float)
+    np.testing.assert_allclose(total.scatter, expected, rtol=1e-12, atol=1e-14 * expected.max(initial=0))
+    np.testing.assert_allclose(total.mean, (z.mean(axis=0) * grid.step).astype(float), rtol=1e-14)
+    np.testing.assert_allclose(total.mean, X.mean(axis=0), atol=0.51 * grid.step)
 
 
 def test_quantised_features_are_close_to_the_features():
@@ -160,12 +160,12 @@ def test_quantised_features_are_close_to_the_features():
 def test_too_many_rows_to_be_exact_are_refused():
     grid = Quantiser(1.0, bits=14)
     assert grid.most_rows * 4**14 < 2**53 <= (grid.most_rows + 1) * 4**14
-    one = Moments.from_rows(np.ones((1, 1)), exact=grid)
+    first = Moments.from_rows(np.ones((1, 1)), exact=grid)
     for _ in range(24):
-        one = one + one  # 16,777,216 rows
-    assert one.count == 2**24 and one.scatter[0, 0] == 0 and one.mean[0] == 1
+        first = first + first  # 16,777,216 rows
+    assert first.count == 2**24 and first.scatter[0, 0] == 0 and first.mean[0] == 1
     with pytest.raises(NumericsError, match=r"33,554,432 rows of 14 bits .* 33,554,431"):
-        one + one
+        first + first
 
 
 def test_values_beyond_the_grid_are_refused_or_cut():
@@ -232,11 +232,11 @@ def _left_over(X, T):
     return _one_part(np.vstack([X, more]), np.vstack([T, labels])) - _one_part(more, labels)
 
 
-@pytest.mark.parametrize("how", [_one_part, _merged, _left_over])
+@pytest.mark.parametrize("method", [_one_part, _merged, _left_over])
 @pytest.mark.parametrize(("n", "d"), [(60, 5), (12, 30), (200, 3)])
-def test_shrinkage_is_scikit_learns(how, n, d):
+def test_shrinkage_is_scikit_learns(method, n, d):
     X, T = sample(n, d, 3, seed=n)
-    moments = how(X, T)
+    moments = method(X, T)
     within = X - (T @ np.linalg.pinv(T)) @ X  # about the class means
     for ours, theirs in (
         (moments.oas(), oas(X)),
@@ -251,9 +251,9 @@ def test_shrinkage_is_scikit_learns(how, n, d):
 @given(seed=st.integers(0, 999), offset=st.sampled_from([0.0, 1e3, 1e5]))
 def test_shrinkage_survives_an_offset(seed, offset):
     X, T = sample(50, 4, 3, seed=seed)
-    there = _merged(X + offset, T)
-    assert there.ledoit_wolf()[1] == pytest.approx(ledoit_wolf(X)[1], rel=1e-6)
-    assert there.oas()[1] == pytest.approx(oas(X)[1], rel=1e-6)
+    shifted = _merged(X + offset, T)
+    assert shifted.ledoit_wolf()[1] == pytest.approx(ledoit_wolf(X)[1], rel=1e-6)
+    assert shifted.oas()[1] == pytest.approx(oas(X)[1], rel=1e-6)
 
 
 def test_shrinkage_asks_for_what_it_needs():
@@ -319,11 +319,14 @@ def test_the_spectrum_is_the_range():
 @pytest.mark.parametrize("columns", [slice(1, 4), [0, 3], np.array([True, False, False, True, True])])
 def test_some_of_the_features(options, columns):
     X, T = sample()
-    some, direct = Moments.from_rows(X, T, **options).select(columns), Moments.from_rows(X[:, columns], T, **options)
-    assert some.count == direct.count and some.features == direct.features
-    np.testing.assert_allclose(some.scatter, direct.scatter, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(some.cross, direct.cross, rtol=1e-12, atol=1e-12)
-    assert (some + direct).count == 120
+    selected, direct = (
+        Moments.from_rows(X, T, **options).select(columns),
+        Moments.from_rows(X[:, columns], T, **options),
+    )
+    assert selected.count == direct.count and selected.features == direct.features
+    np.testing.assert_allclose(selected.scatter, direct.scatter, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(selected.cross, direct.cross, rtol=1e-12, atol=1e-12)
+    assert (selected + direct).count == 120
     with pytest.raises(OptionError, match="fourth"):
         Moments.from_rows(X, T, fourth=True).select(columns)
 
@@ -385,28 +388,28 @@ def test_per_class_needs_classes():
 
 def test_moments_that_do_not_fit_together():
     X, T = sample()
-    one = Moments.from_rows(X, T)
+    first = Moments.from_rows(X, T)
     with pytest.raises(DataError, match="features: 5 and 4; targets: 3 and 0"):
-        one + Moments.from_rows(X[:, :4])
+        first + Moments.from_rows(X[:, :4])
     with pytest.raises(DataError, match="per_class: False and True"):
-        one - Moments.from_rows(X, T, per_class=True)
+        first - Moments.from_rows(X, T, per_class=True)
     with pytest.raises(DataError, match="fourth"):
-        one + Moments.from_rows(X, T, fourth=True)
+        first + Moments.from_rows(X, T, fourth=True)
     for wrong in (1, None, X):
         with pytest.raises(TypeError):
-            one + wrong
+            first + wrong
         with pytest.raises(TypeError):
-            one - wrong
-    assert one != 3 and one.__eq__(3) is NotImplemented
+            first - wrong
+    assert first != 3 and first.__eq__(3) is NotImplemented
 
 
 def test_rows_that_were_never_there_cannot_be_removed():
     X, T = sample(60, 3, 3)
-    whole = Moments.from_rows(X, T)
+    total = Moments.from_rows(X, T)
     with pytest.raises(NumericsError, match="class with fewer than no rows"):
-        whole - Moments.from_rows(X[:40], np.eye(3)[np.zeros(40, int)])
+        total - Moments.from_rows(X[:40], np.eye(3)[np.zeros(40, int)])
     with pytest.raises(NumericsError, match="negative variance"):
-        whole - Moments.from_rows(X[:30] * 100, T[:30])
+        total - Moments.from_rows(X[:30] * 100, T[:30])
     with pytest.raises(NumericsError, match="class with fewer"):
         Moments.from_rows(X, T * 0.5) - Moments.from_rows(X[:3], T[:3])
     grid = Quantiser(500.0)
@@ -416,14 +419,14 @@ def test_rows_that_were_never_there_cannot_be_removed():
 
 def test_kinds_of_targets_are_told_apart():
     X, T = sample(10, 2, 3)
-    hot, many, values = (Moments.from_rows(X, t) for t in (T, np.ones((10, 3)), T * 0.5))
+    hot, multilabel, values = (Moments.from_rows(X, t) for t in (T, np.ones((10, 3)), T * 0.5))
     assert hot.is_one_hot and hot.is_binary
-    assert many.is_binary and not many.is_one_hot
+    assert multilabel.is_binary and not multilabel.is_one_hot
     assert not values.is_binary
     assert not (hot + values).is_binary
     assert (hot + values - values).is_one_hot, "removal gives the kind back"
     with pytest.raises(DataError, match="one-hot"):
-        many.within
+        multilabel.within
 
 
 def test_moments_are_frozen_and_show_themselves():
@@ -612,8 +615,8 @@ def test_a_file_is_there_whole_or_not_at_all(saved, monkeypatch):
 
 
 def test_a_merge_beyond_float64_is_told_where_it_is_needed():
-    one, other = (Moments.from_rows(np.array([[0.0, 1.0], [end, 3.0]])) for end in (1.2e154, -1.2e154))
+    first, other = (Moments.from_rows(np.array([[0.0, 1.0], [end, 3.0]])) for end in (1.2e154, -1.2e154))
     with np.errstate(over="ignore", invalid="ignore"):
-        whole = one + other
+        total = first + other
     with pytest.raises(NumericsError, match="Rescale"):
-        _ = whole.spectrum
+        _ = total.spectrum

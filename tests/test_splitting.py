@@ -162,8 +162,10 @@ def test_groups_as_good_as_scikit_learn():
     shares = rng.dirichlet(np.full(5, 0.5), 40)
     labels = np.array([rng.choice(5, p=shares[g]) for g in groups])
     theirs = np.zeros(800, int)
-    for i, (_, held) in enumerate(StratifiedGroupKFold(5, shuffle=True, random_state=0).split(labels, labels, groups)):
-        theirs[held] = i
+    for i, (_, held_out) in enumerate(
+        StratifiedGroupKFold(5, shuffle=True, random_state=0).split(labels, labels, groups)
+    ):
+        theirs[held_out] = i
 
     def unevenness(ids):
         counts = np.array([np.bincount(labels[ids == i], minlength=5) for i in range(5)])
@@ -194,8 +196,8 @@ def test_an_item_without_a_group_is_its_own():
 def test_a_class_of_one_group_is_told():
     labels = ["a", "b"] * 10 + ["c"] * 5
     groups = [i // 2 for i in range(20)] + ["only"] * 5
-    said = noted(lambda: labelled(labels, groups=groups).split())
-    assert "'c' (5)" in said and "only in the" in said
+    notes = noted(lambda: labelled(labels, groups=groups).split())
+    assert "'c' (5)" in notes and "only in the" in notes
 
 
 def test_groups_of_regression():
@@ -252,11 +254,11 @@ def test_folds_are_even():
 def test_folds_hold_each_item_out_once():
     data = labelled(list("abc") * 7)
     folds = data.folds(4, random_state=1)
-    assert sorted(p for _, held in folds for p in positions(held)) == list(range(21))
-    for i, (train, held) in enumerate(folds):
-        assert sorted(positions(train) + positions(held)) == list(range(21))
-        assert held.meta["fold"] == i and held.meta["random_state"] == 1
-        np.testing.assert_array_equal(np.flatnonzero(data.fold_ids(4, random_state=1) == i), positions(held))
+    assert sorted(p for _, held_out in folds for p in positions(held_out)) == list(range(21))
+    for i, (train, held_out) in enumerate(folds):
+        assert sorted(positions(train) + positions(held_out)) == list(range(21))
+        assert held_out.meta["fold"] == i and held_out.meta["random_state"] == 1
+        np.testing.assert_array_equal(np.flatnonzero(data.fold_ids(4, random_state=1) == i), positions(held_out))
 
 
 def test_a_class_rarer_than_folds_is_told():
@@ -288,24 +290,24 @@ def test_folds_of_official_groups(shared):
 
 
 def test_per_class():
-    few = labelled(list("aabbbcccc") * 5).sample(per_class=3, random_state=7)
-    assert Counter(few.targets) == {"a": 3, "b": 3, "c": 3}
-    assert positions(few) == sorted(positions(few)) and few.meta["random_state"] == 7
+    sample = labelled(list("aabbbcccc") * 5).sample(per_class=3, random_state=7)
+    assert Counter(sample.targets) == {"a": 3, "b": 3, "c": 3}
+    assert positions(sample) == sorted(positions(sample)) and sample.meta["random_state"] == 7
 
 
 def test_a_smaller_class_gives_all_it_has():
     data = labelled(["a"] * 10 + ["b"] * 2 + [None] * 5)
-    few = data.sample(per_class=4)
-    assert Counter(few.targets) == {"a": 4, "b": 2}
+    sample = data.sample(per_class=4)
+    assert Counter(sample.targets) == {"a": 4, "b": 2}
     assert "'b' (2)" in noted(lambda: data.sample(per_class=4))
 
 
 def test_per_label():
     rng = np.random.default_rng(0)
     y = (rng.random((500, 6)) < 0.2).astype(int)
-    few = labelled(y).sample(per_class=5)
-    counts = few.columns[0].matrix().sum(axis=0)
-    assert (counts >= 5).all() and len(few) <= 30
+    sample = labelled(y).sample(per_class=5)
+    counts = sample.columns[0].matrix().sum(axis=0)
+    assert (counts >= 5).all() and len(sample) <= 30
 
 
 def test_n_in_all():
@@ -348,8 +350,8 @@ def test_clients_differ_more_with_small_alpha():
 
 def test_each_class_is_dealt_on_its_own():
     clients = labelled(list(range(10)) * 100).dirichlet(clients=10, alpha=0.05, random_state=0)
-    held = np.array([np.bincount(c.targets, minlength=10) for c in clients])
-    assert len(set(held.argmax(axis=0).tolist())) > 3, "different classes are mostly with different clients"
+    held_out = np.array([np.bincount(c.targets, minlength=10) for c in clients])
+    assert len(set(held_out.argmax(axis=0).tolist())) > 3, "different classes are mostly with different clients"
 
 
 def test_clients_are_numbered_and_never_empty():
@@ -406,8 +408,8 @@ def test_shares_are_never_all_or_nothing():
 
 def test_equal_remainders_are_drawn_at_random():
     codes = np.arange(10).repeat(3)
-    held = [tuple(np.bincount(codes[stratified_mask(codes, 0.5, np.random.default_rng(s))])) for s in range(20)]
-    assert all(sum(h) == 15 for h in held) and len(set(held)) > 5
+    held_out = [tuple(np.bincount(codes[stratified_mask(codes, 0.5, np.random.default_rng(s))])) for s in range(20)]
+    assert all(sum(h) == 15 for h in held_out) and len(set(held_out)) > 5
 
 
 def test_every_item_is_held_out_sometimes():

@@ -253,8 +253,8 @@ def test_hostile_cells_in_a_path_column(tmp_path):
     rows = [{"text": t, "label": 1} for t in ("a.jpg", "", "x\u0000.jpg", "y" * 5000 + ".jpg", "z\n.jpg")]
     data = text_table(tmp_path, "t.jsonl", "\n".join(map(json.dumps, rows)))
     assert data.modality == "image" and len(data) == 5
-    found = data.keys()
-    assert [key is not None for key in found] == [True, False, False, False, False]
+    result = data.keys()
+    assert [key is not None for key in result] == [True, False, False, False, False]
 
 
 # ---- targets, groups, parts ---------------------------------------------------------------------------------------
@@ -348,8 +348,8 @@ def test_parquet_without_rows_or_damaged(tmp_path, parquet):
     with pytest.raises(DataError, match=r"no rows"):
         Dataset.from_table(tmp_path / "e.parquet", input="text")
     files.write_table(arrow.table({"text": ["abc" * 1000] * 50}), tmp_path / "t.parquet", compression="none")
-    whole = (tmp_path / "t.parquet").read_bytes()
-    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"cut\.parquet cannot be read as parquet"):
         Dataset.from_table(tmp_path / "cut.parquet", input="text")
 

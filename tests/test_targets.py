@@ -79,22 +79,22 @@ def test_like_classes(numbers, expected):
 
 
 def test_the_choice_for_whole_numbers_is_told_with_the_way_to_change_it():
-    said = noted(lambda: make_target("grade", [0.0, 1.0, None, 1.0]))
-    assert "written as 0.0: taken as regression" in said and "task='classification'" in said
+    notes = noted(lambda: make_target("grade", [0.0, 1.0, None, 1.0]))
+    assert "written as 0.0: taken as regression" in notes and "task='classification'" in notes
     assert "taken as" not in noted(lambda: make_target("grade", [31.0, 64.0, 19.0])) + noted(
         lambda: make_target("grade", [0.0, 0.5])
     )
-    said = noted(lambda: make_target("grade", [0, 1, 0, 1]))
-    assert "'grade'" in said and "classification" in said and "task='regression'" in said
+    notes = noted(lambda: make_target("grade", [0, 1, 0, 1]))
+    assert "'grade'" in notes and "classification" in notes and "task='regression'" in notes
     assert make_target("grade", [0, 1, 0, 1], "regression").values == (0.0, 1.0, 0.0, 1.0)
 
 
 def test_free_text_as_a_class_is_pointed_out():
-    said = noted(lambda: make_target("notes", [f"sentence {i}" for i in range(80)]))
-    assert "80 different values" in said and "summarization" in said
-    few = [f"{i} " + "word " * 20 for i in range(3)]
-    assert "summarization" in noted(lambda: make_target("notes", few))
-    assert "summarization" not in noted(lambda: make_target("notes", few + few[:1]))
+    notes = noted(lambda: make_target("notes", [f"sentence {i}" for i in range(80)]))
+    assert "80 different values" in notes and "summarization" in notes
+    texts = [f"{i} " + "word " * 20 for i in range(3)]
+    assert "summarization" in noted(lambda: make_target("notes", texts))
+    assert "summarization" not in noted(lambda: make_target("notes", texts + texts[:1]))
     assert "summarization" not in noted(lambda: make_target("kind", ["cat", "dog", "bird"]))
     assert not noted(lambda: make_target("kind", ["a", "b"] * 40))
 
@@ -109,7 +109,7 @@ def test_classes_that_differ_by_case_or_space_are_pointed_out_not_merged():
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("values", "expected"),
     [
         (np.array(["b", "a"]), ["b", "a"]),
         (np.array([1, 0, 1]), [1, 0, 1]),
@@ -124,8 +124,8 @@ def test_classes_that_differ_by_case_or_space_are_pointed_out_not_merged():
         (("a", "b"), ["a", "b"]),
     ],
 )
-def test_numpy_becomes_plain_python(given, expected):
-    values = make_target("t", given).values
+def test_numpy_becomes_plain_python(values, expected):
+    values = make_target("t", values).values
     assert list(values) == expected
     assert [type(v) for v in values] == [type(v) for v in expected]
 
@@ -322,8 +322,8 @@ CELLS = {
 
 @pytest.mark.parametrize("case", CELLS)
 def test_cells(case):
-    cells, asked, task, values = CELLS[case]
-    target = parse_target("t", cells, asked)
+    cells, requested, task, values = CELLS[case]
+    target = parse_target("t", cells, requested)
     assert (target.task, target.values) == (task, values)
     assert [type(v) for v in target.values] == [type(v) for v in values]
 
@@ -353,10 +353,10 @@ def test_columns_must_be_as_long_as_the_items():
         make_targets(["a", "b"], 3, task=None)
 
 
-@pytest.mark.parametrize("given", ["label", 5, None, b"x"])
-def test_a_column_is_a_sequence(given):
+@pytest.mark.parametrize("values", ["label", 5, None, b"x"])
+def test_a_column_is_a_sequence(values):
     with pytest.raises(OptionError, match=r"must be a list or an array"):
-        make_targets(given, 1, task=None)
+        make_targets(values, 1, task=None)
 
 
 def test_relabel_keeps_classes_and_task_where_the_labels_are_alike():

@@ -61,13 +61,13 @@ def numbers(data: Dataset) -> list[int]:
     return [int(item.split()[1]) for item in data.items]
 
 
-def assert_rows_belong_together(piece: Dataset, whole: Dataset) -> None:
+def assert_rows_belong_together(piece: Dataset, data: Dataset) -> None:
     """Each item of a piece still has the targets and the group that it had."""
-    for place, i in enumerate(numbers(piece)):
-        for mine, its in zip(piece.columns, whole.columns):
-            assert mine.values[place] == its.values[i] and mine.classes == its.classes
-        if whole.groups is not None:
-            assert piece.groups[place] == whole.groups[i]
+    for row, i in enumerate(numbers(piece)):
+        for mine, its in zip(piece.columns, data.columns):
+            assert mine.values[row] == its.values[i] and mine.classes == its.classes
+        if data.groups is not None:
+            assert piece.groups[row] == data.groups[i]
 
 
 # ---- splits -------------------------------------------------------------------------------------------------------
@@ -93,15 +93,15 @@ def test_groups_are_disjoint(data, share, seed):
 def test_stratification_is_exact_to_one_item(labels, share, seed):
     train, test = labelled(labels).split(test_size=share, random_state=seed)
     used = min(max(share, 1 / len(labels)), 1 - 1 / len(labels))
-    counts, held, kept = Counter(labels), Counter(test.targets), Counter(train.targets)
+    counts, held_out, train_counts = Counter(labels), Counter(test.targets), Counter(train.targets)
     if not any(count > 1 for label, count in counts.items() if label is not None) and counts[None] < 2:
         return  # one item of each class: there is nothing to stratify
     for label, count in counts.items():
-        assert abs(held[label] - count * used) < 1 + 1e-9
+        assert abs(held_out[label] - count * used) < 1 + 1e-9
         if label is not None and count > 1:
-            assert held[label] and kept[label], f"{label} is on both sides"
+            assert held_out[label] and train_counts[label], f"{label} is on both sides"
         if label is not None and count == 1 and len([c for c in counts if c is not None]) > 1:
-            assert kept[label] == 1 or sum(held.values()) == 1
+            assert train_counts[label] == 1 or sum(held_out.values()) == 1
 
 
 @given(labels=st.lists(st.integers(0, 3), min_size=20, max_size=200), share=st.floats(0.1, 0.9), seed=SEEDS)
@@ -143,10 +143,10 @@ def test_folds_cover_every_item_once(data, k, seed):
         for group, fold in zip(data.groups, ids.tolist()):
             assert group is None or folds_of.setdefault(group, fold) == fold
     folds = data.folds(k, seed)
-    assert sorted(i for _, held in folds for i in numbers(held)) == list(range(len(data)))
-    for train, held in folds:
-        assert sorted(numbers(train) + numbers(held)) == list(range(len(data)))
-        assert_rows_belong_together(held, data)
+    assert sorted(i for _, held_out in folds for i in numbers(held_out)) == list(range(len(data)))
+    for train, held_out in folds:
+        assert sorted(numbers(train) + numbers(held_out)) == list(range(len(data)))
+        assert_rows_belong_together(held_out, data)
 
 
 @given(labels=CLASSES, k=st.integers(2, 8), seed=SEEDS)
@@ -163,19 +163,19 @@ def test_folds_are_stratified_to_one_item(labels, k, seed):
 
 @given(labels=CLASSES, each=st.integers(1, 30), seed=SEEDS)
 def test_a_sample_has_so_many_of_each_class(labels, each, seed):
-    few = labelled(labels).sample(per_class=each, random_state=seed)
-    wanted = {label: min(count, each) for label, count in Counter(labels).items() if label is not None}
-    assert Counter(few.targets) == wanted
-    assert len(set(numbers(few))) == len(few)
-    assert_rows_belong_together(few, labelled(labels))
+    sample = labelled(labels).sample(per_class=each, random_state=seed)
+    expected = {label: min(count, each) for label, count in Counter(labels).items() if label is not None}
+    assert Counter(sample.targets) == expected
+    assert len(set(numbers(sample))) == len(sample)
+    assert_rows_belong_together(sample, labelled(labels))
 
 
 @given(labels=CLASSES, n=st.integers(1, 90), seed=SEEDS)
 def test_a_sample_of_n_is_in_proportion(labels, n, seed):
-    few = labelled(labels).sample(n=n, random_state=seed)
-    assert len(few) == min(n, len(labels)) == len(set(numbers(few)))
+    sample = labelled(labels).sample(n=n, random_state=seed)
+    assert len(sample) == min(n, len(labels)) == len(set(numbers(sample)))
     for label, count in Counter(labels).items():
-        assert abs(few.targets.count(label) - count * len(few) / len(labels)) < 1 + 1e-9
+        assert abs(sample.targets.count(label) - count * len(sample) / len(labels)) < 1 + 1e-9
 
 
 @given(
@@ -186,9 +186,9 @@ def test_a_sample_of_n_is_in_proportion(labels, n, seed):
 def test_a_sample_of_several_labels_has_enough_of_each(rows, each, seed):
     y = np.array(rows, int)
     assume(y.any())
-    few = labelled(y).sample(per_class=each, random_state=seed)
-    got = few.columns[0].matrix().sum(axis=0)
-    assert (got >= np.minimum(y.sum(axis=0), each)).all() and len(few) <= 4 * each
+    sample = labelled(y).sample(per_class=each, random_state=seed)
+    got = sample.columns[0].matrix().sum(axis=0)
+    assert (got >= np.minimum(y.sum(axis=0), each)).all() and len(sample) <= 4 * each
 
 
 @given(data=datasets(), clients=st.integers(1, 12), alpha=st.floats(0.01, 100), seed=SEEDS)
@@ -216,15 +216,15 @@ def test_overlap_and_without_agree_with_sets(mine, theirs):
     assert len(first.overlap(first)) == len(mine)
 
 
-@given(contents=st.lists(st.binary(max_size=8), min_size=2, max_size=12), cut=st.integers(1, 11), known=st.booleans())
+@given(contents=st.lists(st.binary(max_size=8), min_size=2, max_size=12), cut=st.integers(1, 11), hashed=st.booleans())
 @settings(max_examples=30)
-def test_duplicate_files_are_found_by_content(tmp_path_factory, contents, cut, known):
+def test_duplicate_files_are_found_by_content(tmp_path_factory, contents, cut, hashed):
     assume(cut < len(contents))
     folder = tmp_path_factory.mktemp("files")
     for i, content in enumerate(contents):
         (folder / f"{i:02}.jpg").write_bytes(content)
     data = Dataset.from_folder(folder)
-    if known:
+    if hashed:
         data.keys()
     first, second = data.take(range(cut)), data.take(range(cut, len(data)))
     assert [a.read_bytes() for a, _ in first.overlap(second)] == [c for c in contents[:cut] if c in contents[cut:]]

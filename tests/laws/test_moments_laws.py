@@ -16,7 +16,7 @@ def walk(*, exact=None, targets=None):
     """Every way of keeping moments, or those of one kind."""
     chosen = [k for k in MOMENTS if exact in (None, k.exact) and targets in (None, k.targets)]
     assert chosen
-    return pytest.mark.parametrize("kept", chosen, ids=repr)
+    return pytest.mark.parametrize("mode", chosen, ids=repr)
 
 
 kinds = walk()
@@ -30,7 +30,7 @@ def samples(draw, least: int = 0):
     return draw(st.integers(0, 2**32 - 1)), sizes, draw(st.sampled_from([0.0, 1.0, 1e5]))
 
 
-def rows(kept, sample):
+def rows(mode, sample):
     """Features (n, d), of which some are constant, and targets; some classes may be missing."""
     seed, (n, d, t), offset = sample
     rng = np.random.default_rng(seed)
@@ -41,15 +41,15 @@ def rows(kept, sample):
         "values": lambda: rng.normal(size=(n, t)) * 5 + rng.normal(),
         "none": lambda: None,
     }
-    return X, targets[kept.targets]()
+    return X, targets[mode.targets]()
 
 
 def take(T, index):
     return None if T is None else T[index]
 
 
-def made(kept, X, T):
-    return Moments.from_rows(X, T, **kept.options)
+def moments_of(mode, X, T):
+    return Moments.from_rows(X, T, **mode.options)
 
 
 def pieces(seed: int, n: int) -> list[np.ndarray]:
@@ -83,116 +83,124 @@ def close(a: Moments, b: Moments, scale: Moments, tolerance: float = 1e-10) -> b
 def _fourth_close(a: Moments, b: Moments, scale: Moments) -> None:
     assert a.has_fourth == b.has_fourth
     if a.has_fourth and scale.centred.fourth.power > 1e-6:
-        one, two, whole = a.centred.fourth, b.centred.fourth, scale.centred.fourth
-        np.testing.assert_allclose(one.power, two.power, rtol=1e-7, atol=1e-8 * whole.power)
-        np.testing.assert_allclose(one.skew, two.skew, rtol=1e-7, atol=1e-8 * whole.power**0.75 * scale.count**0.25)
+        first, second, total = a.centred.fourth, b.centred.fourth, scale.centred.fourth
+        np.testing.assert_allclose(first.power, second.power, rtol=1e-7, atol=1e-8 * total.power)
+        np.testing.assert_allclose(
+            first.skew, second.skew, rtol=1e-7, atol=1e-8 * total.power**0.75 * scale.count**0.25
+        )
 
 
 @kinds
 @given(sample=samples(), seed=st.integers(0, 99))
-def test_any_split_in_any_order_equals_one_pass(kept, sample, seed):
-    X, T = rows(kept, sample)
-    whole = made(kept, X, T)
-    parts = [made(kept, X[i], take(T, i)) for i in pieces(seed, len(X))]
+def test_any_split_in_any_order_equals_one_pass(mode, sample, seed):
+    X, T = rows(mode, sample)
+    total = moments_of(mode, X, T)
+    parts = [moments_of(mode, X[i], take(T, i)) for i in pieces(seed, len(X))]
     order = np.random.default_rng(seed).permutation(len(parts))
-    assert close(sum(parts[i] for i in order), whole, whole)
+    assert close(sum(parts[i] for i in order), total, total)
 
 
 @kinds
 @given(sample=samples(), seed=st.integers(0, 99))
-def test_row_order_does_not_matter(kept, sample, seed):
-    X, T = rows(kept, sample)
+def test_row_order_does_not_matter(mode, sample, seed):
+    X, T = rows(mode, sample)
     order = np.random.default_rng(seed).permutation(len(X))
-    whole = made(kept, X, T)
-    assert close(made(kept, X[order], take(T, order)), whole, whole)
+    total = moments_of(mode, X, T)
+    assert close(moments_of(mode, X[order], take(T, order)), total, total)
 
 
 @kinds
 @given(sample=samples(), seed=st.integers(0, 99))
-def test_merging_is_associative_and_commutative(kept, sample, seed):
-    X, T = rows(kept, sample)
+def test_merging_is_associative_and_commutative(mode, sample, seed):
+    X, T = rows(mode, sample)
     dealt = np.random.default_rng(seed).integers(0, 3, len(X))
-    a, b, c = (made(kept, X[dealt == i], take(T, dealt == i)) for i in range(3))
-    whole = a + b + c
-    assert close(a + (b + c), whole, whole)
-    assert close(b + a, a + b, whole)
+    a, b, c = (moments_of(mode, X[dealt == i], take(T, dealt == i)) for i in range(3))
+    total = a + b + c
+    assert close(a + (b + c), total, total)
+    assert close(b + a, a + b, total)
 
 
 @kinds
 @given(sample=samples())
-def test_zero_changes_nothing(kept, sample):
-    X, T = rows(kept, sample)
-    whole = made(kept, X, T)
-    zero = Moments.zero(whole.features, whole.targets, **kept.options)
+def test_zero_changes_nothing(mode, sample):
+    X, T = rows(mode, sample)
+    total = moments_of(mode, X, T)
+    zero = Moments.zero(total.features, total.targets, **mode.options)
     assert zero.count == 0
-    assert zero == made(kept, X[:0], take(T, slice(0, 0)))
-    assert whole + zero == zero + whole == whole - zero == whole
-    assert whole - whole == zero
+    assert zero == moments_of(mode, X[:0], take(T, slice(0, 0)))
+    assert total + zero == zero + total == total - zero == total
+    assert total - total == zero
 
 
 @kinds
 @given(sample=samples(least=1), seed=st.integers(0, 99))
-def test_removal_undoes_a_merge_and_a_merge_a_removal(kept, sample, seed):
-    X, T = rows(kept, sample)
+def test_removal_undoes_a_merge_and_a_merge_a_removal(mode, sample, seed):
+    X, T = rows(mode, sample)
     out = np.random.default_rng(seed).random(len(X)) < 0.4
-    part, rest = made(kept, X[out], take(T, out)), made(kept, X[~out], take(T, ~out))
-    whole = made(kept, X, T)
-    assert close(whole - part, rest, whole, 1e-9)
-    assert close((whole - part) + part, whole, whole, 1e-9)
+    part, rest = moments_of(mode, X[out], take(T, out)), moments_of(mode, X[~out], take(T, ~out))
+    total = moments_of(mode, X, T)
+    assert close(total - part, rest, total, 1e-9)
+    assert close((total - part) + part, total, total, 1e-9)
 
 
 @walk(targets="one-hot")
 @given(sample=samples(least=2))
-def test_parts_of_one_class_each_merge(kept, sample):
-    X, T = rows(kept, sample)
-    whole = made(kept, X, T)
-    merged = sum(made(kept, X[T[:, c] == 1], T[T[:, c] == 1]) for c in range(T.shape[1]))
-    assert close(merged, whole, whole)
+def test_parts_of_one_class_each_merge(mode, sample):
+    X, T = rows(mode, sample)
+    total = moments_of(mode, X, T)
+    merged = sum(moments_of(mode, X[T[:, c] == 1], T[T[:, c] == 1]) for c in range(T.shape[1]))
+    assert close(merged, total, total)
     np.testing.assert_array_equal(merged.class_counts, T.sum(axis=0))
 
 
 @kinds
 @given(sample=samples(least=2))
-def test_update_is_a_merge(kept, sample):
-    X, T = rows(kept, sample)
+def test_update_is_a_merge(mode, sample):
+    X, T = rows(mode, sample)
     half = len(X) // 2
-    first = made(kept, X[:half], take(T, slice(0, half)))
-    whole = made(kept, X, T)
+    first = moments_of(mode, X[:half], take(T, slice(0, half)))
+    total = moments_of(mode, X, T)
     before, record = first.pack()
-    assert close(first.update(X[half:], take(T, slice(half, None))), whole, whole)
+    assert close(first.update(X[half:], take(T, slice(half, None))), total, total)
     assert first == Moments.unpack(before, record), "the first is left as it was"
 
 
 @kinds
 @given(sample=samples(least=1))
-def test_equal_to_a_pass_in_longer_numbers(kept, sample):
+def test_equal_to_a_pass_in_longer_numbers(mode, sample):
     """The reference is two passes in extended precision over all rows at once."""
-    X, T = rows(kept, sample)
+    X, T = rows(mode, sample)
     T = np.zeros((len(X), 0)) if T is None else T
-    whole = made(kept, X, T)
-    if kept.exact:  # it counts the quantised rows: those are the reference's
-        grid = kept.options["exact"]
+    total = moments_of(mode, X, T)
+    if mode.exact:  # it counts the quantised rows: those are the reference's
+        grid = mode.options["exact"]
         X, T = grid.integers(X) * grid.step, grid.target_integers(T) * grid.target_step
     x, t = X.astype(np.longdouble), T.astype(np.longdouble)
     mean, target_mean = x.mean(axis=0), t.mean(axis=0)
-    away, target_away = x - mean, t - target_mean
-    wanted = (mean, away.T @ away, target_mean, away.T @ target_away, (target_away**2).sum(axis=0))
+    centered, target_centered = x - mean, t - target_mean
+    expected = (
+        mean,
+        centered.T @ centered,
+        target_mean,
+        centered.T @ target_centered,
+        (target_centered**2).sum(axis=0),
+    )
     offset = float(np.abs(X).max())
-    for name, value in zip(FIELDS, wanted, strict=True):
+    for name, value in zip(FIELDS, expected, strict=True):
         size = float(np.abs(value).max(initial=0))
         drift = len(X) * (1e-15 * offset) ** 2 + 1e-15 * offset * 30 * (name == "cross")
         np.testing.assert_allclose(
-            getattr(whole, name), value.astype(float), rtol=1e-10, atol=1e-10 * size + drift, err_msg=name
+            getattr(total, name), value.astype(float), rtol=1e-10, atol=1e-10 * size + drift, err_msg=name
         )
 
 
 @kinds
 @given(sample=samples(least=1))
-def test_symmetric_float64_and_read_only(kept, sample):
-    X, T = rows(kept, sample)
-    whole = made(kept, X, T)
-    part = made(kept, X[: len(X) // 2], take(T, slice(0, len(X) // 2)))
-    for moments in (whole, whole + part, whole - part):
+def test_symmetric_float64_and_read_only(mode, sample):
+    X, T = rows(mode, sample)
+    total = moments_of(mode, X, T)
+    part = moments_of(mode, X[: len(X) // 2], take(T, slice(0, len(X) // 2)))
+    for moments in (total, total + part, total - part):
         np.testing.assert_array_equal(moments.scatter, moments.scatter.T)
         assert (moments.scatter.diagonal() >= 0).all() and (moments.target_scatter >= 0).all()
         for name in FIELDS:
@@ -204,118 +212,118 @@ def test_symmetric_float64_and_read_only(kept, sample):
 
 @kinds
 @given(sample=samples(least=1), dtype=st.sampled_from([np.float32, np.float16, ">f4"]))
-def test_narrow_rows_are_raised_to_float64_first(kept, sample, dtype):
-    X, T = rows(kept, (sample[0], sample[1], min(sample[2], 1.0)))
+def test_narrow_rows_are_raised_to_float64_first(mode, sample, dtype):
+    X, T = rows(mode, (sample[0], sample[1], min(sample[2], 1.0)))
     narrow = X.astype(dtype)
     before = narrow.copy()
-    assert made(kept, narrow, T) == made(kept, narrow.astype(np.float64), T)
+    assert moments_of(mode, narrow, T) == moments_of(mode, narrow.astype(np.float64), T)
     np.testing.assert_array_equal(narrow, before)
 
 
 @kinds
 @given(sample=samples(least=1))
-def test_rows_given_are_left_alone_and_layout_does_not_matter(kept, sample):
-    X, T = rows(kept, sample)
+def test_rows_given_are_left_alone_and_layout_does_not_matter(mode, sample):
+    X, T = rows(mode, sample)
     before = X.copy()
-    whole = made(kept, X, T)
+    total = moments_of(mode, X, T)
     np.testing.assert_array_equal(X, before)
     wide = np.empty((len(X), 2 * X.shape[1]))
     wide[:, ::2] = X
     for other in (np.asfortranarray(X), wide[:, ::2]):
-        assert close(made(kept, other, T), whole, whole)
+        assert close(moments_of(mode, other, T), total, total)
 
 
 @kinds
 @given(sample=samples())
-def test_packing_keeps_every_bit(kept, sample):
-    X, T = rows(kept, sample)
-    whole = made(kept, X, T)
-    back = Moments.unpack(*whole.pack())
-    assert back == whole and repr(back) == repr(whole)
+def test_packing_keeps_every_bit(mode, sample):
+    X, T = rows(mode, sample)
+    total = moments_of(mode, X, T)
+    back = Moments.unpack(*total.pack())
+    assert back == total and repr(back) == repr(total)
 
 
 @kinds
-def test_saving_keeps_every_bit(kept, tmp_path):
-    X, T = rows(kept, (3, (30, 5, 3), 1.0))
-    whole = made(kept, X, T)
-    whole.save(tmp_path / "folder" / "m.safetensors")
-    assert Moments.load(tmp_path / "folder" / "m.safetensors") == whole
+def test_saving_keeps_every_bit(mode, tmp_path):
+    X, T = rows(mode, (3, (30, 5, 3), 1.0))
+    total = moments_of(mode, X, T)
+    total.save(tmp_path / "folder" / "m.safetensors")
+    assert Moments.load(tmp_path / "folder" / "m.safetensors") == total
 
 
 @walk(exact=True)
 @given(sample=samples(least=1), seed=st.integers(0, 99))
-def test_exact_arrays_add_as_they_are(kept, sample, seed):
+def test_exact_arrays_add_as_they_are(mode, sample, seed):
     """What masked sums rest on: the packed arrays of parts add to those of the whole, bit by bit."""
-    X, T = rows(kept, sample)
-    packed = [made(kept, X[i], take(T, i)).pack() for i in pieces(seed, len(X))]
+    X, T = rows(mode, sample)
+    packed = [moments_of(mode, X[i], take(T, i)).pack() for i in pieces(seed, len(X))]
     added = {name: sum(arrays[name] for arrays, _ in packed) for name in packed[0][0]}
-    assert Moments.unpack(added, packed[0][1]) == made(kept, X, T)
+    assert Moments.unpack(added, packed[0][1]) == moments_of(mode, X, T)
 
 
 @kinds
 @given(sample=samples(least=1))
-def test_targets_do_not_touch_the_features(kept, sample):
-    X, T = rows(kept, sample)
-    options = {name: value for name, value in kept.options.items() if name != "per_class"}
-    alone, whole = Moments.from_rows(X, None, **options), made(kept, X, T)
-    np.testing.assert_array_equal(alone.scatter, whole.scatter)
-    np.testing.assert_array_equal(alone.mean, whole.mean)
+def test_targets_do_not_touch_the_features(mode, sample):
+    X, T = rows(mode, sample)
+    options = {name: value for name, value in mode.options.items() if name != "per_class"}
+    alone, total = Moments.from_rows(X, None, **options), moments_of(mode, X, T)
+    np.testing.assert_array_equal(alone.scatter, total.scatter)
+    np.testing.assert_array_equal(alone.mean, total.mean)
 
 
 @walk(targets="values")
 @given(sample=samples(least=2))
-def test_values_have_no_classes(kept, sample):
-    whole = made(kept, *rows(kept, sample))
+def test_values_have_no_classes(mode, sample):
+    total = moments_of(mode, *rows(mode, sample))
     for name in ("class_counts", "class_means", "between", "within"):
         with pytest.raises(DataError, match=r"0 and 1|one-hot"):
-            getattr(whole, name)
+            getattr(total, name)
 
 
 @walk(targets="multi-label")
 @given(sample=samples(least=2))
-def test_labels_that_go_together_have_counts_and_means(kept, sample):
-    X, T = rows(kept, sample)
-    whole = made(kept, X, T)
+def test_labels_that_go_together_have_counts_and_means(mode, sample):
+    X, T = rows(mode, sample)
+    total = moments_of(mode, X, T)
     for c, count in enumerate(T.sum(axis=0)):
-        assert whole.class_counts[c] == count
+        assert total.class_counts[c] == count
         if count:
-            np.testing.assert_allclose(whole.class_means[c], X[T[:, c] == 1].mean(axis=0), rtol=1e-12, atol=1e-9)
+            np.testing.assert_allclose(total.class_means[c], X[T[:, c] == 1].mean(axis=0), rtol=1e-12, atol=1e-9)
 
 
 @walk(targets="one-hot")
 @given(sample=samples(least=2))
-def test_classes_between_and_within(kept, sample):
-    X, T = rows(kept, sample)
-    whole = made(kept, X, T)
-    if kept.exact:
-        X = kept.options["exact"].integers(X) * kept.options["exact"].step
-    size = whole.scatter.max() + 1e-12 * np.abs(whole.mean).max()
-    np.testing.assert_allclose(whole.between + whole.within, whole.scatter, atol=1e-9 * size)
-    within = np.zeros_like(whole.scatter)
+def test_classes_between_and_within(mode, sample):
+    X, T = rows(mode, sample)
+    total = moments_of(mode, X, T)
+    if mode.exact:
+        X = mode.options["exact"].integers(X) * mode.options["exact"].step
+    size = total.scatter.max() + 1e-12 * np.abs(total.mean).max()
+    np.testing.assert_allclose(total.between + total.within, total.scatter, atol=1e-9 * size)
+    within = np.zeros_like(total.scatter)
     for c, count in enumerate(T.sum(axis=0)):
-        assert whole.class_counts[c] == count
+        assert total.class_counts[c] == count
         members = X[T[:, c] == 1]
         if len(members):
-            np.testing.assert_allclose(whole.class_means[c], members.mean(axis=0), rtol=1e-12, atol=1e-9)
+            np.testing.assert_allclose(total.class_means[c], members.mean(axis=0), rtol=1e-12, atol=1e-9)
             within += (members - members.mean(axis=0)).T @ (members - members.mean(axis=0))
         else:
-            assert np.isnan(whole.class_means[c]).all()
-    np.testing.assert_allclose(whole.within, within, atol=1e-9 * size)
+            assert np.isnan(total.class_means[c]).all()
+    np.testing.assert_allclose(total.within, within, atol=1e-9 * size)
 
 
 @kinds
 @given(sample=samples(least=2))
-def test_what_was_never_merged_cannot_be_removed(kept, sample):
-    X, T = rows(kept, sample)
-    whole = made(kept, X, T)
+def test_what_was_never_merged_cannot_be_removed(mode, sample):
+    X, T = rows(mode, sample)
+    total = moments_of(mode, X, T)
     with pytest.raises(NumericsError, match="only what was merged"):
-        made(kept, X[:-1], take(T, slice(0, -1))) - whole
+        moments_of(mode, X[:-1], take(T, slice(0, -1))) - total
 
 
 @kinds
 @given(sample=samples(least=3), bad=st.sampled_from([np.nan, np.inf, -np.inf]), share=st.integers(1, 3))
-def test_rows_that_are_not_finite_are_counted(kept, sample, bad, share):
-    X, T = rows(kept, sample)
+def test_rows_that_are_not_finite_are_counted(mode, sample, bad, share):
+    X, T = rows(mode, sample)
     X[:share, -1] = bad
     with pytest.raises(NumericsError, match=f"{share} of {len(X)} rows of features and 0 of targets"):
-        made(kept, X, T)
+        moments_of(mode, X, T)

@@ -93,26 +93,26 @@ def pieces(draw_from: np.random.Generator, count: int) -> list[np.ndarray]:
 def test_rows_come_back_bit_for_bit_in_any_order_however_they_were_split(given_rows, seed):
     keys, rows = given_rows
     rng = np.random.default_rng(seed)
-    asked = rng.integers(0, len(keys), rng.integers(1, 30))  # repeated, shuffled
+    requested = rng.integers(0, len(keys), rng.integers(1, 30))  # repeated, shuffled
     with store() as home:
         table = home.table(RECIPE)
         for part in pieces(rng, len(keys)):
             table.append([keys[i] for i in part], rows[part])
         for reader in (table, home.table(RECIPE)):
-            assert same(reader.get([keys[i] for i in asked]), rows[asked])
+            assert same(reader.get([keys[i] for i in requested]), rows[requested])
             assert same(reader.get(keys), rows)
             assert reader.count == len(keys)
         table.compact()
         for reader in (table, home.table(RECIPE)):
             assert len(shard_files(table)) == 1
-            assert same(reader.get([keys[i] for i in asked]), rows[asked])
+            assert same(reader.get([keys[i] for i in requested]), rows[requested])
 
 
 @given(ragged(), st.integers(0, 2**32), st.booleans())
 def test_ragged_rows_come_back_in_any_order_however_they_were_split(given_rows, seed, spilled):
     keys, rows = given_rows
     rng = np.random.default_rng(seed)
-    asked = rng.integers(0, len(keys), rng.integers(1, 30))
+    requested = rng.integers(0, len(keys), rng.integers(1, 30))
     with store() as home:
         table = home.table(RECIPE)
         for part in pieces(rng, len(keys)):
@@ -121,9 +121,9 @@ def test_ragged_rows_come_back_in_any_order_however_they_were_split(given_rows, 
         merged.compact()
         for reader in (table, home.table(RECIPE)):
             reader.spill = 0 if spilled else reader.spill
-            found = reader.get([keys[i] for i in asked])
-            assert len(found) == len(asked)
-            assert all(same(a, rows[i]) for a, i in zip(found, asked))
+            result = reader.get([keys[i] for i in requested])
+            assert len(result) == len(requested)
+            assert all(same(a, rows[i]) for a, i in zip(result, requested))
 
 
 @given(dense(), st.integers(0, 2**32))
@@ -135,9 +135,9 @@ def test_a_result_too_large_for_memory_is_the_same_from_a_file(given_rows, seed)
         table.append(keys, rows)
         table.spill = 0
         assume(rows.nbytes)
-        found = table.get([keys[i] for i in order])
-        assert isinstance(found, np.memmap)
-        assert same(found, rows[order])
+        result = table.get([keys[i] for i in order])
+        assert isinstance(result, np.memmap)
+        assert same(result, rows[order])
 
 
 @given(dense(), st.integers(1, 25))
@@ -156,12 +156,12 @@ def test_batches_are_the_rows_cut_into_pieces(given_rows, size):
 @given(dense(), st.data())
 def test_has_is_membership(given_rows, data):
     keys, rows = given_rows
-    there = data.draw(st.sets(st.sampled_from(range(len(keys)))))
+    present = data.draw(st.sets(st.sampled_from(range(len(keys)))))
     with store() as home:
         table = home.table(RECIPE)
-        table.append([keys[i] for i in sorted(there)], rows[sorted(there)])
-        asked = [*keys, None, *keys_for(5, first=len(keys))]
-        assert table.has(asked).tolist() == [i in there for i in range(len(keys))] + [False] * 6
+        table.append([keys[i] for i in sorted(present)], rows[sorted(present)])
+        requested = [*keys, None, *keys_for(5, first=len(keys))]
+        assert table.has(requested).tolist() == [i in present for i in range(len(keys))] + [False] * 6
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(width=32)), st.sampled_from(["f2", "f4", "bf16"]))
@@ -186,10 +186,10 @@ def test_a_recipe_is_its_content(recipe, random):
     random.shuffle(shuffled)
     with store() as home:
         recipe.pop("dtype", None)
-        one, two = home.table(recipe), home.table(dict(kv for kv in shuffled if kv[0] != "dtype"))
+        first, second = home.table(recipe), home.table(dict(kv for kv in shuffled if kv[0] != "dtype"))
         other = home.table({**recipe, "one more": 1})
-        assert one.folder == two.folder != other.folder
-        one.append(keys_for(1), np.zeros((1, 2)))
+        assert first.folder == second.folder != other.folder
+        first.append(keys_for(1), np.zeros((1, 2)))
         assert home.table(recipe).count == 1
         assert home.table({**recipe, "one more": 1}).count == 0
 
@@ -198,7 +198,7 @@ def test_a_recipe_is_its_content(recipe, random):
 
 
 @pytest.fixture(scope="module", params=["dense", "ragged"])
-def whole(request, tmp_path_factory):
+def shard(request, tmp_path_factory):
     """A table of two shards, the bytes of the first, and all its rows."""
     home = Store(tmp_path_factory.mktemp(request.param))
     rows = np.arange(6 * 5, dtype=np.float32).reshape(6, 5) + 1
@@ -218,8 +218,8 @@ def replaced(table, content: bytes):
         yield home
 
 
-def rows_of(found) -> list[bytes]:
-    return [np.asarray(row).tobytes() for row in found]
+def rows_of(result) -> list[bytes]:
+    return [np.asarray(row).tobytes() for row in result]
 
 
 def check_never_trusted(home, items) -> None:
@@ -234,8 +234,8 @@ def check_never_trusted(home, items) -> None:
 
 @given(st.data())
 @settings(max_examples=150)
-def test_a_shard_cut_anywhere_is_never_trusted(whole, data):
-    table, content, items = whole
+def test_a_shard_cut_anywhere_is_never_trusted(shard, data):
+    table, content, items = shard
     start = 8 + int.from_bytes(content[:8], "little")
     borders = [0, 1, 7, 8, 9, start - 1, start, start + 1, start + 16, start + 48, start + 49, len(content) - 1]
     cut = data.draw(st.sampled_from(borders) | st.integers(0, len(content) - 1))
@@ -244,17 +244,17 @@ def test_a_shard_cut_anywhere_is_never_trusted(whole, data):
 
 
 @given(st.binary(min_size=1, max_size=200))
-def test_a_shard_with_something_after_it_is_never_trusted(whole, more):
-    table, content, items = whole
+def test_a_shard_with_something_after_it_is_never_trusted(shard, more):
+    table, content, items = shard
     with replaced(table, content + more) as home:
         check_never_trusted(home, items)
 
 
 @given(st.data())
 @settings(max_examples=300)
-def test_a_changed_byte_anywhere_is_noticed(whole, data):
+def test_a_changed_byte_anywhere_is_noticed(shard, data):
     """In the header, the keys, the sums or the lengths when the table is opened; in the rows when they are read."""
-    table, content, items = whole
+    table, content, items = shard
     at = data.draw(st.integers(0, len(content) - 1))
     changed = bytearray(content)
     changed[at] ^= data.draw(st.integers(1, 255))
@@ -267,8 +267,8 @@ def test_a_changed_byte_anywhere_is_noticed(whole, data):
 
 
 @given(st.data())
-def test_a_page_of_zeros_in_the_rows_is_noticed(whole, data):
-    table, content, _ = whole
+def test_a_page_of_zeros_in_the_rows_is_noticed(shard, data):
+    table, content, _ = shard
     first = data.draw(st.integers(len(content) - 3 * 20, len(content) - 8))  # three rows of five floats end the file
     changed = content[:first] + bytes(len(content) - first)
     assume(changed != content)
@@ -291,9 +291,9 @@ def test_any_header_at_all_is_refused_politely(text, room):
 
 @given(st.data())
 @settings(max_examples=200)
-def test_a_header_that_claims_other_things_is_never_trusted(whole, tmp_path_factory, data):
+def test_a_header_that_claims_other_things_is_never_trusted(shard, tmp_path_factory, data):
     """One claim of a true header replaced by anything: shapes, offsets, types, names, one more tensor."""
-    table, content, _ = whole
+    table, content, _ = shard
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     tensor = data.draw(st.sampled_from(sorted(header)))
@@ -324,9 +324,9 @@ def test_the_public_library_reads_what_we_write(given_rows, merged):
         table.append(keys[1:], rows[1:])
         if merged:
             table.compact()
-        found = [safetensors.numpy.load_file(path) for path in shard_files(table)]
-        assert same(np.concatenate([part["rows"] for part in found]), rows)
-        assert np.concatenate([part["keys"] for part in found]).tobytes() == b"".join(keys)
+        result = [safetensors.numpy.load_file(path) for path in shard_files(table)]
+        assert same(np.concatenate([part["rows"] for part in result]), rows)
+        assert np.concatenate([part["keys"] for part in result]).tobytes() == b"".join(keys)
 
 
 # ---- check sums
@@ -373,18 +373,18 @@ def test_sums_bind_rows_to_keys_and_to_places():
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=80), max_size=12), st.lists(st.integers(0, 40), max_size=90))
-def test_the_index_is_a_dictionary_in_which_the_first_wins(batches, asked):
+def test_the_index_is_a_dictionary_in_which_the_first_wins(batches, requested):
     alphabet = keys_for(41)
     index, model = KeyIndex(), {}
     for shard, batch in enumerate(batches):
         index = index.added([(shard, as_keys([alphabet[i] for i in batch]))])
         for row, i in enumerate(batch):
             model.setdefault(i, shard * MAX_ROWS + row)
-    assert index.find(as_keys([alphabet[i] for i in asked])).tolist() == [model.get(i, MISSING) for i in asked]
+    assert index.find(as_keys([alphabet[i] for i in requested])).tolist() == [model.get(i, MISSING) for i in requested]
     assert len(index) == len(model)
     at_once = KeyIndex().added([(s, as_keys([alphabet[i] for i in batch])) for s, batch in enumerate(batches)])
-    for one in (index, at_once):
-        keys, places = one.items()
+    for built in (index, at_once):
+        keys, places = built.items()
         assert places.tolist() == sorted(model.values())
         assert [alphabet.index(k.ljust(16, b"\0")) for k in keys.tolist()] == sorted(model, key=model.__getitem__)
 
@@ -489,21 +489,21 @@ class Events(RuleBasedStateMachine):
     def merge(self, who, below):
         self.tables[who].compact(below=below)
 
-    @rule(which=st.integers(0, 5), how=st.sampled_from(["cut", "flip", "remove", "empty"]))
-    def harm(self, which, how):
+    @rule(which=st.integers(0, 5), kind_of_damage=st.sampled_from(["cut", "flip", "remove", "empty"]))
+    def harm(self, which, kind_of_damage):
         files = shard_files(self.tables[0])
         if not files:
             return
         path = files[which % len(files)]
         content = bytearray(path.read_bytes())
         self.harmed = True
-        if how == "remove":
+        if kind_of_damage == "remove":
             path.unlink()
-        elif how == "flip":
+        elif kind_of_damage == "flip":
             content[-1] ^= 1
             path.write_bytes(content)
         else:
-            path.write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+            path.write_bytes(content[: len(content) // 2 if kind_of_damage == "cut" else 0])
 
     @rule()
     def leave_a_temporary_file(self):
@@ -513,8 +513,8 @@ class Events(RuleBasedStateMachine):
     @invariant()
     def rows_are_right_or_missing(self):
         for table in self.tables:
-            for i, there in enumerate(table.has(keys_for(41))):
-                if there:
+            for i, present in enumerate(table.has(keys_for(41))):
+                if present:
                     with suppress(StoreError):  # harmed since: noticed, not returned
                         assert same(table.get([keys_for(41)[i]])[0], self.row(i))
 
