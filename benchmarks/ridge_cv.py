@@ -1,12 +1,12 @@
-"""Claim: 15 strengths × 5 folds of ridge, chosen by held-out accuracy, at least 30 × faster than LogisticRegressionCV.
+"""Claim: 15 alpha_grid × 5 folds of ridge, chosen by held-out accuracy, at least 30 × faster than LogisticRegressionCV.
 
 Real features: MobileNetV2 (1,280) of photos in 80 classes, ten hand signs and ten written digits, each in four
-rotations. All ways get the same rows, the same folds and 15 strengths, refit on all rows with the best, and are scored
+rotations. All ways get the same rows, the same folds and 15 alpha_grid, refit on all rows with the best, and are scored
 on photos that none has seen. The bar: 30 × faster, accuracy within one point of it or better.
 
 The plain twin is what a user would write: ``LogisticRegressionCV`` with 15 Cs after ``StandardScaler``, where its
 solver is quickest: once with scikit-learn's own range (``Cs=15``: 1e-4 to 1e4), and once with the five decades of it
-that match the ridge's strengths, where every fit converges soon. Beside it: one ``LogisticRegression`` on plain
+that match the ridge's alpha_grid, where every fit converges soon. Beside it: one ``LogisticRegression`` on plain
 features at C = 1 (slower, and here better than any standardised one), and scikit-learn's own ``RidgeClassifierCV``,
 whose leave-one-out also needs one decomposition.
 LogisticRegressionCV runs once, in a process of its own, with a limit. If it hits the limit it runs again on **one** of

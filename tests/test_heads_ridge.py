@@ -1,4 +1,4 @@
-"""Ridge: scikit-learn's numbers, every strength from one decomposition, strengths chosen, folds from moments alone."""
+"""Ridge: scikit-learn's numbers, every strength from one decomposition, alpha_grid chosen, folds from moments alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from headstart.errors import NumericsError, OptionError
 from headstart.heads import head
 from headstart.heads.problem import Problem
-from headstart.heads.ridge import Ridge, cv_error, gcv, loo, strengths
+from headstart.heads.ridge import Ridge, alpha_grid, cv_error, gcv, loo
 from headstart.moments import Moments
 
 seeds = st.integers(0, 2**32 - 1)
@@ -81,7 +81,7 @@ def test_leave_one_out_is_exactly_that(seed, shape):
 def test_leave_one_out_chooses_what_scikit_learn_chooses():
     X, Y = data(3, (40, 12, 1))
     problem = Problem("regression", X=X, T=Y)
-    alphas = strengths(problem)
+    alphas = alpha_grid(problem)
     ours = head("ridge", select="loo").fit(X, Y, task="regression")
     theirs = RidgeCV(alphas=alphas).fit(X, Y[:, 0])
     assert ours.alpha_ == theirs.alpha_
@@ -94,7 +94,7 @@ def test_gcv_is_its_formula_and_needs_only_moments(seed, shape):
     X, Y = data(seed, shape)
     n = len(X)
     problem = Problem("regression", X=X, T=Y)
-    alphas = strengths(problem)[::3]
+    alphas = alpha_grid(problem)[::3]
     Xc, Yc = X - X.mean(0), Y - Y.mean(0)
     direct = []
     for alpha in alphas:
@@ -115,7 +115,7 @@ def test_selection_by_loo_needs_rows():
 def test_a_chosen_strength_is_on_the_grid_and_bounded_below(seed, shape):
     X, Y = data(seed, shape)
     problem = Problem("regression", X=X, T=Y)
-    grid = strengths(problem)
+    grid = alpha_grid(problem)
     level = problem.trace / X.shape[1]
     fitted = head("ridge").fit(X, Y, task="regression")
     assert fitted.alpha_ in grid and fitted.alpha is None
@@ -130,7 +130,7 @@ def test_noise_gets_the_strongest_penalty_and_a_clear_signal_a_weak_one():
     X = rng.normal(size=(80, 10))
     noise = head("ridge").fit(X, rng.normal(size=(80, 1)), task="regression")
     signal = head("ridge").fit(X, X @ rng.normal(size=(10, 1)), task="regression")
-    grid = strengths(Problem("regression", X=X, T=X[:, :1]))
+    grid = alpha_grid(Problem("regression", X=X, T=X[:, :1]))
     assert noise.alpha_ >= grid[-3]
     assert signal.alpha_ == grid[0]
 
@@ -226,4 +226,4 @@ def test_single_precision_memory_mapped_rows(tmp_path):
 
 def test_constant_features_leave_nothing_to_choose_by():
     with pytest.raises(NumericsError, match="constant"):
-        strengths(Problem("regression", X=np.ones((5, 3)), T=np.arange(5.0)[:, None]))
+        alpha_grid(Problem("regression", X=np.ones((5, 3)), T=np.arange(5.0)[:, None]))

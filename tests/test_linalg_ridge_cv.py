@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headstart.errors import NumericsError
 from headstart.linalg.pca import feature_scale, pca_of_rows, pca_of_scatter
-from headstart.linalg.ridge_cv import FoldPrediction, FoldRidge, _Normal, lda_scores
+from headstart.linalg.ridge_cv import FoldPrediction, FoldRidge, _NormalEquations, lda_scores
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.sampled_from([(60, 8), (60, 50), (40, 40), (25, 70)])
@@ -118,7 +118,7 @@ def test_both_ways_of_leaving_out_agree(seed, shape):
     engine = FoldRidge(basis.coordinates(X), basis.values, T, np.ones(60))
     whole, fold = engine.full_fit, slice(12)
     for alpha in (0.1, 10.0):
-        a, b = whole.at(alpha).hat(fold), _Normal.of(whole, fold).at(alpha)
+        a, b = whole.at(alpha).leave_out_by_hat(fold), _NormalEquations.of(whole, fold).at(alpha)
         assert np.allclose(a[0], b[0], atol=1e-9)
         assert np.allclose(a[1], b[1], atol=1e-8)
 

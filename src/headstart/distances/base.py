@@ -50,10 +50,12 @@ class Distance:
 
     def __call__(self, a: Moments, b: Moments, **options: Any) -> float:
         """Check that the two can be compared, and compute it."""
-        known = list(inspect.signature(self.compute).parameters)[2:]
-        foreign = sorted(set(options) - set(known))
-        if foreign:
-            raise OptionError(f"This distance does not take {', '.join(foreign)}. It takes: {', '.join(known) or '–'}.")
+        option_names = list(inspect.signature(self.compute).parameters)[2:]
+        unexpected = sorted(set(options) - set(option_names))
+        if unexpected:
+            raise OptionError(
+                f"This distance does not take {', '.join(unexpected)}. It takes: {', '.join(option_names) or '–'}."
+            )
         if self.between == "samples" and a.features != b.features:
             raise DataError(f"The moments have {a.features} and {b.features} features; they must be of the same layer.")
         if not a.count or not b.count:

@@ -33,16 +33,16 @@ def _cka(a: Moments, b: Moments, *, cross: Array | None = None) -> float:
     """
     if a.count != b.count:
         raise DataError(f"CKA compares two spaces over the same rows; these moments hold {a.count:,} and {b.count:,}.")
-    shared = _cross(a, b) if cross is None else np.asarray(cross, dtype=np.float64)
-    if shared.shape != (a.features, b.features):
-        raise OptionError(f"cross must be ({a.features}, {b.features}); got {shared.shape}.")
-    sizes = float(np.linalg.norm(a.scatter)) * float(np.linalg.norm(b.scatter))
-    if not sizes:
+    cross_products = _cross(a, b) if cross is None else np.asarray(cross, dtype=np.float64)
+    if cross_products.shape != (a.features, b.features):
+        raise OptionError(f"cross must be ({a.features}, {b.features}); got {cross_products.shape}.")
+    norms = float(np.linalg.norm(a.scatter)) * float(np.linalg.norm(b.scatter))
+    if not norms:
         raise NumericsError("No feature varies on one of the sides; CKA is not defined.")
-    alike = float(np.linalg.norm(shared)) ** 2 / sizes
-    if alike > 1 + 1e-9:
+    similarity = float(np.linalg.norm(cross_products)) ** 2 / norms
+    if similarity > 1 + 1e-9:
         raise DataError("cross does not belong to these moments: it is larger than Cauchy and Schwarz allow.")
-    return 1 - alike if alike < 1 - 1e-14 else 0.0
+    return 1 - similarity if similarity < 1 - 1e-14 else 0.0
 
 
 def _cross(a: Moments, b: Moments) -> Float:

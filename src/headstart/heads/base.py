@@ -92,8 +92,8 @@ def head(name: str, **fields: Any) -> Head:
     """
     kind = HEADS[name]
     check_fields(f"fields of {name}", fields, kind)
-    made: Head = kind(**fields)
-    return made
+    result: Head = kind(**fields)
+    return result
 
 
 class Head(ABC):
@@ -174,11 +174,14 @@ class Head(ABC):
             raise OptionError(f"{self.name} is no function of moments: it needs rows. Use fit(X, T), or ridge or lda.")
         scale = getattr(self, "scale", "none")
         problem = make_problem(X, T, task=task, scale=scale, sample_weight=sample_weight)
-        columns = len(problem.target_mean)
-        shares = check_prior(prior, task, columns)
-        present = problem.counts > 0 if task == "classification" else np.ones(columns, dtype=bool)
+        n_targets = len(problem.target_mean)
+        checked_prior = check_prior(prior, task, n_targets)
+        present = problem.counts > 0 if task == "classification" else np.ones(n_targets, dtype=bool)
         self.task_, self.temperature_ = task, 1.0
-        self._solve(problem.columns(present), None if shares is None else shares[present] / shares[present].sum())
+        self._solve(
+            problem.select_targets(present),
+            None if checked_prior is None else checked_prior[present] / checked_prior[present].sum(),
+        )
         if not present.all():
             self._expand_classes(present)
         return self
@@ -187,10 +190,10 @@ class Head(ABC):
         """Decisions (n, t): scores of classes or labels, or predicted values."""
         X = self._checked_rows(X)
         out = np.empty((len(X), len(self.intercept_)))
-        for part in row_blocks(*X.shape):
-            if not np.isfinite(X[part]).all():
+        for block in row_blocks(*X.shape):
+            if not np.isfinite(X[block]).all():
                 raise NumericsError("Some rows of features are not finite (NaN or inf). Leave them out.")
-            out[part] = self._scores(X[part]) + self.intercept_
+            out[block] = self._scores(X[block]) + self.intercept_
         return out
 
     def proba(self, X: Array) -> Float:
@@ -222,18 +225,18 @@ class Head(ABC):
         return {**self._learned(), **numbers, "task": np.array(task, dtype=np.uint8)}
 
     @classmethod
-    def from_config(cls: type[Self], fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
+    def from_config(cls: type[Self], config: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
         """Rebuild a fitted head from :meth:`config` and :meth:`state`; it predicts the same bits."""
         try:
-            made = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
-            made.task_ = TASKS[int(arrays["task"])]
-            made.intercept_ = np.asarray(arrays["intercept"])
-            made.temperature_ = float(arrays["temperature"])
-            made._restore(arrays)
+            restored = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in config.items()})
+            restored.task_ = TASKS[int(arrays["task"])]
+            restored.intercept_ = np.asarray(arrays["intercept"])
+            restored.temperature_ = float(arrays["temperature"])
+            restored._restore(arrays)
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise StoreError(f"These arrays are no saved {cls.__name__}: {type(error).__name__} {error}.") from error
-        validate(made)
-        return made
+        validate(restored)
+        return restored
 
     @classmethod
     @abstractmethod

@@ -67,8 +67,8 @@ class Knn(Head):
     spread_: Float = field(init=False, repr=False)
 
     def _solve(self, problem: Problem, prior: Float | None) -> None:
-        self.mean_, self.spread_ = _frame(problem)
-        self.rows_ = _prepared(problem.rows, self.mean_, self.spread_, self.metric)
+        self.mean_, self.spread_ = _center_and_scale_of(problem)
+        self.rows_ = _prepare_rows(problem.rows, self.mean_, self.spread_, self.metric)
         self.mass_ = problem.row_weights / problem.row_weights.mean()
         self.targets_ = problem.targets
         self.intercept_ = np.zeros(problem.targets.shape[1])
@@ -76,42 +76,44 @@ class Knn(Head):
             self.intercept_ = np.log(prior) - np.log(problem.counts / problem.count)
 
     def _scores(self, X: Array) -> Float:
-        rows = _prepared(X, self.mean_, self.spread_, self.metric)
+        rows = _prepare_rows(X, self.mean_, self.spread_, self.metric)
         k = min(self.n_neighbors, len(self.rows_))
-        seen = int((self.intercept_ > ABSENT_CLASS_SCORE / 2).sum())
+        n_classes = int((self.intercept_ > ABSENT_CLASS_SCORE / 2).sum())
         out = np.empty((len(rows), self.targets_.shape[1]))
         for part in _row_blocks(len(rows), len(self.rows_)):
-            similar = _similarity(rows[part], self.rows_, self.metric)
-            near, order = _nearest(similar, k)
-            weight = self.mass_[order] * _weight(near, self.weights)
-            out[part] = _decisions(weight, self.targets_[order], self.task_, seen)
+            similarity = _similarity(rows[part], self.rows_, self.metric)
+            nearest, order = _nearest_neighbors(similarity, k)
+            weight = self.mass_[order] * _vote_weights(nearest, self.weights)
+            out[part] = _vote_decisions(weight, self.targets_[order], self.task_, n_classes)
         return out
 
     @classmethod
     def grid(cls, problem: Problem) -> list[dict[str, Any]]:
         """Numbers of neighbours, from the smoothest down."""
-        most = max(1, int(len(problem.rows) * 0.75))
-        counts = [k for k in _GRID if k <= most]
+        max_neighbors = max(1, int(len(problem.rows) * 0.75))
+        counts = [k for k in _GRID if k <= max_neighbors]
         return [{"n_neighbors": k, "metric": "cosine", "weights": "softmax"} for k in counts]
 
     @classmethod
     def out_of_fold(cls, problem: Problem, folds: Ints, grid: list[dict[str, Any]]) -> Float:
         """One table of similarities serves all folds and settings of a metric. Cost: O(n²·(d + R))."""
         out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
-        mass = problem.row_weights / problem.row_weights.mean()
+        sample_weight = problem.row_weights / problem.row_weights.mean()
         for metric in sorted({setting["metric"] for setting in grid}):
-            which = [i for i, setting in enumerate(grid) if setting["metric"] == metric]
-            most = max(grid[i]["n_neighbors"] for i in which)
-            rows = _prepared(problem.rows, *_frame(problem), metric)
+            index = [i for i, setting in enumerate(grid) if setting["metric"] == metric]
+            max_neighbors = max(grid[i]["n_neighbors"] for i in index)
+            rows = _prepare_rows(problem.rows, *_center_and_scale_of(problem), metric)
             for part in _row_blocks(len(rows), len(rows)):
-                similar = _similarity(rows[part], rows, metric)
+                similarity = _similarity(rows[part], rows, metric)
                 for repeat, ids in enumerate(folds):
-                    near, order = _nearest(np.where(ids[part, None] == ids, -np.inf, similar), most)
-                    for i in which:
+                    nearest, order = _nearest_neighbors(
+                        np.where(ids[part, None] == ids, -np.inf, similarity), max_neighbors
+                    )
+                    for i in index:
                         k = grid[i]["n_neighbors"]
-                        usable = np.where(np.isfinite(near[:, :k]), mass[order[:, :k]], 0.0)
-                        weight = usable * _weight(near[:, :k], grid[i]["weights"])
-                        out[i, repeat, part] = _decisions(
+                        usable = np.where(np.isfinite(nearest[:, :k]), sample_weight[order[:, :k]], 0.0)
+                        weight = usable * _vote_weights(nearest[:, :k], grid[i]["weights"])
+                        out[i, repeat, part] = _vote_decisions(
                             weight, problem.targets[order[:, :k]], problem.task, problem.targets.shape[1]
                         )
         return out
@@ -140,7 +142,7 @@ class Knn(Head):
         return int(self.rows_.shape[1])
 
 
-def _frame(problem: Problem) -> tuple[Float, Float]:
+def _center_and_scale_of(problem: Problem) -> tuple[Float, Float]:
     """What is taken off and divided by before rows are compared."""
     if problem.feature_scale is None:
         # a power of two changes no digit, and keeps squared distances within float32
@@ -150,8 +152,8 @@ def _frame(problem: Problem) -> tuple[Float, Float]:
     return problem.mean, problem.feature_scale
 
 
-def _prepared(X: Array, mean: Float, spread: Float, metric: str) -> Array:
-    rows = np.subtract(X, mean, dtype=np.float64) / spread
+def _prepare_rows(X: Array, mean: Float, scale: Float, metric: str) -> Array:
+    rows = np.subtract(X, mean, dtype=np.float64) / scale
     if metric == "cosine":
         norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
         rows /= np.where(norms > 0, norms, 1.0)[:, None]
@@ -165,36 +167,40 @@ def _row_blocks(rows: int, against: int) -> list[slice]:
 
 def _similarity(rows: Array, against: Array, metric: str) -> Array:
     """Cosine, or minus the squared distance in units of the mean squared norm."""
-    similar: Array = rows @ against.T
+    similarity: Array = rows @ against.T
     if metric == "cosine":
-        return similar
+        return similarity
     norms = np.einsum("nd,nd->n", against, against)
-    own = np.einsum("nd,nd->n", rows, rows)
-    return np.asarray((2 * similar - norms - own[:, None]) / max(float(norms.mean()), 1e-30))
+    row_norms = np.einsum("nd,nd->n", rows, rows)
+    return np.asarray((2 * similarity - norms - row_norms[:, None]) / max(float(norms.mean()), 1e-30))
 
 
-def _nearest(similar: Array, k: int) -> tuple[Float, Ints]:
+def _nearest_neighbors(similarity: Array, k: int) -> tuple[Float, Ints]:
     """Similarities (n, k) and places of the k most similar, the most similar first; of equals, the first row."""
-    k = min(k, similar.shape[1])
-    order = np.argpartition(-similar, k - 1, axis=1)[:, :k] if k < similar.shape[1] else np.argsort(-similar, axis=1)
-    near = np.take_along_axis(similar, order, axis=1)
-    inner = np.lexsort((order, -near))
-    return np.take_along_axis(near, inner, axis=1).astype(np.float64), np.take_along_axis(order, inner, axis=1)
+    k = min(k, similarity.shape[1])
+    order = (
+        np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        if k < similarity.shape[1]
+        else np.argsort(-similarity, axis=1)
+    )
+    nearest = np.take_along_axis(similarity, order, axis=1)
+    inner = np.lexsort((order, -nearest))
+    return np.take_along_axis(nearest, inner, axis=1).astype(np.float64), np.take_along_axis(order, inner, axis=1)
 
 
-def _weight(near: Float, weights: str) -> Float:
+def _vote_weights(nearest: Float, weights: str) -> Float:
     if weights == "uniform":
-        return np.ones_like(near)
-    return np.asarray(np.exp(_SHARP * (near - near[:, :1])))
+        return np.ones_like(nearest)
+    return np.asarray(np.exp(_SHARP * (nearest - nearest[:, :1])))
 
 
-def _decisions(weight: Float, targets: Float, task: str, classes: int) -> Float:
+def _vote_decisions(weight: Float, targets: Float, task: str, n_classes: int) -> Float:
     """Votes (m, t) of weighted neighbours (m, k) with targets (m, k, t)."""
     total = weight.sum(axis=1)
     votes = np.einsum("mk,mkt->mt", weight, targets) / np.where(total > 0, total, 1.0)[:, None]
     if task == "regression":
         return np.asarray(votes)
     # half a neighbour of doubt keeps every logarithm finite
-    doubt = 0.5 / (weight.shape[1] + 1.0)
-    votes = (1 - doubt) * votes + doubt * (1.0 / classes if task == "classification" else 0.5)
+    smoothing = 0.5 / (weight.shape[1] + 1.0)
+    votes = (1 - smoothing) * votes + smoothing * (1.0 / n_classes if task == "classification" else 0.5)
     return np.asarray(np.log(votes) if task == "classification" else np.log(votes) - np.log1p(-votes))

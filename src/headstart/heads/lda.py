@@ -78,13 +78,13 @@ class Lda(LinearHead):
         level = trace / (n * problem.features)
         covariance = (1 - self.shrinkage_) * within / n + self.shrinkage_ * level * np.eye(len(within))
         try:
-            both = np.asarray(np.linalg.solve(covariance, np.column_stack([means, within / n])), dtype=np.float64)
+            solved = np.asarray(np.linalg.solve(covariance, np.column_stack([means, within / n])), dtype=np.float64)
         except np.linalg.LinAlgError as error:
             raise NumericsError(f"shrinkage={self.shrinkage} is too small for these features ({error}).") from error
-        coef, spread = both[:, : len(counts)], both[:, len(counts) :]
+        coef, precision_within = solved[:, : len(counts)], solved[:, len(counts) :]
         offset = np.log(counts / n if prior is None else prior) - 0.5 * np.einsum("rt,rt->t", means, coef)
         if self.correction:
-            offset += 0.5 * np.trace(spread) / counts
+            offset += 0.5 * np.trace(precision_within) / counts
         self.coef_, self.intercept_ = basis.to_input_space(coef, offset)
 
     @classmethod
@@ -99,15 +99,17 @@ class Lda(LinearHead):
         The shrinkage of a fold is met by its strength on average: left-out ridge has one strength for all folds.
         """
         within = _within_trace(problem)
-        shrinkages = np.array([min(_number(setting["shrinkage"], problem), _MOST) for setting in grid])
+        shrinkages = np.array([min(_resolve_shrinkage(setting["shrinkage"], problem), _MOST) for setting in grid])
         share = np.mean([1.0 - 1.0 / len(np.unique(row)) for row in folds])  # of the rows that a fit sees
         alphas = shrinkages / (1 - shrinkages) * within * share / problem.features
         out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
         for repeat, parts in enumerate(rows_by_fold(folds)):
-            others = _Others.without(problem, parts)
-            for place, alpha, left_out in zip(out, alphas, problem.ridge_cv.left_out(parts, alphas), strict=True):
-                for left, scores in zip(left_out, _left_out_scores(problem, left_out, others, alpha), strict=True):
-                    place[repeat, left.rows] = scores
+            training = _TrainingClasses.without(problem, parts)
+            for scores_at_alpha, alpha, left_out in zip(
+                out, alphas, problem.ridge_cv.left_out(parts, alphas), strict=True
+            ):
+                for fold, scores in zip(left_out, _fold_scores(problem, left_out, training, alpha), strict=True):
+                    scores_at_alpha[repeat, fold.rows] = scores
         return out
 
     @classmethod
@@ -119,7 +121,7 @@ class Lda(LinearHead):
 
 
 @dataclass(frozen=True, eq=False)
-class _Others:
+class _TrainingClasses:
     """Classes and spread of the rows that are not left out, for each of k folds."""
 
     seen: Array  # which classes have rows (k, t)
@@ -127,7 +129,7 @@ class _Others:
     traces: Float  # of the within-class scatter (k,)
 
     @classmethod
-    def without(cls, problem: Problem, folds: Sequence[Ints]) -> _Others:
+    def without(cls, problem: Problem, folds: Sequence[Ints]) -> _TrainingClasses:
         rows, T = problem.coordinates, problem.targets
         weighted = problem.row_weights[:, None] * T
         sums, squares = weighted.T @ rows, problem.row_weights * np.einsum("nr,nr->n", rows, rows)
@@ -139,16 +141,18 @@ class _Others:
         return cls(seen, counts, np.maximum(traces, _DEGENERATE * square))
 
 
-def _left_out_scores(problem: Problem, left: Sequence[FoldPrediction], others: _Others, alpha: float) -> list[Float]:
+def _fold_scores(
+    problem: Problem, left: Sequence[FoldPrediction], others: _TrainingClasses, alpha: float
+) -> list[Float]:
     """Decisions (m, t) of every fold."""
     counts = np.where(others.seen, others.counts, 0.0)
     n = counts.sum(axis=1, keepdims=True)
-    found = lda_scores(left, counts / n, others.counts)
+    scores_and_norms = lda_scores(left, counts / n, others.counts)
     scale = n + alpha * problem.features * n / others.traces[:, None]  # n / (1 − ρ)
     values = problem.principal.values
     spread = float((values / (values + alpha)).sum()) * scale / n  # tr(PΣ), of all rows and without their classes
     offsets = np.log(others.counts / n) + 0.5 * spread / others.counts
-    folds = zip(found, scale, offsets, others.seen, strict=True)
+    folds = zip(scores_and_norms, scale, offsets, others.seen, strict=True)
     return [
         np.where(seen, s * (linear - norm / 2) + offset, ABSENT_CLASS_SCORE)
         for (linear, norm), s, offset, seen in folds
@@ -161,7 +165,7 @@ def _within_trace(problem: Problem) -> float:
     return trace if trace > _DEGENERATE * problem.trace else problem.trace
 
 
-def _number(shrinkage: float | str, problem: Problem) -> float:
+def _resolve_shrinkage(shrinkage: float | str, problem: Problem) -> float:
     if not isinstance(shrinkage, str):
         return float(shrinkage)
     basis = problem.principal
@@ -170,14 +174,14 @@ def _number(shrinkage: float | str, problem: Problem) -> float:
     return _shrinkage(shrinkage, within, problem.count, problem.features)
 
 
-def _shrinkage(asked: float | str, within: Float, n: float, features: int) -> float:
+def _shrinkage(shrinkage: float | str, within: Float, n: float, features: int) -> float:
     """ρ, from the pooled within-class scatter in principal coordinates (the rest of its d × d is 0)."""
-    if not isinstance(asked, str):
-        return float(asked)
+    if not isinstance(shrinkage, str):
+        return float(shrinkage)
     trace = float(np.trace(within))
     if not trace > 0:
         return 1.0
-    if asked == "eb":  # Σ + tr(Σ)/n·I is (1−ρ)Σ + ρ·tr(Σ)/d·I up to a factor
+    if shrinkage == "eb":  # Σ + tr(Σ)/n·I is (1−ρ)Σ + ρ·tr(Σ)/d·I up to a factor
         ratio = features / n
         return ratio / (1 + ratio)
     return oas_share(trace / n, float((within**2).sum()) / n**2, rows=n, features=features)

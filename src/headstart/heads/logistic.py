@@ -67,12 +67,12 @@ class Logistic(LinearHead):
     def _solve(self, problem: Problem, prior: Float | None) -> None:
         if not problem.trace > 0:
             raise NumericsError("All features are constant: there is nothing to learn from. Choose another layer.")
-        entropy = _entropy(problem, problem.row_weights[:, None])
-        found = entropy.solve(1.0 / self.C, tolerance=self.tol, max_steps=self.max_iter)
-        self.n_iter_ = int(found.steps.max())
-        if not found.converged.all() and self.n_iter_ >= self.max_iter:
+        batch = _make_batch(problem, problem.row_weights[:, None])
+        solution = batch.solve(1.0 / self.C, tolerance=self.tol, max_steps=self.max_iter)
+        self.n_iter_ = int(solution.steps.max())
+        if not solution.converged.all() and self.n_iter_ >= self.max_iter:
             note(f"Logistic stopped after max_iter={self.max_iter} steps; raise max_iter or tol, or lower C.")
-        columns = _as_columns(found.x[:, None], problem)[:, 0]
+        columns = _as_columns(solution.x[:, None], problem)[:, 0]
         coef, offset = columns[:-1], columns[-1]
         if prior is not None:
             offset = offset + np.log(prior) - np.log(problem.counts / problem.count)
@@ -92,17 +92,17 @@ class Logistic(LinearHead):
         weights = np.repeat(problem.row_weights[:, None], len(parts), axis=1)
         for column, (_, fold) in enumerate(parts):
             weights[fold, column] = 0.0
-        entropy = _entropy(problem, weights)
+        batch = _make_batch(problem, weights)
         out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
         start = None
-        for place in np.argsort([setting["C"] for setting in grid], kind="stable"):
-            found = entropy.solve(1.0 / grid[place]["C"], start, tolerance=_CV_TOLERANCE)
-            start = found.x
+        for i in np.argsort([setting["C"] for setting in grid], kind="stable"):
+            solution = batch.solve(1.0 / grid[i]["C"], start, tolerance=_CV_TOLERANCE)
+            start = solution.x
             scores = _as_columns(
-                entropy.scores(found.x).reshape(len(weights), -1, found.x.shape[2]), problem, len(parts)
+                batch.scores(solution.x).reshape(len(weights), -1, solution.x.shape[2]), problem, len(parts)
             )
             for column, (repeat, fold) in enumerate(parts):
-                out[place, repeat, fold] = scores[fold, column]
+                out[i, repeat, fold] = scores[fold, column]
         return out
 
     @classmethod
@@ -111,7 +111,7 @@ class Logistic(LinearHead):
         return decomposition_flops(problem, per_side=10, per_value=4.0 * 20 * len(_DECADES) * 5 * len(folds))
 
 
-def _entropy(problem: Problem, weights: Float) -> CrossEntropyBatch:
+def _make_batch(problem: Problem, weights: Float) -> CrossEntropyBatch:
     """The batch: one problem per column of weights, and per label for multilabel."""
     rows = np.column_stack([problem.coordinates, np.ones(len(problem.targets))])
     targets = problem.targets

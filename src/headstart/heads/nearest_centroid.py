@@ -70,17 +70,17 @@ class NearestCentroid(LinearHead):
         norms = np.einsum("nr,nr->n", rows, rows)
         for repeat, assignment in enumerate(folds):
             for fold in np.unique(assignment):
-                held = assignment == fold
-                others = np.where(held, 0.0, weights)
+                held_out = assignment == fold
+                others = np.where(held_out, 0.0, weights)
                 counts = others @ problem.targets
-                seen = counts > 0
-                means = (problem.targets[:, seen].T @ (others[:, None] * rows)) / counts[seen, None]
+                present = counts > 0
+                means = (problem.targets[:, present].T @ (others[:, None] * rows)) / counts[present, None]
                 sizes = np.einsum("tr,tr->t", means, means)
                 total = float(others @ norms)
-                variance = _variance(total - float(sizes @ counts[seen]), total, others.sum() * problem.features)
-                out[:, repeat, held] = ABSENT_CLASS_SCORE
-                out[:, repeat, np.flatnonzero(held)[:, None], np.flatnonzero(seen)] = (
-                    rows[held] @ means.T - sizes / 2
+                variance = _variance(total - float(sizes @ counts[present]), total, others.sum() * problem.features)
+                out[:, repeat, held_out] = ABSENT_CLASS_SCORE
+                out[:, repeat, np.flatnonzero(held_out)[:, None], np.flatnonzero(present)] = (
+                    rows[held_out] @ means.T - sizes / 2
                 ) / variance
         return out
 

@@ -43,13 +43,13 @@ def check_rows(X: Array, T: Array, task: str) -> tuple[Array, Float]:
         problems.append(f"X is {X.shape} and T {T.shape}; they need one row per item, and at least one.")
     if problems:
         raise DataError("\n".join(problems))
-    _need_finite(X, T)
+    _check_finite(X, T)
     targets = T.astype(np.float64)
-    _need_kind(targets, task)
+    _check_target_values(targets, task)
     return X, targets
 
 
-def _need_finite(X: Array, T: Array) -> None:
+def _check_finite(X: Array, T: Array) -> None:
     bad = sum(int((~np.isfinite(X[part]).all(axis=1)).sum()) for part in row_blocks(*X.shape))
     if bad:
         raise NumericsError(
@@ -64,7 +64,7 @@ def _need_finite(X: Array, T: Array) -> None:
         )
 
 
-def _need_kind(T: Float, task: str) -> None:
+def _check_target_values(T: Float, task: str) -> None:
     if task == "regression":
         return
     if not ((T == 0) | (T == 1)).all():
@@ -119,10 +119,10 @@ class Problem:
         Of the rows; None is 1 each.
     moments : Moments or None
         Given instead of rows.
-    given : Centred or None
+    precomputed : Centred or None
         Statistics that are known already.
-    kept : (t,) array of bool or None
-        Which columns of the moments this problem is about.
+    columns : (t,) array of bool or None
+        The target columns of the moments that this problem is about.
     """
 
     task: str
@@ -132,7 +132,7 @@ class Problem:
     weights: Float | None = None
     moments: Moments | None = None
     precomputed: Centred | None = None
-    kept: Array | None = None
+    columns: Array | None = None
 
     @property
     def rows(self) -> Array:
@@ -172,7 +172,7 @@ class Problem:
         """Count, means and centred products of the unscaled features; the scatter is left out of wide problems."""
         if self.precomputed is not None:
             return self.precomputed
-        return _summary(self.rows, self.targets, self.row_weights, scatter=not self.wide)
+        return _centered_moments(self.rows, self.targets, self.row_weights, scatter=not self.wide)
 
     @property
     def count(self) -> float:
@@ -210,8 +210,8 @@ class Problem:
     def _variance(self) -> Float:
         if not self.wide:
             return np.asarray(self.stats.scatter.diagonal() / self.count)
-        away = center_and_scale(self.rows, self.mean, None)
-        return np.asarray(np.einsum("n,nd,nd->d", self.row_weights, away, away) / self.count)
+        centered = center_and_scale(self.rows, self.mean, None)
+        return np.asarray(np.einsum("n,nd,nd->d", self.row_weights, centered, centered) / self.count)
 
     @cached_property
     def centered(self) -> Float:
@@ -265,12 +265,12 @@ class Problem:
         """The same rows with another scaling; what does not depend on it is not computed again."""
         return self if scale == self.scale else replace(self, scale=scale, precomputed=self.stats)
 
-    def columns(self, kept: Array) -> Problem:
+    def select_targets(self, mask: Array) -> Problem:
         """The same problem for some of the target columns only."""
-        if kept.all():
+        if mask.all():
             return self
-        T = None if self.T is None else self.T[:, kept]
-        return replace(self, T=T, precomputed=_columns(self.stats, kept), kept=kept)
+        T = None if self.T is None else self.T[:, mask]
+        return replace(self, T=T, precomputed=_select_targets(self.stats, mask), columns=mask)
 
     def to_input_space(self, coef: Float, offset: Float) -> tuple[Float, Float]:
         """Weights (d, t) of scaled features and offsets at their mean, as (coef, intercept) of plain features."""
@@ -283,22 +283,22 @@ class Problem:
         """
         if self.moments is None:
             return replace(self, weights=self.row_weights * (self.targets @ factors), precomputed=None)
-        kept = np.ones(self.moments.targets, dtype=bool) if self.kept is None else self.kept
-        every = np.zeros(len(kept))
-        every[kept] = factors
-        return replace(self, precomputed=_columns(self.moments.weighted(every), kept))
+        columns = np.ones(self.moments.targets, dtype=bool) if self.columns is None else self.columns
+        class_factors = np.zeros(len(columns))
+        class_factors[columns] = factors
+        return replace(self, precomputed=_select_targets(self.moments.weighted(class_factors), columns))
 
 
-def _columns(stats: Centred, kept: Array) -> Centred:
+def _select_targets(stats: Centred, mask: Array) -> Centred:
     return replace(
         stats,
-        target_mean=stats.target_mean[kept],
-        cross=stats.cross[:, kept],
-        target_scatter=stats.target_scatter[kept],
+        target_mean=stats.target_mean[mask],
+        cross=stats.cross[:, mask],
+        target_scatter=stats.target_scatter[mask],
     )
 
 
-def _summary(X: Array, T: Float, weights: Float, *, scatter: bool) -> Centred:
+def _centered_moments(X: Array, T: Float, weights: Float, *, scatter: bool) -> Centred:
     """Two passes over the rows: means, then centred products; blocks of rows are raised to float64."""
     total = float(weights.sum())
     origin = np.asarray(X[0], dtype=np.float64)
@@ -307,7 +307,7 @@ def _summary(X: Array, T: Float, weights: Float, *, scatter: bool) -> Centred:
         mean += weights[part] @ np.subtract(X[part], origin, dtype=np.float64)
     mean = origin + mean / total
     target_mean = weights @ T / total
-    away = T - target_mean
+    centered_targets = T - target_mean
     square = np.zeros((X.shape[1], X.shape[1])) if scatter else np.zeros((0, 0))
     cross = np.zeros((X.shape[1], T.shape[1]))
     root = np.sqrt(weights)[:, None]
@@ -315,8 +315,10 @@ def _summary(X: Array, T: Float, weights: Float, *, scatter: bool) -> Centred:
         rows = root[part] * center_and_scale(X[part], mean, None)
         if scatter:
             square += rows.T @ rows
-        cross += rows.T @ (root[part] * away[part])
-    return Centred(total, mean, square, target_mean, cross, np.einsum("n,nt,nt->t", weights, away, away))
+        cross += rows.T @ (root[part] * centered_targets[part])
+    return Centred(
+        total, mean, square, target_mean, cross, np.einsum("n,nt,nt->t", weights, centered_targets, centered_targets)
+    )
 
 
 def make_problem(X: Array | Moments, T: Array | None, *, task: str, scale: str, sample_weight: Array | None) -> Problem:

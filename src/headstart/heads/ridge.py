@@ -62,7 +62,7 @@ class Ridge(LinearHead):
     def _solve(self, problem: Problem, prior: Float | None) -> None:
         if prior is not None:
             problem = problem.reweighted(prior * problem.count / problem.counts)
-        self.alpha_ = float(self.alpha) if self.alpha is not None else _chosen(problem, self.select)
+        self.alpha_ = float(self.alpha) if self.alpha is not None else _select_alpha(problem, self.select)
         coef = _coef(problem, self.alpha_, decomposed=self.alpha is None)
         offset = problem.target_mean - (0.5 if problem.task == "multilabel" else 0.0)
         self.coef_, self.intercept_ = problem.to_input_space(coef, offset)
@@ -70,19 +70,22 @@ class Ridge(LinearHead):
     @classmethod
     def grid(cls, problem: Problem) -> list[dict[str, Any]]:
         """Strengths from the strongest down."""
-        return [{"alpha": float(alpha)} for alpha in strengths(problem)[::-1]]
+        return [{"alpha": float(alpha)} for alpha in alpha_grid(problem)[::-1]]
 
     @classmethod
     def out_of_fold(cls, problem: Problem, folds: Ints, grid: list[dict[str, Any]]) -> Float:
         """All strengths and folds from one decomposition, exactly as if each had been fitted."""
         out = np.empty((len(grid), *folds.shape, problem.targets.shape[1]))
         # a head asked for without a strength chooses it once, from all rows: one number, as the best of a grid would be
-        own = {how: _chosen(problem, how) for how in {s.get("select", "gcv") for s in grid if s["alpha"] is None}}
-        alphas = np.array([s["alpha"] or own[s.get("select", "gcv")] for s in grid])
+        chosen = {
+            select: _select_alpha(problem, select)
+            for select in {s.get("select", "gcv") for s in grid if s["alpha"] is None}
+        }
+        alphas = np.array([s["alpha"] or chosen[s.get("select", "gcv")] for s in grid])
         for repeat, parts in enumerate(rows_by_fold(folds)):
-            for place, left_out in zip(out, problem.ridge_cv.left_out(parts, alphas), strict=True):
+            for scores_at_alpha, left_out in zip(out, problem.ridge_cv.left_out(parts, alphas), strict=True):
                 for left in left_out:
-                    place[repeat, left.rows] = left.scores
+                    scores_at_alpha[repeat, left.rows] = left.scores
         return out - 0.5 if problem.task == "multilabel" else out
 
     @classmethod
@@ -93,7 +96,7 @@ class Ridge(LinearHead):
         )
 
 
-def strengths(problem: Problem) -> Float:
+def alpha_grid(problem: Problem) -> Float:
     """Strengths worth trying, weakest first: from 1e-3 to 10 times the mean scatter of a feature.
 
     With n < d they go on to 10 times that of a direction: few are left, each with much of the scatter.
@@ -125,8 +128,8 @@ def _coef(problem: Problem, alpha: float, *, decomposed: bool) -> Float:
     return np.asarray(coef)
 
 
-def _chosen(problem: Problem, select: str) -> float:
-    alphas = strengths(problem)
+def _select_alpha(problem: Problem, select: str) -> float:
+    alphas = alpha_grid(problem)
     errors = gcv(problem, alphas) if select == "gcv" else loo(problem, alphas)
     return float(alphas[len(alphas) - 1 - np.argmin(errors[::-1])])  # of equals, the strongest
 
@@ -134,26 +137,26 @@ def _chosen(problem: Problem, select: str) -> float:
 def gcv(problem: Problem, alphas: Float) -> Float:
     """Generalised cross-validation, the error at each strength (a,): an exact function of moments."""
     values = problem.principal.values
-    pulled = (problem.principal.vectors.T @ problem.cross) ** 2 / values[:, None]
-    explained = pulled.sum(axis=1)
+    projected = (problem.principal.vectors.T @ problem.cross) ** 2 / values[:, None]
+    explained = projected.sum(axis=1)
     total = float(problem.target_scatter.sum())
-    keep = alphas[:, None] / (values + alphas[:, None])
-    residual = np.maximum(total - explained.sum(), 0.0) + keep**2 @ explained
-    free = problem.count - 1.0 - (1.0 - keep).sum(axis=1)
-    return np.asarray(problem.count * residual / np.maximum(free, 1e-9 * problem.count) ** 2)
+    residual_factor = alphas[:, None] / (values + alphas[:, None])
+    residual = np.maximum(total - explained.sum(), 0.0) + residual_factor**2 @ explained
+    residual_dof = problem.count - 1.0 - (1.0 - residual_factor).sum(axis=1)
+    return np.asarray(problem.count * residual / np.maximum(residual_dof, 1e-9 * problem.count) ** 2)
 
 
 def loo(problem: Problem, alphas: Float) -> Float:
     """Exact leave-one-out squared error at each strength (a,), e_i / (1 − h_ii). Cost: O(n·(r + t)) each."""
     basis, weights = problem.principal, problem.row_weights
-    left = np.sqrt(weights)[:, None] * problem.coordinates / np.sqrt(basis.values)
-    pulled = left.T @ problem.centered_targets
-    square, share = left**2, weights / problem.count
+    U = np.sqrt(weights)[:, None] * problem.coordinates / np.sqrt(basis.values)
+    Ut_y = U.T @ problem.centered_targets
+    square, mean_leverage = U**2, weights / problem.count
     errors = np.empty(len(alphas))
     for i, alpha in enumerate(alphas):
         shrink = basis.values / (basis.values + alpha)
-        residual = problem.centered_targets - left @ (shrink[:, None] * pulled)
-        errors[i] = float(((residual / (1.0 - square @ shrink - share)[:, None]) ** 2).sum())
+        residual = problem.centered_targets - U @ (shrink[:, None] * Ut_y)
+        errors[i] = float(((residual / (1.0 - square @ shrink - mean_leverage)[:, None]) ** 2).sum())
     return errors
 
 
@@ -178,17 +181,17 @@ def cv_error(parts: Sequence[Moments], alphas: Sequence[float]) -> Float:
     """
     if len(parts) < 2:
         raise OptionError(f"Cross-validation needs the moments of two folds or more; got {len(parts)}.")
-    whole = sum(parts[1:], parts[0])
-    return np.stack([_held_out(whole - part, part, np.asarray(alphas, dtype=np.float64)) for part in parts])
+    total = sum(parts[1:], parts[0])
+    return np.stack([_fold_error(total - part, part, np.asarray(alphas, dtype=np.float64)) for part in parts])
 
 
-def _held_out(train: Moments, part: Moments, alphas: Float) -> Float:
+def _fold_error(train: Moments, part: Moments, alphas: Float) -> Float:
     problem = Problem("regression", moments=train, precomputed=train.centred)
     basis = problem.principal
-    pulled = basis.vectors.T @ problem.cross
+    projected = basis.vectors.T @ problem.cross
     errors = np.empty((len(alphas), train.targets))
     for i, alpha in enumerate(alphas):
-        coef = basis.vectors @ (pulled / (basis.values + alpha)[:, None])
+        coef = basis.vectors @ (projected / (basis.values + alpha)[:, None])
         bias = train.target_mean - part.target_mean + (part.mean - train.mean) @ coef
         inside = np.einsum("dt,dt->t", coef, part.scatter @ coef - 2 * part.cross)
         errors[i] = part.target_scatter + inside + part.count * bias**2

@@ -57,18 +57,18 @@ def row_blocks(rows: int, features: int) -> list[slice]:
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def center_and_scale(X: Array, mean: Float, spread: Float | None) -> Float:
-    """A float64 copy of rows without their mean, divided by ``spread``."""
+def center_and_scale(X: Array, mean: Float, feature_scale: Float | None) -> Float:
+    """A float64 copy of rows without their mean, divided by ``feature_scale``."""
     out = np.subtract(X, mean, dtype=np.float64)
-    if spread is not None:
-        out /= spread
+    if feature_scale is not None:
+        out /= feature_scale
     return out
 
 
-def unscale_coef(coef: Float, offset: Float, mean: Float, spread: Float | None) -> tuple[Float, Float]:
+def unscale_coef(coef: Float, offset: Float, mean: Float, feature_scale: Float | None) -> tuple[Float, Float]:
     """Weights and offsets of centred, scaled features as weights and intercepts of plain ones."""
-    if spread is not None:
-        coef = coef / spread[:, None]
+    if feature_scale is not None:
+        coef = coef / feature_scale[:, None]
     return coef, offset - mean @ coef
 
 
@@ -83,21 +83,21 @@ def feature_scale(variance: Float, mean: Float, scale: str) -> Float | None:
     return np.where(deviation > _CONSTANT * np.abs(mean), deviation, 0.0) + (deviation <= _CONSTANT * np.abs(mean))
 
 
-def pca_of_scatter(mean: Float, scatter: Float, spread: Float | None) -> PrincipalCoordinates:
+def pca_of_scatter(mean: Float, scatter: Float, feature_scale: Float | None) -> PrincipalCoordinates:
     """From the centred scatter (d, d) of plain features. Cost: O(d³)."""
-    if spread is not None:
-        scatter = scatter / np.outer(spread, spread)
+    if feature_scale is not None:
+        scatter = scatter / np.outer(feature_scale, feature_scale)
     values, vectors = symmetric_eig(scatter)
-    kept = values > _RANK * max(values[-1], 0.0)
-    return PrincipalCoordinates(mean, spread, np.ascontiguousarray(vectors[:, kept]), values[kept])
+    mask = values > _RANK * max(values[-1], 0.0)
+    return PrincipalCoordinates(mean, feature_scale, np.ascontiguousarray(vectors[:, mask]), values[mask])
 
 
-def pca_of_rows(rows: Float, mean: Float, spread: Float | None) -> PrincipalCoordinates:
+def pca_of_rows(rows: Float, mean: Float, feature_scale: Float | None) -> PrincipalCoordinates:
     """From centred, scaled (and weighted) rows (n, d), fewer than features. Cost: O(n²·d + n³)."""
     values, left = symmetric_eig(rows @ rows.T)
-    kept = values > _RANK * max(values[-1], 0.0)
-    values, left = values[kept], left[:, kept]
-    return PrincipalCoordinates(mean, spread, (rows.T @ left) / np.sqrt(values), values)
+    mask = values > _RANK * max(values[-1], 0.0)
+    values, left = values[mask], left[:, mask]
+    return PrincipalCoordinates(mean, feature_scale, (rows.T @ left) / np.sqrt(values), values)
 
 
 def symmetric_eig(matrix: Float) -> tuple[Float, Float]:

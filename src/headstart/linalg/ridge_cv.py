@@ -74,28 +74,28 @@ class FoldRidge:
         """
         order = np.concatenate(members)  # each fold in one piece, gathered once for all penalties
         rest = np.setdiff1d(np.arange(len(self.rows)), order)
-        whole = self.full_fit.take(np.concatenate([order, rest]))
+        fit = self.full_fit.take(np.concatenate([order, rest]))
         ends = np.cumsum([0, *map(len, members)])
         folds = [slice(start, end) for start, end in itertools.pairwise(ends)]
-        many = [5 * len(fold) > 4 * len(self.values) for fold in members]  # where the other way costs less
-        normal = [_Normal.of(whole, fold) if m else None for fold, m in zip(folds, many, strict=True)]
+        is_large = [5 * len(fold) > 4 * len(self.values) for fold in members]  # where the other way costs less
+        normal = [_NormalEquations.of(fit, fold) if m else None for fold, m in zip(folds, is_large, strict=True)]
         for penalty in penalties:
-            fit = whole.at(float(penalty))
-            found = [
-                fit.hat(fold) if equations is None else equations.at(float(penalty))
+            full = fit.at(float(penalty))
+            predictions = [
+                full.leave_out_by_hat(fold) if equations is None else equations.at(float(penalty))
                 for fold, equations in zip(folds, normal, strict=True)
             ]
-            yield [FoldPrediction(fold, *left) for fold, left in zip(members, found, strict=True)]
+            yield [FoldPrediction(fold, *left) for fold, left in zip(members, predictions, strict=True)]
 
     @cached_property
     def full_fit(self) -> _FullFit:
         """What all penalties and folds share. Cost: n·r·t; memory: n·r."""
-        root = np.sqrt(self.weights)
+        sqrt_weights = np.sqrt(self.weights)
         mean = self.weights @ self.targets / self.weights.sum()
-        away = root[:, None] * (self.targets - mean)
-        left = self.rows * root[:, None]
-        left /= np.sqrt(self.values)
-        return _FullFit(self.values, mean, left.T @ away, root, away, left)
+        centered_targets = sqrt_weights[:, None] * (self.targets - mean)
+        U = self.rows * sqrt_weights[:, None]
+        U /= np.sqrt(self.values)
+        return _FullFit(self.values, mean, U.T @ centered_targets, sqrt_weights, centered_targets, U)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,23 +105,25 @@ class _FullFit:
     values: Float  # (r,)
     mean: Float  # of the targets (t,)
     Ut_y: Float  # Uᵀ away (r, t)
-    root: Float  # √w (n,)
-    centered: Float  # √w (T − mean) (n, t)
-    left: Float  # U (n, r), orthonormal columns
+    sqrt_weights: Float  # √w (n,)
+    centered_targets: Float  # √w (T − mean) (n, t)
+    U: Float  # (n, r), orthonormal columns
 
     def take(self, order: Ints) -> _FullFit:
         """The same with its rows in another order."""
-        return replace(self, root=self.root[order], centered=self.centered[order], left=self.left[order])
+        return replace(
+            self, sqrt_weights=self.sqrt_weights[order], centered_targets=self.centered_targets[order], U=self.U[order]
+        )
 
     def at(self, penalty: float) -> _FoldFit:
         shrink = self.values / (self.values + penalty)
-        kept = shrink[:, None] * self.Ut_y
-        residual = self.centered - self.left @ kept
-        return _FoldFit(self, shrink, residual, self.Ut_y.T @ kept)
+        shrunk = shrink[:, None] * self.Ut_y
+        residual = self.centered_targets - self.U @ shrunk
+        return _FoldFit(self, shrink, residual, self.Ut_y.T @ shrunk)
 
 
 @dataclass(frozen=True, eq=False)
-class _Normal:
+class _NormalEquations:
     """The normal equations without one fold: coordinates and intercept, but for the penalty."""
 
     gram: Float  # (r + 1, r + 1)
@@ -130,13 +132,13 @@ class _Normal:
     mean: Float  # of the targets (t,)
 
     @classmethod
-    def of(cls, whole: _FullFit, fold: slice) -> _Normal:
-        lengths = np.append(np.sqrt(whole.values), 1.0)
-        weighted = np.column_stack([whole.left[fold], whole.root[fold]]) * lengths
-        gram = np.diag(np.append(whole.values, whole.root @ whole.root)) - weighted.T @ weighted
-        right = -(weighted.T @ whole.centered[fold])
-        right[:-1] += lengths[:-1, None] * whole.Ut_y
-        return cls(gram, right, weighted / whole.root[fold, None], whole.mean)
+    def of(cls, full: _FullFit, fold: slice) -> _NormalEquations:
+        lengths = np.append(np.sqrt(full.values), 1.0)
+        weighted = np.column_stack([full.U[fold], full.sqrt_weights[fold]]) * lengths
+        gram = np.diag(np.append(full.values, full.sqrt_weights @ full.sqrt_weights)) - weighted.T @ weighted
+        right = -(weighted.T @ full.centered_targets[fold])
+        right[:-1] += lengths[:-1, None] * full.Ut_y
+        return cls(gram, right, weighted / full.sqrt_weights[fold, None], full.mean)
 
     def at(self, penalty: float) -> tuple[Float, Float]:
         """Leave out a fold of many rows: solve for the others. (scores, explained) of the fold."""
@@ -157,20 +159,26 @@ class _FoldFit:
     residual: Float  # √w-weighted (n, t)
     explained: Float  # (t, t)
 
-    def hat(self, fold: slice) -> tuple[Float, Float]:
+    def leave_out_by_hat(self, fold: slice) -> tuple[Float, Float]:
         """Leave out a fold of few rows: solve with I − H. (scores, explained) of the fold."""
-        whole = self.full_fit
-        root, away, residual = whole.root[fold], whole.centered[fold], self.residual[fold]
-        total = whole.root @ whole.root
-        half = whole.left[fold] * np.sqrt(self.shrink)
+        full = self.full_fit
+        sqrt_weights, centered_targets, residual = (
+            full.sqrt_weights[fold],
+            full.centered_targets[fold],
+            self.residual[fold],
+        )
+        total = full.sqrt_weights @ full.sqrt_weights
+        half = full.U[fold] * np.sqrt(self.shrink)
         matrix = -(half @ half.T)
-        matrix -= np.outer(root, root) / total
+        matrix -= np.outer(sqrt_weights, sqrt_weights) / total
         matrix[np.diag_indices_from(matrix)] += 1.0
         error = _solve(matrix, residual)
-        scores = (away - error) / root[:, None] + whole.mean
+        scores = (centered_targets - error) / sqrt_weights[:, None] + full.mean
         # Tᵀ T of the others about their own mean, less what their fit leaves over
-        outside = root @ away
-        scatter = -(away.T @ away) - np.outer(outside, outside) / (total - root @ root)
+        outside = sqrt_weights @ centered_targets
+        scatter = -(centered_targets.T @ centered_targets) - np.outer(outside, outside) / (
+            total - sqrt_weights @ sqrt_weights
+        )
         return scores, _symmetrize(self.explained + scatter + residual.T @ error)
 
 
@@ -189,12 +197,12 @@ def _symmetrize(matrix: Float) -> Float:
     return (matrix + matrix.T) / 2
 
 
-def lda_scores(left: Sequence[FoldPrediction], means: Float, counts: Float) -> list[tuple[Float, Float]]:
+def lda_scores(folds: Sequence[FoldPrediction], means: Float, counts: Float) -> list[tuple[Float, Float]]:
     """Scores of discriminant analysis with within-class scatter S_W + α, from those of ridge at the same α.
 
     Parameters
     ----------
-    left : sequence of k LeftOut
+    folds : sequence of k LeftOut
         Ridge on one-hot targets.
     means : (k, t) array
         Mean of the others' targets, fold by fold.
@@ -212,14 +220,14 @@ def lda_scores(left: Sequence[FoldPrediction], means: Float, counts: Float) -> l
     -----
     With M the class means, A = S + α and N = diag(counts): (S_W + α)⁻¹M = A⁻¹M (I − N MᵀA⁻¹M)⁻¹.
     """
-    explained = np.stack([one.explained for one in left]) / counts[:, None]
+    explained = np.stack([fold.explained for fold in folds]) / counts[:, None]
     try:
         turns = np.linalg.inv(np.eye(counts.shape[1]) - explained)
     except np.linalg.LinAlgError as error:
         raise NumericsError("Some class has no spread of its own and no shrinkage is left. Raise shrinkage.") from error
     norms = np.einsum("kab,kba->ka", explained / counts[:, :, None], turns)
-    together = zip(left, means, counts, turns, norms, strict=True)
-    return [(((one.scores - mean) / count) @ turn, norm) for one, mean, count, turn, norm in together]
+    together = zip(folds, means, counts, turns, norms, strict=True)
+    return [(((fold.scores - mean) / count) @ turn, norm) for fold, mean, count, turn, norm in together]
 
 
 # ---- Held-out ridge predictions from the n × n side: features enter only as the products of the rows. Floor 1. ----
@@ -227,15 +235,15 @@ def lda_scores(left: Sequence[FoldPrediction], means: Float, counts: Float) -> l
 
 def centered_gram(X: Array, *, standard: bool) -> Float:
     """Products (n, n) of the centred rows; ``standard`` divides features by their standard deviation first."""
-    away = np.asarray(X, dtype=np.float64)
-    away = away - away.mean(axis=0)
+    rows = np.asarray(X, dtype=np.float64)
+    rows = rows - rows.mean(axis=0)
     if standard:
-        spread = away.std(axis=0)
-        away /= np.where(spread > 1e-9 * max(float(spread.max(initial=0.0)), 1e-300), spread, np.inf)
-    return np.asarray(away @ away.T)
+        deviation = rows.std(axis=0)
+        rows /= np.where(deviation > 1e-9 * max(float(deviation.max(initial=0.0)), 1e-300), deviation, np.inf)
+    return np.asarray(rows @ rows.T)
 
 
-def kernel_out_of_fold(K: Float, T: Float, members: Sequence[Ints], penalty: float) -> Float:
+def kernel_out_of_fold(K: Float, T: Float, folds: Sequence[Ints], penalty: float) -> Float:
     """Predictions (n, t) of every row by the ridge that was fitted without its fold.
 
     Parameters
@@ -243,7 +251,7 @@ def kernel_out_of_fold(K: Float, T: Float, members: Sequence[Ints], penalty: flo
     K : (n, n) array
         Products of the rows.
     T : (n, t) array
-    members : sequence of (m,) arrays
+    folds : sequence of (m,) arrays
         The rows of each fold.
     penalty : float
         Positive.
@@ -257,11 +265,11 @@ def kernel_out_of_fold(K: Float, T: Float, members: Sequence[Ints], penalty: flo
     matrix[np.diag_indices(n)] += penalty
     try:
         inverse = np.linalg.inv(matrix)
-        pulled = inverse.sum(axis=0)
-        inverse -= np.outer(pulled, pulled) / pulled.sum()
+        column_sums = inverse.sum(axis=0)
+        inverse -= np.outer(column_sums, column_sums) / column_sums.sum()
         duals = inverse @ T
         scores = np.empty_like(duals)
-        for fold in members:
+        for fold in folds:
             scores[fold] = T[fold] - np.linalg.solve(inverse[np.ix_(fold, fold)], duals[fold])
     except np.linalg.LinAlgError as error:
         raise NumericsError("The penalty is too small for these features. Raise it.") from error

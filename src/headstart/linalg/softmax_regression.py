@@ -74,7 +74,7 @@ def minimize_batch(
     steps, converged = np.full(len(active), max_steps), np.zeros(len(active), dtype=bool)
     for step in range(max_steps):
         batch.aim()
-        distance = np.maximum(-batch.slope, _dot(batch.gradient, batch.inverse * batch.gradient))
+        distance = np.maximum(-batch.directional_derivative, _dot(batch.gradient, batch.inverse * batch.gradient))
         near = distance <= np.maximum(tolerance, _LAST_BIT * np.abs(batch.value))
         done = near | batch.stuck
         if done.any():
@@ -100,7 +100,7 @@ class _LineSearchBatch:
     pairs: list[CurvaturePair] = field(default_factory=list)
     stuck: NDArray[np.bool_] = field(init=False)
     direction: Float = field(init=False)
-    slope: Float = field(init=False)
+    directional_derivative: Float = field(init=False)
 
     def __post_init__(self) -> None:
         self.stuck = np.zeros(len(self.active), dtype=bool)
@@ -109,21 +109,23 @@ class _LineSearchBatch:
         """Go on with some of the problems only."""
         self.active, self.value, self.stuck = self.active[mask], self.value[mask], self.stuck[mask]
         self.x, self.gradient, self.inverse = self.x[:, mask], self.gradient[:, mask], self.inverse[:, mask]
-        self.direction, self.slope = self.direction[:, mask], self.slope[mask]
+        self.direction, self.directional_derivative = self.direction[:, mask], self.directional_derivative[mask]
         self.pairs = [(s[:, mask], y[:, mask], rho[mask]) for s, y, rho in self.pairs]
 
     def aim(self) -> None:
         """Where to go next, and how steeply the values fall that way."""
         self.direction = self._quasi_newton()
-        self.slope = _dot(self.gradient, self.direction)
-        uphill = self.slope > 0  # only by rounding: the memory of a convex problem is positive definite
+        self.directional_derivative = _dot(self.gradient, self.direction)
+        uphill = (
+            self.directional_derivative > 0
+        )  # only by rounding: the memory of a convex problem is positive definite
         if uphill.any():
             self.direction[:, uphill] = -(self.inverse * self.gradient)[:, uphill]
-            self.slope = _dot(self.gradient, self.direction)
+            self.directional_derivative = _dot(self.gradient, self.direction)
 
     def advance(self, objective: BatchObjective) -> None:
         """One step of every problem, shortened until its value falls enough."""
-        x, value, gradient = self._line_search(objective, self.direction, self.slope)
+        x, value, gradient = self._line_search(objective, self.direction, self.directional_derivative)
         step, change = x - self.x, gradient - self.gradient
         curvature = _dot(step, change)
         sound = curvature > _ROUNDING * np.sqrt(_dot(step, step) * _dot(change, change))
@@ -148,28 +150,30 @@ class _LineSearchBatch:
             q += (weight - rho * _dot(change, q))[:, None] * step
         return -q
 
-    def _line_search(self, objective: BatchObjective, direction: Float, slope: Float) -> tuple[Float, Float, Float]:
+    def _line_search(
+        self, objective: BatchObjective, direction: Float, derivative: Float
+    ) -> tuple[Float, Float, Float]:
         """Backtrack by quadratic interpolation; a problem whose value does not fall at all is stuck at rounding."""
         size = np.ones(len(self.active))
         x = self.x + direction
         value, gradient = objective(x, self.active)
         for _ in range(_BACKTRACKS):
-            high = self._too_high(value, size, slope)
+            high = self._too_high(value, size, derivative)
             if not len(high):
                 return x, value, gradient
             now = size[high]
             with np.errstate(all="ignore"):
-                vertex = -slope[high] * now**2 / (2 * (value[high] - self.value[high] - slope[high] * now))
+                vertex = -derivative[high] * now**2 / (2 * (value[high] - self.value[high] - derivative[high] * now))
             size[high] = np.clip(np.where(np.isfinite(vertex), vertex, now / 2), now / 10, now / 2)
             x[:, high] = self.x[:, high] + size[high, None] * direction[:, high]
             value[high], gradient[:, high] = objective(x[:, high], self.active[high])
-        high = self._too_high(value, size, slope)
+        high = self._too_high(value, size, derivative)
         x[:, high], value[high], gradient[:, high] = self.x[:, high], self.value[high], self.gradient[:, high]
         self.stuck[high] = True
         return x, value, gradient
 
-    def _too_high(self, value: Float, size: Float, slope: Float) -> Ints:
-        allowed = self.value + _ARMIJO * size * slope + _ROUNDING * np.abs(self.value)
+    def _too_high(self, value: Float, size: Float, derivative: Float) -> Ints:
+        allowed = self.value + _ARMIJO * size * derivative + _ROUNDING * np.abs(self.value)
         return np.flatnonzero(~(value <= allowed))
 
 
@@ -211,15 +215,15 @@ class CrossEntropyBatch:
         again with the curvature there.
         """
         size = tolerance * float(self.weights.sum(axis=0).max())
-        found = self._descend(penalty, self.initial() if start is None else start, tolerance=size, max_steps=max_steps)
+        result = self._descend(penalty, self.initial() if start is None else start, tolerance=size, max_steps=max_steps)
         for _ in range(_ROUNDS if tolerance < _SHARP else 0):
-            if found.steps.max() >= max_steps:
+            if result.steps.max() >= max_steps:
                 break
-            more = self._descend(penalty, found.x, tolerance=size, max_steps=max_steps)
-            found = BatchMinimum(more.x, more.value, found.steps + more.steps, more.converged)
+            more = self._descend(penalty, result.x, tolerance=size, max_steps=max_steps)
+            result = BatchMinimum(more.x, more.value, result.steps + more.steps, more.converged)
             if not more.steps.any():
                 break
-        return found
+        return result
 
     def _descend(self, penalty: float, start: Float, *, tolerance: float, max_steps: int) -> BatchMinimum:
         inverse = self._inverse_diagonal(start, penalty)
@@ -229,8 +233,10 @@ class CrossEntropyBatch:
 
     def initial(self) -> Float:
         """No weights, and intercepts that give the class shares."""
-        mass = np.maximum(self.weights.sum(axis=0), 1e-300)
-        share = np.einsum("nb,nbt->bt", self.weights, np.broadcast_to(self.targets, self._shape())) / mass[:, None]
+        total_weight = np.maximum(self.weights.sum(axis=0), 1e-300)
+        share = (
+            np.einsum("nb,nbt->bt", self.weights, np.broadcast_to(self.targets, self._shape())) / total_weight[:, None]
+        )
         share = np.clip(share, 1e-9, 1 - 1e-9)
         start = np.zeros((self.rows.shape[1], *share.shape))
         start[-1] = np.log(share) if self.link == "softmax" else np.log(share / (1 - share))
@@ -257,15 +263,15 @@ class CrossEntropyBatch:
         return len(self.rows), self.weights.shape[1], self.targets.shape[2]
 
     def _inverse_diagonal(self, x: Float, penalty: float) -> Float:
-        chance = self.scores(x)
-        _softmax(chance, np.zeros((1, 1, 1))) if self.link == "softmax" else _sigmoid(chance, np.zeros((1, 1, 1)))
-        mass = self.weights.sum(axis=0)
-        bend = np.einsum("nb,nbt->bt", self.weights, chance * (1 - chance))
-        bend = np.maximum(bend, _LEAST_CURVATURE * np.maximum(mass, 1e-300)[:, None])
+        proba = self.scores(x)
+        _softmax(proba, np.zeros((1, 1, 1))) if self.link == "softmax" else _sigmoid(proba, np.zeros((1, 1, 1)))
+        total_weight = self.weights.sum(axis=0)
+        curvature = np.einsum("nb,nbt->bt", self.weights, proba * (1 - proba))
+        curvature = np.maximum(curvature, _LEAST_CURVATURE * np.maximum(total_weight, 1e-300)[:, None])
         scatter = np.einsum("np,np->p", self.rows[:, :-1], self.rows[:, :-1]) / len(self.rows)
         diagonal = np.empty_like(x)
-        diagonal[:-1] = scatter[:, None, None] * bend + penalty
-        diagonal[-1] = bend
+        diagonal[:-1] = scatter[:, None, None] * curvature + penalty
+        diagonal[-1] = curvature
         return 1.0 / diagonal
 
 

@@ -190,29 +190,29 @@ def align_rows(
     n = len(truth)
     sizes = {"truth": n, "predicted": len(predicted), **({} if proba is None else {"proba": len(proba)})}
     if len(set(sizes.values())) > 1:
-        given = ", ".join(f"{size} {name}" for name, size in sizes.items())
-        raise DataError(f"Rows do not align: {given}. Evaluate with one prediction per row (skipped items left out).")
-    kept = np.array([not _missing(value) for value in truth], bool)
-    if not kept.any():
+        counts = ", ".join(f"{size} {name}" for name, size in sizes.items())
+        raise DataError(f"Rows do not align: {counts}. Evaluate with one prediction per row (skipped items left out).")
+    has_truth = np.array([not _missing(value) for value in truth], bool)
+    if not has_truth.any():
         raise DataError(f"There is nothing to evaluate: none of the {n} rows has a known truth.")
-    truth, predicted = (_pick(values, kept) for values in (truth, predicted))
-    scores = None if proba is None else _matrix(np.asarray(proba, float)[kept], "proba")
+    truth, predicted = (_pick(values, has_truth) for values in (truth, predicted))
+    scores = None if proba is None else _matrix(np.asarray(proba, float)[has_truth], "proba")
     if task == "classification":
-        return _classes(truth, predicted, scores, classes=classes, train_counts=train_counts)
+        return _align_classes(truth, predicted, scores, classes=classes, train_counts=train_counts)
     if task == "multilabel":
-        return _labels(truth, predicted, scores, classes)
+        return _align_labels(truth, predicted, scores, classes)
     if task == "regression":
-        return _numbers(truth, predicted)
+        return _align_values(truth, predicted)
     return MetricInputs(task, tuple(map(str, truth)), tuple(map(str, predicted)))
 
 
-def _numbers(truth: Any, predicted: Any) -> MetricInputs:
-    true, said = _matrix(np.asarray(truth, float), "truth"), _matrix(np.asarray(predicted, float), "predictions")
-    if true.shape != said.shape:
-        raise DataError(f"Truth has shape {true.shape} and predictions {said.shape}; they must agree.")
-    if max(np.abs(true).max(initial=0.0), np.abs(said).max(initial=0.0)) > LARGEST:
+def _align_values(truth: Any, predicted: Any) -> MetricInputs:
+    true, estimate = _matrix(np.asarray(truth, float), "truth"), _matrix(np.asarray(predicted, float), "predictions")
+    if true.shape != estimate.shape:
+        raise DataError(f"Truth has shape {true.shape} and predictions {estimate.shape}; they must agree.")
+    if max(np.abs(true).max(initial=0.0), np.abs(estimate).max(initial=0.0)) > LARGEST:
         raise DataError(f"Errors are squared: numbers beyond {LARGEST:g} need another unit.")
-    return MetricInputs("regression", true, said)
+    return MetricInputs("regression", true, estimate)
 
 
 def _missing(value: Any) -> bool:
@@ -225,10 +225,10 @@ def _missing(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and any(map(_missing, value))
 
 
-def _pick(values: Any, kept: Array) -> Any:
+def _pick(values: Any, mask: Array) -> Any:
     if isinstance(values, np.ndarray):
-        return values[kept]
-    return [value for value, keep in zip(values, kept) if keep]
+        return values[mask]
+    return [value for value, keep in zip(values, mask) if keep]
 
 
 def _matrix(values: Float, name: str) -> Float:
@@ -241,7 +241,7 @@ def _matrix(values: Float, name: str) -> Float:
     return values
 
 
-def _classes(
+def _align_classes(
     truth: Any,
     predicted: Any,
     proba: Float | None,
@@ -250,17 +250,17 @@ def _classes(
     train_counts: Mapping[Any, int] | None,
 ) -> MetricInputs:
     truth, predicted = ([v.item() if isinstance(v, np.generic) else v for v in values] for values in (truth, predicted))
-    given = [c.item() if isinstance(c, np.generic) else c for c in classes or ()]
+    class_order = [c.item() if isinstance(c, np.generic) else c for c in classes or ()]
     # A class that only the test rows have stays an error that counts: it comes after those the predictor knows.
-    known = given + _sorted({*truth, *predicted} - set(given))
-    index = {label: i for i, label in enumerate(known)}
+    all_classes = class_order + _sorted({*truth, *predicted} - set(class_order))
+    index = {label: i for i, label in enumerate(all_classes)}
     if proba is not None:
-        proba = _distribution(proba, given, known)
+        proba = _distribution(proba, class_order, all_classes)
     counts = None
     if train_counts is not None:
-        counts = np.array([float(train_counts.get(label, 0)) for label in known])
-    true, said = (np.array([index[label] for label in values], np.int64) for values in (truth, predicted))
-    return MetricInputs("classification", true, said, proba=proba, classes=tuple(known), train_counts=counts)
+        counts = np.array([float(train_counts.get(label, 0)) for label in all_classes])
+    true, estimate = (np.array([index[label] for label in values], np.int64) for values in (truth, predicted))
+    return MetricInputs("classification", true, estimate, proba=proba, classes=tuple(all_classes), train_counts=counts)
 
 
 def _sorted(labels: set[Any]) -> list[Any]:
@@ -270,8 +270,8 @@ def _sorted(labels: set[Any]) -> list[Any]:
         return sorted(labels, key=lambda label: (type(label).__name__, repr(label)))
 
 
-def _distribution(proba: Float, given: list[Any], known: list[Any]) -> Float:
-    columns = given or known
+def _distribution(proba: Float, class_order: list[Any], all_classes: list[Any]) -> Float:
+    columns = class_order or all_classes
     if proba.shape[1] != len(columns):
         raise DataError(
             f"proba has {proba.shape[1]} columns for {len(columns)} classes ({', '.join(map(repr, columns[:8]))}…). "
@@ -280,18 +280,18 @@ def _distribution(proba: Float, given: list[Any], known: list[Any]) -> Float:
     total = proba.sum(1, keepdims=True)
     if (proba < -1e-6).any() or (np.abs(total - 1) > 1e-3).any():
         raise DataError("proba must hold probabilities: 0 or more, each row adding up to 1. Did you pass decisions?")
-    padding = np.zeros((len(proba), len(known) - len(columns)))
+    padding = np.zeros((len(proba), len(all_classes) - len(columns)))
     return np.hstack([np.clip(proba, 0, None) / total, padding])
 
 
-def _labels(truth: Any, predicted: Any, scores: Float | None, classes: Sequence[Any] | None) -> MetricInputs:
-    known = list(classes) if classes is not None else _label_names(truth, predicted)
-    true, said = _indicator(truth, known, "truth"), _indicator(predicted, known, "predictions")
-    shapes = {true.shape, said.shape, *([] if scores is None else [scores.shape])}
-    if shapes != {(len(true), len(known))}:
+def _align_labels(truth: Any, predicted: Any, scores: Float | None, classes: Sequence[Any] | None) -> MetricInputs:
+    labels = list(classes) if classes is not None else _label_names(truth, predicted)
+    true, estimate = _indicator(truth, labels, "truth"), _indicator(predicted, labels, "predictions")
+    shapes = {true.shape, estimate.shape, *([] if scores is None else [scores.shape])}
+    if shapes != {(len(true), len(labels))}:
         shown = " and ".join(map(str, sorted(shapes)))
-        raise DataError(f"Multilabel rows must have one column for each of the {len(known)} labels; got {shown}.")
-    return MetricInputs("multilabel", true, said, proba=scores, classes=tuple(known))
+        raise DataError(f"Multilabel rows must have one column for each of the {len(labels)} labels; got {shown}.")
+    return MetricInputs("multilabel", true, estimate, proba=scores, classes=tuple(labels))
 
 
 def _label_names(truth: Any, predicted: Any) -> list[Any]:
@@ -307,14 +307,14 @@ def _is_matrix(values: Any) -> bool:
     return len(values) > 0 and all(isinstance(row, np.ndarray) for row in values)
 
 
-def _indicator(values: Any, known: list[Any], name: str) -> Float:
+def _indicator(values: Any, labels: list[Any], name: str) -> Float:
     if _is_matrix(values):
         matrix = _matrix(np.asarray(values, float), name)
         if not np.isin(matrix, (0, 1)).all():
             raise DataError(f"The {name} of a multilabel task must be 0 or 1; scores go into proba=.")
         return matrix
-    index = {label: j for j, label in enumerate(known)}
-    matrix = np.zeros((len(values), len(known)))
+    index = {label: j for j, label in enumerate(labels)}
+    matrix = np.zeros((len(values), len(labels)))
     for i, row in enumerate(values):
         if isinstance(row, str) or not isinstance(row, Collection):
             raise DataError(f"Row {i} of the {name} is {row!r}; a multilabel row is a collection of labels.")

@@ -24,9 +24,9 @@ def _right(rows: MetricInputs) -> Float:
 
 def _in_first_five(rows: MetricInputs) -> Float:
     assert rows.proba is not None
-    own = rows.proba[np.arange(len(rows)), rows.truth]
+    proba_of_truth = rows.proba[np.arange(len(rows)), rows.truth]
     # Classes of equal probability count against the row: a constant predictor earns nothing.
-    ahead = (rows.proba >= own[:, None]).sum(1) - 1
+    ahead = (rows.proba >= proba_of_truth[:, None]).sum(1) - 1
     return np.asarray(ahead < MANY_CLASSES, float)
 
 
@@ -44,20 +44,20 @@ top5 = Measure("top5", CLASSIFICATION, _in_first_five, mean, interval=wilson_sha
 MANY, FEW = 100, 20
 
 
-def _class_table(rows: MetricInputs, keep: Float | None = None) -> sparse.csr_array:
+def _class_table(rows: MetricInputs, classes: Float | None = None) -> sparse.csr_array:
     """Shapes: (n, 2 t): right in the class, of the class. Rows of classes not kept are empty."""
     n, t = len(rows), len(rows.classes)
-    kept = np.ones(n, bool) if keep is None else keep[rows.truth] > 0
-    index = np.flatnonzero(kept)
+    mask = np.ones(n, bool) if classes is None else classes[rows.truth] > 0
+    index = np.flatnonzero(mask)
     right = index[rows.truth[index] == rows.predicted[index]]
     at = np.concatenate([right, index]), np.concatenate([rows.truth[right], t + rows.truth[index]])
     return sparse.csr_array((np.ones(len(at[0])), at), shape=(n, 2 * t))
 
 
 def _recalls(parts: sparse.csr_array, weights: Float) -> Float:
-    right, there = np.split(weighted_sums(parts, weights), 2, axis=1)
+    right, counts = np.split(weighted_sums(parts, weights), 2, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(there > 0, right / there, math.nan))
+        return np.asarray(np.where(counts > 0, right / counts, math.nan))
 
 
 def _average(parts: sparse.csr_array, weights: Float) -> Float:
@@ -73,8 +73,8 @@ def _least(parts: sparse.csr_array, weights: Float) -> Float:
 
 
 def _counts(parts: sparse.csr_array) -> tuple[Float, Float]:
-    right, there = np.split(np.asarray(parts.sum(0)).ravel(), 2)
-    return right[there > 0], there[there > 0]
+    right, counts = np.split(np.asarray(parts.sum(0)).ravel(), 2)
+    return right[counts > 0], counts[counts > 0]
 
 
 def _average_interval(measure: Measure, parts: sparse.csr_array, random_state: int) -> tuple[float, float, float]:
@@ -83,9 +83,9 @@ def _average_interval(measure: Measure, parts: sparse.csr_array, random_state: i
 
 def _least_interval(measure: Measure, parts: sparse.csr_array, random_state: int) -> tuple[float, float, float]:
     """The worst class's own value, and the least of all classes' lower and upper ends: any of them may be the worst."""
-    right, there = _counts(parts)
-    low, high = wilson(right, there)
-    return float(np.min(right / there)), float(np.min(low)), float(np.min(high))
+    right, counts = _counts(parts)
+    low, high = wilson(right, counts)
+    return float(np.min(right / counts)), float(np.min(low)), float(np.min(high))
 
 
 def _group(
@@ -93,15 +93,15 @@ def _group(
 ) -> tuple[Callable[[MetricInputs], sparse.csr_array], Callable[[MetricInputs], bool]]:
     """Parts and condition for the classes whose number of training rows is at least ``low`` and at most ``high``."""
 
-    def kept(rows: MetricInputs) -> Float:
+    def in_group(rows: MetricInputs) -> Float:
         counts = np.zeros(0) if rows.train_counts is None else rows.train_counts
         return np.asarray((counts >= low) & (counts <= high), float)
 
     def parts(rows: MetricInputs) -> sparse.csr_array:
-        return _class_table(rows, kept(rows))
+        return _class_table(rows, in_group(rows))
 
     def applies(rows: MetricInputs) -> bool:
-        return rows.train_counts is not None and bool(kept(rows)[rows.truth].any())
+        return rows.train_counts is not None and bool(in_group(rows)[rows.truth].any())
 
     return parts, applies
 
@@ -140,15 +140,15 @@ def _hits(rows: MetricInputs) -> sparse.csr_array:
 
 def _macro(parts: sparse.csr_array, weights: Float) -> Float:
     hit, true, predicted = np.split(weighted_sums(parts, weights), 3, axis=1)
-    there = true + predicted > 0
-    f1 = np.where(there, 2 * hit / np.where(there, true + predicted, 1), 0)
-    return np.asarray(f1.sum(1) / np.where(there.any(1), there.sum(1), math.nan))
+    occurs = true + predicted > 0
+    f1 = np.where(occurs, 2 * hit / np.where(occurs, true + predicted, 1), 0)
+    return np.asarray(f1.sum(1) / np.where(occurs.any(1), occurs.sum(1), math.nan))
 
 
 def _micro(parts: sparse.csr_array, weights: Float) -> Float:
     hit, true, predicted = (part.sum(1) for part in np.split(weighted_sums(parts, weights), 3, axis=1))
-    there = true + predicted > 0
-    return np.where(there, 2 * hit / np.where(there, true + predicted, 1), math.nan)
+    occurs = true + predicted > 0
+    return np.where(occurs, 2 * hit / np.where(occurs, true + predicted, 1), math.nan)
 
 
 macro_f1 = Measure("macro_f1", BOTH, _hits, _macro)
@@ -182,14 +182,14 @@ _EPS = float(np.finfo(np.float64).eps)
 
 def _surprise(rows: MetricInputs) -> Float:
     assert rows.proba is not None
-    own = rows.proba[np.arange(len(rows)), rows.truth]
-    return np.asarray(-np.log(np.clip(own, _EPS, 1.0)))
+    proba_of_truth = rows.proba[np.arange(len(rows)), rows.truth]
+    return np.asarray(-np.log(np.clip(proba_of_truth, _EPS, 1.0)))
 
 
 def _square(rows: MetricInputs) -> Float:
     assert rows.proba is not None
-    own = rows.proba[np.arange(len(rows)), rows.truth]
-    square = (rows.proba**2).sum(1) - 2 * own + 1
+    proba_of_truth = rows.proba[np.arange(len(rows)), rows.truth]
+    square = (rows.proba**2).sum(1) - 2 * proba_of_truth + 1
     return np.asarray(np.clip(square, 0, 2) / (2 if rows.proba.shape[1] == 2 else 1))
 
 

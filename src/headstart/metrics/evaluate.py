@@ -82,8 +82,8 @@ def _chosen(rows: MetricInputs, only: Sequence[str] | None) -> list[Measure]:
     if only is not None:
         wrong = [name for name in only if name not in by_name]
         if wrong:
-            known = ", ".join(by_name)
-            raise OptionError(f"{wrong} cannot be computed for these {rows.task} rows; these can: {known}.")
+            applicable = ", ".join(by_name)
+            raise OptionError(f"{wrong} cannot be computed for these {rows.task} rows; these can: {applicable}.")
         return [by_name[name] for name in only]
     first = next((name for name in HEADLINE[rows.task] if name in by_name), None)
     return sorted(fitting, key=lambda m: (m.name != first, m.name))
@@ -103,13 +103,15 @@ def per_class(
 
 def _class_rows(rows: MetricInputs, train_counts: Mapping[Any, int] | None) -> tuple[ClassRow, ...]:
     if rows.task == "multilabel":
-        hit, true, said = ((rows.truth * rows.predicted).sum(0), rows.truth.sum(0), rows.predicted.sum(0))
+        hit, true, predicted = ((rows.truth * rows.predicted).sum(0), rows.truth.sum(0), rows.predicted.sum(0))
     else:
         right = rows.truth[rows.truth == rows.predicted]
-        hit, true, said = (np.bincount(v, minlength=len(rows.classes)) for v in (right, rows.truth, rows.predicted))
-    precision, recall = _shares(hit, said), _shares(hit, true)
+        hit, true, predicted = (
+            np.bincount(v, minlength=len(rows.classes)) for v in (right, rows.truth, rows.predicted)
+        )
+    precision, recall = _shares(hit, predicted), _shares(hit, true)
     # F1 is 2 J / (1 + J) of the share J of hits among all rows that are or were said to be of the class.
-    f1 = [Metric(*(2 * x / (1 + x) for x in (j, j.low, j.high))) for j in _shares(hit, true + said - hit)]
+    f1 = [Metric(*(2 * x / (1 + x) for x in (j, j.low, j.high))) for j in _shares(hit, true + predicted - hit)]
     return tuple(
         ClassRow(label, int(true[i]), precision[i], recall[i], f1[i], _trained(label, train_counts))
         for i, label in enumerate(rows.classes)

@@ -58,8 +58,8 @@ def _all(rows: MetricInputs) -> dict[str, Float]:
         scorer = require_package("rouge_score.rouge_scorer", "for ROUGE").RougeScorer(
             list(KINDS), use_stemmer=True, tokenizer=_tokenizer(rows.truth)
         )
-        found = [scorer.score(truth, predicted) for truth, predicted in zip(rows.truth, rows.predicted)]
-        rows.memo["rouge"] = {kind: np.array([scores[kind].fmeasure for scores in found]) for kind in KINDS}
+        scored = [scorer.score(truth, predicted) for truth, predicted in zip(rows.truth, rows.predicted)]
+        rows.memo["rouge"] = {kind: np.array([scores[kind].fmeasure for scores in scored]) for kind in KINDS}
     scores: dict[str, Float] = rows.memo["rouge"]
     return scores
 
@@ -84,12 +84,14 @@ def _edits(rows: MetricInputs, unit: str) -> Float:
     count = jiwer.process_words if unit == "words" else jiwer.process_characters
     parts = np.zeros((len(rows), 2))
     for i, (truth, predicted) in enumerate(zip(rows.truth, rows.predicted)):
-        length, given = (len(text.split() if unit == "words" else text.strip()) for text in (truth, predicted))
-        if length and given:
-            found = count(truth, predicted)
-            parts[i] = found.substitutions + found.deletions + found.insertions, length
+        length, predicted_length = (
+            len(text.split() if unit == "words" else text.strip()) for text in (truth, predicted)
+        )
+        if length and predicted_length:
+            edits = count(truth, predicted)
+            parts[i] = edits.substitutions + edits.deletions + edits.insertions, length
         else:
-            parts[i] = max(length, given), length
+            parts[i] = max(length, predicted_length), length
     return parts
 
 

@@ -52,8 +52,8 @@ def _h_score(moments: Moments, *, shrinkage: Shrinkage = "auto", dimensions: int
     present = counts > 0
     seen = (vectors.T @ moments.cross[:, present]) ** 2 / counts[present]  # n·u_jᵀ Σ_B u_j, class by class
     level = trace / d
-    kept = (1 - rho) * seen.sum(axis=1) / ((1 - rho) * values + rho * level)
-    return float(min(kept.sum(), len(values), present.sum() - 1))  # the last digits may lie above the bound
+    correlations = (1 - rho) * seen.sum(axis=1) / ((1 - rho) * values + rho * level)
+    return float(min(correlations.sum(), len(values), present.sum() - 1))  # the last digits may lie above the bound
 
 
 def _shrinkage(moments: Moments, name: str) -> float:

@@ -62,9 +62,9 @@ def _right(X: Float, labels: Ints, rows: slice, k: int) -> int:
     here = np.arange(len(block))
     near[here, rows.start + here] = -np.inf
     k = min(k, len(X) - 1)
-    found = np.argpartition(-near, k - 1, axis=1)[:, :k]
-    order = np.argsort(-np.take_along_axis(near, found, axis=1), axis=1, kind="stable")
-    voters = labels[np.take_along_axis(found, order, axis=1)]
+    neighbors = np.argpartition(-near, k - 1, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(near, neighbors, axis=1), axis=1, kind="stable")
+    voters = labels[np.take_along_axis(neighbors, order, axis=1)]
     weights = 1 + 0.5 ** np.arange(2, k + 2)  # together less than half a vote more: they only break ties
     votes = np.zeros((len(block), int(labels.max()) + 1))
     np.add.at(votes, (here[:, None], voters), weights)

@@ -33,11 +33,11 @@ def _leep(moments: Moments | None, *, probabilities: Array, targets: Array) -> f
     _check(theta, T)
     joint = theta.T @ T if moments is None else _joint(moments, (theta.shape[1], T.shape[1]))
     marginal = joint.sum(axis=1, keepdims=True)
-    given = np.divide(joint, marginal, out=np.zeros_like(joint), where=marginal > 0)
-    likely = np.einsum("nz,zn->n", theta, given[:, T.argmax(axis=1)])
-    if (likely <= 0).any():
+    conditional = np.divide(joint, marginal, out=np.zeros_like(joint), where=marginal > 0)
+    likelihood = np.einsum("nz,zn->n", theta, conditional[:, T.argmax(axis=1)])
+    if (likelihood <= 0).any():
         raise NumericsError("Some targets have probability zero: the moments given do not cover these rows.")
-    return float(np.log(likely).mean())
+    return float(np.log(likelihood).mean())
 
 
 def _joint(moments: Moments, shape: tuple[int, int]) -> Float:

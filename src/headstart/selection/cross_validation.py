@@ -213,7 +213,7 @@ def _score_values(decisions: Float, T: Float, folds: Ints) -> OofScore:
 
 def _fold_weights(fold_ids: Ints) -> Float:
     """1 for the rows of each fold (k, n), 0 elsewhere."""
-    return (fold_ids == np.unique(fold_ids)[:, None]).astype(np.float64)
+    return np.asarray((fold_ids == np.unique(fold_ids)[:, None]).astype(np.float64))
 
 
 def _jackknife_weights(fold_ids: Ints) -> Float:
