@@ -13,7 +13,7 @@ from headstart.errors import UnreadableItem
 from headstart.predictor import TARGET_MODELS, FeatureSpec, HeadModel, Segments, TargetModel, extract_features
 from headstart.predictor.predictor import group_by_pass
 from headstart.transfer import fit
-from headstart.transfer.tasks import FITTERS
+from headstart.transfer.fit import FITTERS
 from networks import pictures, separable
 from predictors import fitted, labelled
 

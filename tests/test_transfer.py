@@ -13,14 +13,18 @@ from headstart import extraction
 from headstart._base.files import read_json
 from headstart.bank import Table
 from headstart.dataset import Dataset
+from headstart.engines.base import RuntimeConfig
 from headstart.errors import DataError, HeadstartError, OptionError, UnknownName, UnreadableItem
+from headstart.extraction import autotune
 from headstart.heads.base import head
 from headstart.policies.base import policy
 from headstart.predictor import load
+from headstart.pretraining import pretrain
 from headstart.sources.base import load_source
 from headstart.transfer import finetune_search, fit
 from networks import pictures, separable, state_bytes
 from predictors import fitted, kinds, labelled, two_sources
+from summaries import stories
 
 ABC = ["b", "a", "c"]
 
@@ -439,3 +443,22 @@ def test_rows_in_the_store_are_used_again(tmp_path):
     other = fit("fake:image", data, store=tmp_path, **how)
     assert shards and shards == {p: p.stat().st_mtime_ns for p in Path(tmp_path).rglob("*.safetensors")}
     assert np.array_equal(one.head.coef_, other.head.coef_)
+
+
+def test_all_tasks_run_a_source_in_the_way_that_the_predictor_records(monkeypatch):
+    """Measuring twice may choose twice: features of the second task must not be of another precision than recorded."""
+    used: list[RuntimeConfig] = []
+
+    def choose(source, samples, *, engine, precision, device, batch_size=None):
+        if precision == "auto":
+            precision = "bf16" if used else "fp32"
+        used.append(RuntimeConfig("torch", precision, "cpu", batch_size or 16))
+        return used[-1]
+
+    monkeypatch.setattr(autotune, "choose_runtime", choose)
+    documents, summaries = stories(12)
+    columns = {"kind": ["a", "b"] * 6, "summary": summaries}
+    data = Dataset.from_arrays(documents, columns, task={"kind": "classification", "summary": "summarization"})
+    source = pretrain("lstm", data.without_targets(), objective="random")
+    predictor = fit(source, data, layers="last", head="ridge", store=False)
+    assert len(used) == 2 and {runtime.precision for runtime in used} == {predictor.choices[0].precision} == {"fp32"}

@@ -31,7 +31,7 @@ from headstart.training.batches import Views
 from headstart.training.distributed import broadcast_scalar
 from headstart.transfer import starting_points as preparing
 from headstart.transfer.acceptance import PairedPredictions, improvement, scorer, significantly_better
-from headstart.transfer.task_heads import Candidates
+from headstart.transfer.tasks import Candidates
 
 # Tuning runs on the items of one predictor, from other starts and with other items held out, and what they
 # cost.

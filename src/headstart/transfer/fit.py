@@ -1,7 +1,15 @@
-"""fit(): the main job. Extract once, choose layers and head by cross-validation, fine-tune when asked. Floor 6."""
+"""fit(): the main job, step by step.
+
+1. Each target column goes to the fitter of its task (``FITTERS``), which refuses what cannot work.
+2. Each fitter extracts features once and chooses layers and head by cross-validation on the data at hand.
+3. The target models and the sources become a frozen :class:`Predictor`.
+4. Unless the policy is "frozen", fine-tuning starts from there; it is kept where held-out items show that it is
+   clearly better.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -18,13 +26,27 @@ from headstart.errors import OptionError, UnknownName
 from headstart.heads.base import Head
 from headstart.imbalance import BALANCES
 from headstart.policies.base import Policy
-from headstart.policies.base import policy as policy_named
+from headstart.policies.base import policy as make_policy
 from headstart.predictor.predictor import Predictor
+from headstart.predictor.storage import KEY_BYTES
 from headstart.sources.base import Source, load_source
+from headstart.speech_heads.base import CtcHead
 from headstart.training.distributed import init_distributed
 from headstart.transfer.finetune_search import search_finetuning
-from headstart.transfer.tasks import FITTERS, FitConfig, FitResult, TaskFitter
+from headstart.transfer.summarization import SUMMARIZATION
+from headstart.transfer.task_heads import TASK_HEADS
+from headstart.transfer.tasks import FitConfig, FitResult, TaskFitter
+from headstart.transfer.transcription import TRANSCRIPTION
 
+FITTERS: Mapping[str, TaskFitter] = {
+    "classification": TASK_HEADS,
+    "multilabel": TASK_HEADS,
+    "regression": TASK_HEADS,
+    "summarization": SUMMARIZATION,
+    "transcription": TRANSCRIPTION,
+}
+
+# Packages whose version can change numbers.
 _VERSIONS = ("headstart", "torch", "numpy", "scikit-learn", "timm", "transformers", "keras")
 
 
@@ -33,7 +55,7 @@ def fit(
     data: Dataset,
     *,
     layers: str | Iterable[str] = "auto",
-    head: str | Head = "auto",
+    head: str | Head | CtcHead = "auto",
     policy: str | Policy = "auto",
     balance: str = "auto",
     budget: float | None = None,
@@ -96,68 +118,102 @@ def fit(
     -----
     Cost: one forward pass per item (none for those in the bank), then seconds for heads; fine-tuning as its plan says.
     """
-    _check(data, balance)
+    check_has_targets(data, "fit")
+    if not BALANCES.allows(balance):
+        raise UnknownName(unknown_name("values of balance", balance, list(BALANCES.names)))
     init_distributed()
-    wanted = policy_named(_policy(policy, budget))
-    job = FitConfig(
-        sources=_sources(source), data=data, layers=layers if isinstance(layers, str) else tuple(layers), head=head,
-        pooling=pooling, balance=balance, budget=budget, seed=resolve_seed(random_state), store=store,
+    resolved_policy = make_policy(_default_policy(policy, budget))
+    config = FitConfig(
+        sources=_load_sources(source),
+        data=data,
+        layers=layers if isinstance(layers, str) else tuple(layers),
+        head=head,
+        pooling=pooling,
+        balance=balance,
+        budget=budget,
+        seed=resolve_seed(random_state),
+        store=store,
         checkpoint=Path(checkpoint).expanduser() if checkpoint else None,
-        extract_options={"engine": engine, "precision": precision, "on_error": on_error, "device": device},
-        length=length, exact=exact,
-    )  # fmt: skip
-    plan = _plan(job)
-    tunable = any(fitter.supports_finetuning for fitter in plan) and all(
-        "torch" in source.engines for source in job.sources
+        engine=engine,
+        precision=precision,
+        on_error=on_error,
+        device=device,
+        length=length,
+        exact=exact,
     )
-    frozen = wanted.name == "frozen" or (policy == "auto" and not tunable)
+    plan = _assign_columns(config)
+    can_finetune = any(fitter.supports_finetuning for fitter in plan) and all(
+        "torch" in source.engines for source in config.sources
+    )
+    frozen = resolved_policy.name == "frozen" or (policy == "auto" and not can_finetune)
     if exact:
-        _need_exact(plan, frozen=frozen)
+        _check_exact(plan, frozen=frozen)
     if not frozen:
-        _need_tunable(plan, job.sources, wanted.name)
-    fits = [fitter.fit(job, columns) for fitter, columns in plan.items()]
-    predictor = _predictor(job, fits)
+        _check_finetunable(plan, config.sources, resolved_policy.name)
+
+    results: list[FitResult] = []
+    for fitter, columns in plan.items():
+        result = fitter.fit(config, columns)
+        results.append(result)
+        # A predictor runs each source in one way: later tasks are fitted on features made as the first one's were.
+        config = dataclasses.replace(config, runtimes=result.runtimes)
+    predictor = _assemble(config, results)
     if frozen:
         return predictor
+    candidates = results[0].candidates
+    assert candidates is not None  # checked above: fine-tuning takes heads alone
     return search_finetuning(
-        predictor, fits[0].candidates, wanted, guard=guard, budget=budget, seed=job.seed, device=device,
-        checkpoint=job.checkpoint, store=store, layers=layers, head=head, auto=policy == "auto",
-    )  # fmt: skip
+        predictor,
+        candidates,
+        resolved_policy,
+        guard=guard,
+        budget=budget,
+        seed=config.seed,
+        device=device,
+        checkpoint=config.checkpoint,
+        store=store,
+        layers=layers,
+        head=head,  # type: ignore[arg-type]  # the fitters of heads have refused a CTC head
+        auto=policy == "auto",
+    )
 
 
-def _plan(job: FitConfig) -> dict[TaskFitter, list[Target]]:
-    """Which columns each fitter does; whatever can be refused is refused here."""
+def _assign_columns(config: FitConfig) -> dict[TaskFitter, list[Target]]:
+    """Assign each target column to the fitter of its task, and refuse what can be refused before any work."""
     plan: dict[TaskFitter, list[Target]] = {}
-    for column in job.data.columns:
+    for column in config.data.columns:
         if column.task not in FITTERS:
             raise OptionError(
                 f"{column.name!r} is {column.task}, which cannot be fitted; these tasks can: {', '.join(FITTERS)}."
             )
         plan.setdefault(FITTERS[column.task], []).append(column)
-    if job.length is not None and not any(column.task == "summarization" for column in job.data.columns):
+    if config.length is not None and not any(column.task == "summarization" for column in config.data.columns):
         raise OptionError('length= is of summaries, and no target is one. Say task="summarization" for the dataset.')
     for fitter, columns in plan.items():
-        fitter.check(job, columns)
+        fitter.check(config, columns)
     return plan
 
 
-def _need_exact(plan: Mapping[TaskFitter, Sequence[Target]], *, frozen: bool) -> None:
-    others = [
-        f"{c.name!r} ({c.task})" for fitter, columns in plan.items() if not fitter.supports_finetuning for c in columns
-    ]
-    if others or not frozen:
-        raise OptionError(
-            "exact=True is for heads that are solved from sums over frozen features"
-            + (
-                f", and {', '.join(others)} has none."
-                if others
-                else "; fine-tuning is none: leave out policy= and budget=."
-            )
-        )
+def _check_exact(plan: Mapping[TaskFitter, Sequence[Target]], *, frozen: bool) -> None:
+    others = _without_finetuning(plan)
+    if not others and frozen:
+        return
+    reason = f", and {', '.join(others)} has none."
+    if not others:
+        reason = "; fine-tuning is none: leave out policy= and budget=."
+    raise OptionError(f"exact=True is for heads that are solved from sums over frozen features{reason}")
+
+
+def _check_finetunable(plan: Mapping[TaskFitter, Sequence[Target]], sources: Sequence[Source], policy: str) -> None:
+    for source in sources:
+        _ = source.module  # raises, with the reason, for a source that torch does not run
+    fixed = _without_finetuning(plan)
+    if fixed:
+        raise OptionError(f"policy={policy!r} cannot fine-tune for {', '.join(fixed)}; use policy='frozen'.")
 
 
 def _without_finetuning(plan: Mapping[TaskFitter, Sequence[Target]]) -> list[str]:
-    """Name the columns whose fitters train on features that stay as they are."""
+    """Name the columns of tasks whose fitters cannot fine-tune: they have no head that is solved from features."""
     return [
         f"{column.name!r} ({column.task})"
         for fitter, columns in plan.items()
@@ -166,49 +222,39 @@ def _without_finetuning(plan: Mapping[TaskFitter, Sequence[Target]]) -> list[str
     ]
 
 
-def _need_tunable(plan: Mapping[TaskFitter, Sequence[Target]], sources: Sequence[Source], policy: str) -> None:
-    for source in sources:
-        _ = source.module  # says why a source that torch does not run cannot be trained
-    fixed = [
-        f"{c.name!r} ({c.task})" for fitter, columns in plan.items() if not fitter.supports_finetuning for c in columns
-    ]
-    if fixed:
-        raise OptionError(f"policy={policy!r} cannot fine-tune for {', '.join(fixed)}; use policy='frozen'.")
-
-
-def _predictor(job: FitConfig, fits: Sequence[FitResult]) -> Predictor:
-    """The frozen predictor; its answers are in the order of the columns."""
-    answers = {answer.target: answer for one in fits for answer in one.targets}
+def _assemble(config: FitConfig, results: Sequence[FitResult]) -> Predictor:
+    """Put the fitters' results together to the frozen predictor; its targets are in the order of the columns."""
+    models = {model.target: model for result in results for model in result.targets}
+    tables: dict[str, Any] = {}
+    history: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    for one in fits:
-        seconds |= {name: seconds.get(name, 0.0) + spent for name, spent in one.seconds.items()}
-    tables = {name: table for one in fits for name, table in one.tables.items()}
+    trained_on: set[bytes] = set()
+    for result in results:
+        tables |= result.tables
+        history |= result.history
+        for stage, spent in result.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+        trained_on |= {key[:KEY_BYTES] for key in result.data.keys() if key is not None}
     return Predictor(
-        sources=job.sources,
-        targets=tuple(answers[name] for name in job.data.target_names),
-        choices=fits[0].choices,
-        history={name: value for one in fits for name, value in one.history.items()},
+        sources=config.sources,
+        targets=tuple(models[name] for name in config.data.target_names),
+        choices=results[0].runtimes,  # all fitters ran the sources so
+        history=history,
         chosen={"selection": tables, "policy": "frozen", "seconds": seconds},
-        provenance={**_provenance(job.sources, job.data, job.seed), "precision": job.extract_options["precision"]},
-        trained_on=frozenset(key[:8] for one in fits for key in one.data.keys() if key is not None),
+        provenance={**_provenance(config), "precision": config.precision},
+        trained_on=frozenset(trained_on),
     )
 
 
-def _sources(source: Source | str | Sequence[Source | str]) -> tuple[Source, ...]:
+def _load_sources(source: Source | str | Sequence[Source | str]) -> tuple[Source, ...]:
     several = [source] if isinstance(source, (str, Source)) else list(source)
     if not several:
         raise OptionError("fit() needs at least one source.")
-    return tuple(load_source(one) for one in several)
+    return tuple(load_source(source) for source in several)
 
 
-def _check(data: Any, balance: str) -> None:
-    """What can be refused before any feature is computed."""
-    check_has_targets(data, "fit")
-    if not BALANCES.allows(balance):
-        raise UnknownName(unknown_name("values of balance", balance, list(BALANCES.names)))
-
-
-def _policy(policy: str | Policy, budget: float | None) -> str | Policy:
+def _default_policy(policy: str | Policy, budget: float | None) -> str | Policy:
+    """``"auto"`` is frozen without a budget, and with one the last layers are fine-tuned."""
     if problem := budget_problem(budget):
         raise OptionError(problem)
     if policy != "auto":
@@ -216,18 +262,18 @@ def _policy(policy: str | Policy, budget: float | None) -> str | Policy:
     return "frozen" if budget is None else "last_layers"
 
 
-def _provenance(sources: Sequence[Source], data: Dataset, seed: int) -> dict[str, Any]:
+def _provenance(config: FitConfig) -> dict[str, Any]:
     return {
-        "random_state": seed,
-        "train": data.fingerprint,
-        "items": len(data),
-        "sources": [{"address": s.address, "fingerprint": s.fingerprint, **dict(s.meta)} for s in sources],
-        "versions": dict(_versions()),
+        "random_state": config.seed,
+        "train": config.data.fingerprint,
+        "items": len(config.data),
+        "sources": [{"address": s.address, "fingerprint": s.fingerprint, **dict(s.meta)} for s in config.sources],
+        "versions": dict(_installed_versions()),
     }
 
 
-@lru_cache(maxsize=1)
-def _versions() -> tuple[tuple[str, str], ...]:
-    """Looked up once: a search through the installed packages takes longer than a small fit."""
-    found = [(name, v) for name in _VERSIONS if (v := extras.installed_version(name))]
-    return (*found, ("python", sys.version.partition(" ")[0]))
+@lru_cache(maxsize=1)  # a search through the installed packages takes longer than a small fit
+def _installed_versions() -> tuple[tuple[str, str], ...]:
+    """Versions of the packages that change numbers, for the record."""
+    versions = [(name, version) for name in _VERSIONS if (version := extras.installed_version(name))]
+    return (*versions, ("python", sys.version.partition(" ")[0]))

@@ -25,7 +25,7 @@ from headstart.predictor.target_model import HeadModel
 from headstart.selection.search import select_head
 from headstart.training.augment import image_views, mirrored
 from headstart.training.batches import Samples, Views
-from headstart.transfer.task_heads import Candidates
+from headstart.transfer.tasks import Candidates
 
 _GOOD_ENOUGH = 0.995
 _FEWEST_EPOCHS = 5
@@ -48,7 +48,7 @@ def starting_points(
     if layers != "auto" or not np.ptp(labelled.rows[deepest], axis=0).any():
         yield _starting_point(answer, answer.specs, labelled, T, **how)
         return
-    own = labelled.part(deepest)
+    own = labelled.spec(deepest)
     yield _starting_point(answer, (own,), labelled, T, **how)
     if answer.specs != (own,):
         wide = (*answer.specs, *(() if own in answer.specs else (own,)))

@@ -1,4 +1,4 @@
-"""Summarization: the head learns which sentences a greedy oracle would take, and is chosen by held-out ROUGE."""
+"""Summarization: a head is trained to select the sentences of a greedy oracle, and is chosen by held-out ROUGE."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class SummaryData:
     documents: tuple[Document, ...]
     vectors: tuple[Array, ...]
     references: tuple[str, ...]
-    wanted: tuple[Array, ...]
+    in_summary: tuple[Array, ...]
 
-    def take(self, places: Sequence[int]) -> SummaryData:
-        return SummaryData(*(tuple(values[i] for i in places) for values in vars(self).values()))
+    def take(self, index: Sequence[int]) -> SummaryData:
+        return SummaryData(*(tuple(values[i] for i in index) for values in vars(self).values()))
 
     def features(self, name: str) -> Array:
         return np.concatenate([features(d, v, name) for d, v in zip(self.documents, self.vectors)])
@@ -51,7 +51,7 @@ class SummaryData:
     @property
     def targets(self) -> Float:
         """One-hot (m, 2): left out, in the summary."""
-        return np.eye(2)[np.concatenate(self.wanted).astype(np.int64)]
+        return np.eye(2)[np.concatenate(self.in_summary).astype(np.int64)]
 
     @property
     def owner(self) -> Array:
@@ -62,7 +62,7 @@ class SummaryData:
 class _SummaryTrial:
     """One set of features with its head: ROUGE-1 of held-out documents (n,), without and with trigram blocking."""
 
-    seen: str
+    feature_set: str
     choice: Selection
     scores: Float | None
 
@@ -75,147 +75,174 @@ class _SummaryTrial:
         return np.zeros(0) if self.scores is None else self.scores[int(self.blocking)]
 
 
-def _check(job: FitConfig, columns: Sequence[Target]) -> None:
-    if job.length is not None:
-        Length.parse(job.length)
-    if job.data.modality != "text":
-        raise DataError(f"Summaries are of texts; these items are of modality {job.data.modality!r}.")
-    if isinstance(job.head, str) and job.head != "auto":
-        HEADS[job.head]
+def _check(config: FitConfig, columns: Sequence[Target]) -> None:
+    if config.length is not None:
+        Length.parse(config.length)
+    if config.data.modality != "text":
+        raise DataError(f"Summaries are of texts; these items are of modality {config.data.modality!r}.")
+    if isinstance(config.head, str) and config.head != "auto":
+        HEADS[config.head]
     for column in columns:
         if not any(value and value.strip() for value in column.values if value is not None):
             raise DataError(f"No document has a summary in {column.name!r}.")
 
 
-def _fit(job: FitConfig, columns: Sequence[Target]) -> FitResult:
-    begun = time.perf_counter()
-    data, division, vectors, parts, running = main_first(lambda: _read(job))
-    places = join_documents(division, len(data))
-    read = time.perf_counter()
-    answers, tables = [], {}
+def _fit(config: FitConfig, columns: Sequence[Target]) -> FitResult:
+    start = time.perf_counter()
+    data, document_segments, vectors, specs, runtimes = main_first(lambda: _extract(config))
+    documents = join_documents(document_segments, len(data))
+    extracted_at = time.perf_counter()
+    models, tables = [], {}
     for column in (c for c in data.columns if c.name in {column.name for column in columns}):
-        material = _material(column, places, vectors)
-        answer, tables[column.name] = _answer(job, column.name, material, parts)
-        answers.append(answer)
-    seconds = {"extract": round(read - begun, 3), "heads": round(time.perf_counter() - read, 3)}
-    return FitResult(tuple(answers), tables, data, running, seconds)
+        summary_data = _summary_data(column, documents, vectors)
+        model, tables[column.name] = _fit_target(config, column.name, summary_data, specs)
+        models.append(model)
+    seconds = {"extract": round(extracted_at - start, 3), "heads": round(time.perf_counter() - extracted_at, 3)}
+    return FitResult(tuple(models), tables, data, runtimes, seconds)
 
 
-def _read(job: FitConfig) -> tuple[Dataset, Any, Array, tuple[FeatureSpec, ...], tuple[RuntimeConfig, ...]]:
-    """The documents that can be read, their sentences, and the vectors (m, d) of these."""
-    whole = split_documents(job.data)
-    lost = sorted(set(range(len(job.data))) - set(whole.item_index.tolist()))
-    for index in lost:
-        problem = UnreadableItem(item_label(job.data, index), whole.unreadable.get(index, "there is no sentence in it"))
-        if job.extract_options["on_error"] == "raise":
+def _extract(config: FitConfig) -> tuple[Dataset, Any, Array, tuple[FeatureSpec, ...], tuple[RuntimeConfig, ...]]:
+    """Extract sentence vectors (m, d) of the documents that can be read."""
+    segments = split_documents(config.data)
+    unreadable = sorted(set(range(len(config.data))) - set(segments.item_index.tolist()))
+    for index in unreadable:
+        problem = UnreadableItem(
+            item_label(config.data, index), segments.unreadable.get(index, "there is no sentence in it")
+        )
+        if config.on_error == "raise":
             raise problem
         note(f"Left out of training: {problem}.")
-    if len(lost) == len(job.data):
+    if len(unreadable) == len(config.data):
         raise DataError("None of the documents can be read.")
-    kept = np.setdiff1d(np.arange(len(job.data)), lost)
-    data = job.data.take(kept) if lost else job.data
-    division = whole if not lost else type(whole)(whole.data, np.searchsorted(kept, whole.item_index))
-    asked: dict[str, Any] = {"layers": "last" if job.layers == "auto" else job.layers, "pooling": job.pooling}
-    how = {**asked, **job.extract_options, "on_error": "raise"}
-    banks = [extract(one, whole.data, store=False if is_passthrough(one) else job.store, **how) for one in job.sources]
-    parts = tuple(
+    readable = np.setdiff1d(np.arange(len(config.data)), unreadable)
+    data = config.data.take(readable) if unreadable else config.data
+    document_segments = (
+        segments if not unreadable else type(segments)(segments.data, np.searchsorted(readable, segments.item_index))
+    )
+    layers = "last" if config.layers == "auto" else config.layers
+    banks = []
+    for index, source in enumerate(config.sources):
+        store = False if is_passthrough(source) else config.store
+        options = {**config.extract_options(index), "on_error": "raise"}  # a sentence is a text: it can be read
+        banks.append(extract(source, segments.data, layers=layers, pooling=config.pooling, store=store, **options))
+    specs = tuple(
         FeatureSpec(i, layer, bank.recipe[layer]["pooling"]) for i, bank in enumerate(banks) for layer in bank.layers
     )
-    rows = [banks[part.source].rows(part.layer, whole.data) for part in parts]
-    return data, division, np.concatenate(rows, axis=1), parts, tuple(bank.choice for bank in banks)
+    rows = [banks[spec.source].rows(spec.layer, segments.data) for spec in specs]
+    return data, document_segments, np.concatenate(rows, axis=1), specs, tuple(bank.choice for bank in banks)
 
 
-def _material(column: Target, places: Sequence[tuple[Document, slice]], vectors: Array) -> SummaryData:
-    known = [i for i, value in enumerate(column.values) if value is not None and value.strip()]
-    if len(known) < len(places):
-        note(f"{len(places) - len(known)} of {len(places)} documents have no summary in {column.name!r}.")
-    if not known:
+def _summary_data(column: Target, documents: Sequence[tuple[Document, slice]], vectors: Array) -> SummaryData:
+    labelled = [i for i, value in enumerate(column.values) if value is not None and value.strip()]
+    if len(labelled) < len(documents):
+        note(f"{len(documents) - len(labelled)} of {len(documents)} documents have no summary in {column.name!r}.")
+    if not labelled:
         raise DataError(f"No document that can be read has a summary in {column.name!r}.")
-    references = tuple(column.values[i] for i in known)
-    wanted = tuple(oracle(places[i][0].sentences, reference) for i, reference in zip(known, references))
-    taken = np.concatenate(wanted)
+    references = tuple(column.values[i] for i in labelled)
+    selected = tuple(oracle(documents[i][0].sentences, reference) for i, reference in zip(labelled, references))
+    taken = np.concatenate(selected)
     if not taken.any():
         raise DataError(
             f"The summaries in {column.name!r} share no words with their documents: nothing can be learned."
         )
     if taken.all():
         raise DataError(f"The summaries in {column.name!r} take every sentence of their documents: nothing to choose.")
-    documents = tuple(places[i][0] for i in known)
-    return SummaryData(documents, tuple(vectors[places[i][1]] for i in known), references, wanted)
+    return SummaryData(
+        tuple(documents[i][0] for i in labelled),
+        tuple(vectors[documents[i][1]] for i in labelled),
+        references,
+        selected,
+    )
 
 
-def _answer(
-    job: FitConfig, target: str, material: SummaryData, parts: tuple[FeatureSpec, ...]
+def _fit_target(
+    config: FitConfig, target: str, summary_data: SummaryData, specs: tuple[FeatureSpec, ...]
 ) -> tuple[Summarization, Any]:
-    learned = Length.learned(material.documents, [Document.from_text(text) for text in material.references])
-    length = learned if job.length is None else Length.parse(job.length)
-    trials = _trials(job, _thinned(material, job.seed), length)
-    won = max(trials, key=lambda trial: trial.score.mean() if trial.scores is not None else trial.seen == _USUAL)
-    head = won.choice.fit({won.seen: material.features(won.seen)}, material.targets)
-    used = () if won.seen == SETS[0] else parts
-    joint = SEPARATORS[sum("\n" in text.strip() for text in material.references) * 2 < len(material.references)]
-    answer = Summarization(target, used, head, won.seen, length, won.blocking, joint)
-    return answer, _table(trials, won, length, learned=job.length is None)
+    from_references = Length.learned(
+        summary_data.documents, [Document.from_text(text) for text in summary_data.references]
+    )
+    length = from_references if config.length is None else Length.parse(config.length)
+    trials = _try_feature_sets(config, _subsample(summary_data, config.seed), length)
+    best = max(
+        trials, key=lambda trial: trial.score.mean() if trial.scores is not None else trial.feature_set == _USUAL
+    )
+    head = best.choice.fit({best.feature_set: summary_data.features(best.feature_set)}, summary_data.targets)
+    specs_used = () if best.feature_set == SETS[0] else specs
+    n_multiline = sum("\n" in text.strip() for text in summary_data.references)
+    separator = SEPARATORS[n_multiline * 2 < len(summary_data.references)]  # as most references are written
+    model = Summarization(target, specs_used, head, best.feature_set, length, best.blocking, separator)
+    return model, _table(trials, best, length, from_references=config.length is None)
 
 
-def _thinned(material: SummaryData, seed: int) -> SummaryData:
-    order = np.random.default_rng(seed).permutation(len(material.documents))
-    ends = np.cumsum([len(material.documents[i]) for i in order])
+def _subsample(summary_data: SummaryData, seed: int) -> SummaryData:
+    order = np.random.default_rng(seed).permutation(len(summary_data.documents))
+    ends = np.cumsum([len(summary_data.documents[i]) for i in order])
     count = max(2, int(np.searchsorted(ends, _MOST_SENTENCES, side="right")))
-    return material if count >= len(order) else material.take(sorted(order[:count].tolist()))
+    return summary_data if count >= len(order) else summary_data.take(sorted(order[:count].tolist()))
 
 
-def _trials(job: FitConfig, material: SummaryData, length: Length) -> list[_SummaryTrial]:
-    """Every set of features with its best head, judged by the summaries of held-out documents."""
-    T, owner = material.targets, material.owner
+def _try_feature_sets(config: FitConfig, summary_data: SummaryData, length: Length) -> list[_SummaryTrial]:
+    """Choose a head for every set of features, and score each by the summaries of held-out documents."""
+    T, owner = summary_data.targets, summary_data.owner
     folds = None
     trials = []
     for name in SETS:
-        X = material.features(name)
+        X = summary_data.features(name)
         choice = select_head(
-            {name: X}, T, groups=owner, fold_ids=folds, heads=None if job.head == "auto" else job.head,
-            balance=job.balance, random_state=job.seed,
-        )  # fmt: skip
+            {name: X},
+            T,
+            groups=owner,
+            fold_ids=folds,
+            heads=None if config.head == "auto" else config.head,  # type: ignore[arg-type]  # refuses CTC heads
+            balance=config.balance,
+            random_state=config.seed,
+        )
         folds = choice.folds
-        trials.append(_SummaryTrial(name, choice, None if folds is None else _held_out(choice, X, material, length)))
+        trials.append(
+            _SummaryTrial(name, choice, None if folds is None else _score_held_out(choice, X, summary_data, length))
+        )
     return trials
 
 
-def _held_out(choice: Selection, X: Array, material: SummaryData, length: Length) -> Float:
-    """ROUGE-1 (2, n) of each document's summary by heads that were fitted without it; the second with blocking."""
+def _score_held_out(choice: Selection, X: Array, summary_data: SummaryData, length: Length) -> Float:
+    """Return ROUGE-1 (2, n) of summaries by heads fitted without the document; the second row with trigram blocking."""
     fields = dict(choice.fields)
-    problem = Problem("classification", fields.pop("scale", "none"), X, material.targets)
+    problem = Problem("classification", fields.pop("scale", "none"), X, summary_data.targets)
     assert choice.folds is not None
     decisions = type(choice.head).out_of_fold(problem, choice.folds, [fields])[0].mean(axis=0)
     scores = decisions[:, 1] - decisions[:, 0]
-    ends = np.cumsum([0, *(len(document) for document in material.documents)])
-    found = np.empty((2, len(material.documents)))
-    for place, (document, reference) in enumerate(zip(material.documents, material.references)):
+    ends = np.cumsum([0, *(len(document) for document in summary_data.documents)])
+    rouge_scores = np.empty((2, len(summary_data.documents)))
+    for place, (document, reference) in enumerate(zip(summary_data.documents, summary_data.references)):
         order = best_first(scores[ends[place] : ends[place + 1]])
         for blocking in (False, True):
             text = join_sentences(document, length.fill(order, document, blocking=blocking), "\n")
-            found[int(blocking), place] = rouge(reference, text)
-    return found
+            rouge_scores[int(blocking), place] = rouge(reference, text)
+    return rouge_scores
 
 
-def _table(trials: Sequence[_SummaryTrial], won: _SummaryTrial, length: Length, *, learned: bool) -> dict[str, Any]:
-    shown = sorted((trial for trial in trials if trial.scores is not None), key=lambda t: -t.score.mean())
-    rows = [{"layers": t.seen, "head": t.choice.name, "blocking": t.blocking, **_interval(t.score)} for t in shown]
-    balance = won.choice.balance
-    count = len(won.score)
-    how = f"of the references of the training data: {length}" if learned else f"asked for: {length}"
+def _table(
+    trials: Sequence[_SummaryTrial], best: _SummaryTrial, length: Length, *, from_references: bool
+) -> dict[str, Any]:
+    scored = sorted((trial for trial in trials if trial.scores is not None), key=lambda t: -t.score.mean())
+    rows = [
+        {"layers": t.feature_set, "head": t.choice.name, "blocking": t.blocking, **_interval(t.score)} for t in scored
+    ]
+    balance = best.choice.balance
+    count = len(best.score)
+    length_text = f"of the references of the training data: {length}" if from_references else f"asked for: {length}"
     return {
-        "layers": won.seen,
-        "head": won.choice.name,
-        "fields": dict(won.choice.fields),
+        "layers": best.feature_set,
+        "head": best.choice.name,
+        "fields": dict(best.choice.fields),
         "metric": "rouge1",
-        **(_interval(won.score) if count else dict.fromkeys(("score", "low", "high"))),
+        **(_interval(best.score) if count else dict.fromkeys(("score", "low", "high"))),
         "reason": f"best of {len(trials)} sets of features by ROUGE-1 on {count} held-out documents"
         if count
         else "one document: nothing could be held out, so nothing was compared",
         "balance": {"kind": balance.kind, "metric": balance.metric, "reason": balance.reason},
-        "length": how,
-        "trigram_blocking": won.blocking,
+        "length": length_text,
+        "trigram_blocking": best.blocking,
         "table": rows,
     }
 
@@ -227,4 +254,4 @@ def _interval(scores: Float) -> dict[str, float]:
     return {"score": round(mean, 4), "low": round(max(mean - half, 0.0), 4), "high": round(min(mean + half, 1.0), 4)}
 
 
-FITTER = TaskFitter(_check, _fit)
+SUMMARIZATION = TaskFitter(_check, _fit)

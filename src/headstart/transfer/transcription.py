@@ -19,9 +19,9 @@ from headstart._base.intervals import Metric
 from headstart._base.processes import local_shard
 from headstart._base.progress import note
 from headstart._base.registry import unknown_name
-from headstart._base.typing import SkippedItem
 from headstart.dataset.dataset import Dataset
 from headstart.dataset.targets import Target
+from headstart.engines.base import RuntimeConfig
 from headstart.errors import DataError, OptionError, UnknownName
 from headstart.extraction.extract import extract
 from headstart.extraction.features import FeatureSpec, LayerKey, has_frames, take_rows
@@ -55,120 +55,136 @@ class SpeechData:
     texts: list[str]
     label: Any
 
-    def at(self, place: LayerKey, which: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
+    def at(self, key: LayerKey, index: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
         """Frames and texts of some items."""
-        return [self.frames[place][i] for i in which.tolist()], [self.texts[i] for i in which.tolist()]
+        return [self.frames[key][i] for i in index.tolist()], [self.texts[i] for i in index.tolist()]
 
 
 @dataclass(frozen=True)
 class _SpeechTrial:
     """A head on a layer, and its character error rate on what was held out (None where nothing was)."""
 
-    place: LayerKey
+    key: LayerKey
     head: CtcHead
     cer: Metric | None = None
 
 
-def _check(job: FitConfig, columns: Sequence[Target]) -> None:
-    if isinstance(job.head, CtcHead):
-        job.head.check()
-    elif job.head != "auto" and job.head not in CTC:
-        raise UnknownName(unknown_name("heads for transcription", job.head, ["auto", *CTC]))
-    if job.pooling not in ("auto", "frames"):
-        raise OptionError(f"Transcription needs frames in time: pooling='frames' (or 'auto'); got {job.pooling!r}.")
-    wrong = [s.address for s in job.sources if s.modality not in ("audio", "any")]
+def _check(config: FitConfig, columns: Sequence[Target]) -> None:
+    if isinstance(config.head, CtcHead):
+        config.head.check()
+    elif config.head != "auto" and config.head not in CTC:
+        raise UnknownName(unknown_name("heads for transcription", config.head, ["auto", *CTC]))
+    if config.pooling not in ("auto", "frames"):
+        raise OptionError(f"Transcription needs frames in time: pooling='frames' (or 'auto'); got {config.pooling!r}.")
+    wrong = [s.address for s in config.sources if s.modality not in ("audio", "any")]
     if wrong:
-        raise OptionError(f"Transcription is of sounds; {', '.join(wrong)} does not listen.")
+        raise OptionError(f"Transcription is of audio; {', '.join(wrong)} takes none.")
     for column in columns:
         if not any(column.values):
             raise DataError(f"No item has a transcript in {column.name!r}.")
 
 
-def _fit(job: FitConfig, columns: Sequence[Target]) -> FitResult:
-    begun = time.perf_counter()
-    data, frames, choices, _ = main_first(lambda: _extracted(job))
-    read = time.perf_counter()
-    answers: list[TargetModel] = []
+def _fit(config: FitConfig, columns: Sequence[Target]) -> FitResult:
+    start = time.perf_counter()
+    data, frames, runtimes = main_first(lambda: _extract(config))
+    extracted_at = time.perf_counter()
+    models: list[TargetModel] = []
     tables: dict[str, Any] = {}
     histories: dict[str, Any] = {}
     for column in (c for c in data.columns if c.name in {c.name for c in columns}):
-        heard = _heard(job, data, frames, column)
-        alphabet = alphabet_of(heard.texts, job.head.units if isinstance(job.head, CtcHead) else "auto")
-        trials = _trials(job, heard, alphabet)
+        speech = _speech_data(config, data, frames, column)
+        alphabet = alphabet_of(speech.texts, config.head.units if isinstance(config.head, CtcHead) else "auto")
+        trials = _search_heads(config, speech, alphabet)
         best = trials[0]
-        everything = np.arange(len(heard.texts))
-        checkpoint = job.checkpoint if len(columns) == 1 else None
-        recogniser, history = _trained(best, heard, everything, alphabet=alphabet, job=job, checkpoint=checkpoint)
-        part = FeatureSpec(best.place[0], best.place[1], "frames")
-        answers.append(Transcription(column.name, (part,), recogniser))
-        tables[column.name] = _table(heard, trials, alphabet)
+        everything = np.arange(len(speech.texts))
+        checkpoint = config.checkpoint if len(columns) == 1 else None
+        recogniser, history = _train_head(
+            best, speech, everything, alphabet=alphabet, config=config, checkpoint=checkpoint
+        )
+        spec = FeatureSpec(best.key[0], best.key[1], "frames")
+        models.append(Transcription(column.name, (spec,), recogniser))
+        tables[column.name] = _table(speech, trials, alphabet)
         histories = {**history.to_dict()} if len(columns) == 1 else {**histories, column.name: history.to_dict()}
-    seconds = {"extract": round(read - begun, 3), "heads": round(time.perf_counter() - read, 3)}
-    return FitResult(tuple(answers), tables, data, choices, seconds, history=histories)
+    seconds = {"extract": round(extracted_at - start, 3), "heads": round(time.perf_counter() - extracted_at, 3)}
+    return FitResult(tuple(models), tables, data, runtimes, seconds, history=histories)
 
 
-def _extracted(
-    job: FitConfig,
-) -> tuple[Dataset, dict[LayerKey, list[np.ndarray]], tuple[Any, ...], tuple[SkippedItem, ...]]:
+def _extract(
+    config: FitConfig,
+) -> tuple[Dataset, dict[LayerKey, list[np.ndarray]], tuple[RuntimeConfig, ...]]:
     """Frames of every candidate layer of every source, for the items that all of them can read whole."""
-    data = job.data
-    banks = [
-        extract(one, data, layers=_layers(one, job.layers), pooling="frames", store=job.store, **job.extract_options)
-        for one in job.sources
-    ]
-    there = np.ones(len(data), dtype=bool)
+    data = config.data
+    banks = []
+    for index, source in enumerate(config.sources):
+        layers = _layers(source, config.layers)
+        options = config.extract_options(index)
+        banks.append(extract(source, data, layers=layers, pooling="frames", store=config.store, **options))
+    readable = np.ones(len(data), dtype=bool)
     for bank in banks:
-        there &= bank.keep(data)
-    kept = data.take(np.flatnonzero(there))
-    frames = {(i, layer): bank.sequences(layer, kept) for i, bank in enumerate(banks) for layer in bank.layers}
-    whole = np.flatnonzero(has_frames(frames, len(kept)))
-    if not len(whole):
-        raise DataError("None of the items can be read whole." if len(kept) else "None of the items can be read.")
-    if len(whole) < len(data):
-        note(f"{len(data) - len(whole)} of {len(data)} items are left out of training.")
-    skipped = {one.index: one for bank in banks for one in bank.skipped}
-    frames = {place: take_rows(values, whole) for place, values in frames.items()}
-    return kept.take(whole), frames, tuple(bank.choice for bank in banks), tuple(skipped.values())
+        readable &= bank.keep(data)
+    data_read = data.take(np.flatnonzero(readable))
+    frames = {(i, layer): bank.sequences(layer, data_read) for i, bank in enumerate(banks) for layer in bank.layers}
+    complete = np.flatnonzero(has_frames(frames, len(data_read)))
+    if not len(complete):
+        raise DataError("None of the items can be read whole." if len(data_read) else "None of the items can be read.")
+    if len(complete) < len(data):
+        note(f"{len(data) - len(complete)} of {len(data)} items are left out of training.")
+    frames = {key: take_rows(values, complete) for key, values in frames.items()}
+    return data_read.take(complete), frames, tuple(bank.choice for bank in banks)
 
 
 def _layers(source: Source, layers: str | tuple[str, ...]) -> tuple[str, ...]:
-    """What was asked for; unasked, a few of the candidates, spread over the depth."""
+    """Select the requested layers; with ``"auto"`` a few of the candidates, spread over the depth."""
     names = source.select(layers)
     if layers != "auto":
         return names
-    found = [source.layer(name) for name in names]
-    narrow = [one.name for one in found if width("frames", axes=one.axes, shape=one.shape) <= _WIDEST] or list(names)
-    places = np.unique(np.linspace(0, len(narrow) - 1, min(_MOST_LAYERS, len(narrow))).round().astype(int))
-    return tuple(narrow[i] for i in places)
+    layers_found = [source.layer(name) for name in names]
+    narrow_layers = [
+        one.name for one in layers_found if width("frames", axes=one.axes, shape=one.shape) <= _WIDEST
+    ] or list(names)
+    count = min(_MOST_LAYERS, len(narrow_layers))
+    index = np.unique(np.linspace(0, len(narrow_layers) - 1, count).round().astype(int))
+    return tuple(narrow_layers[i] for i in index)
 
 
-def _heard(job: FitConfig, data: Dataset, frames: Mapping[LayerKey, list[np.ndarray]], column: Target) -> SpeechData:
+def _speech_data(
+    config: FitConfig, data: Dataset, frames: Mapping[LayerKey, list[np.ndarray]], column: Target
+) -> SpeechData:
     index = np.array([i for i, text in enumerate(column.values) if text is not None], dtype=np.int64)
     if len(index) < len(data):
         note(f"{len(data) - len(index)} of {len(data)} items have no transcript in {column.name!r} and are left out.")
     texts = [column.values[i] for i in index.tolist()]
 
-    def label(place: LayerKey) -> str:
-        return place[1] if len(job.sources) == 1 else f"{job.sources[place[0]].name}/{place[1]}"
+    def label(key: LayerKey) -> str:
+        return key[1] if len(config.sources) == 1 else f"{config.sources[key[0]].name}/{key[1]}"
 
-    kept = {place: take_rows(values, index) for place, values in frames.items()}
-    return SpeechData(data.take(index).with_targets(texts, task="transcription"), kept, texts, label)
+    frames_used = {key: take_rows(values, index) for key, values in frames.items()}
+    return SpeechData(data.take(index).with_targets(texts, task="transcription"), frames_used, texts, label)
 
 
-def _trials(job: FitConfig, heard: SpeechData, alphabet: Alphabet) -> list[_SpeechTrial]:
-    """What was tried, the best first: the linear head on every layer, the other on the best few."""
-    places = _long_enough(heard, alphabet)
-    fixed = job.head if isinstance(job.head, CtcHead) else None if job.head == "auto" else ctc(str(job.head))
-    heads = [fixed] if fixed is not None else [ctc("linear"), ctc("bilstm")]
-    if len(places) == len(heads) == 1 or len(heard.texts) < _FOLDS:
-        return [_SpeechTrial(places[0], heads[-1])]
-    folds = _folds(heard.data, job.seed)
-    halves = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
-    trials = [_tried(_SpeechTrial(place, heads[0]), heard, halves, alphabet=alphabet, job=job) for place in places]
+def _search_heads(config: FitConfig, speech: SpeechData, alphabet: Alphabet) -> list[_SpeechTrial]:
+    """Score heads on held-out items, the best first: the linear head on every layer, the other on the best few."""
+    keys = _long_enough(speech, alphabet)
+    if isinstance(config.head, CtcHead):
+        heads = [config.head]
+    elif config.head == "auto":
+        heads = [ctc("linear"), ctc("bilstm")]
+    else:
+        heads = [ctc(str(config.head))]
+    if len(keys) == len(heads) == 1 or len(speech.texts) < _FOLDS:
+        return [_SpeechTrial(keys[0], heads[-1])]
+    folds = _folds(speech.data, config.seed)
+    split = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
+    trials = [
+        _cross_validate(_SpeechTrial(key, heads[0]), speech, split, alphabet=alphabet, config=config) for key in keys
+    ]
     trials.sort(key=_cost)
     for other in heads[1:]:
-        first = [trial.place for trial in trials[:_FINALISTS]]
-        trials += [_tried(_SpeechTrial(place, other), heard, halves, alphabet=alphabet, job=job) for place in first]
+        finalists = [trial.key for trial in trials[:_FINALISTS]]
+        trials += [
+            _cross_validate(_SpeechTrial(key, other), speech, split, alphabet=alphabet, config=config)
+            for key in finalists
+        ]
     return sorted(trials, key=_cost)
 
 
@@ -184,23 +200,24 @@ def _cost(trial: _SpeechTrial) -> float:
     return float("inf") if trial.cer is None or np.isnan(trial.cer) else float(trial.cer)
 
 
-def _long_enough(heard: SpeechData, alphabet: Alphabet) -> list[LayerKey]:
+def _long_enough(speech: SpeechData, alphabet: Alphabet) -> list[LayerKey]:
     """The places with at least as many frames as there are symbols to write, the deepest first."""
-    wanted = [_least_frames(alphabet.numbers(text)) for text in heard.texts]
+    required = [_least_frames(alphabet.numbers(text)) for text in speech.texts]
     share = {
-        place: float(np.mean([len(X) < n for X, n in zip(values, wanted)])) for place, values in heard.frames.items()
+        key: float(np.mean([len(X) < n for X, n in zip(values, required)])) for key, values in speech.frames.items()
     }
-    good = [place for place in reversed(list(heard.frames)) if share[place] <= _TOO_FEW_FRAMES]
-    if not good:
-        best = min(share, key=lambda place: share[place])
+    long_enough = [key for key in reversed(list(speech.frames)) if share[key] <= _TOO_FEW_FRAMES]
+    if not long_enough:
+        best = min(share, key=lambda key: share[key])
         raise DataError(
-            f"Too few frames: at {heard.label(best)}, the best of the layers tried, {share[best]:.0%} of the "
+            f"Too few frames: at {speech.label(best)}, the best of the layers tried, {share[best]:.0%} of the "
             f"transcripts have more {alphabet.units} than there are frames. Take an earlier layer, or load the source "
             "with a smaller step between its patches, input={'patch_hop_frames': 12}."
         )
-    if len(good) < len(share):
-        note(f"Too few frames for the transcripts at {', '.join(heard.label(p) for p in share if p not in good)}.")
-    return good
+    if len(long_enough) < len(share):
+        dropped = ", ".join(speech.label(key) for key in share if key not in long_enough)
+        note(f"Too few frames for the transcripts at {dropped}.")
+    return long_enough
 
 
 def _least_frames(numbers: list[int]) -> int:
@@ -208,51 +225,56 @@ def _least_frames(numbers: list[int]) -> int:
     return len(numbers) + sum(a == b for a, b in pairwise(numbers))
 
 
-def _tried(
-    trial: _SpeechTrial, heard: SpeechData, halves: tuple[np.ndarray, np.ndarray], *, alphabet: Alphabet, job: FitConfig
+def _cross_validate(
+    trial: _SpeechTrial,
+    speech: SpeechData,
+    split: tuple[np.ndarray, np.ndarray],
+    *,
+    alphabet: Alphabet,
+    config: FitConfig,
 ) -> _SpeechTrial:
-    fitting, held = halves
-    recogniser, _ = _trained(trial, heard, fitting, alphabet=alphabet, job=job)
-    frames, truth = heard.at(trial.place, held)
+    fitting, held = split
+    recogniser, _ = _train_head(trial, speech, fitting, alphabet=alphabet, config=config)
+    frames, truth = speech.at(trial.key, held)
     if not any(text.strip() for text in truth):
         return trial
     cer = evaluate("transcription", truth, recogniser.texts(frames), only=["cer"])["cer"]
-    return _SpeechTrial(trial.place, trial.head, cer)
+    return _SpeechTrial(trial.key, trial.head, cer)
 
 
-def _trained(
+def _train_head(
     trial: _SpeechTrial,
-    heard: SpeechData,
-    which: np.ndarray,
+    speech: SpeechData,
+    index: np.ndarray,
     *,
     alphabet: Alphabet,
-    job: FitConfig,
+    config: FitConfig,
     checkpoint: Path | None = None,
 ) -> tuple[Recogniser, History]:
-    frames, texts = heard.at(trial.place, which)
-    recogniser = Recogniser.fresh(trial.head, alphabet, frames, seed=job.seed)
+    frames, texts = speech.at(trial.key, index)
+    recogniser = Recogniser.fresh(trial.head, alphabet, frames, seed=config.seed)
     network, head = recogniser.network, trial.head
     numbers = [torch.tensor(alphabet.numbers(text), dtype=torch.long) for text in texts]
 
     def loss(indices: np.ndarray, generator: torch.Generator) -> torch.Tensor:
         indices = local_shard(indices)
         batch, lengths = recogniser.padded([frames[i] for i in indices.tolist()])
-        wanted = [numbers[i] for i in indices.tolist()]
-        sizes = torch.tensor([len(one) for one in wanted])
+        required = [numbers[i] for i in indices.tolist()]
+        sizes = torch.tensor([len(one) for one in required])
         scores = network.train()(batch, lengths).log_softmax(2).transpose(0, 1)
-        return functional.ctc_loss(scores, torch.cat(wanted), lengths, sizes, zero_infinity=True)
+        return functional.ctc_loss(scores, torch.cat(required), lengths, sizes, zero_infinity=True)
 
     training = head.training.resolve()
-    config = dataclasses.replace(
+    training = dataclasses.replace(
         training,
         batch_size=min(training.batch_size, max(1, len(texts) // _STEPS)),
-        budget=job.budget if checkpoint is not None else None,
-        seed=job.seed,
+        budget=config.budget if checkpoint is not None else None,
+        seed=config.seed,
     )
-    identity = fingerprint([recogniser.config(), texts, job.sources[trial.place[0]].fingerprint, trial.place[1]])
+    identity = fingerprint([recogniser.config(), texts, config.sources[trial.key[0]].fingerprint, trial.key[1]])
     history = train(
-        [ParameterGroup(dict(network.named_parameters()))], loss, len(texts), config=config, checkpoint=checkpoint,
-        identity=identity, label=f"{head.name} on {heard.label(trial.place)}",
+        [ParameterGroup(dict(network.named_parameters()))], loss, len(texts), config=training, checkpoint=checkpoint,
+        identity=identity, label=f"{head.name} on {speech.label(trial.key)}",
     )  # fmt: skip
     for parameter in network.parameters():
         parameter.requires_grad_(False)
@@ -260,24 +282,24 @@ def _trained(
     return recogniser, history
 
 
-def _table(heard: SpeechData, trials: Sequence[_SpeechTrial], alphabet: Alphabet) -> dict[str, Any]:
+def _table(speech: SpeechData, trials: Sequence[_SpeechTrial], alphabet: Alphabet) -> dict[str, Any]:
     """What was chosen, and from what, as plain data."""
 
     def row(trial: _SpeechTrial) -> dict[str, Any]:
         cer = trial.cer
         numbers = [None if x is None else round(float(x), 4) for x in (cer, cer and cer.low, cer and cer.high)]
         return {
-            "layers": heard.label(trial.place), "head": trial.head.name,
+            "layers": speech.label(trial.key), "head": trial.head.name,
             **dict(zip(("score", "low", "high"), numbers)),
         }  # fmt: skip
 
     best = trials[0]
     rows = [row(trial) for trial in trials]
-    alone = "the only one tried; nothing was held out" if best.cer is None else "fewest character errors held out"
+    reason = "the only one tried; nothing was held out" if best.cer is None else "fewest character errors held out"
     return {
-        **rows[0], "fields": best.head.config(), "metric": "cer", "reason": alone,
+        **rows[0], "fields": best.head.config(), "metric": "cer", "reason": reason,
         "alphabet": {"units": alphabet.units, "symbols": len(alphabet.symbols)}, "table": rows,
     }  # fmt: skip
 
 
-FITTER = TaskFitter(_check, _fit)
+TRANSCRIPTION = TaskFitter(_check, _fit)
