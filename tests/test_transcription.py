@@ -305,13 +305,13 @@ def test_speakers_are_not_torn_apart(source, monkeypatch):
 
     data = spoken_data(10, groups=["x", "y"] * 5)
     seen = []
-    real = transcription._tried
+    real = transcription._cross_validate
 
-    def watching(trial, heard, halves, **how):
-        seen.append([{heard.data.groups[i] for i in half} for half in halves])
+    def watching(trial, speech, split, **how):
+        seen.append([{speech.data.groups[i] for i in half} for half in split])
         return dataclasses.replace(trial, cer=None)
 
-    monkeypatch.setattr(transcription, "_tried", watching)
+    monkeypatch.setattr(transcription, "_cross_validate", watching)
     fit(source, data, layers=["fine", "coarse"], head=quick(1), store=False)
     assert seen and all(not one & other and one and other for one, other in seen)
     assert real is not watching
