@@ -51,7 +51,7 @@ RATIO = 3.0  # most frequent : rarest, from which "auto" adjusts
 
 @dataclass(frozen=True)
 class Balance:
-    """What a ``balance=`` came to.
+    """The balancing that a ``balance=`` resolved to.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ def prior(counts: Array) -> Float:
 
 
 def log_adjustment(counts: Array, tau: float = 1.0) -> Float:
-    """What to add to log-odds (t,) so that all classes count alike: −τ·log π_c, 0 on average over the classes.
+    """Terms to add to log-odds (t,) so that all classes count alike: −τ·log π_c, 0 on average over the classes.
 
     ``head.adjust(log_adjustment(counts))`` applies it. A class without rows gets 0.
 

@@ -68,7 +68,7 @@ class Distance:
 
 
 def distance(name: str, a: Moments, b: Moments, **options: Any) -> float:
-    """How far two sets of features are from each other; 0 for identical ones.
+    """Measure how far two sets of features are from each other; 0 for identical ones.
 
     Parameters
     ----------

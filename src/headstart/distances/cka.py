@@ -60,7 +60,7 @@ def _cross(a: Moments, b: Moments) -> Float:
 
 
 def _are_targets(features: Moments, holder: Moments) -> bool:
-    """Whether the targets of ``holder`` are the features of the other: same size, mean and spread."""
+    """Tell whether the targets of ``holder`` are the features of the other: same size, mean and spread."""
     spread = features.scatter.diagonal()
     return (
         holder.targets == features.features

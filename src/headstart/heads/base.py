@@ -5,7 +5,7 @@ A head is a dataclass: its fields are hyper-parameters with declared constraints
 scaling a solver likes is folded into ``coef_`` and ``intercept_``.
 
 Adding a head is one file and one line in ``HEADS``; the line enrols it in the laws and, unless it declares otherwise
-(``competes``), in ``head="auto"``.
+(``in_auto``), in ``head="auto"``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from headstart.heads.problem import Problem, check_prior, make_problem
 from headstart.linalg.pca import row_blocks
 from headstart.moments.moments import Moments
 
-# ---- What heads do alike with decisions, folds and their own costs. ----
+# --- shared by all heads: decisions, folds and costs ---
 
 
 ABSENT_CLASS_SCORE = -1e6  # decision of a class that training never saw: finite, and its probability is exactly 0
@@ -110,14 +110,14 @@ class Head(ABC):
         Whether it has ``coef_ (d, t)``.
     from_moments : bool
         Whether ``fit`` takes Moments as well as rows, with the same result.
-    steady : frozenset of str
+    few_shot_tasks : frozenset of str
         Tasks for which ``head="auto"`` tries it even on few rows, where choosing among much is choosing noise.
-    competes : bool
+    in_auto : bool
         Whether ``head="auto"`` tries it at all; one that does not is used when it is asked for.
     rotation_invariant : bool
         Whether rotated features give the same decisions; a head that chooses single features cannot.
-    selects : bool
-        Whether it chooses features: ``kept_`` has the numbers of those with weights.
+    selects_features : bool
+        Whether it chooses features: ``selected_features_`` has the indices of those with weights.
     learns_prior : bool
         Whether decisions carry the class frequencies of the training data, so that logit adjustment is due.
     intercept_ : (t,) array

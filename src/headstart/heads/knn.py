@@ -143,7 +143,7 @@ class Knn(Head):
 
 
 def _center_and_scale_of(problem: Problem) -> tuple[Float, Float]:
-    """What is taken off and divided by before rows are compared."""
+    """Centre and divisor of the features, applied before rows are compared."""
     if problem.feature_scale is None:
         # a power of two changes no digit, and keeps squared distances within float32
         size = float(np.sqrt(problem.trace / problem.count))

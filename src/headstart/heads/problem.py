@@ -1,7 +1,7 @@
-"""What a head solves: features and targets, from rows or from moments, prepared once and shared by every solver.
+"""The problem that a head solves: features and targets, from rows or from moments, prepared once and shared by every solver.
 
 From fewer rows than features nothing of size d × d is ever formed. All statistics are centred, in float64, and of the
-*scaled* features; :meth:`Problem.unfold` brings weights back to the features as they were given.
+*scaled* features; :meth:`Problem.to_input_space` brings weights back to the features as they were given.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from headstart.linalg.ridge_cv import FoldRidge
 from headstart.moments.centred import Centred
 from headstart.moments.moments import Moments
 
-# ---- What a fit must be given: shapes, kinds and numbers, each refused with what to do about it. ----
+# --- checks of a fit's inputs: shapes, kinds and numbers ---
 
 
 def check_rows(X: Array, T: Array, task: str) -> tuple[Array, Float]:
@@ -157,7 +157,7 @@ class Problem:
 
     @property
     def wide(self) -> bool:
-        """Whether there are rows, and no more of them than features: then the n × n side is solved."""
+        """True with no more rows than features: then the n × n side is solved."""
         return self.X is not None and len(self.X) <= self.X.shape[1]
 
     @cached_property

@@ -1,1 +1,1 @@
-"""Numerical engines under the heads: principal coordinates, left-out ridge, batched L-BFGS. Floor 1: numpy only."""
+"""Linear algebra under the heads: principal coordinates, out-of-fold ridge, batched softmax regression. Floor 1: numpy only."""

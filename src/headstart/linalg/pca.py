@@ -1,4 +1,4 @@
-"""Features in principal coordinates: centred, perhaps scaled, rotated to where the scatter is diagonal. Floor 1.
+"""Features in principal coordinates: centred, perhaps scaled, rotated to where the scatter is diagonal.
 
 Every penalty ½λ‖w‖² is blind to rotation, so solving in these coordinates is exact; with fewer rows than features the
 n × n side is decomposed and the coordinates are at most n − 1. One decomposition then serves every penalty of every

@@ -1,4 +1,4 @@
-"""Held-out ridge predictions of every row, for all penalties and folds, from one decomposition. Floor 1.
+"""Held-out ridge predictions of every row, for all penalties and folds, from one decomposition.
 
 With U the principal directions of the rows, a penalty shrinks by g = s²/(s² + α). The hat matrix is
 H = √w√wᵀ/Σw + U·g·Uᵀ, and the residuals of rows f that were left out of the fit are **exactly**
@@ -89,7 +89,7 @@ class FoldRidge:
 
     @cached_property
     def full_fit(self) -> _FullFit:
-        """What all penalties and folds share. Cost: n·r·t; memory: n·r."""
+        """Shared by all penalties and folds. Cost: n·r·t; memory: n·r."""
         sqrt_weights = np.sqrt(self.weights)
         mean = self.weights @ self.targets / self.weights.sum()
         centered_targets = sqrt_weights[:, None] * (self.targets - mean)
@@ -202,7 +202,7 @@ def lda_scores(folds: Sequence[FoldPrediction], means: Float, counts: Float) -> 
 
     Parameters
     ----------
-    folds : sequence of k LeftOut
+    folds : sequence of k FoldPrediction
         Ridge on one-hot targets.
     means : (k, t) array
         Mean of the others' targets, fold by fold.
@@ -230,7 +230,7 @@ def lda_scores(folds: Sequence[FoldPrediction], means: Float, counts: Float) -> 
     return [(((fold.scores - mean) / count) @ turn, norm) for fold, mean, count, turn, norm in together]
 
 
-# ---- Held-out ridge predictions from the n × n side: features enter only as the products of the rows. Floor 1. ----
+# --- the same from the n × n side: features enter only as the products of the rows ---
 
 
 def centered_gram(X: Array, *, standard: bool) -> Float:

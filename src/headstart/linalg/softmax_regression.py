@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from headstart._base.typing import Float, Ints
 
-# ---- L-BFGS for many smooth convex problems at once, each with its own diagonal preconditioner. Floor 1. ----
+# --- L-BFGS for many smooth convex problems at once, each with its own diagonal preconditioner ---
 
 
 _MEMORY = 10
@@ -37,7 +37,7 @@ CurvaturePair: TypeAlias = tuple[
 
 @dataclass(frozen=True, eq=False)
 class BatchMinimum:
-    """Where a batch stopped: ``x (p, b, t)``, ``value (b,)``, ``steps (b,)``, and which ``converged (b,)``."""
+    """The end of a batch: ``x (p, b, t)``, ``value (b,)``, ``steps (b,)``, and which ``converged (b,)``."""
 
     x: Float
     value: Float
@@ -113,7 +113,7 @@ class _LineSearchBatch:
         self.pairs = [(s[:, mask], y[:, mask], rho[mask]) for s, y, rho in self.pairs]
 
     def aim(self) -> None:
-        """Where to go next, and how steeply the values fall that way."""
+        """Set the search direction, and the directional derivative along it."""
         self.direction = self._quasi_newton()
         self.directional_derivative = _dot(self.gradient, self.direction)
         uphill = (

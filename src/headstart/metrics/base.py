@@ -62,7 +62,7 @@ HEADLINE: dict[Task, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class MetricInputs:
-    """What a metric sees: aligned rows without missing truth.
+    """Input of a metric: aligned rows without missing truth.
 
     Attributes
     ----------
@@ -156,7 +156,7 @@ class Measure:
 
     @property
     def by_row(self) -> bool:
-        """Whether it is the plain mean of one score per row: then two results can be compared row by row."""
+        """True for the plain mean of one score per row: then two results can be compared row by row."""
         return self.value is mean
 
 
@@ -172,7 +172,7 @@ def ratio(parts: Array, weights: Float) -> Float:
         return np.where(bottom > 0, top / bottom, math.nan)
 
 
-# ---- From what callers hold (labels, matrices, texts) to the aligned rows that metrics take. ----
+# --- alignment: from labels, matrices and texts to rows ---
 
 
 def align_rows(
@@ -301,7 +301,7 @@ def _label_names(truth: Any, predicted: Any) -> list[Any]:
 
 
 def _is_matrix(values: Any) -> bool:
-    """Whether rows are given as 0 and 1 in aligned columns, and not as collections of label names."""
+    """Tell whether rows are given as 0 and 1 in aligned columns, and not as collections of label names."""
     if isinstance(values, np.ndarray) and values.ndim == 2:
         return True
     return len(values) > 0 and all(isinstance(row, np.ndarray) for row in values)

@@ -1,4 +1,7 @@
-"""Accuracy and top-5 accuracy: shares of rows, with Wilson intervals. Cost: O(n), top-5 O(n t)."""
+"""Metrics of classes and labels: accuracy, recall over classes, F1, average precision, calibration.
+
+Shares of rows and classes have Wilson intervals, the others bootstrap intervals. **Cost**: O(n), of probabilities O(n·t).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ accuracy = Measure("accuracy", CLASSIFICATION, _right, mean, interval=wilson_sha
 top5 = Measure("top5", CLASSIFICATION, _in_first_five, mean, interval=wilson_share, applies=_more_than_five)
 
 
-# ---- Recall over classes: balanced accuracy, the worst class, and classes with many, some and few training rows. ----
+# --- recall over classes: balanced accuracy, the worst class, classes by their number of training rows ---
 
 
 MANY, FEW = 100, 20
@@ -173,7 +176,7 @@ mean_average_precision = Measure(
 )
 
 
-# ---- How far probabilities can be trusted: log-loss, Brier score, expected calibration error. Cost: O(n t). ----
+# --- probabilities: log-loss, Brier score, expected calibration error. Cost: O(n·t) ---
 
 
 BINS = 15

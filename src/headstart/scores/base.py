@@ -71,7 +71,7 @@ class Score:
 
 
 def score(name: str, moments: Moments | None, **rows: Any) -> float:
-    """How transferable features are, by one of the scores; higher is better.
+    """Score how transferable features are; higher is better.
 
     Parameters
     ----------

@@ -56,7 +56,7 @@ def _knn(
 
 
 def _right(X: Float, labels: Ints, rows: slice, k: int) -> int:
-    """How many of a block of rows their neighbours name rightly."""
+    """Count the rows of a block whose neighbours vote for their class."""
     block = X[rows]
     near = 2 * block @ X.T - np.einsum("nd,nd->n", X, X)  # minus the squared distance, up to a constant of the row
     here = np.arange(len(block))

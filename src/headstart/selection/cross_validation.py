@@ -273,7 +273,7 @@ class CVResult:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether this is the setting to beat."""
+        """True for the setting to beat."""
         name, fields = BASELINE
         return self.head == name and all(self.fields.get(key) == value for key, value in fields.items())
 
