@@ -1,4 +1,4 @@
-"""The problem that a head solves: features and targets, from rows or from moments, prepared once and shared by every solver.
+"""The problem that a head solves: features and targets, from rows or moments, prepared once for every solver.
 
 From fewer rows than features nothing of size d × d is ever formed. All statistics are centred, in float64, and of the
 *scaled* features; :meth:`Problem.to_input_space` brings weights back to the features as they were given.

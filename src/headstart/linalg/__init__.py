@@ -1,1 +1,1 @@
-"""Linear algebra under the heads: principal coordinates, out-of-fold ridge, batched softmax regression. Floor 1: numpy only."""
+"""Linear algebra under the heads: principal coordinates, out-of-fold ridge, batched softmax regression."""

@@ -1,6 +1,6 @@
 """Metrics of classes and labels: accuracy, recall over classes, F1, average precision, calibration.
 
-Shares of rows and classes have Wilson intervals, the others bootstrap intervals. **Cost**: O(n), of probabilities O(n·t).
+Shares of rows and classes have Wilson intervals, the others bootstrap ones. **Cost**: O(n), of probabilities O(n·t).
 """
 
 from __future__ import annotations

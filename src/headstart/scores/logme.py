@@ -140,7 +140,7 @@ def _refined(profile: _Profile, start: Float, column: Ints) -> Float:
 def _golden(profile: _Profile, start: Float) -> Float:
     """Golden-section search within one step of the grid on either side of each start, for all of them at once.
 
-    scipy's bounded search takes one problem a call; its vectorised one wants scipy 1.15 and a minimum inside the bracket.
+    scipy's bounded search takes one problem a call; its vectorised one wants scipy 1.15 and a minimum in the bracket.
     """
     low, high = start - _STEP, start + _STEP
     a, b = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
