@@ -1,4 +1,4 @@
-"""Features that benchmarks of heads share, computed once by the plain libraries and kept in the cache folder."""
+"""Features that benchmarks of heads share, computed once by the plain libraries and stored in the cache folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOBILENET = DATA / "weights" / "mobilenetv2_100.imagenet"
 BLOCKS = ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6")
 
 
-def kept(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Arrays by name, made once."""
     path = cache_folder() / "benchmarks" / f"{name}.npz"
     if not path.exists():
@@ -29,14 +29,14 @@ def kept(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.n
 
 def photos(name: str) -> dict[str, np.ndarray]:
     """MobileNetV2 features of the photos under ``data/images``: pooled blocks, ``last`` (1,280), and labels ``y``."""
-    return kept(f"mobilenet-{name}", lambda: _see(sorted((DATA / "images" / name).glob("*/*.*"))))
+    return cached(f"mobilenet-{name}", lambda: _see(sorted((DATA / "images" / name).glob("*/*.*"))))
 
 
 def _see(paths: list[Path]) -> dict[str, np.ndarray]:
     from PIL import Image
 
-    found = _forward([(lambda path=path: Image.open(path).convert("RGB")) for path in paths])
-    return {**found, "y": np.array([path.parent.name for path in paths])}
+    arrays = _forward([(lambda path=path: Image.open(path).convert("RGB")) for path in paths])
+    return {**arrays, "y": np.array([path.parent.name for path in paths])}
 
 
 def eighty_classes(train: int = 38, test: int = 15, weights: Path = MOBILENET) -> dict[str, np.ndarray]:
@@ -45,7 +45,7 @@ def eighty_classes(train: int = 38, test: int = 15, weights: Path = MOBILENET) -
     ``X, y`` to fit on and ``X_test, y_test``; no photo is in both, though it may be in one under several rotations.
     """
     other = "" if weights == MOBILENET else f"-{weights.name}"
-    return kept(f"mobilenet-eighty-{train}-{test}{other}", lambda: _rotated(train, test, weights))
+    return cached(f"mobilenet-eighty-{train}-{test}{other}", lambda: _rotated(train, test, weights))
 
 
 def _rotated(train: int, test: int, weights: Path) -> dict[str, np.ndarray]:

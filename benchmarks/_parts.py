@@ -36,15 +36,15 @@ def finish(name: str, report: Mapping[str, Any], *, save: bool) -> None:
 
 def keep(name: str, report: Mapping[str, Any]) -> None:
     """Write results/NAME.json."""
-    place = _place(name)
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(_text(report) + "\n", encoding="utf-8")
+    path = _report_path(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(_text(report) + "\n", encoding="utf-8")
 
 
-def kept(name: str) -> dict[str, Any]:
-    """What results/NAME.json has; nothing where there is none."""
-    place = _place(name)
-    return dict(json.loads(place.read_text(encoding="utf-8"))) if place.exists() else {}
+def saved_report(name: str) -> dict[str, Any]:
+    """Return what results/NAME.json has, an empty report where there is none."""
+    path = _report_path(name)
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def machine() -> dict[str, Any]:
@@ -58,21 +58,21 @@ def machine() -> dict[str, Any]:
 
 
 def run_parts(name: str, parts: Mapping[str, Part], parser: argparse.ArgumentParser) -> None:
-    """Run the parts that are asked for (all by default); those of results/NAME.json that are not stay as they are."""
+    """Run the requested parts (all by default); those of results/NAME.json that are not stay as they are."""
     parser.add_argument("parts", nargs="*", metavar="part", help=f"some of: {', '.join(parts)}")
-    asked = parser.parse_args()
-    if strange := [part for part in asked.parts if part not in parts]:
+    args = parser.parse_args()
+    if strange := [part for part in args.parts if part not in parts]:
         parser.error(f"no part {', '.join(strange)}; there are {', '.join(parts)}")
-    report = kept(name)
+    report = saved_report(name)
     versions = {package: version(package) for package in ("numpy", "torch")}
-    for part in asked.parts or parts:
-        report[part] = {**parts[part](asked), "machine": machine(), "versions": versions}
+    for part in args.parts or parts:
+        report[part] = {**parts[part](args), "machine": machine(), "versions": versions}
         print(_text({part: report[part]}), flush=True)
-        if asked.save:
+        if args.save:
             keep(name, report)
 
 
-def _place(name: str) -> Path:
+def _report_path(name: str) -> Path:
     return HERE / "results" / f"{name}.json"
 
 

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from _parts import DATA, keep, kept, machine, words
+from _parts import DATA, keep, machine, saved_report, words
 
 import headstart as hs
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--null", type=int, default=0)
     asked = parser.parse_args()
-    report = {**kept("proof"), "machine": machine()}
+    report = {**saved_report("proof"), "machine": machine()}
     for name in asked.restrict:
         report[name] = proven(name, asked.budget, asked.repeats)
         if asked.save:
