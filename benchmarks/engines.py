@@ -45,21 +45,21 @@ def measured(source: hs.Source, data: hs.Dataset, engine: str, store: Path) -> d
 def main() -> None:
     parser = words(__doc__)
     parser.add_argument("photos", nargs="*", type=int, default=[600, 3000])
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     source = hs.load_source(f"timm:{MOBILENET}")
     versions = {**ENGINES["torch"].version(), **ENGINES["openvino"].version()}
     rows = []
     with tempfile.TemporaryDirectory() as work:
         measured(source, photos(Path(work) / "warm", 32), "torch", Path(work) / "warm-store")
-        for count in asked.photos:
+        for count in arguments.photos:
             data = photos(Path(work) / f"photos-{count}", count)
             data.keys()
             for engine in ("torch", "openvino"):
-                found = measured(source, data, engine, Path(work) / f"{engine}-{count}")
-                rows.append({"photos": count, "engine": engine, **found})
+                result = measured(source, data, engine, Path(work) / f"{engine}-{count}")
+                rows.append({"photos": count, "engine": engine, **result})
                 print(rows[-1], flush=True)
     what = {"precision": PRECISION, "batch": BATCH, "threads": torch.get_num_threads(), "versions": versions}
-    finish("engines", {"claim": "seconds to extract all candidates", **what, "rows": rows}, save=asked.save)
+    finish("engines", {"claim": "seconds to extract all candidates", **what, "rows": rows}, save=arguments.save)
 
 
 if __name__ == "__main__":

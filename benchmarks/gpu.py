@@ -41,50 +41,50 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def extraction(hs: Any, source: Any, data: Any) -> dict[str, Any]:
     """Seconds and agreement of features; each side fresh, the library and the card warm."""
-    few = data.sample(n=64, random_state=0)
-    banks, found = {}, {}
+    small = data.sample(n=64, random_state=0)
+    banks, result = {}, {}
     for device in ("cpu", "cuda"):
-        hs.extract(source, few, store=False, device=device)
+        hs.extract(source, small, store=False, device=device)
         banks[device], seconds = timed(lambda device=device: hs.extract(source, data, store=False, device=device))
-        found[device] = {"seconds": round(seconds, 2), "items/s": round(len(data) / seconds, 1)}
-        found[device] |= {"choice": str(banks[device].choice), **rounded(banks[device].seconds)}
+        result[device] = {"seconds": round(seconds, 2), "items/s": round(len(data) / seconds, 1)}
+        result[device] |= {"choice": str(banks[device].choice), **rounded(banks[device].seconds)}
     layers = banks["cpu"].layers
-    found["layers"] = len(layers)
-    found["least cosine cuda to cpu"] = min(
+    result["layers"] = len(layers)
+    result["least cosine cuda to cpu"] = min(
         cosine(banks["cpu"].rows(name, data), banks["cuda"].rows(name, data)) for name in layers
     )
     again = hs.extract(source, data, store=False, device="cuda", precision="fp32")
     plain = hs.extract(source, data, store=False, device="cpu", precision="fp32")
-    found["least cosine, fp32 on both"] = min(cosine(again.rows(n, data), plain.rows(n, data)) for n in layers)
-    return found
+    result["least cosine, fp32 on both"] = min(cosine(again.rows(n, data), plain.rows(n, data)) for n in layers)
+    return result
 
 
 def fitting(hs: Any, source: Any, train: Any, test: Any) -> dict[str, Any]:
     """Accuracy of a frozen fit on each device, and a predictor from the GPU used on the CPU."""
-    found = {}
+    result = {}
     for device in ("cpu", "cuda"):
         predictor, seconds = timed(
             lambda device=device: hs.fit(source, train, policy="frozen", device=device, random_state=0)
         )
         accuracy = float(predictor.evaluate(test).metrics["accuracy"])
-        found[device] = {"seconds": round(seconds, 2), "accuracy": round(accuracy, 4)}
+        result[device] = {"seconds": round(seconds, 2), "accuracy": round(accuracy, 4)}
     with tempfile.TemporaryDirectory() as folder:
-        place = predictor.save(Path(folder) / "gpu.headstart")
+        path = predictor.save(Path(folder) / "gpu.headstart")
         code = (
             "import sys, json, headstart as hs; p = hs.load(sys.argv[1]); "
             "print(json.dumps([p.predict(x) for x in sys.argv[2:]]))"
         )
-        command = [sys.executable, "-c", code, str(place), *map(str, test.items[:16])]
+        command = [sys.executable, "-c", code, str(path), *map(str, test.items[:16])]
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
     same = json.loads(done.stdout.splitlines()[-1]) == list(predictor.predict(list(test.items[:16])))
-    found["same labels on the CPU"] = same
-    return found
+    result["same labels on the CPU"] = same
+    return result
 
 
 def tuning(hs: Any, source: Any, train: Any, test: Any) -> dict[str, Any]:
     """Seconds per epoch and accuracy of fine-tuning on the GPU."""
-    found = {}
+    result = {}
     ways = {
         "last_layers, cached": hs.policy("last_layers", layers=2, epochs=4, views=1, cache=True),
         "last_layers, full forward": hs.policy("last_layers", layers=2, epochs=4, views=1, cache=False),
@@ -96,9 +96,9 @@ def tuning(hs: Any, source: Any, train: Any, test: Any) -> dict[str, Any]:
         )
         epochs = predictor.history["epoch_seconds"]
         accuracy = float(predictor.evaluate(test).metrics["accuracy"])
-        found[name] = {"seconds": round(seconds, 2), "epoch": round(min(epochs), 3), "accuracy": round(accuracy, 4)}
-        found[name]["loss"] = [round(value, 4) for value in predictor.history["loss"]]
-    return found
+        result[name] = {"seconds": round(seconds, 2), "epoch": round(min(epochs), 3), "accuracy": round(accuracy, 4)}
+        result[name]["loss"] = [round(value, 4) for value in predictor.history["loss"]]
+    return result
 
 
 def rounded(seconds: Any) -> dict[str, float]:
@@ -108,13 +108,13 @@ def rounded(seconds: Any) -> dict[str, float]:
 def main() -> None:
     parser = words(__doc__)
     parser.add_argument("--photos", default="trashnet")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("There is no CUDA device here.")
     import headstart as hs
 
     os.environ["HEADSTART_CACHE"] = tempfile.mkdtemp()
-    data = hs.Dataset.from_folder(DATA / "images" / asked.photos)
+    data = hs.Dataset.from_folder(DATA / "images" / arguments.photos)
     train, test = data.split(test_size=0.3, random_state=0)
     source = hs.load_source(f"timm:{DATA / 'weights' / 'mobilenetv2_100.imagenet'}")
     card = {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
@@ -126,7 +126,7 @@ def main() -> None:
     }.items():
         report[name] = work()
         print(name, json.dumps(report[name], indent=1), flush=True)
-    if asked.save:
+    if arguments.save:
         keep("gpu", report)
 
 

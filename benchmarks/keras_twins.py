@@ -73,21 +73,21 @@ def compare(file: Path) -> dict[str, float]:
     name = file.name.partition("-")[0]
     source = hs.load_source(f"keras:{file}")
     data = hs.Dataset.from_arrays(truth["X"])
-    found = {}
+    result = {}
     for what, layer in (("features", "Conv_1" if name == "mobilenetv2" else "features"), ("output", OUTPUT[name])):
         bank = hs.extract(source, data, layers=layer, pooling="avg", precision="fp32", store=False)
         expected = truth[what].mean((1, 2)) if truth[what].ndim == 4 else truth[what]
         drift = np.abs(bank.rows(layer, data) - expected).max()
-        found[what] = float(f"{drift / np.abs(expected).max():.2g}")
-    return found
+        result[what] = float(f"{drift / np.abs(expected).max():.2g}")
+    return result
 
 
 def main() -> None:
     parser = words(__doc__)
     parser.add_argument("--make", nargs=2, metavar=("FOLDER", "VERSION"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.make:
-        make(Path(asked.make[0]), asked.make[1])
+    arguments = parser.parse_args()
+    if arguments.make:
+        make(Path(arguments.make[0]), arguments.make[1])
         return
     python = os.environ.get("HEADSTART_TF_PYTHON")
     if not python:
@@ -107,7 +107,7 @@ def main() -> None:
     report["saved by keras"], report["read by keras"] = list(saved_by.values()), keras.__version__
     drifts = [max(row.values()) for row in report.values() if isinstance(row, dict)]
     report["largest difference"], report["holds"] = max(drifts), max(drifts) <= TOLERANCE
-    finish("keras_twins", report, save=asked.save)
+    finish("keras_twins", report, save=arguments.save)
 
 
 if __name__ == "__main__":

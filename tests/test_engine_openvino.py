@@ -46,12 +46,12 @@ def test_importing_it_asks_no_network_and_leaves_nothing_at_home(tmp_path):
 def test_rows_are_torchs(tmp_path):
     source = image_source(networks.Normed, classifier="classifier")
     data = picture_data(7)
-    how = {"layers": ["blocks.1", "pool"], "precision": "fp32", "batch_size": 3, "store": tmp_path}
-    plain, found = (extract(source, data, engine=name, **how) for name in ("torch", "openvino"))
+    run_engine = {"layers": ["blocks.1", "pool"], "precision": "fp32", "batch_size": 3, "store": tmp_path}
+    plain, result = (extract(source, data, engine=name, **run_engine) for name in ("torch", "openvino"))
     for layer in plain.layers:
-        assert np.allclose(found.rows(layer, data), plain.rows(layer, data), rtol=1e-4, atol=1e-5)
-    assert found.computed == 7  # another engine is another bank
-    assert found.recipe["pool"]["versions"]["openvino"]
+        assert np.allclose(result.rows(layer, data), plain.rows(layer, data), rtol=1e-4, atol=1e-5)
+    assert result.computed == 7  # another engine is another bank
+    assert result.recipe["pool"]["versions"]["openvino"]
 
 
 def test_it_is_never_chosen_by_itself(tmp_path):
@@ -79,8 +79,8 @@ def test_networks_that_fix_the_number_of_inputs_are_refused():
 
 
 def test_without_the_package(monkeypatch):
-    there = extras.is_installed
-    monkeypatch.setattr(extras, "is_installed", lambda name: name != "openvino" and there(name))
+    is_installed = extras.is_installed
+    monkeypatch.setattr(extras, "is_installed", lambda name: name != "openvino" and is_installed(name))
     monkeypatch.setattr(extras, "installed_version", lambda name: None)
     with pytest.raises(MissingPackage, match=r"openvino"):
         ENGINES["openvino"].version()

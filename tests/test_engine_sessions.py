@@ -208,10 +208,10 @@ def test_training_in_between_leaves_evaluation():
 
 
 def test_two_sources_of_one_address_are_kept_apart():
-    one, other = conv_source(seed=1), conv_source(seed=2)
-    assert one.address == other.address
-    batch = one.input.example(2)
-    rows = [open_session(source, {"pool": "avg"}, FP32).run(batch) for source in (one, other)]
+    item, other = conv_source(seed=1), conv_source(seed=2)
+    assert item.address == other.address
+    batch = item.input.example(2)
+    rows = [open_session(source, {"pool": "avg"}, FP32).run(batch) for source in (item, other)]
     assert not same_rows(*rows)
 
 

@@ -38,8 +38,8 @@ def test_rows_are_the_networks(normed):
     with torch.no_grad():
         x = normed.input.tensors(batch_of(normed), torch.device("cpu"), torch.float32)["x"]
         stem = normed.module.stem(x)
-        wanted = normed.module.blocks[1](normed.module.blocks[0](stem)).mean((2, 3))
-    assert np.allclose(rows["blocks.1"], wanted.numpy(), atol=1e-5)
+        expected = normed.module.blocks[1](normed.module.blocks[0](stem)).mean((2, 3))
+    assert np.allclose(rows["blocks.1"], expected.numpy(), atol=1e-5)
     assert rows["pool"].shape == (3, 16)
     assert all(value.dtype == np.float32 for value in rows.values())
 
@@ -48,10 +48,10 @@ def test_rows_are_the_networks(normed):
 def test_other_precisions_run_on_a_copy(normed, precision):
     before = state_bytes(normed.module)
     plain = engine(normed, ["pool"])(batch_of(normed))["pool"]
-    found = engine(normed, ["pool"], RuntimeConfig("torch", precision))(batch_of(normed))["pool"]
-    assert found.dtype == np.float32
-    assert not np.array_equal(found, plain)
-    assert np.allclose(found, plain, atol=0.05 * np.abs(plain).max())
+    result = engine(normed, ["pool"], RuntimeConfig("torch", precision))(batch_of(normed))["pool"]
+    assert result.dtype == np.float32
+    assert not np.array_equal(result, plain)
+    assert np.allclose(result, plain, atol=0.05 * np.abs(plain).max())
     assert state_bytes(normed.module) == before
     assert next(normed.module.parameters()).dtype == torch.float32
 
@@ -81,8 +81,8 @@ def test_a_network_that_cannot_be_copied_is_run_as_it_is():
 def test_networks_in_other_precisions_are_converted():
     source = Source.from_module(networks.seeded(networks.Dense).double(), modality="vector", shape=(8,))
     rows = engine(source, ["c"])(batch_of(source))["c"]
-    wanted = engine(vector_source(networks.Dense), ["c"])(batch_of(source))["c"]
-    assert np.allclose(rows, wanted, atol=1e-6)
+    expected = engine(vector_source(networks.Dense), ["c"])(batch_of(source))["c"]
+    assert np.allclose(rows, expected, atol=1e-6)
     assert next(source.module.parameters()).dtype == torch.float64
 
 
@@ -126,7 +126,7 @@ def test_lists_of_items_are_checked_too(normed):
     with pytest.raises(NumericsError):
         checked(normed.address, {"pool": [torch.zeros(2), torch.tensor([1, torch.nan])]}, "fp32")
     rows = checked(normed.address, {"pool": [torch.zeros(2), torch.ones(3)]}, "fp32")
-    assert [len(one) for one in rows["pool"]] == [2, 3]
+    assert [len(item) for item in rows["pool"]] == [2, 3]
 
 
 def test_a_batch_that_cannot_be_run_is_described(normed):
@@ -137,13 +137,13 @@ def test_a_batch_that_cannot_be_run_is_described(normed):
 
 def test_an_error_in_forward_leaves_no_hook():
     source = vector_source(networks.Failing)
-    how = engine(source, ["after"])
+    run_engine = engine(source, ["after"])
     source.module.bomb.armed = True
     with pytest.raises(KeyError):
-        how(batch_of(source))
+        run_engine(batch_of(source))
     source.module.bomb.armed = False
     assert networks.hooks_of(source.module) == 0
-    assert how(batch_of(source))["after"].shape == (3, 4)
+    assert run_engine(batch_of(source))["after"].shape == (3, 4)
 
 
 def test_a_layer_that_is_not_reached_is_said():
@@ -158,10 +158,10 @@ def test_a_layer_that_is_not_reached_is_said():
             return x if self.short else self.b(x)
 
     source = vector_source(Sometimes)
-    how = engine(source, ["a", "b"])
+    run_engine = engine(source, ["a", "b"])
     source.module.short = True
     with pytest.raises(NumericsError, match="ended without reaching b"):
-        how(batch_of(source))
+        run_engine(batch_of(source))
 
 
 @pytest.mark.parametrize("device", ["nowhere", "cuda:99", "gpu"])
@@ -198,15 +198,15 @@ def test_unpooled_items_of_different_lengths_are_arrays():
             return self.a(x)
 
     source = Source.from_module(Words(), modality="vector", shape=(3, 2))
-    how = engine(source, ["a"], pooling="none")
+    run_engine = engine(source, ["a"], pooling="none")
     masked = Batch({"x": np.ones((2, 3, 2), np.float32)}, mask=np.array([[1, 0, 0], [1, 1, 1]]))
-    assert [one.shape for one in how(masked)["a"]] == [(1, 4), (3, 4)]
-    assert how(batch_of(source, 2))["a"].shape == (2, 3, 4)
+    assert [item.shape for item in run_engine(masked)["a"]] == [(1, 4), (3, 4)]
+    assert run_engine(batch_of(source, 2))["a"].shape == (2, 3, 4)
 
 
 def test_inference_leaves_nothing_to_differentiate(normed):
-    how = engine(normed, ["pool"])
-    how(batch_of(normed))
+    run_engine = engine(normed, ["pool"])
+    run_engine(batch_of(normed))
     assert all(p.grad is None for p in normed.module.parameters())
 
 
@@ -266,8 +266,8 @@ def test_fp32_on_a_gpu_is_not_rounded_and_the_switch_goes_back(before, monkeypat
 def test_a_gpu_gives_the_cpus_rows(normed, precision):
     batch = batch_of(normed, 7)
     plain = engine(normed, ["blocks.1", "pool"])(batch)
-    there = engine(normed, ["blocks.1", "pool"], RuntimeConfig("torch", precision, "cuda"))(batch)
+    on_gpu = engine(normed, ["blocks.1", "pool"], RuntimeConfig("torch", precision, "cuda"))(batch)
     for name, rows in plain.items():
-        assert np.allclose(there[name], rows, rtol=1e-4, atol=1e-5) == (precision == "fp32"), name
-        cosine = (there[name] * rows).sum(1) / np.linalg.norm(there[name], axis=1) / np.linalg.norm(rows, axis=1)
+        assert np.allclose(on_gpu[name], rows, rtol=1e-4, atol=1e-5) == (precision == "fp32"), name
+        cosine = (on_gpu[name] * rows).sum(1) / np.linalg.norm(on_gpu[name], axis=1) / np.linalg.norm(rows, axis=1)
         assert cosine.min() > 0.99

@@ -31,16 +31,17 @@ def photo(width: int, height: int) -> np.ndarray:
     return np.clip(127.5 + 90 * (waves + noise), 0, 255).astype(np.uint8)
 
 
-def timm_pixels(pixels: np.ndarray, how: ImageInput) -> np.ndarray:
+def timm_pixels(pixels: np.ndarray, image_input: ImageInput) -> np.ndarray:
     """What timm's evaluation transform makes of it, as grey levels (c, h, w)."""
     from timm.data import create_transform
 
     transform = create_transform(
-        input_size=(3, *how.size), is_training=False, mean=how.mean, std=how.std, crop_pct=how.crop_pct,
-        crop_mode=how.crop_mode, interpolation=how.interpolation,
+        input_size=(3, *image_input.size), is_training=False, mean=image_input.mean, std=image_input.std,
+        crop_pct=image_input.crop_pct,
+        crop_mode=image_input.crop_mode, interpolation=image_input.interpolation,
     )  # fmt: skip
     normed = transform(Image.fromarray(pixels)).numpy()
-    mean, std = (np.array(v, np.float32)[:, None, None] for v in (how.mean, how.std))
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (image_input.mean, image_input.std))
     return (normed * std + mean) * 255
 
 
@@ -53,26 +54,28 @@ def timm_pixels(pixels: np.ndarray, how: ImageInput) -> np.ndarray:
 def test_pixels_are_timms_within_two_grey_levels(interpolation, crop_mode, size):
     pytest.importorskip("timm")
     for crop_pct in (0.875, 1.0, 0.9):
-        how = ImageInput(size=size, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation)
+        image_input = ImageInput(size=size, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation)
         for width, height in SIZES:
             pixels = photo(width, height)
-            wanted = timm_pixels(pixels, how)
-            found = how.prepare(pixels).astype(np.float32)
-            assert found.shape == wanted.shape
-            off = np.abs(found - wanted)
+            expected = timm_pixels(pixels, image_input)
+            result = image_input.prepare(pixels).astype(np.float32)
+            assert result.shape == expected.shape
+            off = np.abs(result - expected)
             assert off.max() <= (8.01 if interpolation == "bicubic" else 2.01), (width, height, crop_pct)
             assert (off > 1.01).mean() < 1e-4  # a pixel here and there
 
 
 def test_normalisation_is_timms(tmp_path):
     timm_data = pytest.importorskip("timm.data")
-    how = ImageInput(size=(64, 64), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
-    transform = timm_data.create_transform(input_size=(3, 64, 64), mean=how.mean, std=how.std)
+    image_input = ImageInput(size=(64, 64), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    transform = timm_data.create_transform(input_size=(3, 64, 64), mean=image_input.mean, std=image_input.std)
     pixels = photo(90, 80)
-    found = how.tensors(how.collate([how.prepare(pixels)]), torch.device("cpu"), torch.float32)["x"][0]
-    wanted = transform(Image.fromarray(pixels))
-    assert found.dtype == torch.float32
-    assert (found - wanted).abs().max() <= 2.01 / 255 / 0.2
+    result = image_input.tensors(
+        image_input.collate([image_input.prepare(pixels)]), torch.device("cpu"), torch.float32
+    )["x"][0]
+    expected = transform(Image.fromarray(pixels))
+    assert result.dtype == torch.float32
+    assert (result - expected).abs().max() <= 2.01 / 255 / 0.2
 
 
 def test_real_photos_give_timms_features(shared, tmp_path):
@@ -86,14 +89,14 @@ def test_real_photos_give_timms_features(shared, tmp_path):
     data = Dataset.from_items(paths)
     rows = extract(source, data, layers="global_pool", store=tmp_path, engine="torch", precision="fp32", batch_size=4)
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=plain))
-    how = source.input
+    image_input = source.input
     with torch.no_grad():
         for path, row in zip(paths, rows.rows("global_pool", data)):
             image = Image.open(path).convert("RGB")
-            pixels = how.prepare(reader("image", **how.reader_options()).read(path)).astype(np.float32)
-            assert np.abs(pixels - timm_pixels(np.asarray(image), how)).max() <= 2.01
-            wanted = plain.forward_head(plain.forward_features(transform(image)[None]), pre_logits=True)[0].numpy()
-            cosine = float(row @ wanted / np.linalg.norm(row) / np.linalg.norm(wanted))
+            pixels = image_input.prepare(reader("image", **image_input.reader_options()).read(path)).astype(np.float32)
+            assert np.abs(pixels - timm_pixels(np.asarray(image), image_input)).max() <= 2.01
+            expected = plain.forward_head(plain.forward_features(transform(image)[None]), pre_logits=True)[0].numpy()
+            cosine = float(row @ expected / np.linalg.norm(row) / np.linalg.norm(expected))
             assert cosine > 0.999
 
 
@@ -102,14 +105,14 @@ def test_large_photos_decoded_at_reduced_scale_stay_close(tmp_path):
     pixels = np.asarray(Image.fromarray(photo(640, 480)).resize((2560, 1920), Image.Resampling.BICUBIC))
     path = tmp_path / "large.jpg"
     Image.fromarray(pixels).save(path, quality=92)
-    how = ImageInput(size=(160, 160))
-    small = reader("image", **how.reader_options()).read(path)
+    image_input = ImageInput(size=(160, 160))
+    small = reader("image", **image_input.reader_options()).read(path)
     assert small.shape[0] < 1920
     assert min(small.shape[:2]) >= 182
-    found = how.prepare(small).astype(float)
-    wanted = timm_pixels(np.asarray(Image.open(path)), how) if pytest.importorskip("timm") else found
-    assert np.abs(found - wanted).mean() < 2
-    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.999
+    result = image_input.prepare(small).astype(float)
+    expected = timm_pixels(np.asarray(Image.open(path)), image_input) if pytest.importorskip("timm") else result
+    assert np.abs(result - expected).mean() < 2
+    assert np.corrcoef(result.ravel(), expected.ravel())[0, 1] > 0.999
 
 
 # ---- shapes and channels --------------------------------------------------------------------------------------------
@@ -124,10 +127,10 @@ def test_any_picture_comes_out_in_the_shape_asked_for(width, height, crop, size,
     rng = np.random.default_rng(width)
     shape = (height, width, given_channels) if given_channels else (height, width)
     mean = (0.5,) * channels
-    how = ImageInput(
+    image_input = ImageInput(
         size=size, channels=channels, mean=mean, std=mean, crop_pct=pct, crop_mode=crop, channels_last=last
     )
-    out = how.prepare(rng.integers(0, 256, shape, dtype=np.uint8))
+    out = image_input.prepare(rng.integers(0, 256, shape, dtype=np.uint8))
     assert out.dtype == np.uint8
     assert out.shape == ((*size, channels) if last else (channels, *size))
     assert out.flags.c_contiguous
@@ -135,28 +138,28 @@ def test_any_picture_comes_out_in_the_shape_asked_for(width, height, crop, size,
 
 @given(level=st.integers(0, 255), interpolation=st.sampled_from(["bilinear", "bicubic", "nearest"]))
 def test_a_flat_picture_stays_flat(level, interpolation):
-    how = ImageInput(size=(12, 12), interpolation=interpolation)
-    assert (how.prepare(np.full((31, 47, 3), level, np.uint8)) == level).all()
+    image_input = ImageInput(size=(12, 12), interpolation=interpolation)
+    assert (image_input.prepare(np.full((31, 47, 3), level, np.uint8)) == level).all()
 
 
 def test_colours_become_grey_as_pillow_does_it():
     pixels = photo(40, 30)
-    how = ImageInput(size=(30, 40), channels=1, mean=(0.5,), std=(0.5,), crop_pct=1.0)
-    wanted = np.asarray(Image.fromarray(pixels).convert("L"))
-    assert np.array_equal(how.prepare(pixels)[0], wanted)
+    image_input = ImageInput(size=(30, 40), channels=1, mean=(0.5,), std=(0.5,), crop_pct=1.0)
+    expected = np.asarray(Image.fromarray(pixels).convert("L"))
+    assert np.array_equal(image_input.prepare(pixels)[0], expected)
 
 
 def test_grey_pictures_fill_three_channels():
     grey = photo(16, 16)[..., 0]
-    how = ImageInput(size=(16, 16), crop_pct=1.0)
-    out = how.prepare(grey)
+    image_input = ImageInput(size=(16, 16), crop_pct=1.0)
+    out = image_input.prepare(grey)
     assert all(np.array_equal(out[c], grey) for c in range(3))
-    assert np.array_equal(how.prepare(grey[..., None]), out)
+    assert np.array_equal(image_input.prepare(grey[..., None]), out)
 
 
 def test_border_is_filled_with_the_mean_colour():
-    how = ImageInput(size=(20, 20), crop_pct=1.0, crop_mode="border", mean=(0.2, 0.4, 0.6))
-    out = how.prepare(np.zeros((10, 40, 3), np.uint8))
+    image_input = ImageInput(size=(20, 20), crop_pct=1.0, crop_mode="border", mean=(0.2, 0.4, 0.6))
+    out = image_input.prepare(np.zeros((10, 40, 3), np.uint8))
     assert out[:, 0, 0].tolist() == [51, 102, 153]
     assert out[:, 10, 10].tolist() == [0, 0, 0]
 
@@ -190,14 +193,16 @@ def test_fields_that_are_not_allowed(field):
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_floats_pass_in_either_layout(last, channels):
-    how = ImageInput(size=(5, 6), channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels, channels_last=last)
+    image_input = ImageInput(
+        size=(5, 6), channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels, channels_last=last
+    )
     first = np.random.default_rng(0).normal(size=(channels, 5, 6))
-    wanted = np.moveaxis(first, 0, -1) if last else first
+    expected = np.moveaxis(first, 0, -1) if last else first
     for array in (first, np.moveaxis(first, 0, -1), first.astype(np.float32)):
-        assert np.allclose(how.prepare(array), wanted)
-        assert how.prepare(array).dtype == np.float32
+        assert np.allclose(image_input.prepare(array), expected)
+        assert image_input.prepare(array).dtype == np.float32
     if channels == 1:
-        assert np.allclose(how.prepare(first[0]), wanted)
+        assert np.allclose(image_input.prepare(first[0]), expected)
 
 
 @given(
@@ -206,19 +211,19 @@ def test_floats_pass_in_either_layout(last, channels):
     )
 )
 def test_values_of_floats_are_never_touched(array):
-    how = ImageInput(size=(array.shape[1], array.shape[2]))
-    if array.shape[2] == 3 and array.shape[:2] == how.size:
+    image_input = ImageInput(size=(array.shape[1], array.shape[2]))
+    if array.shape[2] == 3 and array.shape[:2] == image_input.size:
         return  # 3 × 3 × 3: nothing tells the layouts apart, channels-last is assumed
-    sample = how.prepare(array)
-    tensors = how.tensors(how.collate([sample]), torch.device("cpu"), torch.float32)
+    sample = image_input.prepare(array)
+    tensors = image_input.tensors(image_input.collate([sample]), torch.device("cpu"), torch.float32)
     assert np.array_equal(tensors["x"][0].numpy(), array)
 
 
 def test_where_both_layouts_would_do_the_size_decides():
-    how = ImageInput(size=(8, 3))
+    image_input = ImageInput(size=(8, 3))
     first, last = np.zeros((3, 8, 3)), np.zeros((8, 3, 3))
-    assert how.prepare(first).shape == (3, 8, 3)
-    assert how.prepare(last).shape == (3, 8, 3)
+    assert image_input.prepare(first).shape == (3, 8, 3)
+    assert image_input.prepare(last).shape == (3, 8, 3)
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (8, 8), (3, 8, 8, 1), (8,)])
@@ -240,9 +245,12 @@ def test_layouts_give_the_same_features(tmp_path):
 
 
 def test_a_network_that_writes_into_its_input_harms_nobody():
-    for how, sample in ((ImageInput(size=(4, 4)), np.ones((3, 4, 4), np.float32)), (ArrayInput((3,)), np.ones(3))):
-        batch = how.collate([how.prepare(sample)])
-        how.tensors(batch, torch.device("cpu"), torch.float32)["x"].zero_()
+    for image_input, sample in (
+        (ImageInput(size=(4, 4)), np.ones((3, 4, 4), np.float32)),
+        (ArrayInput((3,)), np.ones(3)),
+    ):
+        batch = image_input.collate([image_input.prepare(sample)])
+        image_input.tensors(batch, torch.device("cpu"), torch.float32)["x"].zero_()
         assert batch.inputs["x"].min() == 1
 
 
@@ -255,27 +263,27 @@ def test_samples_of_different_shapes_are_named():
 
 
 def test_examples_repeat_and_do_not_depend_on_their_number():
-    how = ImageInput(size=(20, 30))
-    five, three = how.example(5).inputs["x"], how.example(3).inputs["x"]
+    image_input = ImageInput(size=(20, 30))
+    five, three = image_input.example(5).inputs["x"], image_input.example(3).inputs["x"]
     assert np.array_equal(five[:3], three)
     assert five.shape == (5, 3, 20, 30)
     assert five.std() > 50
 
 
 def test_every_field_is_described():
-    how = ImageInput()
-    described = how.describe()
+    image_input = ImageInput()
+    described = image_input.describe()
     assert described.pop("kind") == "image"
-    assert described.keys() == {field.name for field in dataclasses.fields(how)}
+    assert described.keys() == {field.name for field in dataclasses.fields(image_input)}
 
 
 def test_arrays_are_checked():
-    how = ArrayInput((3,))
+    image_input = ArrayInput((3,))
     with pytest.raises(DataError, match=r"shape \(3,\); got \(4,\)"):
-        how.prepare(np.zeros(4))
+        image_input.prepare(np.zeros(4))
     with pytest.raises(DataError, match="not finite, or too large for float32"):
-        how.prepare(np.array([1e300, 0, 0]))
+        image_input.prepare(np.array([1e300, 0, 0]))
     with pytest.raises(DataError, match="takes arrays of numbers; got str"):
-        how.prepare("abc")
-    assert how.describe() == {"kind": "array", "shape": (3,), "modality": "vector"}
+        image_input.prepare("abc")
+    assert image_input.describe() == {"kind": "array", "shape": (3,), "modality": "vector"}
     assert ArrayInput(None).prepare([1, 2]).dtype == np.float32

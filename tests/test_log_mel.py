@@ -169,11 +169,11 @@ def test_a_tone_falls_into_its_band():
 def test_long_clips_are_the_same_as_short_ones():
     """Frames are made in chunks; a frame depends on its own samples only."""
     mel, samples = LogMel(), noise(16000 * 20)
-    whole = mel.frames(samples)
+    full = mel.frames(samples)
     start = mel.frames(samples[: 160 * 600])
-    assert np.abs(mel.frames(samples[160 * 700 :]) - whole[700:]).max() < 1e-5  # BLAS rounds by its batch
-    assert np.abs(start - whole[: len(start)]).max() < 1e-5
-    assert np.array_equal(mel.frames(samples), whole)
+    assert np.abs(mel.frames(samples[160 * 700 :]) - full[700:]).max() < 1e-5  # BLAS rounds by its batch
+    assert np.abs(start - full[: len(start)]).max() < 1e-5
+    assert np.array_equal(mel.frames(samples), full)
 
 
 def test_loudness_moves_all_bands_alike():
@@ -299,21 +299,21 @@ def test_yamnet_names_real_sounds(shared):
     assert len(names) == 521 and set().union(*NAMES.values()) <= set(names)
     with open(shared / "audio/esc10.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))[::2]
-    made = reader("audio", sample_rate=mel.sample_rate)
+    built = reader("audio", sample_rate=mel.sample_rate)
 
     def best_five(patches: np.ndarray) -> set[str]:
         with torch.inference_mode():
-            said = torch.sigmoid(model(torch.from_numpy(patches[:, None].copy()))).mean(0)
-        return {names[i] for i in said.topk(5).indices}
+            message = torch.sigmoid(model(torch.from_numpy(patches[:, None].copy()))).mean(0)
+        return {names[i] for i in message.topk(5).indices}
 
     hits, upside_down, chance = [], [], []
     for number, row in enumerate(rows):
-        clip = made.read(shared / "audio" / row["path"])
+        clip = built.read(shared / "audio" / row["path"])
         assert not clip.silent
         patches = mel.patches(clip)
-        said = best_five(patches)
-        hits.append(bool(said & NAMES[row["label"]]))
-        chance.append(bool(said & NAMES[rows[(number + 55) % len(rows)]["label"]]))
+        message = best_five(patches)
+        hits.append(bool(message & NAMES[row["label"]]))
+        chance.append(bool(message & NAMES[rows[(number + 55) % len(rows)]["label"]]))
         if number % 5 == 0:
             upside_down.append(bool(best_five(patches[:, :, ::-1]) & NAMES[row["label"]]))
     figures = {"hits": np.mean(hits), "upside down": np.mean(upside_down), "other labels": np.mean(chance)}

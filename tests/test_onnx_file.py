@@ -38,8 +38,8 @@ def saved(path, nodes, weights=()):
         [helper.make_tensor_value_info("y", FLOAT, None)],
         list(weights),
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    path.write_bytes(made.SerializeToString())
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path.write_bytes(built.SerializeToString())
     return path
 
 
@@ -52,9 +52,9 @@ def test_pieces_of_one_file(tmp_path):
     (tmp_path / "w.bin").write_bytes(bytes(64) + ROW.tobytes() + second.tobytes())
     weights = [outside("w", ROW, offset=64, length=16), outside("v", second, offset=80, length=32)]
     model, content = read_model(saved(tmp_path / "m.onnx", ADD, weights))
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    assert np.array_equal(found["w"], ROW)
-    assert np.array_equal(found["v"], second)
+    result = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert np.array_equal(result["w"], ROW)
+    assert np.array_equal(result["v"], second)
     again = parse_model(content, "a copy")  # the bytes hold everything
     assert np.array_equal(numpy_helper.to_array(again.graph.initializer[1]), second)
 
@@ -152,7 +152,7 @@ def test_folders_and_devices_are_no_files(tmp_path):
 
 def with_functions(*functions):
     """A model that calls the last of these functions; each is (name, names of what it calls, one after the other)."""
-    made = []
+    built = []
     for name, called in functions:
         chain = [f"t{i}" for i in range(len(called))]
         nodes = [
@@ -160,7 +160,7 @@ def with_functions(*functions):
             for kind, before, after in zip(called, ["a", *chain], chain)
         ]
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid("my", 1)]
-        made.append(helper.make_function("my", name, ["a"], [chain[-1]], nodes, opsets))
+        built.append(helper.make_function("my", name, ["a"], [chain[-1]], nodes, opsets))
     graph = helper.make_graph(
         [helper.make_node(functions[-1][0], ["x"], ["y"], domain="my")],
         "made",
@@ -168,7 +168,7 @@ def with_functions(*functions):
         [helper.make_tensor_value_info("y", FLOAT, ["n", 4])],
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("my", 1)]
-    return helper.make_model(graph, opset_imports=opsets, functions=made, ir_version=9).SerializeToString()
+    return helper.make_model(graph, opset_imports=opsets, functions=built, ir_version=9).SerializeToString()
 
 
 def test_functions_in_functions_are_written_out():

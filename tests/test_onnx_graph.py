@@ -21,8 +21,8 @@ from headstart.sources.onnx.network import OnnxBackend, _evenly_spread  # noqa: 
 FLOAT = TensorProto.FLOAT
 
 
-def node(kind, given, made, **fields):
-    return helper.make_node(kind, given.split(), made.split(), **fields)
+def node(kind, values, built, **fields):
+    return helper.make_node(kind, values.split(), built.split(), **fields)
 
 
 def model(nodes, *, shape=("n", 4), outputs=("y",), weights=(), opset=18):
@@ -37,18 +37,18 @@ def model(nodes, *, shape=("n", 4), outputs=("y",), weights=(), opset=18):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
-def graph_of(nodes, **how):
-    return Graph(model(nodes, **how), "x")
+def graph_of(nodes, **options):
+    return Graph(model(nodes, **options), "x")
 
 
 def ones(*shape):
     return np.ones(shape, np.float32)
 
 
-def macs(kind, given, shapes, **fields):
+def macs(kind, values, shapes, **fields):
     """Multiply-adds of one node whose inputs, and output ``y``, have these shapes."""
-    one = graph_of([node(kind, given, "y", **fields)])
-    return one.macs(shapes)[0]
+    item = graph_of([node(kind, values, "y", **fields)])
+    return item.macs(shapes)[0]
 
 
 # --- multiply-adds: against a count of the loops that the operator stands for ---
@@ -169,45 +169,45 @@ def test_shapes_and_constants_do_not_depend_on_the_input():
 def test_a_cut_model_computes_the_same_and_holds_nothing_else():
     weights = {"w": np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32), "v": ones(3, 2), "u": ones(2, 2)}
     nodes = [node("MatMul", "x w", "a"), node("Tanh", "a", "b"), node("MatMul", "b v", "c"), node("MatMul", "c u", "y")]
-    whole = model(nodes, weights=weights)
-    cut = Graph(whole, "x").cut(["b"])
+    full = model(nodes, weights=weights)
+    cut = Graph(full, "x").cut(["b"])
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(cut))
-    assert [one.name for one in cut.graph.initializer] == ["w"]
-    assert [one.op_type for one in cut.graph.node] == ["MatMul", "Tanh"]
+    assert [item.name for item in cut.graph.initializer] == ["w"]
+    assert [item.op_type for item in cut.graph.node] == ["MatMul", "Tanh"]
     x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
     assert np.allclose(ReferenceEvaluator(cut).run(None, {"x": x})[0], np.tanh(x @ weights["w"]), atol=1e-6)
-    assert len(whole.graph.node) == 4  # the model itself is left alone
+    assert len(full.graph.node) == 4  # the model itself is left alone
 
 
 def test_a_cut_keeps_what_a_branch_takes_from_outside():
     branches = [
-        helper.make_graph([node("Mul", "a w", made)], made, [], [helper.make_tensor_value_info(made, FLOAT, None)])
-        for made in ("yes", "no")
+        helper.make_graph([node("Mul", "a w", built)], built, [], [helper.make_tensor_value_info(built, FLOAT, None)])
+        for built in ("yes", "no")
     ]
     choice = helper.make_node("If", ["condition"], ["y"], then_branch=branches[0], else_branch=branches[1])
     nodes = [node("Relu", "x", "a"), choice]
     weights = {"condition": np.array(True), "w": ones(1, 4), "unused": ones(2, 2)}
-    one = Graph(model(nodes, weights=weights), "x")
+    item = Graph(model(nodes, weights=weights), "x")
     assert set(inputs_of(choice)) == {"condition", "a", "w"}
-    assert one.depends == {"x", "a", "y"}
-    cut = one.cut(["y"])
+    assert item.depends == {"x", "a", "y"}
+    cut = item.cut(["y"])
     assert {tensor.name for tensor in cut.graph.initializer} == {"condition", "w"}
-    assert [kept.op_type for kept in cut.graph.node] == ["Relu", "If"]
+    assert [remaining.op_type for remaining in cut.graph.node] == ["Relu", "If"]
 
 
 def test_several_outputs_are_all_kept_once():
     nodes = [node("Relu", "x", "a"), node("Tanh", "a", "b"), node("Exp", "a", "c"), node("Add", "b c", "y")]
     cut = graph_of(nodes).cut(["a", "c", "a"])
     assert [value.name for value in cut.graph.output] == ["a", "c"]
-    assert [one.op_type for one in cut.graph.node] == ["Relu", "Exp"]
+    assert [item.op_type for item in cut.graph.node] == ["Relu", "Exp"]
 
 
 def test_attributes_of_every_kind():
-    one = node("Conv", "x w", "y", group=3, auto_pad="SAME_UPPER", strides=[2, 1])
-    assert attribute(one, "group", 1) == 3
-    assert attribute(one, "auto_pad", "NOTSET") == "SAME_UPPER"
-    assert attribute(one, "strides", []) == [2, 1]
-    assert attribute(one, "nothing", 7) == 7
+    item = node("Conv", "x w", "y", group=3, auto_pad="SAME_UPPER", strides=[2, 1])
+    assert attribute(item, "group", 1) == 3
+    assert attribute(item, "auto_pad", "NOTSET") == "SAME_UPPER"
+    assert attribute(item, "strides", []) == [2, 1]
+    assert attribute(item, "nothing", 7) == 7
 
 
 # --- units: what lies between two gates ---
@@ -298,8 +298,8 @@ def test_what_the_output_does_not_need_is_on_no_way():
 )
 def test_a_classifier_ends_dense_and_without_an_activation(last, is_classifier):
     nodes = [node("MatMul", "x w", "a"), node("Relu", "a", "b"), node("MatMul", "b v", "y0")]
-    for i, (kind, given) in enumerate(last, 1):
-        nodes.append(node(kind, given, f"y{i}"))
+    for i, (kind, values) in enumerate(last, 1):
+        nodes.append(node(kind, values, f"y{i}"))
     output = f"y{len(last)}"
     network = OnnxBackend(model(nodes, outputs=(output,), weights={"w": ones(4, 4), "v": ones(4, 2)}), "made")
     assert (network.classifier() == "y0") is is_classifier
@@ -328,13 +328,13 @@ def test_what_stands_for_a_unit(shapes, taken):
     assert representative(names, dict(zip(names, shapes))) == names[taken]
 
 
-def test_few_are_kept_as_they_are_and_many_are_evenly_spreadned_evenly():
-    few = [f"t{i}" for i in range(18)]
-    assert _evenly_spread(few, set()) == few
-    many = [f"t{i}" for i in range(100)]
-    kept = _evenly_spread(many, set())
-    places = [many.index(name) for name in kept]
-    assert len(kept) == 18
+def test_few_are_kept_as_they_are_and_many_are_thinned_evenly():
+    small = [f"t{i}" for i in range(18)]
+    assert _evenly_spread(small, set()) == small
+    large = [f"t{i}" for i in range(100)]
+    remaining = _evenly_spread(large, set())
+    places = [large.index(name) for name in remaining]
+    assert len(remaining) == 18
     assert places == sorted(places)
     assert places[-1] == 99  # the last is always there
     assert max(np.diff([0, *places])) <= 9
@@ -342,29 +342,29 @@ def test_few_are_kept_as_they_are_and_many_are_evenly_spreadned_evenly():
 
 @pytest.mark.parametrize("count", [4, 17, 18, 40])
 def test_joins_go_first(count):
-    many = [f"t{i}" for i in range(100)]
-    joins = set(many[1 : 2 * count : 2])
-    kept = _evenly_spread(many, joins)
-    assert len(kept) == 18
-    assert kept[-1] == "t99" or count > 17
-    assert joins <= set(kept) if count < 18 else len(joins & set(kept)) >= 17
-    assert kept == [name for name in many if name in kept]
+    large = [f"t{i}" for i in range(100)]
+    joins = set(large[1 : 2 * count : 2])
+    remaining = _evenly_spread(large, joins)
+    assert len(remaining) == 18
+    assert remaining[-1] == "t99" or count > 17
+    assert joins <= set(remaining) if count < 18 else len(joins & set(remaining)) >= 17
+    assert remaining == [name for name in large if name in remaining]
 
 
 # --- networks that are none ---
 
 
 def test_a_model_without_an_input_is_refused():
-    made = model([node("Relu", "w", "y")], weights={"w": ones(2, 2)})
-    del made.graph.input[:]
+    built = model([node("Relu", "w", "y")], weights={"w": ones(2, 2)})
+    del built.graph.input[:]
     with pytest.raises(SourceError, match="has no input"):
-        OnnxBackend(made, "made")
+        OnnxBackend(built, "made")
 
 
 def test_weights_that_are_listed_as_inputs_are_no_inputs():
-    made = model([node("MatMul", "x w", "y")], weights={"w": ones(4, 2)})
-    made.graph.input.append(helper.make_tensor_value_info("w", FLOAT, [4, 2]))
-    assert list(OnnxBackend(made, "made").inputs) == ["x"]
+    built = model([node("MatMul", "x w", "y")], weights={"w": ones(4, 2)})
+    built.graph.input.append(helper.make_tensor_value_info("w", FLOAT, [4, 2]))
+    assert list(OnnxBackend(built, "made").inputs) == ["x"]
 
 
 @pytest.mark.parametrize(("side", "batch"), [("n", None), (3, 3), (1, 1), (0, None)])

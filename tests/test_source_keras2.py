@@ -59,9 +59,9 @@ def test_names_and_pixel_values():
 def test_files_of_keras_3_are_left_alone(tmp_path):
     import keras
 
-    made = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    built = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     for suffix in ("keras", "h5"):
-        made.save(tmp_path / f"new.{suffix}")
+        built.save(tmp_path / f"new.{suffix}")
         assert convert_keras2_config((tmp_path / f"new.{suffix}").read_bytes()) is None
 
 
@@ -109,15 +109,15 @@ def test_a_model_inside_a_model_is_counted_from_0(kind):
              "inbound_nodes": [[["in", 0, 0, {}]]]}  # fmt: skip
     dense = {"class_name": "Dense", "name": "out", "config": {"name": "out"}, "inbound_nodes": [[["net", 1, 0, {}]]]}
     ends = {"input_layers": [["in", 0, 0]], "output_layers": [["out", 0, 0]]}
-    whole = {"class_name": "Functional", "config": {"name": "all", "layers": [first, inner, dense], **ends}}
-    found = to_keras3(whole)["config"]
-    assert found["layers"][2]["inbound_nodes"] == [[["net", 0, 0, {}]]]
-    assert found["layers"][1]["inbound_nodes"] == [[["in", 0, 0, {}]]]
-    assert found["output_layers"] == ["out", 0, 0]
+    full = {"class_name": "Functional", "config": {"name": "all", "layers": [first, inner, dense], **ends}}
+    result = to_keras3(full)["config"]
+    assert result["layers"][2]["inbound_nodes"] == [[["net", 0, 0, {}]]]
+    assert result["layers"][1]["inbound_nodes"] == [[["in", 0, 0, {}]]]
+    assert result["output_layers"] == ["out", 0, 0]
 
 
-def arithmetic(function: str, **given):
-    node = ["x/y", 0, 0, {**given, "name": None}]
+def arithmetic(function: str, **values):
+    node = ["x/y", 0, 0, {**values, "name": None}]
     return to_keras3(
         {"class_name": "TFOpLambda", "config": {"name": "op", "function": function}, "inbound_nodes": [node]}
     )
@@ -128,9 +128,9 @@ def arithmetic(function: str, **given):
     [("math.truediv", 4.0, 2.0), ("math.multiply", 4, 32.0), ("math.subtract", 3, 5.0), ("math.add", 3, 11.0)],
 )
 def test_arithmetic_with_a_number(function, y, expected):
-    found = arithmetic(function, y=y)
-    assert found["class_name"] == "Rescaling"
-    assert 8.0 * found["config"]["scale"] + found["config"]["offset"] == expected
+    result = arithmetic(function, y=y)
+    assert result["class_name"] == "Rescaling"
+    assert 8.0 * result["config"]["scale"] + result["config"]["offset"] == expected
 
 
 @pytest.mark.parametrize("given", [{"y": [1.0, 2.0, 3.0]}, {"y": ["other", 0, 0]}, {}, {"y": 2, "axis": 1}])

@@ -26,8 +26,8 @@ CELLS = [("lstm", False), ("lstm", True), ("gru", False), ("gru", True)]
 
 
 def small(cell="lstm", bidirectional=False, **options):
-    how = {"vocabulary": WORDS, "embedding": 6, "hidden": 5, "cell": cell, "bidirectional": bidirectional}
-    return load_source("lstm:small", **{**how, **options})
+    settings = {"vocabulary": WORDS, "embedding": 6, "hidden": 5, "cell": cell, "bidirectional": bidirectional}
+    return load_source("lstm:small", **{**settings, **options})
 
 
 def states(source, texts, layer="recurrent"):
@@ -86,10 +86,10 @@ def test_chinese_is_read_character_by_character(text):
 
 @given(st.lists(st.sampled_from(["b", "a", "c", "好", "!"]), min_size=1, max_size=30), st.integers(1, 6))
 def test_vocabulary_by_frequency_then_alphabet(tokens, size):
-    found = fit_vocabulary([" ".join(tokens[:7]), " ".join(tokens[7:])], size)
+    result = fit_vocabulary([" ".join(tokens[:7]), " ".join(tokens[7:])], size)
     counts = Counter(tokens)
-    assert list(found) == sorted(counts, key=lambda t: (-counts[t], t))[:size]
-    assert found == fit_vocabulary([" ".join(reversed(tokens))], size)
+    assert list(result) == sorted(counts, key=lambda t: (-counts[t], t))[:size]
+    assert result == fit_vocabulary([" ".join(reversed(tokens))], size)
 
 
 @pytest.mark.parametrize("texts", [[], [""], [" \n"]])
@@ -99,14 +99,14 @@ def test_no_words_no_vocabulary(texts):
 
 
 def test_numbers_of_tokens():
-    how = VocabularyInput(("cat", "the"), 4)
-    assert how.prepare("The CAT flew")["ids"].tolist() == [3, 2, UNKNOWN]
-    assert how.prepare("")["ids"].tolist() == [UNKNOWN]
-    long = how.prepare("the the the the the")
+    preprocessing = VocabularyInput(("cat", "the"), 4)
+    assert preprocessing.prepare("The CAT flew")["ids"].tolist() == [3, 2, UNKNOWN]
+    assert preprocessing.prepare("")["ids"].tolist() == [UNKNOWN]
+    long = preprocessing.prepare("the the the the the")
     assert long["ids"].tolist() == [3, 3, 3, 3]
-    assert how.warning(long) == "longer than 4 tokens and cut there"
-    assert how.warning(how.prepare("the the the the")) is None
-    batch = how.collate([how.prepare("cat"), how.prepare("the cat the")])
+    assert preprocessing.warning(long) == "longer than 4 tokens and cut there"
+    assert preprocessing.warning(preprocessing.prepare("the the the the")) is None
+    batch = preprocessing.collate([preprocessing.prepare("cat"), preprocessing.prepare("the cat the")])
     assert batch.inputs["x"].tolist() == [[2, PAD, PAD], [3, 2, 3]]
     assert batch.mask.tolist() == [[1, 0, 0], [1, 1, 1]]
 
@@ -122,8 +122,8 @@ def test_examples_are_numbers_of_the_vocabulary(n, words, length):
 
 
 def test_descriptions_follow_vocabulary_and_length():
-    made = [VocabularyInput(("a", "b"), 5), VocabularyInput(("b", "a"), 5), VocabularyInput(("a", "b"), 6)]
-    assert len({json.dumps(how.describe(), sort_keys=True) for how in made}) == 3
+    built = [VocabularyInput(("a", "b"), 5), VocabularyInput(("b", "a"), 5), VocabularyInput(("a", "b"), 6)]
+    assert len({json.dumps(preprocessing.describe(), sort_keys=True) for preprocessing in built}) == 3
 
 
 # ---- the network ----------------------------------------------------------------------------------------------------
@@ -184,15 +184,15 @@ def test_seeds_reproduce_to_the_bit_and_leave_the_generator_alone():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    one, two, other = small(seed=1), small(seed=1), small(seed=2)
+    item, two, other = small(seed=1), small(seed=1), small(seed=2)
     assert torch.equal(torch.rand(3), expected)
-    assert state_bytes(one.module) == state_bytes(two.module)
-    assert one.fingerprint == two.fingerprint != other.fingerprint
+    assert state_bytes(item.module) == state_bytes(two.module)
+    assert item.fingerprint == two.fingerprint != other.fingerprint
 
 
 def test_what_it_is_made_of_is_in_the_fingerprint():
-    made = [small(), small("gru"), small(bidirectional=True), small(max_length=9), small(vocabulary=WORDS[::-1])]
-    assert len({one.fingerprint for one in made}) == len(made)
+    built = [small(), small("gru"), small(bidirectional=True), small(max_length=9), small(vocabulary=WORDS[::-1])]
+    assert len({item.fingerprint for item in built}) == len(built)
 
 
 @pytest.mark.parametrize(
@@ -283,10 +283,10 @@ def test_pretraining_learns_its_task(trained):
 def test_its_layers_transfer_to_another_task(trained, tmp_path):
     """Stars instead of words for the same opinions, from 24 texts; initial weights do not get there as surely."""
     first, second = reviews(24, seed=2), reviews(60, seed=3)
-    few = Dataset.from_arrays(list(first.items), [5 if y == "good" else 1 for y in first.targets])
-    how = {"layers": "state", "head": "ridge", "policy": "frozen", "store": tmp_path, "engine": "torch"}
+    small = Dataset.from_arrays(list(first.items), [5 if y == "good" else 1 for y in first.targets])
+    options = {"layers": "state", "head": "ridge", "policy": "frozen", "store": tmp_path, "engine": "torch"}
     before = state_bytes(trained.module)
-    fitted = hs.fit(trained, few, **how)
+    fitted = hs.fit(trained, small, **options)
     stars = np.array([5 if y == "good" else 1 for y in second.targets])
     assert (np.asarray(fitted.predict(second)).astype(int) == stars).mean() > 0.9
     assert state_bytes(trained.module) == before
@@ -294,10 +294,10 @@ def test_its_layers_transfer_to_another_task(trained, tmp_path):
 
 def test_pretraining_repeats_to_the_bit(trained):
     short = {**TRAINING, "epochs": 2}
-    one, two = (pretrain("lstm", reviews(40), **short) for _ in range(2))
+    item, two = (pretrain("lstm", reviews(40), **short) for _ in range(2))
     other = pretrain("lstm", reviews(40), **short, random_state=1)
-    assert state_bytes(one.module) == state_bytes(two.module)
-    assert one.fingerprint == two.fingerprint != other.fingerprint
+    assert state_bytes(item.module) == state_bytes(two.module)
+    assert item.fingerprint == two.fingerprint != other.fingerprint
 
 
 def test_what_was_pretrained_is_saved(trained, tmp_path):

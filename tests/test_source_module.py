@@ -65,16 +65,16 @@ def test_a_preprocessing_function_is_applied(tmp_path):
     rows = extract(source, data, layers="act", pooling="avg", store=tmp_path, **PLAIN).rows("act", data)
     with torch.no_grad():
         batch = torch.stack([small(p) for p in pictures(5)])
-        wanted = net().act(net().conv(batch)).mean((2, 3)).numpy()
-    assert np.allclose(rows, wanted, atol=1e-5)
+        expected = net().act(net().conv(batch)).mean((2, 3)).numpy()
+    assert np.allclose(rows, expected, atol=1e-5)
 
 
 def test_another_function_is_another_source():
-    made = [small, other, lambda p: small(p), lambda p: small(p) + 0.5, Scale(1), Scale(2),
+    built = [small, other, lambda p: small(p), lambda p: small(p) + 0.5, Scale(1), Scale(2),
             functools.partial(Scale(1)), torch.nn.Identity()]  # fmt: skip
-    prints = [from_module(net(), preprocess=one, shape=(3, 8, 8)).fingerprint for one in made]
-    assert len(set(prints)) == len(made)
-    again = [from_module(net(), preprocess=one, shape=(3, 8, 8)).fingerprint for one in made]
+    prints = [from_module(net(), preprocess=item, shape=(3, 8, 8)).fingerprint for item in built]
+    assert len(set(prints)) == len(built)
+    again = [from_module(net(), preprocess=item, shape=(3, 8, 8)).fingerprint for item in built]
     assert prints == again
     assert from_module(net(), preprocess=Scale(2), shape=(3, 8, 8)).fingerprint == prints[5]
 
@@ -108,8 +108,8 @@ def test_an_error_of_the_function_is_the_callers(tmp_path):
 
 
 def test_an_input_record_is_taken_as_it_is():
-    how = ImageInput(size=(12, 12))
-    assert from_module(net(), preprocess=how).input is how
+    preprocessing = ImageInput(size=(12, 12))
+    assert from_module(net(), preprocess=preprocessing).input is preprocessing
 
 
 def test_picture_options_reach_the_preprocessing():
@@ -174,15 +174,15 @@ def test_vectors_of_any_one_width(tmp_path):
 def test_weights_in_other_precisions_run(tmp_path):
     """A module in double or half precision gives the features its float32 copy gives."""
     data = Dataset.from_arrays(vectors(4))
-    wanted = extract(
+    expected = extract(
         networks.vector_source(networks.Dense), data, layers="a", store=tmp_path, **PLAIN
     ).rows("a", data)  # fmt: skip
     for kind in (torch.float64, torch.float16, torch.bfloat16):
         source = from_module(networks.seeded(networks.Dense).to(kind), modality="vector", shape=(8,))
         rows = extract(source, data, layers="a", store=tmp_path, **PLAIN).rows("a", data)
         assert next(source.module.parameters()).dtype == kind
-        assert np.allclose(rows, wanted, atol=0.05)
-    assert np.allclose(rows, wanted, atol=0.05)
+        assert np.allclose(rows, expected, atol=0.05)
+    assert np.allclose(rows, expected, atol=0.05)
 
 
 def test_squeezenet_from_a_real_pth_file(shared, tmp_path):
@@ -204,11 +204,11 @@ def test_squeezenet_from_a_real_pth_file(shared, tmp_path):
 
 
 def test_callable_inputs_describe_themselves():
-    how = CallableInput(small, (3, 8, 8), "image", "small")
-    assert how.reader_options() == {}
-    assert how.describe()["code"]
-    assert how.example(2).inputs["x"].shape == (2, 3, 8, 8)
-    assert how.collate([how.prepare(pictures(1)[0])]).inputs["x"].dtype == np.float32
+    preprocessing = CallableInput(small, (3, 8, 8), "image", "small")
+    assert preprocessing.reader_options() == {}
+    assert preprocessing.describe()["code"]
+    assert preprocessing.example(2).inputs["x"].shape == (2, 3, 8, 8)
+    assert preprocessing.collate([preprocessing.prepare(pictures(1)[0])]).inputs["x"].dtype == np.float32
 
 
 def test_torchvision_models(tmp_path):

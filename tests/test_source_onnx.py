@@ -57,19 +57,19 @@ def tensors_of(source, n=4):
 
 def everything(source, n=4, names=None):
     names = names or [layer.name for layer in source.layers]
-    kept = source.run(tensors_of(source, n), {name: lambda output: output.clone() for name in names})
-    return {name: value.numpy() for name, value in kept.items()}
+    features = source.run(tensors_of(source, n), {name: lambda output: output.clone() for name in names})
+    return {name: value.numpy() for name, value in features.items()}
 
 
-def write(path, nodes, inputs, outputs, weights=(), **how):
+def write(path, nodes, inputs, outputs, weights=(), **options):
     """A file of these nodes; inputs and outputs are (name, type, shape)."""
-    given = [[helper.make_tensor_value_info(*one) for one in some] for some in (inputs, outputs)]
-    graph = helper.make_graph(nodes, "made", *given, [numpy_helper.from_array(v, n) for n, v in weights])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path, **how)
+    values = [[helper.make_tensor_value_info(*item) for item in partial] for partial in (inputs, outputs)]
+    graph = helper.make_graph(nodes, "made", *values, [numpy_helper.from_array(v, n) for n, v in weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path, **options)
     return path
 
 
-def dense(path, *, batch="n", width=8, dtype=FLOAT, **how):
+def dense(path, *, batch="n", width=8, dtype=FLOAT, **options):
     rng = np.random.default_rng(0)
     weights = [("w", rng.normal(size=(width, 6)).astype(np.float32)), ("v", rng.normal(size=(6, 3)).astype(np.float32))]
     nodes = [helper.make_node("Cast", ["x"], ["c"], to=FLOAT)] if dtype != FLOAT else []
@@ -78,7 +78,7 @@ def dense(path, *, batch="n", width=8, dtype=FLOAT, **how):
         helper.make_node("Tanh", ["a"], ["b"]),
         helper.make_node("MatMul", ["b", "v"], ["y"]),
     ]
-    return write(path, nodes, [("x", dtype, [batch, width])], [("y", FLOAT, [batch, 3])], weights, **how)
+    return write(path, nodes, [("x", dtype, [batch, width])], [("y", FLOAT, [batch, 3])], weights, **options)
 
 
 # --- numbers ---
@@ -89,21 +89,21 @@ def test_every_tensor_is_what_an_independent_evaluator_computes(source, file):
     names = [name for node in model.graph.node for name in node.output]
     del model.graph.output[:]
     model.graph.output.extend(helper.make_tensor_value_info(name, FLOAT, None) for name in names)
-    wanted = dict(zip(names, ReferenceEvaluator(model).run(None, {"pixels": tensors_of(source)["x"].numpy()})))
-    found = everything(source)
-    assert list(found) == names
-    for name, value in found.items():
-        assert np.allclose(value, wanted[name], rtol=1e-5, atol=1e-5), name
+    expected = dict(zip(names, ReferenceEvaluator(model).run(None, {"pixels": tensors_of(source)["x"].numpy()})))
+    result = everything(source)
+    assert list(result) == names
+    for name, value in result.items():
+        assert np.allclose(value, expected[name], rtol=1e-5, atol=1e-5), name
 
 
 def test_the_layer_table(source):
-    found = {layer.name: layer for layer in source.layers}
-    assert found["block"].shape == (6, 12, 12)
-    assert [found[n].axes for n in ("block", "mean", "vector")] == ["chw", "chw", "c"]
+    result = {layer.name: layer for layer in source.layers}
+    assert result["block"].shape == (6, 12, 12)
+    assert [result[n].axes for n in ("block", "mean", "vector")] == ["chw", "chw", "c"]
     macs = 144 * 9 * np.array([18, 18 + 48, 18 + 96])  # 3→6, 6→8, 8→6 channels, 3 × 3, 12 × 12 pixels
-    assert [found[n].macs for n in ("stem", "inner", "branch")] == macs.tolist()
-    assert found["logits"].macs == macs[-1] + 24
-    assert found["classes"].depth == 1
+    assert [result[n].macs for n in ("stem", "inner", "branch")] == macs.tolist()
+    assert result["logits"].macs == macs[-1] + 24
+    assert result["classes"].depth == 1
     assert source.select("auto") == ("stem_act", "block", "half", "vector")  # nothing inside the block, no classifier
     assert source.classifier == "logits"
     assert source.modality == "image"
@@ -111,9 +111,9 @@ def test_the_layer_table(source):
 
 def test_what_is_not_needed_is_cut_away(source):
     graph = source.backend.graph
-    kept = graph.cut(["block"])
-    assert [node.output[0] for node in kept.graph.node][-1] == "block"
-    assert {one.name for one in kept.graph.initializer} == {"w1", "b1", "w2", "b2", "w3", "b3"}
+    features = graph.cut(["block"])
+    assert [node.output[0] for node in features.graph.node][-1] == "block"
+    assert {item.name for item in features.graph.initializer} == {"w1", "b1", "w2", "b2", "w3", "b3"}
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -121,12 +121,12 @@ def test_what_is_not_needed_is_cut_away(source):
 def test_fixed_batches_are_filled_up(batch, n, source, tmp_path):
     fixed = load_source(f"onnx:{onnx_file(tmp_path / 'fixed.onnx', batch=batch)}")
     assert [vars(layer) for layer in fixed.layers] == [vars(layer) for layer in source.layers]
-    given = tensors_of(source, n)
+    values = tensors_of(source, n)
     for name in ("block", "vector"):
-        wanted = source.run(given, {name: lambda output: output.clone()})[name]
-        found = fixed.run(given, {name: lambda output: output.clone()})[name]
-        assert found.shape == wanted.shape
-        assert torch.allclose(found, wanted, atol=1e-6)
+        expected = source.run(values, {name: lambda output: output.clone()})[name]
+        result = fixed.run(values, {name: lambda output: output.clone()})[name]
+        assert result.shape == expected.shape
+        assert torch.allclose(result, expected, atol=1e-6)
 
 
 def test_a_candidates_rows_do_not_depend_on_what_else_is_asked_for(source):
@@ -137,16 +137,16 @@ def test_a_candidates_rows_do_not_depend_on_what_else_is_asked_for(source):
 
 def test_threads(source):
     alone = everything(source, names=["vector"])["vector"]
-    found = []
+    result = []
     threads = [
-        threading.Thread(target=lambda: found.append(everything(source, names=["vector"])["vector"])) for _ in range(6)
+        threading.Thread(target=lambda: result.append(everything(source, names=["vector"])["vector"])) for _ in range(6)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 6
-    assert all(one.tobytes() == alone.tobytes() for one in found)
+    assert len(result) == 6
+    assert all(item.tobytes() == alone.tobytes() for item in result)
 
 
 def export(network, example, path, names=None, dynamic=None):
@@ -179,10 +179,10 @@ def test_a_network_exported_from_torch_gives_the_same_features(tmp_path):
         network, size=(16, 16), crop_pct=1.0, mean=(0.5,) * 3, std=(0.25,) * 3, classifier="classifier"
     )
     data = Dataset.from_arrays(pictures(7, side=21))
-    wanted = extract(original, data, layers=["stem", "pool"], store=False, precision="fp32").rows
+    expected = extract(original, data, layers=["stem", "pool"], store=False, precision="fp32").rows
     stem, *_, last = source.select("auto")
     bank = extract(source, data, layers=[stem, last], pooling="avg", store=False)
-    assert np.abs(bank.rows(last, data) - wanted("pool", data)).max() < 1e-4
+    assert np.abs(bank.rows(last, data) - expected("pool", data)).max() < 1e-4
     reduced = extract(original, data, layers="stem", pooling="avg", store=False, precision="fp32").rows("stem", data)
     assert np.abs(bank.rows(stem, data) - reduced).max() < 1e-4
     assert abs(source.layers[-1].macs - original.layers[-1].macs) <= 1
@@ -194,16 +194,16 @@ def test_a_vision_transformer(tmp_path):
     network = seeded(lambda: timm.create_model("test_vit", pretrained=False))
     path = export(network, (torch.zeros(2, 3, 160, 160),), tmp_path / "vit.onnx")
     source = load_source(f"onnx:{path}", mean=0.5, std=0.5)
-    how = {"size": (160, 160), "crop_pct": 1.0, "mean": (0.5,) * 3, "std": (0.5,) * 3, "classifier": "head"}
-    original = networks.Source.from_module(network, **how)
+    options = {"size": (160, 160), "crop_pct": 1.0, "mean": (0.5,) * 3, "std": (0.5,) * 3, "classifier": "head"}
+    original = networks.Source.from_module(network, **options)
     data = Dataset.from_arrays(pictures(3, side=40))
     places = ["blocks.1", "blocks.4", "norm"]
-    wanted = extract(original, data, layers=places, pooling="avg", store=False, precision="fp32")
+    expected = extract(original, data, layers=places, pooling="avg", store=False, precision="fp32")
     tokens = [layer.name for layer in source.layers if layer.candidate and layer.axes == "tc"]
-    found = extract(source, data, layers=tokens, pooling="avg", store=False)
-    for place in places:
-        rows = wanted.rows(place, data)
-        assert min(np.abs(found.rows(name, data) - rows).max() for name in tokens) < 1e-5, place
+    result = extract(source, data, layers=tokens, pooling="avg", store=False)
+    for location in places:
+        rows = expected.rows(location, data)
+        assert min(np.abs(result.rows(name, data) - rows).max() for name in tokens) < 1e-5, location
     assert source.layers[-1].macs == original.layers[-1].macs
 
 
@@ -228,10 +228,10 @@ def test_texts_with_their_tokenizer(tmp_path):
     source = load_source(f"onnx:{path}", tokenizer=folder / "tokenizer.json")
     texts = ["a cat sat", "the warm mat while two dogs ran far away", "dogs", "a mat ran on the cat"]
     data = Dataset.from_items(texts, "text")
-    wanted = extract(original, data, layers="output", store=False, precision="fp32").rows("output", data)
+    expected = extract(original, data, layers="output", store=False, precision="fp32").rows("output", data)
     last = source.select("last")[0]
     assert source.layer(last).shape == (-1, 16)
-    assert np.abs(extract(source, data, layers=last, store=False).rows(last, data) - wanted).max() < 1e-4
+    assert np.abs(extract(source, data, layers=last, store=False).rows(last, data) - expected).max() < 1e-4
     again = load_source(f"saved:{source.save(tmp_path / 'kept')}")
     assert again.fingerprint == source.fingerprint
     with pytest.raises(SourceError, match=r"2 inputs.*tokenizer="):
@@ -249,8 +249,8 @@ def test_functions_inside_a_file_are_written_out(tmp_path):
     source = load_source(f"onnx:{tmp_path / 'f.onnx'}")
     assert [layer.kind for layer in source.layers] == ["add", "tanh", "relu"]
     data = Dataset.from_arrays(vectors(4))
-    found = extract(source, data, layers="y", store=False).rows("y", data)
-    assert np.allclose(found, np.maximum(np.tanh(2 * vectors(4)), 0), atol=1e-6)
+    result = extract(source, data, layers="y", store=False).rows("y", data)
+    assert np.allclose(result, np.maximum(np.tanh(2 * vectors(4)), 0), atol=1e-6)
 
 
 # --- inputs ---
@@ -261,9 +261,9 @@ def test_vectors_and_whole_numbers(tmp_path):
     assert source.modality == "vector"
     assert source.select("auto") == ("b",)
     assert source.classifier == "y"
-    whole = load_source(f"onnx:{dense(tmp_path / 'whole.onnx', dtype=INT64)}")
+    full = load_source(f"onnx:{dense(tmp_path / 'whole.onnx', dtype=INT64)}")
     data = Dataset.from_arrays(np.arange(40).reshape(5, 8) % 7)
-    rows = extract(whole, data, layers="a", store=False).rows("a", data)
+    rows = extract(full, data, layers="a", store=False).rows("a", data)
     w = numpy_helper.to_array(onnx.load(tmp_path / "whole.onnx").graph.initializer[0])
     assert np.allclose(rows, (np.arange(40).reshape(5, 8) % 7) @ w, atol=1e-4)
 
@@ -360,9 +360,9 @@ def test_weights_beside_the_file(file, tmp_path):
     onnx.save(model, tmp_path / "big.onnx", **outside)
     source = load_source(f"onnx:{tmp_path / 'big.onnx'}")
     assert source.fingerprint == load_source(f"onnx:{file}").fingerprint
-    kept = source.save(tmp_path / "kept")
+    features = source.save(tmp_path / "kept")
     (tmp_path / "weights.bin").unlink()
-    assert load_source(f"saved:{kept}").fingerprint == source.fingerprint
+    assert load_source(f"saved:{features}").fingerprint == source.fingerprint
     with pytest.raises(WeightsError, match=r"keeps weights in weights.bin, which is not in"):
         load_source(f"onnx:{tmp_path / 'big.onnx'}")
 
@@ -411,8 +411,8 @@ def test_files_of_something_else(content, tmp_path):
 def test_damaged_and_missing_files(file, tmp_path):
     with pytest.raises(WeightsError, match=r"no ONNX file at"):
         load_source(f"onnx:{tmp_path / 'nothing.onnx'}")
-    whole = file.read_bytes()
-    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    full = file.read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(full[: len(full) // 2])
     with pytest.raises(WeightsError, match=r"damaged, or no ONNX file"):
         load_source(f"onnx:{tmp_path / 'cut.onnx'}")
 
@@ -459,8 +459,8 @@ def test_numbers_that_are_not_finite_name_the_layer(tmp_path):
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_missing_packages_say_how_to_get_them(package, file, monkeypatch):
-    there = extras.is_installed
-    monkeypatch.setattr(extras, "is_installed", lambda name: name != package and there(name))
+    is_installed = extras.is_installed
+    monkeypatch.setattr(extras, "is_installed", lambda name: name != package and is_installed(name))
     with pytest.raises(MissingPackage, match=rf"'{package}'.*headstart\[onnx\]"):
         load_source(f"onnx:{file}")
 
@@ -489,8 +489,8 @@ def test_it_cannot_be_fine_tuned_and_says_so_before_anything_is_computed(file, t
     with pytest.raises(SourceError, match=r"cannot be trained or fine-tuned.*torch original"):
         fit(f"onnx:{file}", labelled(), policy="full", store=tmp_path)
     assert not list(tmp_path.iterdir())
-    kept = fit(f"onnx:{file}", labelled(), budget=5, store=tmp_path)  # policy="auto" does what can be done
-    assert kept.chosen["policy"] == "frozen"
+    features = fit(f"onnx:{file}", labelled(), budget=5, store=tmp_path)  # policy="auto" does what can be done
+    assert features.chosen["policy"] == "frozen"
 
 
 def test_other_precisions_and_devices_are_refused(source):
@@ -514,11 +514,11 @@ def test_sessions_are_remembered_but_not_without_end(source):
     names = [layer.name for layer in source.layers]
     for name in names:
         everything(source, names=[name])
-    kept = list(source.backend._sessions)
-    assert len(kept) == 8 < len(names)
-    before = source.backend._sessions[kept[-1]]
+    features = list(source.backend._sessions)
+    assert len(features) == 8 < len(names)
+    before = source.backend._sessions[features[-1]]
     everything(source, names=[names[-1]])
-    assert source.backend._sessions[kept[-1]] is before
+    assert source.backend._sessions[features[-1]] is before
 
 
 def test_there_is_no_module_to_train(source):

@@ -117,8 +117,8 @@ def test_any_flipped_bit_is_noticed(saved, tmp_path_factory, data):
     copy = shutil.copytree(saved, tmp_path_factory.mktemp("bit") / "copy")
     path = copy / data.draw(st.sampled_from([RECORD, WEIGHTS]))
     blob = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(blob) - 1))
-    blob[place] ^= 1 << data.draw(st.integers(0, 7))
+    location = data.draw(st.integers(0, len(blob) - 1))
+    blob[location] ^= 1 << data.draw(st.integers(0, 7))
     same = path.name == RECORD and _reads_the_same(path.read_bytes(), bytes(blob))
     path.write_bytes(blob)
     if same:  # white space between two entries
@@ -155,12 +155,12 @@ def test_records_that_are_none(copy, content):
 
 
 def test_every_entry_is_under_the_check_sum(copy):
-    whole = record_of(copy)
-    for name in whole:
-        (copy / RECORD).write_text(json.dumps({**whole, name: "changed"}))
+    full = record_of(copy)
+    for name in full:
+        (copy / RECORD).write_text(json.dumps({**full, name: "changed"}))
         with pytest.raises(StoreError):
             load_source(f"saved:{copy}")
-        (copy / RECORD).write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
+        (copy / RECORD).write_text(json.dumps({k: v for k, v in full.items() if k != name}))
         with pytest.raises(StoreError):
             load_source(f"saved:{copy}")
 

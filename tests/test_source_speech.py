@@ -22,13 +22,13 @@ CASES = [(kind, "group") for kind in SPEECH_KINDS] + [("wav2vec2", "layer"), ("w
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    made = {}
+    built = {}
 
     def get(kind="wav2vec2", norm="group", **facts):
         key = (kind, norm, *sorted(facts))
-        if key not in made:
-            made[key] = speech_folder(tmp_path_factory.mktemp("speech") / "m", kind, norm=norm, **facts)
-        return made[key]
+        if key not in built:
+            built[key] = speech_folder(tmp_path_factory.mktemp("speech") / "m", kind, norm=norm, **facts)
+        return built[key]
 
     return get
 
@@ -37,8 +37,8 @@ def clips(lengths=(700, 2000, 46, 3000, 2000)) -> list[np.ndarray]:
     return [np.random.default_rng(i).normal(0.05, 0.2, n).astype(np.float32) for i, n in enumerate(lengths)]
 
 
-def data(lengths=(700, 2000, 46, 3000, 2000), **how) -> Dataset:
-    return Dataset.from_arrays(clips(lengths), modality="audio", sample_rate=RATE, **how)
+def data(lengths=(700, 2000, 46, 3000, 2000), **options) -> Dataset:
+    return Dataset.from_arrays(clips(lengths), modality="audio", sample_rate=RATE, **options)
 
 
 def by_transformers(folder, clip) -> list[np.ndarray]:
@@ -65,11 +65,11 @@ def test_frames_are_those_of_the_clip_alone(kind, norm, folders):
 @pytest.mark.parametrize("pooling", ["avg", "max", "avg+std", "segments3"])
 def test_neither_padding_nor_batch_mates_change_a_row(norm, pooling, folders):
     source = load_source(f"hf:{folders('wav2vec2', norm)}")
-    how = {"layers": "encoder.layers.1", "pooling": pooling, **HOW}
-    together = extract(source, data(), batch_size=5, **how).rows("encoder.layers.1", data())
+    options = {"layers": "encoder.layers.1", "pooling": pooling, **HOW}
+    together = extract(source, data(), batch_size=5, **options).rows("encoder.layers.1", data())
     for i, clip in enumerate(clips()):
         alone = Dataset.from_arrays([clip], modality="audio", sample_rate=RATE)
-        assert np.allclose(extract(source, alone, **how).rows("encoder.layers.1", alone)[0], together[i], atol=1e-4)
+        assert np.allclose(extract(source, alone, **options).rows("encoder.layers.1", alone)[0], together[i], atol=1e-4)
 
 
 def test_the_norm_over_time_would_let_padding_in_without_the_mask(folders):
@@ -84,11 +84,11 @@ def test_the_norm_over_time_would_let_padding_in_without_the_mask(folders):
 
 def test_layers_are_listed(folders):
     source = load_source(f"hf:{folders()}")
-    found = {layer.name: layer for layer in source.layers}
-    assert list(found) == ["feature_projection", "encoder.layers.0", "encoder.layers.1", "output"]
-    assert found["encoder.layers.1"].shape == (-1, 16) and found["encoder.layers.1"].axes == "tc"
+    result = {layer.name: layer for layer in source.layers}
+    assert list(result) == ["feature_projection", "encoder.layers.0", "encoder.layers.1", "output"]
+    assert result["encoder.layers.1"].shape == (-1, 16) and result["encoder.layers.1"].axes == "tc"
     assert source.modality == "audio" and source.input.sample_rate == RATE and source.input.shortest == 25
-    assert found["encoder.layers.0"].candidate and found["encoder.layers.1"].candidate
+    assert result["encoder.layers.0"].candidate and result["encoder.layers.1"].candidate
     depths = [layer.depth for layer in source.layers]
     assert depths == sorted(depths)
 
@@ -98,8 +98,8 @@ def test_frames_are_counted_as_the_convolutions_make_them(n, folders):
     source = load_source(f"hf:{folders()}")
     sample = source.input.prepare(np.random.default_rng(0).normal(size=n).astype(np.float32))
     x = torch.from_numpy(sample["x"])[None]
-    made = source.module.feature_extractor(x).shape[2]
-    assert source.input.frames(len(sample["x"])) == made >= 1
+    built = source.module.feature_extractor(x).shape[2]
+    assert source.input.frames(len(sample["x"])) == built >= 1
 
 
 def test_loudness_follows_the_folder(folders):
@@ -138,8 +138,8 @@ def test_checkpoints_with_a_prefix_and_a_classifier_load(folders, tmp_path):
     folder = folders()
     weights = {f"wav2vec2.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
     save_file({**weights, "lm_head.weight": torch.zeros(3, 16)}, tmp_path / "asr.safetensors")
-    one, other = load_source(f"hf:{folder}"), load_source(f"hf:{folder}", weights=tmp_path / "asr.safetensors")
-    assert one.fingerprint == other.fingerprint
+    item, other = load_source(f"hf:{folder}"), load_source(f"hf:{folder}", weights=tmp_path / "asr.safetensors")
+    assert item.fingerprint == other.fingerprint
 
 
 def test_options_and_folders_that_do_not_fit(folders, tmp_path):

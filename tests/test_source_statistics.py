@@ -29,17 +29,17 @@ def source():
 
 def test_they_are_the_moments_of_the_rows(source):
     data = picture_data(20)
-    found = source_statistics(source, data)
+    result = source_statistics(source, data)
     bank = extract(source, data)
-    assert found.layers == source.select("auto")
-    assert (found.fingerprint, found.data, found.items) == (source.fingerprint, data.fingerprint, 20)
-    assert found.classes == ("class 0", "class 1")
+    assert result.layers == source.select("auto")
+    assert (result.fingerprint, result.data, result.items) == (source.fingerprint, data.fingerprint, 20)
+    assert result.classes == ("class 0", "class 1")
     T = data.columns[0].matrix()
-    for layer in found.layers:
-        wanted = Moments.from_rows(bank.rows(layer, data), T)
-        np.testing.assert_allclose(found.moments(layer).mean, wanted.mean)
-        np.testing.assert_allclose(found.moments(layer).cross, wanted.cross, atol=1e-6)
-        assert found.poolings[layer] == bank.recipe[layer]["pooling"]
+    for layer in result.layers:
+        expected = Moments.from_rows(bank.rows(layer, data), T)
+        np.testing.assert_allclose(result.moments(layer).mean, expected.mean)
+        np.testing.assert_allclose(result.moments(layer).cross, expected.cross, atol=1e-6)
+        assert result.poolings[layer] == bank.recipe[layer]["pooling"]
 
 
 def test_data_without_targets_or_with_several(source):
@@ -48,21 +48,21 @@ def test_data_without_targets_or_with_several(source):
     assert len(bare.layers) == 1
     assert bare.moments(bare.layers[0]).targets == 0
     y = np.arange(9) % 3
-    many = source_statistics(source, Dataset.from_arrays(pictures(9), {"a": y, "b": y % 2}), layers="last")
-    assert many.moments(many.layers[0]).targets == 0
+    large = source_statistics(source, Dataset.from_arrays(pictures(9), {"a": y, "b": y % 2}), layers="last")
+    assert large.moments(large.layers[0]).targets == 0
 
 
 def test_saved_and_loaded(source, tmp_path):
-    found = source_statistics(source, picture_data(12))
-    root = found.save(tmp_path)
+    result = source_statistics(source, picture_data(12))
+    root = result.save(tmp_path)
     assert root == tmp_path / "moments"
     again = Statistics.load(tmp_path)
     assert (again.fingerprint, again.data, again.items, again.classes) == (
-        found.fingerprint, found.data, found.items, found.classes,
+        result.fingerprint, result.data, result.items, result.classes,
     )  # fmt: skip
-    assert dict(again.poolings) == dict(found.poolings)
-    for layer in found.layers:
-        assert again.moments(layer) == found.moments(layer)
+    assert dict(again.poolings) == dict(result.poolings)
+    for layer in result.layers:
+        assert again.moments(layer) == result.moments(layer)
         assert again.moments(layer) is again.moments(layer), "read once"
 
 

@@ -38,18 +38,18 @@ def folder(shared) -> Path:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     """A small network in timm's local-dir form, with a classifier of five classes."""
-    place = tmp_path_factory.mktemp("timm") / "tiny"
-    place.mkdir()
+    path = tmp_path_factory.mktemp("timm") / "tiny"
+    path.mkdir()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = timm.create_model("test_resnet", num_classes=5)
-    save_file(network.state_dict(), place / "model.safetensors")
+    save_file(network.state_dict(), path / "model.safetensors")
     cfg = {"input_size": [3, 40, 48], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 0.9,
            "interpolation": "bicubic", "crop_mode": "squash", "license": "mit"}  # fmt: skip
-    (place / "config.json").write_text(
+    (path / "config.json").write_text(
         json.dumps({"architecture": "test_resnet", "num_classes": 5, "pretrained_cfg": cfg, "origin": "a test"})
     )
-    return place
+    return path
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def copy(tiny, tmp_path) -> Path:
 
 def test_a_folder_brings_its_own_preprocessing(tiny):
     source = load_source(f"timm:{tiny}")
-    how = source.input
-    assert (how.size, how.mean, how.std) == ((40, 48), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert (how.crop_pct, how.crop_mode, how.interpolation) == (0.9, "squash", "bicubic")
+    options = source.input
+    assert (options.size, options.mean, options.std) == ((40, 48), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (options.crop_pct, options.crop_mode, options.interpolation) == (0.9, "squash", "bicubic")
     assert source.meta == {"licence": "mit", "origin": "a test", "classes": 5}
     assert source.name == "tiny"
     assert source.classifier == "fc"
@@ -310,17 +310,17 @@ def test_without_the_switch_the_hub_is_asked_once(monkeypatch):
     """timm and the hub's client would try again for the better part of a minute."""
     for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(switch, raising=False)
-    asked = []
+    requests = []
 
     def refuse(repository, **options):
-        asked.append(options.get("local_files_only", False))
+        requests.append(options.get("local_files_only", False))
         raise ConnectionError("no route to huggingface.co\nmore")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     monkeypatch.setattr(timm, "create_model", never)
     with pytest.raises(OfflineError, match=r"(?s)cannot be fetched: ConnectionError: no route.*co\. Give weights=FILE"):
         load_source("timm:mobilenetv2_100")
-    assert asked == [True, False]  # the local cache first
+    assert requests == [True, False]  # the local cache first
 
 
 def test_what_the_hub_gives_is_read_from_its_folder(tiny, monkeypatch):
@@ -343,14 +343,14 @@ def test_what_the_hub_gives_is_read_from_its_folder(tiny, monkeypatch):
 def test_weights_in_the_local_hub_cache_are_found(tiny, tmp_path, monkeypatch):
     cfg = timm.get_pretrained_cfg("test_resnet")
     cache = tmp_path / "hub"
-    place = cache / f"models--{cfg.hf_hub_id.replace('/', '--')}"
-    (place / "snapshots" / "abc").mkdir(parents=True)
-    (place / "refs").mkdir()
-    (place / "refs" / "main").write_text("abc")
+    path = cache / f"models--{cfg.hf_hub_id.replace('/', '--')}"
+    (path / "snapshots" / "abc").mkdir(parents=True)
+    (path / "refs").mkdir()
+    (path / "refs" / "main").write_text("abc")
     state = load_file(tiny / "model.safetensors")
     wide = timm.create_model("test_resnet").state_dict()
     state |= {k: torch.zeros_like(wide[k]) for k in ("fc.weight", "fc.bias")}
-    save_file(state, place / "snapshots" / "abc" / "model.safetensors")
+    save_file(state, path / "snapshots" / "abc" / "model.safetensors")
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
@@ -383,8 +383,8 @@ def test_features_do_not_depend_on_the_classifier(tiny, tmp_path):
     data = picture_data(3)
     rows = []
     for classes in (5, 3, 0):
-        how = {"options": {"num_classes": classes}, "input": TINY["input"]}
-        source = load_source("timm:test_resnet", weights=tiny / "model.safetensors", **how)
+        options = {"options": {"num_classes": classes}, "input": TINY["input"]}
+        source = load_source("timm:test_resnet", weights=tiny / "model.safetensors", **options)
         bank = extract(source, data, layers="layer4", pooling="avg", store=tmp_path, **PLAIN)
         rows.append(bank.rows("layer4", data))
     assert np.allclose(rows[0], rows[1])

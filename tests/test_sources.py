@@ -108,9 +108,9 @@ def test_in_place_activations_do_not_reach_what_was_taken():
     x = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         conv = source.module.conv(x)
-        kept = source.run({"x": x}, {"conv": lambda o: o.clone(), "act": lambda o: o.clone()})
-    assert torch.equal(kept["conv"], conv)
-    assert torch.equal(kept["act"], conv.relu())
+        features = source.run({"x": x}, {"conv": lambda o: o.clone(), "act": lambda o: o.clone()})
+    assert torch.equal(features["conv"], conv)
+    assert torch.equal(features["act"], conv.relu())
     assert (conv < 0).any()
 
 
@@ -138,9 +138,9 @@ def test_mappings_lists_nothing_and_whole_numbers():
     source = vector_source(networks.Named)
     assert names(source) == ["pair", "listing", "end", "output"]
     x = torch.from_numpy(vectors(2))
-    kept = source.run({"x": x}, {"pair": torch.clone, "listing": torch.clone})
-    assert torch.equal(kept["pair"], x * 2)
-    assert torch.equal(kept["listing"], x * 2 + 1)
+    features = source.run({"x": x}, {"pair": torch.clone, "listing": torch.clone})
+    assert torch.equal(features["pair"], x * 2)
+    assert torch.equal(features["listing"], x * 2 + 1)
     assert source.forward({"x": x}).shape == (2, 4)
 
 
@@ -155,8 +155,8 @@ def test_a_layer_called_output_is_that_layer():
     source = vector_source(networks.OutputInside)
     assert names(source) == ["output", "after"]
     assert source.layer("output").shape == (6,)
-    kept = source.run({"x": torch.zeros(2, 8)}, {"output": torch.clone})
-    assert kept["output"].shape == (2, 6)
+    features = source.run({"x": torch.zeros(2, 8)}, {"output": torch.clone})
+    assert features["output"].shape == (2, 6)
 
 
 def test_a_network_without_layers_has_its_output():
@@ -435,13 +435,13 @@ def test_code_tells_functions_apart(monkeypatch):
         with_global, calls_another, closure(np.arange(3)), closure(np.arange(4)), closure(torch.zeros(2)),
         closure(torch.ones(2)), closure({"a": 1}), closure({"a": 2}), closure({1, 2}), np.sqrt, np.abs,
     ]  # fmt: skip
-    said = [str(code_of(function)) for function in different]
-    assert len(set(said)) == len(said)
-    assert said == [str(code_of(function)) for function in different]
-    assert not any(" at 0x" in one for one in said)
+    message = [str(code_of(function)) for function in different]
+    assert len(set(message)) == len(message)
+    assert message == [str(code_of(function)) for function in different]
+    assert not any(" at 0x" in item for item in message)
     monkeypatch.setitem(globals(), "FACTOR", 4.0)
-    assert str(code_of(with_global)) != said[different.index(with_global)]
-    assert str(code_of(calls_another)) != said[different.index(calls_another)]
+    assert str(code_of(with_global)) != message[different.index(with_global)]
+    assert str(code_of(calls_another)) != message[different.index(calls_another)]
 
 
 def test_code_survives_loops():
@@ -467,15 +467,15 @@ def test_fingerprints_are_the_same_in_another_process(tmp_path):
         "      Source.from_module(net, preprocess=pre, shape=(3, 16, 16)).fingerprint)\n"
     )
     paths = [os.path.dirname(__file__), os.path.join(os.path.dirname(__file__), "..", "src")]
-    said = [
+    message = [
         subprocess.run(
             [sys.executable, str(script), *paths], capture_output=True, text=True, check=True,
             env={**os.environ, "PYTHONHASHSEED": seed},
         ).stdout
         for seed in ("1", "2")
     ]  # fmt: skip
-    assert said[0] == said[1]
-    assert image_source(networks.Normed).fingerprint in said[0]
+    assert message[0] == message[1]
+    assert image_source(networks.Normed).fingerprint in message[0]
 
 
 # ---- built-in families ----------------------------------------------------------------------------------------------

@@ -41,15 +41,18 @@ def test_frames_are_counted_as_a_convolution_walks(n):
 
 
 def test_the_shortest_clip_gives_one_frame():
-    for how in (HOW, WaveInput()):
-        assert how.frames(how.shortest) == 1 and convolved(how.shortest - 1, how.convolutions) == 0
+    for wave_input in (HOW, WaveInput()):
+        assert (
+            wave_input.frames(wave_input.shortest) == 1
+            and convolved(wave_input.shortest - 1, wave_input.convolutions) == 0
+        )
     assert WaveInput().shortest == 400
 
 
 @given(st.integers(50, 3000), st.floats(0.1, 100), st.floats(-1, 1))
 def test_loudness_and_offset_are_taken_away(n, gain, offset):
-    one, other = HOW.prepare(noise(n))["x"], HOW.prepare((noise(n) * gain + offset).astype(np.float32))["x"]
-    assert np.allclose(one, other, atol=2e-3 * max(1, abs(offset) / gain))
+    item, other = HOW.prepare(noise(n))["x"], HOW.prepare((noise(n) * gain + offset).astype(np.float32))["x"]
+    assert np.allclose(item, other, atol=2e-3 * max(1, abs(offset) / gain))
 
 
 def test_without_normalisation_samples_stay():
@@ -102,8 +105,8 @@ def test_descriptions_follow_what_changes_numbers(change):
 
 
 def test_examples_are_always_the_same_and_differ_in_length():
-    one, two = HOW.example(3), HOW.example(3)
-    assert np.array_equal(one.inputs["x"], two.inputs["x"]) and len(set(one.inputs["samples"].tolist())) == 3
+    item, two = HOW.example(3), HOW.example(3)
+    assert np.array_equal(item.inputs["x"], two.inputs["x"]) and len(set(item.inputs["samples"].tolist())) == 3
 
 
 # ---- patches with another step --------------------------------------------------------------------------------------
@@ -115,16 +118,16 @@ def folder(tmp_path_factory):
     timm = pytest.importorskip("timm", reason="timm is not installed")
     from safetensors.torch import save_file
 
-    place = tmp_path_factory.mktemp("listening") / "net"
-    place.mkdir()
+    path = tmp_path_factory.mktemp("listening") / "net"
+    path.mkdir()
     network = timm.create_model("test_resnet", in_chans=1, num_classes=3)
-    save_file(network.state_dict(), place / "model.safetensors")
+    save_file(network.state_dict(), path / "model.safetensors")
     front = {"sample_rate": 16_000, "patch_frames": 96, "patch_hop_frames": 48, "n_mels": 64}
-    (place / "config.json").write_text(
+    (path / "config.json").write_text(
         json.dumps({"architecture": "test_resnet", "model_args": {"in_chans": 1}, "num_classes": 3,
                     "audio_frontend": front})
     )  # fmt: skip
-    return place
+    return path
 
 
 def test_step_and_limit_of_patches_are_options_of_the_source(folder):
@@ -134,8 +137,8 @@ def test_step_and_limit_of_patches_are_options_of_the_source(folder):
     assert (fine.input.front_end.patch_hop_frames, fine.input.max_patches) == (12, 900)
     assert usual.fingerprint != fine.fingerprint
     clip = noise(3 * 16_000)
-    few, many = (len(one.input.prepare(clip)["x"]) for one in (usual, fine))
-    assert many >= 3 * few
+    small, large = (len(item.input.prepare(clip)["x"]) for item in (usual, fine))
+    assert large >= 3 * small
 
 
 def test_the_step_is_saved_with_the_source(folder, tmp_path):
@@ -161,9 +164,9 @@ def test_image_networks_have_no_patches():
 @given(st.integers(1, 40_000), st.integers(1, 20))
 def test_timing_says_where_patches_lie_and_how_long_the_clip_is(samples, hop):
     front = LogMel(8000, 0.02, 0.01, n_fft=256, n_mels=8, f_max=3800.0, patch_frames=20, patch_hop_frames=hop)
-    how = PatchInput(front, max_patches=50)
-    sample = how.prepare(Clip(noise(samples), 8000))
-    timing = how.collate([sample]).timing
+    wave_input = PatchInput(front, max_patches=50)
+    sample = wave_input.prepare(Clip(noise(samples), 8000))
+    timing = wave_input.collate([sample]).timing
     assert timing.starts.tolist() == [hop * i for i in range(len(sample["x"]))] and timing.span == 20
-    whole = int(sample["total"]) <= 50
-    assert timing.lengths.tolist() == [max(1, len(front.frames(noise(samples)))) if whole else 0]
+    full = int(sample["total"]) <= 50
+    assert timing.lengths.tolist() == [max(1, len(front.frames(noise(samples)))) if full else 0]

@@ -82,18 +82,18 @@ def test_prefixes_of_wrapping_modules_are_dropped(tmp_path, state, prefix):
 
 
 def test_narrow_floats_become_float32_and_others_stay(tmp_path):
-    given = {
+    values = {
         "half": torch.tensor([1.5], dtype=torch.float16),
         "brain": torch.tensor([1.5], dtype=torch.bfloat16),
         "double": torch.tensor([1 / 3], dtype=torch.float64),
         "count": torch.tensor(7),
     }
-    save_file(given, tmp_path / "w.safetensors")
-    found = read_weights(tmp_path / "w.safetensors")
-    assert [found[k].dtype for k in ("half", "brain", "double", "count")] == [
+    save_file(values, tmp_path / "w.safetensors")
+    result = read_weights(tmp_path / "w.safetensors")
+    assert [result[k].dtype for k in ("half", "brain", "double", "count")] == [
         torch.float32, torch.float32, torch.float64, torch.int64,
     ]  # fmt: skip
-    assert float(found["double"]) == 1 / 3
+    assert float(result["double"]) == 1 / 3
 
 
 # ---- what is damaged ------------------------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ def test_a_truncated_file_is_never_half_read(tmp_path_factory, form, part, data)
         save_file(tensors, path)
     else:
         torch.save(tensors, path, _use_new_zipfile_serialization=form == "zip")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(part * len(whole))])
+    full = path.read_bytes()
+    path.write_bytes(full[: int(part * len(full))])
     with pytest.raises(WeightsError):
         read_weights(path)
 
@@ -269,8 +269,8 @@ def test_a_classifier_need_not_match():
 
 
 def test_counters_of_batches_may_be_missing(state):
-    some = {k: v for k, v in state.items() if "num_batches" not in k}
-    assert fit_weights(small(), some, "w.pth") == []
+    partial = {k: v for k, v in state.items() if "num_batches" not in k}
+    assert fit_weights(small(), partial, "w.pth") == []
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -284,9 +284,9 @@ def test_writing_and_reading_back(tmp_path, state):
 def test_shared_and_strided_tensors_are_written_out(tmp_path):
     base = torch.arange(12.0).view(3, 4)
     write_weights(tmp_path / "w.safetensors", {"a": base, "b": base, "t": base.t(), "s": base[:, ::2]})
-    found = load_file(tmp_path / "w.safetensors")
-    assert torch.equal(found["t"], base.t())
-    assert torch.equal(found["s"], base[:, ::2])
+    result = load_file(tmp_path / "w.safetensors")
+    assert torch.equal(result["t"], base.t())
+    assert torch.equal(result["s"], base[:, ::2])
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

@@ -33,7 +33,7 @@ def name(request):
 
 @pytest.fixture(params=["fake:image", "fake:vector", "normed", "recurrent", "onnx"])
 def source(request, name, tmp_path_factory):
-    made = {
+    built = {
         "onnx": lambda: load_source(f"onnx:{onnx_file(tmp_path_factory.mktemp('onnx') / 'small.onnx')}"),
         "normed": lambda: image_source(networks.Normed, classifier="classifier"),
         "recurrent": lambda: networks.vector_source(networks.Recurrent),
@@ -42,15 +42,15 @@ def source(request, name, tmp_path_factory):
         pytest.skip(f"{name} runs other sources")
     if (name, request.param) == ("openvino", "recurrent"):
         pytest.skip("it asks len(x), which conversion fixes: test_engine_openvino.py sees that it is refused")
-    found = made[request.param]() if request.param in made else load_source(request.param)
-    if name not in found.engines and not getattr(ENGINES[name], "runs", lambda _: False)(found):
-        pytest.skip(f"{found.address} is not run by {name}")
-    return found
+    result = built[request.param]() if request.param in built else load_source(request.param)
+    if name not in result.engines and not getattr(ENGINES[name], "runs", lambda _: False)(result):
+        pytest.skip(f"{result.address} is not run by {name}")
+    return result
 
 
-def made(name, source, precision="fp32", layers=None):
+def build_engine(name, source, precision="fp32", layers=None):
     chosen = layers or [layer.name for layer in source.layers]
-    reduce = {one: reducer("avg", source.layer(one).axes) for one in chosen}
+    reduce = {item: reducer("avg", source.layer(item).axes) for item in chosen}
     return ENGINES[name](source, reduce, RuntimeConfig(name, precision))
 
 
@@ -61,47 +61,47 @@ def cosine(a, b):
 
 
 def test_every_layer_has_one_row_per_item(name, source):
-    rows = made(name, source)(source.input.example(4))
+    rows = build_engine(name, source)(source.input.example(4))
     assert list(rows) == [layer.name for layer in source.layers]
     assert all(len(value) == 4 and value.dtype == np.float32 for value in rows.values())
 
 
 def test_the_same_batch_gives_the_same_bytes(name, source):
-    how, batch = made(name, source), source.input.example(4)
-    first, second = how(batch), how(batch)
+    run_engine, batch = build_engine(name, source), source.input.example(4)
+    first, second = run_engine(batch), run_engine(batch)
     assert all(first[layer].tobytes() == second[layer].tobytes() for layer in first)
 
 
 def test_every_precision_is_close_to_the_plain_one(name, source):
     batch = source.input.example(6)
-    plain = made(source.engines[0], source)(batch)
+    plain = build_engine(source.engines[0], source)(batch)
     for precision in ENGINES[name].precisions(source, "cpu"):
         assert precision in PRECISIONS
-        rows = made(name, source, precision)(batch)
+        rows = build_engine(name, source, precision)(batch)
         for layer, values in rows.items():
             assert cosine(plain[layer], values) > LEAST[precision], (layer, precision)
 
 
 def test_batch_mates_do_not_matter(name, source):
-    how = made(name, source)
+    run_engine = build_engine(name, source)
     data = picture_data(5) if source.modality == "image" else None
     if data is None:
         samples = list(networks.vectors(5))
     else:
         read = sample_loader(source, data)
         samples = [read(i) for i in range(5)]
-    together = how(source.input.collate(samples))
+    together = run_engine(source.input.collate(samples))
     for i, sample in enumerate(samples):
-        alone = how(source.input.collate([sample]))
+        alone = run_engine(source.input.collate([sample]))
         for layer, rows in together.items():
             assert np.allclose(rows[i], alone[layer][0], rtol=1e-4, atol=1e-5 * (1 + np.abs(rows).max()))
 
 
 def test_fewer_layers_give_the_same_rows(name, source):
     batch = source.input.example(3)
-    everything = made(name, source)(batch)
+    everything = build_engine(name, source)(batch)
     for layer in source.layers:
-        alone, beside = made(name, source, layers=[layer.name])(batch)[layer.name], everything[layer.name]
+        alone, beside = build_engine(name, source, layers=[layer.name])(batch)[layer.name], everything[layer.name]
         assert np.allclose(alone, beside, rtol=1e-5, atol=1e-6)
         if name == "torch" or (name == "onnxruntime" and layer.candidate):  # others fuse what nobody looks at
             assert alone.tobytes() == beside.tobytes()
@@ -112,20 +112,20 @@ def test_the_source_is_left_alone(name, source):
         pytest.skip("no torch module: it has no hooks, and test_source_onnx.py sees to its weights")
     before, hooks = state_bytes(source.module), networks.hooks_of(source.module)
     for precision in ENGINES[name].precisions(source, "cpu"):
-        made(name, source, precision)(source.input.example(2))
+        build_engine(name, source, precision)(source.input.example(2))
     assert state_bytes(source.module) == before
     assert networks.hooks_of(source.module) == hooks
 
 
 def test_unknown_precisions_are_refused(name, source):
     with pytest.raises(OptionError, match="precision"):
-        made(name, source, "fp4")
+        build_engine(name, source, "fp4")
 
 
 def test_versions_are_plain(name):
-    found = ENGINES[name].version()
-    assert found
-    assert all(isinstance(key, str) and isinstance(value, str) for key, value in found.items())
+    result = ENGINES[name].version()
+    assert result
+    assert all(isinstance(key, str) and isinstance(value, str) for key, value in result.items())
 
 
 def test_extraction_takes_it_by_name(name, source, tmp_path):

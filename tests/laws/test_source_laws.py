@@ -20,12 +20,12 @@ from headstart.sources.base import Input, load_source
 from networks import counted, hooks_of
 
 PLAIN = {"precision": "fp32", "batch_size": 4}
-_made: dict[str, object] = {}
+_cache: dict[str, object] = {}
 
 
 def _marks(case):
-    found = case.needs is None or importlib.util.find_spec(case.needs) is not None
-    marks = [pytest.mark.skipif(not found, reason=f"{case.needs} is not installed")]
+    result = case.needs is None or importlib.util.find_spec(case.needs) is not None
+    marks = [pytest.mark.skipif(not result, reason=f"{case.needs} is not installed")]
     return [*marks, pytest.mark.slow] if case.slow else marks
 
 
@@ -41,9 +41,9 @@ def case(member):
 
 def once(member, folders):
     """Made once for all laws: a law that changes something makes its own."""
-    if member not in _made:
-        _made[member] = members.SOURCES[member].make(folders.mktemp("source"))
-    return _made[member]
+    if member not in _cache:
+        _cache[member] = members.SOURCES[member].make(folders.mktemp("source"))
+    return _cache[member]
 
 
 @pytest.fixture
@@ -73,15 +73,15 @@ def everything(source, indices, data, layers=None):
     """Pooled rows of these items in one batch, straight from the source."""
     read = sample_loader(source, data)
     batch = source.input.collate([read(int(i)) for i in indices])
-    wanted = [layer for layer in source.layers if layers is None or layer.name in layers]
+    expected = [layer for layer in source.layers if layers is None or layer.name in layers]
     facts = {"modality": source.modality, "class_token": bool(source.meta.get("class_token"))}
-    names = {layer.name: resolve("auto", axes=layer.axes, shape=layer.shape, **facts) for layer in wanted}
-    how = {layer.name: reducer(names[layer.name], layer.axes) for layer in wanted}
-    reduce = {name: lambda output, f=function: f(output, batch) for name, function in how.items()}
+    names = {layer.name: resolve("auto", axes=layer.axes, shape=layer.shape, **facts) for layer in expected}
+    options = {layer.name: reducer(names[layer.name], layer.axes) for layer in expected}
+    reduce = {name: lambda output, f=function: f(output, batch) for name, function in options.items()}
     with torch.inference_mode():
         tensors = source.input.tensors(batch, torch.device("cpu"), torch.float32)
-        kept = source.run(tensors, reduce)
-    return {name: value.numpy() for name, value in kept.items()}
+        features = source.run(tensors, reduce)
+    return {name: value.numpy() for name, value in features.items()}
 
 
 def test_every_family_is_enrolled():
@@ -113,7 +113,7 @@ def test_batch_mates_and_batch_size_do_not_change_rows(source, case):
     apart = [everything(source, [i], data) for i in range(5)]
     for name, rows in together.items():
         scale = np.abs(rows).max() + 1e-9
-        assert np.abs(np.concatenate([one[name] for one in apart]) - rows).max() < 1e-4 * scale, name
+        assert np.abs(np.concatenate([item[name] for item in apart]) - rows).max() < 1e-4 * scale, name
         assert np.abs(shuffled[name][np.argsort([3, 1, 4, 0, 2])] - rows).max() < 1e-4 * scale, name
 
 
@@ -147,10 +147,10 @@ def test_shapes_are_what_comes_out(source, case):
     batch = source.input.example(2)
     reduce = {layer.name: (lambda output: output.clone()) for layer in source.layers}
     with torch.no_grad():
-        kept = source.run(source.input.tensors(batch, torch.device("cpu"), torch.float32), reduce)
+        features = source.run(source.input.tensors(batch, torch.device("cpu"), torch.float32), reduce)
     for layer in source.layers:
-        assert len(kept[layer.name].shape) == len(layer.shape) + 1
-        assert all(a in (b, -1) for a, b in zip(layer.shape, kept[layer.name].shape[1:])), layer
+        assert len(features[layer.name].shape) == len(layer.shape) + 1
+        assert all(a in (b, -1) for a, b in zip(layer.shape, features[layer.name].shape[1:])), layer
         assert layer.axes in ("chw", "hwc", "tc", "ct", "c", "any")
 
 
@@ -235,17 +235,17 @@ def test_threads_do_not_hear_each_other(source, case):
     data = Dataset.from_arrays(case.items(8), **case.facts)
     name = source.select("last")[0]
     alone = [everything(source, [i], data, [name])[name] for i in range(8)]
-    found: dict[int, list] = {}
+    result: dict[int, list] = {}
 
     def work(i):
-        found[i] = [everything(source, [i], data, [name])[name] for _ in range(5)]
+        result[i] = [everything(source, [i], data, [name])[name] for _ in range(5)]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(np.allclose(rows, alone[i], rtol=1e-4, atol=1e-5) for i in range(8) for rows in found[i])
+    assert all(np.allclose(rows, alone[i], rtol=1e-4, atol=1e-5) for i in range(8) for rows in result[i])
 
 
 def test_fingerprints_repeat_and_change(source, case, tmp_path):
@@ -267,14 +267,14 @@ def test_fingerprints_repeat_and_change(source, case, tmp_path):
 def test_fingerprints_change_with_every_field_of_the_preprocessing(source):
     seen = {source.fingerprint}
     changed = 0
-    for one in dataclasses.fields(source.input):
-        value = getattr(source.input, one.name)
-        if one.name in ("modality", "label") or not isinstance(value, (bool, int, float, str)):
+    for item in dataclasses.fields(source.input):
+        value = getattr(source.input, item.name)
+        if item.name in ("modality", "label") or not isinstance(value, (bool, int, float, str)):
             continue
-        if one.name in ("tokenizer", "crop_mode", "interpolation"):
+        if item.name in ("tokenizer", "crop_mode", "interpolation"):
             continue  # not free; test_image_input.py and test_source_saved.py see to them
         other = (not value) if isinstance(value, bool) else value + 1
-        seen.add(dataclasses.replace(source, input=dataclasses.replace(source.input, **{one.name: other})).fingerprint)
+        seen.add(dataclasses.replace(source, input=dataclasses.replace(source.input, **{item.name: other})).fingerprint)
         changed += 1
     assert len(seen) == changed + 1 or source.modality == "text"
 
