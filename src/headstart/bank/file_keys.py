@@ -146,9 +146,9 @@ class KeyTable:
         self._entries, self._keys = entries[order], np.array(keys[order])
 
     def _find(self, entry: bytes) -> bytes | None:
-        wanted: Array = np.frombuffer(entry, KEY)
-        index = int(np.searchsorted(self._entries, wanted)[0])
-        if index < len(self._entries) and self._entries[index : index + 1] == wanted:
+        query: Array = np.frombuffer(entry, KEY)
+        index = int(np.searchsorted(self._entries, query)[0])
+        if index < len(self._entries) and self._entries[index : index + 1] == query:
             return bytes(self._keys[index])
         return None
 
