@@ -169,6 +169,7 @@ def extract_all(
     options: Sequence[ExtractOptions | None],
     *,
     store: str | Path | bool | None = None,
+    pooled: bool = False,
 ) -> FeatureSet:
     """Extract features of several sources, and keep the items that all of them can read.
 
@@ -180,6 +181,8 @@ def extract_all(
         One per source; None leaves a source out (its number stays).
     store
         As for :func:`headstart.extract`. Vectors that are their own features are not stored again.
+    pooled : bool
+        True reads one row per item at every layer, as heads need them; False reads un-pooled layers as lists.
 
     Returns
     -------
@@ -191,6 +194,8 @@ def extract_all(
     ------
     NothingReadable
         When one source can read no item at all.
+    DataError
+        With ``pooled``, where items have rows of different lengths.
 
     Notes
     -----
@@ -214,7 +219,7 @@ def extract_all(
         skipped |= {item.position: item for item in bank.skipped}
         for layer in bank.layers:
             specs[number, layer] = FeatureSpec(number, layer, bank.recipe[layer]["pooling"])
-            rows[number, layer] = _read_rows(bank, layer, data_read)
+            rows[number, layer] = bank.rows(layer, data_read) if pooled else _read_rows(bank, layer, data_read)
     complete = has_frames(rows, len(index))
     skipped |= {i: SkippedItem(item_label(data, i), TOO_LONG, i) for i in index[~complete].tolist()}
     features = FeatureSet(

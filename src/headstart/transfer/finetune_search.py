@@ -18,7 +18,7 @@ from headstart.dataset.dataset import Dataset
 from headstart.engines.base import RuntimeConfig
 from headstart.errors import OptionError
 from headstart.extraction.autotune import device_name
-from headstart.extraction.features import FeatureSpec
+from headstart.extraction.features import FeatureSet, FeatureSpec
 from headstart.finetuning.finetune import FineTuneResult, finetune
 from headstart.finetuning.model import HeadInit
 from headstart.heads.base import HEADS, Head
@@ -31,7 +31,6 @@ from headstart.training.batches import Views
 from headstart.training.distributed import broadcast_scalar
 from headstart.transfer import starting_points as preparing
 from headstart.transfer.acceptance import PairedPredictions, improvement, scorer, significantly_better
-from headstart.transfer.tasks import Candidates
 
 # Tuning runs on the items of one predictor, from other starts and with other items held out, and what they
 # cost.
@@ -67,7 +66,7 @@ class FineTuneSearch:
     ----------
     answer : HeadModel
         What the frozen predictor answers with.
-    labelled, T : Candidates, (n, t) array
+    labelled, T : FeatureSet, (n, t) array
         All items with a label, and their targets.
     kind, shift : str, (t,) array or None
         How uneven classes are balanced (:mod:`headstart.imbalance`).
@@ -77,7 +76,7 @@ class FineTuneSearch:
 
     answer: HeadModel
     source: Any
-    labelled: Candidates
+    labelled: FeatureSet
     T: Float
     policy: Policy
     choice: RuntimeConfig
@@ -229,7 +228,7 @@ _FEWEST_HELD = 2  # per class on average; below that a validation score says not
 
 def search_finetuning(
     predictor: Predictor,
-    candidates: Candidates,
+    candidates: FeatureSet,
     policy: Policy,
     *,
     guard: bool,

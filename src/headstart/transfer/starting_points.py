@@ -13,7 +13,7 @@ from headstart.bank.table import MemoryStore
 from headstart.dataset.dataset import Dataset
 from headstart.engines.base import RuntimeConfig
 from headstart.extraction.extract import open_store, recipe
-from headstart.extraction.features import FeatureSpec, is_passthrough
+from headstart.extraction.features import FeatureSet, FeatureSpec, is_passthrough
 from headstart.extraction.loading import sample_loader
 from headstart.finetuning.budget import estimate
 from headstart.finetuning.cache import ActivationStore
@@ -25,14 +25,13 @@ from headstart.predictor.target_model import HeadModel
 from headstart.selection.search import select_head
 from headstart.training.augment import image_views, mirrored
 from headstart.training.batches import Samples, Views
-from headstart.transfer.tasks import Candidates
 
 _GOOD_ENOUGH = 0.995
 _FEWEST_EPOCHS = 5
 
 
 def starting_points(
-    answer: HeadModel, labelled: Candidates, T: np.ndarray, *, layers: Any, head: Any, balance: str, seed: int
+    answer: HeadModel, labelled: FeatureSet, T: np.ndarray, *, layers: Any, head: Any, balance: str, seed: int
 ) -> Iterator[HeadModel]:
     """What tuning may start from, the best guess first: layers and a linear head, unless they were asked for by name.
 
@@ -48,7 +47,7 @@ def starting_points(
     if layers != "auto" or not np.ptp(labelled.rows[deepest], axis=0).any():
         yield _starting_point(answer, answer.specs, labelled, T, **how)
         return
-    own = labelled.spec(deepest)
+    own = labelled.specs[deepest]
     yield _starting_point(answer, (own,), labelled, T, **how)
     if answer.specs != (own,):
         wide = (*answer.specs, *(() if own in answer.specs else (own,)))
@@ -58,7 +57,7 @@ def starting_points(
 def _starting_point(
     answer: HeadModel,
     parts: tuple[FeatureSpec, ...],
-    labelled: Candidates,
+    labelled: FeatureSet,
     T: np.ndarray,
     *,
     head: Any,

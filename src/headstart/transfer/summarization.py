@@ -15,8 +15,7 @@ from headstart.dataset.dataset import Dataset
 from headstart.dataset.targets import Target
 from headstart.engines.base import RuntimeConfig
 from headstart.errors import DataError, UnreadableItem
-from headstart.extraction.extract import extract
-from headstart.extraction.features import FeatureSpec, is_passthrough
+from headstart.extraction.features import ExtractOptions, FeatureSpec, extract_all
 from headstart.extraction.loading import item_label
 from headstart.heads.base import HEADS
 from headstart.heads.problem import Problem
@@ -120,16 +119,13 @@ def _extract(config: FitConfig) -> tuple[Dataset, Any, Array, tuple[FeatureSpec,
         segments if not unreadable else type(segments)(segments.data, np.searchsorted(readable, segments.item_index))
     )
     layers = "last" if config.layers == "auto" else config.layers
-    banks = []
-    for index, source in enumerate(config.sources):
-        store = False if is_passthrough(source) else config.store
-        options = {**config.extract_options(index), "on_error": "raise"}  # a sentence is a text: it can be read
-        banks.append(extract(source, segments.data, layers=layers, pooling=config.pooling, store=store, **options))
-    specs = tuple(
-        FeatureSpec(i, layer, bank.recipe[layer]["pooling"]) for i, bank in enumerate(banks) for layer in bank.layers
-    )
-    rows = [banks[spec.source].rows(spec.layer, segments.data) for spec in specs]
-    return data, document_segments, np.concatenate(rows, axis=1), specs, tuple(bank.choice for bank in banks)
+    options = [  # a sentence is a text: it can be read
+        ExtractOptions(layers, config.pooling, **{**config.extract_options(number), "on_error": "raise"})
+        for number in range(len(config.sources))
+    ]
+    features = extract_all(config.sources, segments.data, options, store=config.store, pooled=True)
+    vectors = features.concatenate(list(features.specs))
+    return data, document_segments, vectors, tuple(features.specs.values()), features.runtimes
 
 
 def _summary_data(column: Target, documents: Sequence[tuple[Document, slice]], vectors: Array) -> SummaryData:

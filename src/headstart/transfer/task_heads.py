@@ -10,23 +10,21 @@ import numpy as np
 
 from headstart._base.progress import note
 from headstart.dataset.targets import Target
-from headstart.engines.base import RuntimeConfig
 from headstart.errors import DataError, OptionError
-from headstart.extraction.extract import extract
-from headstart.extraction.features import is_passthrough
+from headstart.extraction.features import ExtractOptions, FeatureSet, extract_all
 from headstart.heads.base import HEADS, Head
 from headstart.moments.exact_sums import ExactSums
 from headstart.predictor.target_model import HEAD_MODELS, HeadModel, TargetModel
 from headstart.selection.cross_validation import complete_results
 from headstart.selection.search import Selection, select_head
 from headstart.training.distributed import main_first
-from headstart.transfer.tasks import Candidates, FitConfig, FitResult, TaskFitter
+from headstart.transfer.tasks import FitConfig, FitResult, TaskFitter, check_any_left
 
 _FIRST = 256  # rows that usually tell already that features vary
 
 
 def select_for_target(
-    candidates: Candidates,
+    candidates: FeatureSet,
     column: Target,
     *,
     head: str | Head,
@@ -41,7 +39,7 @@ def select_for_target(
     """
     labelled, T = candidates.labelled(column.name)
     check_targets_vary(column.name, labelled.data.columns[candidates.data.columns.index(column)])
-    names = {labelled.label(key): key for key in labelled.deepest_first()}
+    names = {labelled.display_name(key): key for key in labelled.deepest_first()}
     rows = _drop_constant_layers({name: labelled.rows[key] for name, key in names.items()})
     choice = select_head(
         rows,
@@ -55,14 +53,14 @@ def select_for_target(
         random_state=random_state,
     )
     counts = None if column.classes is None else dict(zip(column.classes, T.sum(0).astype(int).tolist()))
-    specs = tuple(labelled.spec(names[name]) for name in choice.candidates)
+    specs = tuple(labelled.specs[names[name]] for name in choice.candidates)
     model = HEAD_MODELS[column.task](column.name, specs, choice.fit(rows, T), column.classes, choice.log_odds, counts)
     if exact:
         model = _solve_exactly(model, labelled, T)
     return model, {**_table(choice), **_count_selected(choice, model.head, rows)}
 
 
-def _solve_exactly(model: HeadModel, labelled: Candidates, T: np.ndarray) -> HeadModel:
+def _solve_exactly(model: HeadModel, labelled: FeatureSet, T: np.ndarray) -> HeadModel:
     """The same head, solved from exact moments, which it keeps."""
     keys = [key or b"" for key in labelled.data.keys()]
     exact_sums = ExactSums.from_rows(model.features(labelled.rows), T, keys, regression=model.task == "regression")
@@ -174,7 +172,7 @@ def _check(config: FitConfig, columns: Sequence[Target]) -> None:
 
 def _fit(config: FitConfig, columns: Sequence[Target]) -> FitResult:
     start = time.perf_counter()
-    candidates, runtimes = main_first(lambda: extract_candidates(config))
+    candidates = main_first(lambda: extract_candidates(config))
     extracted_at = time.perf_counter()
     models: list[TargetModel] = []
     tables: dict[str, Any] = {}
@@ -192,35 +190,18 @@ def _fit(config: FitConfig, columns: Sequence[Target]) -> FitResult:
         )
         models.append(model)
     seconds = {"extract": round(extracted_at - start, 3), "heads": round(time.perf_counter() - extracted_at, 3)}
-    return FitResult(tuple(models), tables, candidates.data, runtimes, seconds, candidates=candidates)
+    return FitResult(tuple(models), tables, candidates.data, candidates.runtimes, seconds, candidates=candidates)
 
 
-def extract_candidates(config: FitConfig) -> tuple[Candidates, tuple[RuntimeConfig, ...]]:
-    """Rows of every candidate layer of every source, for the items that all of them can read."""
-    banks = []
-    for index, source in enumerate(config.sources):
-        store = False if is_passthrough(source) else config.store  # vectors that are their own features
-        options = config.extract_options(index)
-        banks.append(extract(source, config.data, layers=config.layers, pooling=config.pooling, store=store, **options))
-    data = config.data
-    readable = np.ones(len(data), dtype=bool)
-    for bank in banks:
-        readable &= bank.keep(data)
-    readable_data = data if readable.all() else data.take(np.flatnonzero(readable))
-    skipped = {one.position: one for bank in banks for one in bank.skipped}
-    if len(readable_data) == 0:
-        raise DataError("None of the items can be read.")
-    if skipped:
-        note(f"{len(skipped)} of {len(data)} items are left out of training.")
-    rows, poolings = {}, {}
-    for index, bank in enumerate(banks):
-        for layer in bank.layers:
-            rows[index, layer] = bank.rows(layer, readable_data)
-            poolings[index, layer] = bank.recipe[layer]["pooling"]
-    skipped_items = tuple(skipped[i] for i in sorted(skipped))
-    return Candidates(config.sources, readable_data, rows, poolings, skipped_items), tuple(
-        bank.choice for bank in banks
-    )
+def extract_candidates(config: FitConfig) -> FeatureSet:
+    """Extract every candidate layer of every source, for the items that all of them can read."""
+    options = [
+        ExtractOptions(config.layers, config.pooling, **config.extract_options(number))
+        for number in range(len(config.sources))
+    ]
+    features = extract_all(config.sources, config.data, options, store=config.store, pooled=True)
+    check_any_left(features, len(config.data))
+    return features
 
 
 TASK_HEADS = TaskFitter(_check, _fit, supports_finetuning=True)

@@ -7,18 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from headstart._base.progress import note
-from headstart._base.typing import Array, Float, SkippedItem
 from headstart.dataset.dataset import Dataset
 from headstart.dataset.targets import Target
 from headstart.engines.base import RuntimeConfig
 from headstart.errors import DataError
-from headstart.extraction.features import FeatureSpec, LayerKey
+from headstart.extraction.features import TOO_LONG, FeatureSet
 from headstart.heads.base import Head
 from headstart.predictor.target_model import TargetModel
-from headstart.sources.base import Source, display_names
+from headstart.sources.base import Source
 from headstart.speech_heads.base import CtcHead
 
 
@@ -66,50 +63,20 @@ class FitConfig:
         return {**options, **fixed}
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Rows of every candidate layer, for the items that every source can read.
+def check_any_left(features: FeatureSet, n_items: int) -> None:
+    """Note how many of the items could not be read.
 
-    Attributes
-    ----------
-    rows, poolings : mapping (source number, layer) → (n, d) rows, and how they were pooled
-    skipped : items that could not be read
+    Raises
+    ------
+    DataError
+        When none is left.
     """
-
-    sources: tuple[Source, ...]
-    data: Dataset
-    rows: Mapping[LayerKey, Array]
-    poolings: Mapping[LayerKey, str]
-    skipped: tuple[SkippedItem, ...] = ()
-
-    def labelled(self, target: str) -> tuple[Candidates, Float]:
-        """The items that have a label in one column, and their (n, t) targets."""
-        column = next(c for c in self.data.columns if c.name == target)
-        T = column.matrix()
-        has_label = ~np.isnan(T).any(1)
-        if has_label.all():
-            return self, T
-        if not has_label.any():
-            raise DataError(f"No item has a label in {target!r}.")
-        index = np.flatnonzero(has_label)
-        note(f"{len(T) - len(index)} of {len(T)} items have no label in {target!r} and are left out.")
-        rows = {key: X[index] for key, X in self.rows.items()}
-        return Candidates(self.sources, self.data.take(index), rows, self.poolings, self.skipped), T[index]
-
-    def spec(self, key: LayerKey) -> FeatureSpec:
-        """A candidate as a target model refers to it."""
-        return FeatureSpec(key[0], key[1], self.poolings[key])
-
-    def deepest_first(self) -> list[LayerKey]:
-        """All candidates by source, the deepest layer first: of equals the first is chosen."""
-        order = {(i, layer.name): -layer.macs for i, s in enumerate(self.sources) for layer in s.layers}
-        return sorted(self.rows, key=lambda key: (key[0], order.get(key, 0)))
-
-    def label(self, key: LayerKey) -> str:
-        """Name of a candidate in tables: the layer, with its source when there are several."""
-        if len(self.sources) == 1:
-            return key[1]
-        return f"{display_names(self.sources)[key[0]]}/{key[1]}"
+    n_left = len(features.data)
+    if not n_left:
+        cut_short = any(item.reason == TOO_LONG for item in features.skipped)
+        raise DataError("None of the items can be read whole." if cut_short else "None of the items can be read.")
+    if n_left < n_items:
+        note(f"{n_items - n_left} of {n_items} items are left out of training.")
 
 
 @dataclass(frozen=True)
@@ -130,7 +97,7 @@ class FitResult:
         Per stage.
     history : mapping
         Of what was trained.
-    candidates : Candidates, optional
+    candidates : FeatureSet, optional
         Rows to fine-tune from, where the task can be fine-tuned.
     """
 
@@ -140,7 +107,7 @@ class FitResult:
     runtimes: tuple[RuntimeConfig, ...]
     seconds: Mapping[str, float]
     history: Mapping[str, Any] = field(default_factory=dict)
-    candidates: Candidates | None = None
+    candidates: FeatureSet | None = None
 
 
 @dataclass(frozen=True)

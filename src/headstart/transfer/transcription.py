@@ -21,10 +21,8 @@ from headstart._base.progress import note
 from headstart._base.registry import unknown_name
 from headstart.dataset.dataset import Dataset
 from headstart.dataset.targets import Target
-from headstart.engines.base import RuntimeConfig
 from headstart.errors import DataError, OptionError, UnknownName
-from headstart.extraction.extract import extract
-from headstart.extraction.features import FeatureSpec, LayerKey, has_frames, take_rows
+from headstart.extraction.features import ExtractOptions, FeatureSet, FeatureSpec, LayerKey, extract_all, take_rows
 from headstart.metrics.evaluate import evaluate
 from headstart.pooling import width
 from headstart.predictor.target_model import TargetModel
@@ -36,7 +34,7 @@ from headstart.speech_heads.recogniser import Recogniser
 from headstart.training.checkpoint import History, ParameterGroup
 from headstart.training.distributed import main_first
 from headstart.training.loop import train
-from headstart.transfer.tasks import FitConfig, FitResult, TaskFitter
+from headstart.transfer.tasks import FitConfig, FitResult, TaskFitter, check_any_left
 
 _FOLDS = 5  # one of them is held out
 _MOST_LAYERS = 6  # of a source that are tried when nobody says which
@@ -86,7 +84,8 @@ def _check(config: FitConfig, columns: Sequence[Target]) -> None:
 
 def _fit(config: FitConfig, columns: Sequence[Target]) -> FitResult:
     start = time.perf_counter()
-    data, frames, runtimes = main_first(lambda: _extract(config))
+    features = main_first(lambda: _extract(config))
+    data, frames = features.data, features.rows
     extracted_at = time.perf_counter()
     models: list[TargetModel] = []
     tables: dict[str, Any] = {}
@@ -106,31 +105,18 @@ def _fit(config: FitConfig, columns: Sequence[Target]) -> FitResult:
         tables[column.name] = _table(speech, trials, alphabet)
         histories = {**history.to_dict()} if len(columns) == 1 else {**histories, column.name: history.to_dict()}
     seconds = {"extract": round(extracted_at - start, 3), "heads": round(time.perf_counter() - extracted_at, 3)}
-    return FitResult(tuple(models), tables, data, runtimes, seconds, history=histories)
+    return FitResult(tuple(models), tables, data, features.runtimes, seconds, history=histories)
 
 
-def _extract(
-    config: FitConfig,
-) -> tuple[Dataset, dict[LayerKey, list[np.ndarray]], tuple[RuntimeConfig, ...]]:
-    """Frames of every candidate layer of every source, for the items that all of them can read whole."""
-    data = config.data
-    banks = []
-    for index, source in enumerate(config.sources):
-        layers = _layers(source, config.layers)
-        options = config.extract_options(index)
-        banks.append(extract(source, data, layers=layers, pooling="frames", store=config.store, **options))
-    readable = np.ones(len(data), dtype=bool)
-    for bank in banks:
-        readable &= bank.keep(data)
-    data_read = data.take(np.flatnonzero(readable))
-    frames = {(i, layer): bank.sequences(layer, data_read) for i, bank in enumerate(banks) for layer in bank.layers}
-    complete = np.flatnonzero(has_frames(frames, len(data_read)))
-    if not len(complete):
-        raise DataError("None of the items can be read whole." if len(data_read) else "None of the items can be read.")
-    if len(complete) < len(data):
-        note(f"{len(data) - len(complete)} of {len(data)} items are left out of training.")
-    frames = {key: take_rows(values, complete) for key, values in frames.items()}
-    return data_read.take(complete), frames, tuple(bank.choice for bank in banks)
+def _extract(config: FitConfig) -> FeatureSet:
+    """Extract frames of every candidate layer of every source, for the items that all of them can read whole."""
+    options = [
+        ExtractOptions(_layers(source, config.layers), "frames", **config.extract_options(number))
+        for number, source in enumerate(config.sources)
+    ]
+    features = extract_all(config.sources, config.data, options, store=config.store)
+    check_any_left(features, len(config.data))
+    return features
 
 
 def _layers(source: Source, layers: str | tuple[str, ...]) -> tuple[str, ...]:
