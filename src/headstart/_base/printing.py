@@ -58,7 +58,7 @@ def grid(
     align: str = "lr",
     *,
     limit: int = WIDTH,
-    whole: int | None = None,
+    unbroken: int | None = None,
     bold: Collection[int] = (),
     missing: Text | str = "-",
 ) -> Table:
@@ -74,7 +74,7 @@ def grid(
         ``l`` or ``r`` per column; the last letter goes on.
     limit : int
         Terminal cells per line.
-    whole : int, optional
+    unbroken : int, optional
         A column that keeps its cells in one line as long as it alone fits (names to be copied). Right-aligned columns
         keep theirs while there is room for all of them.
     bold : collection of int
@@ -85,13 +85,13 @@ def grid(
     align += align[-1] * len(headers)
     cells = [[_cell(value, missing) for value in row] for row in rows]
     widest = [max([cell_len(header), *(row[i].cell_len for row in cells)]) for i, header in enumerate(headers)]
-    numbers = sum(widest[i] + _PADDING for i in range(len(headers)) if align[i] == "r" and i != whole)
-    numbers_fit = numbers + (0 if whole is None else widest[whole]) <= limit
+    numbers = sum(widest[i] + _PADDING for i in range(len(headers)) if align[i] == "r" and i != unbroken)
+    numbers_fit = numbers + (0 if unbroken is None else widest[unbroken]) <= limit
     layout = Table(
         box=None, padding=(0, _PADDING, 0, 0), pad_edge=False, header_style="dim", show_header=any(headers)
     )  # fmt: skip
     for i, header in enumerate(headers):
-        fits = widest[i] <= limit if i == whole else align[i] == "r" and numbers_fit
+        fits = widest[i] <= limit if i == unbroken else align[i] == "r" and numbers_fit
         justify: Literal["left", "right"] = "right" if align[i] == "r" else "left"
         layout.add_column(Text(clean(header)), justify=justify, no_wrap=fits, overflow="fold")
     for i, row in enumerate(cells):

@@ -110,7 +110,7 @@ def table(
         Rows to point out.
     """
     layout = grid(
-        headers, rows, align or "lr", limit=console().width - 4, whole=keep or 0, bold=frozenset(bold),
+        headers, rows, align or "lr", limit=console().width - 4, unbroken=keep or 0, bold=frozenset(bold),
         missing=Text("–", style="dim"),
     )  # fmt: skip
     return Padding(layout, (0, 0, 0, 2), expand=False)

@@ -1,6 +1,6 @@
 """prove(): was the transfer worth anything? Against scratch, random weights and raw features, on your data. Floor 7.
 
-Five contenders learn from the same draws of a few labels per class and answer the same locked test items:
+Five methods are trained on the same draws of k examples per class and evaluated on the same locked test set:
 
 =============  =====================================================================
 raw            pixels, counted words or log-mel energies, and a solved head

@@ -52,7 +52,7 @@ class ProofPlan(WallTimed):
     description : str
         The plan in a sentence.
     elapsed : float
-        Seconds before it was made.
+        Seconds before it was chosen.
     """
 
     shots: tuple[int, ...]
@@ -103,10 +103,10 @@ class TrainingCost:
         solved = [name for name in ("raw", "random") if name in plan.methods]
         heads = repeats * speeds.head * (len(plan.shots) + len(solved) * len(counts))
         spent = heads + repeats * (self.sizes[counts[-1]] + self.tested) * speeds.features * ("random" in solved)
-        for name, given in (("scratch", plan.scratch_shots), ("fine-tuned", plan.shots)):
+        for name, counts_trained in (("scratch", plan.scratch_shots), ("fine-tuned", plan.shots)):
             if name in plan.methods:
                 once = self.tested * speeds.predict + (speeds.head if name == "fine-tuned" else 0.0)
-                spent += repeats * sum(allowance[count] + once for count in given)
+                spent += repeats * sum(allowance[count] + once for count in counts_trained)
         return spent + ("scratch" in plan.methods) * sum(
             RATES * max(allowance[count] * plan.rate_share, 0.75 * self.epoch(count))
             for count in {plan.rate_at(count) for count in plan.scratch_shots}
@@ -124,18 +124,25 @@ def plan_by_budget(plan: ProofPlan, work: TrainingCost, budget: float) -> ProofP
     """Within a budget: the most telling plan that gives every training an epoch; the allowance is equal for both sides.
 
     What tells most for its seconds is kept longest: raw, random-weight and frozen features at every number of labels,
-    whose heads are solved. ``_poorer`` has the order.
+    whose heads are solved. ``_reduced_plans`` has the order.
     """
-    room = budget * _PLANNED_SHARE
-    ways = list(_reduced_plans(replace(plan, allowance=0.0)))
-    made = next((way for way in ways if work.total(way, _min_seconds_per_training(way, work)) <= room), ways[-1])
-    allowance = max(_allowance(made, work, room), 0.1)
-    epochs = {k: _epochs(allowance, work, k) for k in (*made.shots, *made.extra_shots)}
-    seconds = work.total(made, {k: many * work.epoch(k) for k, many in epochs.items()})
+    available = budget * _PLANNED_SHARE
+    candidates = list(_reduced_plans(replace(plan, allowance=0.0)))
+    chosen = next(
+        (
+            candidate
+            for candidate in candidates
+            if work.total(candidate, _min_seconds_per_training(candidate, work)) <= available
+        ),
+        candidates[-1],
+    )
+    allowance = max(_allowance(chosen, work, available), 0.1)
+    epochs = {k: _epochs(allowance, work, k) for k in (*chosen.shots, *chosen.extra_shots)}
+    seconds = work.total(chosen, {k: n * work.epoch(k) for k, n in epochs.items()})
     if seconds > budget:
         text = f"{duration(budget)}, all that is left of the budget, are too little even so: about {duration(seconds)}."
-        made = _with_note(made, text)
-    return replace(made, allowance=allowance, epochs={k: epochs[k] for k in made.scratch_shots}, seconds=seconds)
+        chosen = _with_note(chosen, text)
+    return replace(chosen, allowance=allowance, epochs={k: epochs[k] for k in chosen.scratch_shots}, seconds=seconds)
 
 
 def _min_seconds_per_training(plan: ProofPlan, work: TrainingCost) -> dict[int, float]:
@@ -151,21 +158,21 @@ def _allowance(plan: ProofPlan, work: TrainingCost, budget: float) -> float:
     low, high = 0.0, budget
     for _ in range(40):
         middle = (low + high) / 2
-        given = {k: max(middle, work.epoch(k)) for k in (*plan.shots, *plan.extra_shots)}
-        low, high = (middle, high) if work.total(plan, given) <= budget else (low, middle)
+        seconds = {k: max(middle, work.epoch(k)) for k in (*plan.shots, *plan.extra_shots)}
+        low, high = (middle, high) if work.total(plan, seconds) <= budget else (low, middle)
     return low
 
 
 def _epochs(allowance: float, work: TrainingCost, count: int) -> int:
-    most = max(1, _MOST_STEPS * work.batch[count] // work.sizes[count])
-    return int(min(most, max(1, allowance / max(work.epoch(count), 1e-9))))
+    max_epochs = max(1, _MOST_STEPS * work.batch[count] // work.sizes[count])
+    return int(min(max_epochs, max(1, allowance / max(work.epoch(count), 1e-9))))
 
 
 def _reduced_plans(plan: ProofPlan) -> Iterator[ProofPlan]:
     """The plan with less and less to do, noted; what says least about the transfer for its seconds is given up first.
 
     Training from scratch beyond what was asked for; repeats, down to three; fine-tuning, which in little time mostly
-    comes out frozen; rivals' labels beyond what was asked for; training from scratch, with the most labels first;
+    comes out frozen; baselines' labels beyond what was asked for; training from scratch, with the most labels first;
     numbers of labels, down to the first and the last, then the last. Repeats come back with everything that goes.
     """
     beyond = [k for k in plan.scratch_shots if k not in plan.shots]
@@ -180,17 +187,17 @@ def _reduced_plans(plan: ProofPlan) -> Iterator[ProofPlan]:
         plan = _without(plan, "fine-tuned", "Fine-tuning does not fit into the budget; transfer is frozen features.")
         yield from _with_fewer_repeats(plan)
     if plan.extra_shots:
-        text = "Rivals with more labels than asked for do not fit into the budget."
+        text = "Baselines with more labels than asked for do not fit into the budget."
         plan = _with_note(replace(plan, extra_shots=()), text)
         yield from _with_fewer_repeats(plan)
-    for way in _with_less_scratch(plan):
-        yield from _with_fewer_repeats(way)
-        plan = way
+    for candidate in _with_less_scratch(plan):
+        yield from _with_fewer_repeats(candidate)
+        plan = candidate
     while len(plan.shots) > 1:
         dropped = plan.shots[1] if len(plan.shots) > 2 else plan.shots[-1]
-        kept = tuple(k for k in plan.shots if k != dropped)
+        remaining = tuple(k for k in plan.shots if k != dropped)
         text = f"{dropped} labels per class do not fit into the budget and are left out."
-        plan = _with_note(replace(plan, shots=kept), text)
+        plan = _with_note(replace(plan, shots=remaining), text)
         yield from _with_fewer_repeats(plan)
 
 
@@ -206,17 +213,17 @@ def _with_less_scratch(plan: ProofPlan) -> Iterator[ProofPlan]:
     """Without training from scratch on the most labels, and so on, at last without any."""
     if "scratch" not in plan.methods:
         return
-    for many in range(len(plan.scratch_shots) - 1, 0, -1):
-        lost = plan.scratch_shots[many:]
+    for n_shots in range(len(plan.scratch_shots) - 1, 0, -1):
+        lost = plan.scratch_shots[n_shots:]
         words = f"{', '.join(map(str, lost[:-1]))} or {lost[-1]}" if len(lost) > 1 else str(lost[0])
         text = f"Training from scratch with {words} labels per class does not fit into the budget."
-        yield _with_note(replace(plan, scratch_shots=plan.scratch_shots[:many]), text)
+        yield _with_note(replace(plan, scratch_shots=plan.scratch_shots[:n_shots]), text)
     text = "Training from scratch does not fit into the budget and is left out."
     yield _without(replace(plan, scratch_shots=()), "scratch", text)
 
 
 def _without(plan: ProofPlan, name: str, text: str) -> ProofPlan:
-    left = tuple(one for one in plan.methods if one != name)
+    left = tuple(method for method in plan.methods if method != name)
     return _with_note(replace(plan, methods=left, given_up=(*plan.given_up, name)), text)
 
 

@@ -1,4 +1,4 @@
-"""Who is tested, and who is learned from: one locked test part, and nested draws of training items per class."""
+"""Splits of a proof: one locked test set, and nested draws of k training items per class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headstart.imbalance import resolve
 from headstart.proof.analysis import MIN_GROUPS, TestSet
 
 _MAX_TEST = 1000
-_EXTRA_SHOTS = (2, 4, 8)  # times the largest number of labels asked for: how far the rivals' curves go
+_EXTRA_SHOTS = (2, 4, 8)  # times the largest number of labels asked for: how far the baselines' curves go
 _MIN_RATIO = 1.25  # two points nearer than this say the same
 
 
@@ -34,10 +34,10 @@ class FewShotSplits:
         One-hot classes.
     tested : (n,) array of bool
     class_ranks : (repeats, n) array of int
-        Place of an item among those of its class in each draw; -1 for what is not drawn. The draw of k per class are
-        the ranks below k: smaller draws are part of larger ones, and the same for every contender.
+        Rank of an item among those of its class in each draw; -1 for what is not drawn. The draw of k per class are
+        the ranks below k: smaller draws are part of larger ones, and the same for every method.
     shots, further : tuple of int
-        Labels per class compared at, and those beyond that only rivals are given.
+        Labels per class compared at, and those beyond that only baselines are given.
     notes : tuple of str
     """
 
@@ -113,22 +113,24 @@ def few_shot_splits(
     sizes = np.bincount(codes, minlength=T.shape[1])
     if (sizes > 0).sum() < 2:
         raise DataError("The training part has items of one class only: there is nothing to learn.")
-    kept, extra_shots = _feasible_shots(shots, sizes, notes)
-    if not kept:
+    feasible, extra_shots = _feasible_shots(shots, sizes, notes)
+    if not feasible:
         raise DataError(
             f"The largest class has {sizes.max()} items left for training, fewer than the {min(shots)} labels per "
             "class asked for. Give smaller shots=, or more items."
         )
-    most = max((*kept, *extra_shots))
+    largest = max((*feasible, *extra_shots))
     class_ranks = np.full((repeats, len(T)), -1, dtype=np.int64)
     for repeat in range(repeats):
-        class_ranks[repeat, : len(pool)] = _class_ranks(codes, np.random.default_rng([seed, repeat]), most)
+        class_ranks[repeat, : len(pool)] = _class_ranks(codes, np.random.default_rng([seed, repeat]), largest)
     tested = np.arange(len(T)) >= len(pool)
     used = tested | (class_ranks >= 0).any(0)
-    whole = _concatenate(pool, test).take(np.flatnonzero(used))
+    data_used = _concatenate(pool, test).take(np.flatnonzero(used))
     balanced = resolve("auto", np.bincount(T.argmax(1))).metric == "balanced_accuracy"
     notes += _few_groups_note(test)
-    return FewShotSplits(whole, T[used], tested[used], class_ranks[:, used], kept, extra_shots, balanced, tuple(notes))
+    return FewShotSplits(
+        data_used, T[used], tested[used], class_ranks[:, used], feasible, extra_shots, balanced, tuple(notes)
+    )
 
 
 def _column(data: Dataset, target: str | None) -> Any:
@@ -166,32 +168,32 @@ def _split_test(data: Dataset, test_size: float, seed: int) -> tuple[Dataset, Da
 def _feasible_shots(
     shots: Sequence[int], sizes: np.ndarray, notes: list[str]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Numbers of labels that the classes can give, and further ones for the rivals."""
+    """Numbers of labels that the classes can give, and further ones for the baselines."""
     largest = int(sizes.max())
-    kept = tuple(sorted({int(count) for count in shots if count <= largest}))
-    if lost := sorted({int(count) for count in shots} - set(kept)):
-        notes.append(f"No class has {_join_numbers(lost)} items left for training: left out.")
-    if not kept:
+    feasible = tuple(sorted({int(count) for count in shots if count <= largest}))
+    if infeasible := sorted({int(count) for count in shots} - set(feasible)):
+        notes.append(f"No class has {_join_numbers(infeasible)} items left for training: left out.")
+    if not feasible:
         return (), ()
-    most = kept[-1]
-    small = sizes[(sizes > 0) & (sizes < most)]
+    top = feasible[-1]
+    small = sizes[(sizes > 0) & (sizes < top)]
     if len(small):
-        notes.append(f"{len(small)} of {len(sizes)} classes have fewer than {most} items: all of theirs are drawn.")
-    reach = [min(most * times, largest) for times in _EXTRA_SHOTS]
-    extra_shots = [count for count in dict.fromkeys(reach) if count >= _MIN_RATIO * most]
-    apart = [count for count, after in zip(extra_shots, [*extra_shots[1:], np.inf]) if after >= _MIN_RATIO * count]
-    return kept, tuple(apart)
+        notes.append(f"{len(small)} of {len(sizes)} classes have fewer than {top} items: all of theirs are drawn.")
+    multiples = [min(top * times, largest) for times in _EXTRA_SHOTS]
+    extra_shots = [count for count in dict.fromkeys(multiples) if count >= _MIN_RATIO * top]
+    distinct = [count for count, after in zip(extra_shots, [*extra_shots[1:], np.inf]) if after >= _MIN_RATIO * count]
+    return feasible, tuple(distinct)
 
 
 def _join_numbers(counts: Sequence[int]) -> str:
     return " or ".join(map(str, counts))
 
 
-def _class_ranks(codes: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
-    """A random place of each item among those of its class; -1 from ``most`` on."""
+def _class_ranks(codes: np.ndarray, rng: np.random.Generator, limit: int) -> np.ndarray:
+    """A random place of each item among those of its class; -1 from ``limit`` on."""
     class_ranks = np.full(len(codes), -1, dtype=np.int64)
     for code in np.unique(codes):
-        members = rng.permutation(np.flatnonzero(codes == code))[:most]
+        members = rng.permutation(np.flatnonzero(codes == code))[:limit]
         class_ranks[members] = np.arange(len(members))
     return class_ranks
 
@@ -207,10 +209,10 @@ def _concatenate(pool: Dataset, test: Dataset) -> Dataset:
 
 
 def _few_groups_note(test: Dataset) -> list[str]:
-    many = MIN_GROUPS if test.group_ids is None else len(np.unique(test.group_ids))
-    if many >= MIN_GROUPS:
+    n_groups = MIN_GROUPS if test.group_ids is None else len(np.unique(test.group_ids))
+    if n_groups >= MIN_GROUPS:
         return []
     return [
-        f"The test part has only {many} group{'s' * (many != 1)} of its own: the intervals speak for "
-        f"{'those' if many != 1 else 'that one'}, not for new ones."
+        f"The test part has only {n_groups} group{'s' * (n_groups != 1)} of its own: the intervals speak for "
+        f"{'those' if n_groups != 1 else 'that one'}, not for new ones."
     ]

@@ -103,8 +103,8 @@ def similarity_figure(ranking: Ranking) -> Spec | None:
     }
     ticks = {"tickvals": list(range(len(names))), "ticktext": [text(label["layer"]) for label in labels[::step]]}
     layout = _layout(f"Similarity of layers on your data (linear CKA{thinned})", "", "")
-    layout["xaxis"] = {**ticks, "automargin": True}
-    layout["yaxis"] = {**ticks, "automargin": True, "autorange": "reversed", "scaleanchor": "x"}
+    layout["xaxis"] = {**ticks, "automargin": True, "constrain": "domain", "showgrid": False, "zeroline": False}
+    layout["yaxis"] = {**layout["xaxis"], "autorange": "reversed", "scaleanchor": "x"}
     layout["height"] = 560
     return {"data": [heatmap], "layout": layout}
 
