@@ -509,7 +509,7 @@ class TestPlanLaws:
         assert ("Fine-tuning does not fit" in said) == ("fine-tuned" in left)
         assert ("Training from scratch" in said) == (plan.scratch_shots != (4, 16, 64))
         assert ("labels per class do not fit" in said) == (plan.shots != (4, 16))
-        assert ("Rivals with more labels" in said) == (not plan.extra_shots)
+        assert ("Baselines with more labels" in said) == (not plan.extra_shots)
         assert ("repeats fit" in said) == (plan.repeats < 5)
 
     @given(speeds, st.floats(1, 2000), st.floats(1.1, 4))
