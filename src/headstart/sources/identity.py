@@ -15,6 +15,7 @@ from headstart.sources.inputs.image import ImageInput
 from headstart.sources.inputs.log_mel import PatchInput
 
 
+# The names of these classes are part of the fingerprints of saved sources (structure_of): they must not change.
 class Pixels(nn.Sequential):
     """One layer: everything in one row."""
 
