@@ -34,7 +34,6 @@ LIBRARY = Family(
         "CTC": "headstart.speech_heads.base:CTC",
         "SOURCES": "headstart.sources.base:SOURCES",
         "demo": "headstart.demo.demo:demo",
-        "reading": "headstart.extraction.loading:sample_loader",
         "repair_torchvision": "headstart.sources.timm:repair_torchvision",
     },
 )

@@ -17,16 +17,18 @@ from rich.text import Text
 import headstart as hs
 from headstart._base.files import did_you_mean, write_atomic
 from headstart._base.printing import seconds
-from headstart._base.progress import listening, note
+from headstart._base.progress import note
 from headstart.cli.app import command
 from headstart.cli.extract import skipped_items
-from headstart.cli.options import LIBRARY, Columns, Data, Input, count, count_items, dataset, is_table, load_predictor
+from headstart.cli.options import Columns, Data, Input, count, count_items, dataset, is_table, load_predictor
 from headstart.cli.output import Page, interval, shell_line, short, table, title, with_heading
 from headstart.dataset.folders import modality_from_suffix
-from headstart.errors import DataError, HeadstartError, OptionError
+from headstart.errors import DataError, OptionError
 
 if TYPE_CHECKING:
+    from headstart._base.typing import Float
     from headstart.dataset.dataset import Dataset
+    from headstart.predictor.predictions import Predictions
     from headstart.predictor.predictor import Predictor as SavedPredictor
     from headstart.predictor.target_model import TargetModel
     from headstart.result.result import Result
@@ -53,7 +55,7 @@ def predict(
     """Predict for files, folders, a table or texts."""
     loaded = load_predictor(predictor)
     data = named_items(items, input, loaded.source.modality)
-    rows = _rows(loaded, data, *_labels_and_probabilities(loaded, data))
+    rows = _rows(loaded, data, loaded.infer(data, on_error="skip"))
     bad = [(_item_text(row["item"]), row["error"]) for row in rows if "error" in row]
     if len(bad) == len(rows):
         shown = [f"{item}: {reason}" for item, reason in bad[:_MOST_REASONS]]
@@ -76,14 +78,6 @@ def predict(
         again = [word if len(word) <= _MOST_LETTERS or _exists_as(Path(word), "file") else "TEXT" for word in items[:1]]
         following = shell_line("predict", short(predictor), *again, "-o", "predictions.csv")
     return Page(document, blocks, [following])
-
-
-def _labels_and_probabilities(loaded: SavedPredictor, data: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Labels and probabilities by target; the second pass has nothing to say that the first has not said."""
-    labels = _by_target(loaded, loaded.predict(data, on_error="skip"))
-    with listening(None):
-        chances = _by_target(loaded, loaded.predict_proba(data, on_error="skip")) if _has_probabilities(loaded) else {}
-    return labels, chances
 
 
 def named_items(words: Sequence[str], input: str | None, modality: str) -> Dataset:
@@ -128,47 +122,37 @@ def _exists_as(path: Path, what: str) -> bool:
         return False
 
 
+def _rows(loaded: SavedPredictor, data: Dataset, predictions: Predictions) -> list[dict[str, Any]]:
+    """One row per item: its prediction for every target, or the reason why it could not be read."""
+    reasons = {skipped.index: skipped.reason for skipped in predictions.skipped}
+    labels = _by_target(loaded, predictions.labels)
+    with_probabilities = all("proba" in model.outputs for model in loaded.targets)
+    probabilities = _by_target(loaded, predictions.probabilities) if with_probabilities else {}
+    rows = []
+    for i, item in enumerate(data.items):
+        row: dict[str, Any] = {"item": str(item) if isinstance(item, (str, Path)) else f"item {i}"}
+        if i in reasons:
+            rows.append({**row, "label": None, "error": reasons[i]})
+            continue
+        by_target = {
+            model.target: _prediction(model, labels[model.target][i], probabilities.get(model.target), i)
+            for model in loaded.targets
+        }
+        rows.append({**row, **(next(iter(by_target.values())) if len(by_target) == 1 else {"targets": by_target})})
+    return rows
+
+
 def _by_target(loaded: SavedPredictor, values: Any) -> dict[str, Any]:
     return values if isinstance(values, dict) else {loaded.targets[0].target: values}
 
 
-def _has_probabilities(loaded: SavedPredictor) -> bool:
-    return all("proba" in answer.outputs for answer in loaded.targets)
-
-
-def _rows(
-    loaded: SavedPredictor, data: Dataset, labels: dict[str, Any], chances: dict[str, Any]
-) -> list[dict[str, Any]]:
-    read = LIBRARY["reading"](loaded.source, data)
-    target_labels = list(labels[loaded.targets[0].target])
-    rows = []
-    for i, item in enumerate(data.items):
-        row: dict[str, Any] = {"item": str(item) if isinstance(item, (str, Path)) else f"item {i}"}
-        if i >= len(target_labels) or target_labels[i] is None:
-            rows.append({**row, "label": None, "error": _reason(read, i)})
-            continue
-        predictions = {a.target: _prediction(a, labels[a.target][i], chances.get(a.target), i) for a in loaded.targets}
-        rows.append(
-            {**row, **(next(iter(predictions.values())) if len(predictions) == 1 else {"targets": predictions})}
-        )
-    return rows
-
-
-def _prediction(answer: TargetModel, label: Any, chances: Any, index: int) -> dict[str, Any]:
+def _prediction(answer: TargetModel, label: Any, chances: Float | None, index: int) -> dict[str, Any]:
     if chances is None:
         return {"label": label}
     by_class = {str(name): float(p) for name, p in zip(answer.classes or (), chances[index])}
     if answer.task == "multilabel":
         return {"label": list(label), "probabilities": by_class}
     return {"label": label, "probability": by_class[str(label)], "probabilities": by_class}
-
-
-def _reason(read: Any, index: int) -> str:
-    try:
-        read(index)
-    except HeadstartError as error:
-        return str(getattr(error, "reason", error))
-    return "could not be read"
 
 
 def _ratio_text(value: Any) -> str | None:
