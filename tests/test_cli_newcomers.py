@@ -123,7 +123,7 @@ class TestTried:
         """Not the cheapest one on the same layers, which a rule may have passed over."""
         trials = [
             SimpleNamespace(
-                candidates=("a",), head=head, fields={"C": c}, score=s, low=s, high=s, cost=1 - s, n_repeats=1
+                candidates=("a",), head=head, fields={"C": c}, score=s, low=s, high=s, mean_loss=1 - s, n_repeats=1
             )
             for head, c, s in (("logistic", 1.0, 0.8), ("lda", 2.0, 0.9))
         ]
@@ -144,12 +144,12 @@ class TestExtras:
 
     def test_an_ordinary_install_reads_its_metadata(self, monkeypatch, tmp_path):
         monkeypatch.setattr(extras, "requires", lambda _name: ['timm>=1; extra == "image"', "numpy"])
-        assert extras._declared(tmp_path / "pyproject.toml") is None
+        assert extras._declared_extras(tmp_path / "pyproject.toml") is None
         (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\n[project.optional-dependencies]\na = []\n')
-        assert extras._declared(tmp_path / "pyproject.toml") is None
+        assert extras._declared_extras(tmp_path / "pyproject.toml") is None
         (tmp_path / "pyproject.toml").write_text("broken = [")
-        assert extras._declared(tmp_path / "pyproject.toml") is None
-        monkeypatch.setattr(extras, "_declared", lambda _path: None)
+        assert extras._declared_extras(tmp_path / "pyproject.toml") is None
+        monkeypatch.setattr(extras, "_declared_extras", lambda _path: None)
         assert extras.extras() == {"image": ["timm>=1"]}
 
 

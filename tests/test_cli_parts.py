@@ -91,7 +91,7 @@ def test_a_head_or_policy_with_fields():
     assert parse_named("head", "ridge") == "ridge"
     assert parse_named("head", "ridge:alpha=2.0").alpha == 2.0
     policy = parse_named("policy", "full:epochs=5,lr=3e-4")
-    assert (policy.epochs, policy.lr) == (5, 3e-4)
+    assert (policy.training.epochs, policy.training.lr) == (5, 3e-4)
 
 
 @pytest.mark.parametrize("text", ["rigde:alpha=1", "ridge:alhpa=1"])
