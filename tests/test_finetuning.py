@@ -244,7 +244,7 @@ def test_pull_towards_the_start_keeps_it_near(p):
 
 def test_tuning_helps_and_is_kept():
     """A product of two inputs: random features hardly show it, tuned ones do."""
-    p = problem(n=200, classes=2, held=200, teach=lambda X: (X[:, 0] * X[:, 1] > 0).astype(int))
+    p = problem(n=200, classes=2, held_out=200, teach=lambda X: (X[:, 0] * X[:, 1] > 0).astype(int))
     outcome = run(p, policy("full", epochs=40, lr=0.02), score=accuracy(p), held_out=p["held_out"])
     assert outcome.scores.keys() == {"start", "average", "tuned"}
     assert outcome.selected in ("average", "tuned")

@@ -70,9 +70,10 @@ class TestContenders:
     def test_random_weights_are_other_ones_in_every_repeat_and_the_same_again(self):
         experiment = experiment_of()
         one, two = (
-            {name: X.copy() for name, X in experiment.random_features(repeat, most=16).items()} for repeat in (0, 1)
+            {name: X.copy() for name, X in experiment.random_features(repeat, max_shots=16).items()}
+            for repeat in (0, 1)
         )
-        again = experiment.random_features(0, most=16)
+        again = experiment.random_features(0, max_shots=16)
         assert list(one) == list(experiment.frozen_features)
         for name, X in one.items():
             assert not np.array_equal(X, two[name]) and np.array_equal(X, again[name])

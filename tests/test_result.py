@@ -250,7 +250,7 @@ def test_paragraphs_fit_and_lose_only_what_no_line_can_hold(text, indent, limit)
 
 def test_listings_say_how_many_are_left():
     assert listing("Title", []) == ""
-    assert listing("Title", range(7), most=2) == "Title\n  0\n  1\n  … and 5 more"
+    assert listing("Title", range(7), limit=2) == "Title\n  0\n  1\n  … and 5 more"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_what_is_better_but_not_clearly_is_asked_about_other_items():
     work = Scripted({"deep": 2.0, "wide": 1.0}, [False, False, True])
     won = searched(work)
     assert work.runs == [("deep", 0, ""), ("wide", 0, "wide"), ("deep", 10, "second")]
-    assert won.outcome.selected == "tuned" and won.held[0] == 0 and work.choices[-1] == (2, 4)
+    assert won.outcome.selected == "tuned" and won.held_out[0] == 0 and work.choices[-1] == (2, 4)
 
 
 def test_what_is_never_clear_stays_frozen():

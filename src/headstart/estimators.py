@@ -62,7 +62,7 @@ class _Transfer(BaseEstimator):
             random_state=_seed(self.random_state),
         )
 
-    def _asked(self, verb: str, X: Any) -> np.ndarray:
+    def _required(self, verb: str, X: Any) -> np.ndarray:
         """What the fitted predictor answers about items."""
         check_is_fitted(self)
         if _vectors(self.source):
@@ -116,16 +116,16 @@ class TransferClassifier(ClassifierMixin, _Transfer):
 
     def predict(self, X: Any) -> np.ndarray:
         """Labels (n,)."""
-        codes = self._asked("predict", X).astype(np.int64)
+        codes = self._required("predict", X).astype(np.int64)
         return self.classes_[codes]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities (n, n_classes)."""
-        return self._asked("predict_proba", X)
+        return self._required("predict_proba", X)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Decision values (n, n_classes); (n,) for two classes."""
-        values = self._asked("decision_function", X)
+        values = self._required("decision_function", X)
         return values[:, 1] - values[:, 0] if values.shape[1] == 2 else values
 
 
@@ -149,7 +149,7 @@ class TransferRegressor(RegressorMixin, _Transfer):
 
     def predict(self, X: Any) -> np.ndarray:
         """Values (n,)."""
-        return self._asked("predict", X).astype(np.float64)
+        return self._required("predict", X).astype(np.float64)
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):
@@ -199,10 +199,10 @@ def _vectors(source: Source | str) -> bool:
     return source == _IDENTITY or (isinstance(source, Source) and source.modality == "vector")
 
 
-def _checked(estimator: Any, X: Any, y: Any = "no_validation", **how: Any) -> Any:
+def _checked(estimator: Any, X: Any, y: Any = "no_validation", **options: Any) -> Any:
     if isinstance(y, str) and y == "no_validation":
-        return validate_data(estimator, X, dtype=np.float32, **how)
-    return validate_data(estimator, X, y, dtype=np.float32, **how)
+        return validate_data(estimator, X, dtype=np.float32, **options)
+    return validate_data(estimator, X, y, dtype=np.float32, **options)
 
 
 def _dataset(source: Source, X: Any) -> Dataset:

@@ -150,12 +150,12 @@ def paragraph(text: object, indent: str = "", limit: int = WIDTH) -> str:
     return "\n".join([*lines, line])
 
 
-def listing(title: str, entries: Sequence[object], most: int = 5) -> str:
+def listing(title: str, entries: Sequence[object], limit: int = 5) -> str:
     """A title with indented paragraphs under it, the first few only; empty when there are none."""
     if not entries:
         return ""
-    lines = [paragraph(entry, "  ") for entry in entries[:most]]
-    more = [f"  … and {len(entries) - most} more"] if len(entries) > most else []
+    lines = [paragraph(entry, "  ") for entry in entries[:limit]]
+    more = [f"  … and {len(entries) - limit} more"] if len(entries) > limit else []
     return "\n".join([title, *lines, *more])
 
 

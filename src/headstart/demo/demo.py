@@ -152,8 +152,8 @@ class Demo:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        said = {"gain": self.gain, "helped": self.helped, "verdict": self.verdict}
-        return {name: plain(value) for name, value in {**vars(self), **said}.items()}
+        conclusions = {"gain": self.gain, "helped": self.helped, "verdict": self.verdict}
+        return {name: plain(value) for name, value in {**vars(self), **conclusions}.items()}
 
 
 # ---- The digits that come with scikit-learn: two tasks of five digits each, and pictures to try a predictor with. ----
@@ -252,16 +252,19 @@ def demo(
         with track("digits 5–9, three ways", repeats + 1) as done, listening(None):
             lr = _best_rate(draws[0], pool.without(draws[0]), epochs, random_state)
             done()
-            found = []
-            for number, few in enumerate(draws):
-                found.append(_repeat(source, few, test, lr=lr, epochs=epochs, seed=random_state + number))
+            repeat_results = []
+            for number, train in enumerate(draws):
+                repeat_results.append(_repeat(source, train, test, lr=lr, epochs=epochs, seed=random_state + number))
                 done()
-        rows = tuple(DemoRow.of(n, [r.accuracies[n] for r in found], [r.seconds[n] for r in found]) for n in _NAMES)
+        rows = tuple(
+            DemoRow.of(n, [r.accuracies[n] for r in repeat_results], [r.seconds[n] for r in repeat_results])
+            for n in _NAMES
+        )
         best = max(rows[1:], key=lambda row: row.accuracy)
-        saved = found[0].predictors[best.name].save(folder / "digits.headstart")
+        saved = repeat_results[0].predictors[best.name].save(folder / "digits.headstart")
     return Demo(
         rows=rows,
-        layers=_layers(source, [one.predictors["frozen"] for one in found]),
+        layers=_layers(source, [repeat_result.predictors["frozen"] for repeat_result in repeat_results]),
         predictor=saved,
         samples=samples(test, folder / "digits"),
         per_class=per_class,
@@ -272,22 +275,22 @@ def demo(
     )
 
 
-def _repeat(source: Source, few: Dataset, test: Dataset, *, lr: float, epochs: int, seed: int) -> _Repeat:
+def _repeat(source: Source, train: Dataset, test: Dataset, *, lr: float, epochs: int, seed: int) -> _Repeat:
     """The three ways on the same examples, measured on the same pictures."""
     accuracies, seconds, predictors = {}, {}, {}
     begun = time.perf_counter()
-    scratch = _scratch(few, lr, epochs, seed)
+    scratch = _scratch(train, lr, epochs, seed)
     seconds["scratch"] = time.perf_counter() - begun
     accuracies["scratch"] = _own_accuracy(scratch, test)
 
-    def measured(name: str, how: Policy, **start: Any) -> Predictor:
+    def measured(name: str, used_policy: Policy, **start: Any) -> Predictor:
         begun = time.perf_counter()
         # no guard: the row shall show what fine-tuning does, whether it helps or not
-        made = fit(source, few, policy=how, **start, guard=False, precision="fp32", random_state=seed)
+        predictor = fit(source, train, policy=used_policy, **start, guard=False, precision="fp32", random_state=seed)
         seconds[name] = time.perf_counter() - begun
-        accuracies[name] = _share(made.predict(test), test.targets)
-        predictors[name] = made
-        return made
+        accuracies[name] = _share(predictor.predict(test), test.targets)
+        predictors[name] = predictor
+        return predictor
 
     frozen = measured("frozen", policy("frozen"))
     solved = {"layers": list(frozen.layers), "head": frozen.head.name}  # what is tuned is what was solved
@@ -296,13 +299,13 @@ def _repeat(source: Source, few: Dataset, test: Dataset, *, lr: float, epochs: i
     return _Repeat(accuracies, seconds, predictors)
 
 
-def _scratch(few: Dataset, lr: float, epochs: int, seed: int) -> Source:
-    return pretrain("cnn", few, epochs=epochs, lr=lr, batch_size=_BATCH, random_state=seed)
+def _scratch(train: Dataset, lr: float, epochs: int, seed: int) -> Source:
+    return pretrain("cnn", train, epochs=epochs, lr=lr, batch_size=_BATCH, random_state=seed)
 
 
-def _best_rate(few: Dataset, further: Dataset, epochs: int, seed: int) -> float:
+def _best_rate(train: Dataset, further: Dataset, epochs: int, seed: int) -> float:
     """The learning rate at which scratch does best on pictures that are used for nothing else."""
-    scores = {lr: _own_accuracy(_scratch(few, lr, epochs, seed), further) for lr in _RATES}
+    scores = {lr: _own_accuracy(_scratch(train, lr, epochs, seed), further) for lr in _RATES}
     return max(scores, key=lambda lr: scores[lr])
 
 
@@ -360,9 +363,9 @@ def _calm() -> Iterator[None]:
     when the machine has other things to do (measured: 10 × the time). A bank from before would hide what it costs.
     """
     threads, cache = torch.get_num_threads(), os.environ.get("HEADSTART_CACHE")
-    with tempfile.TemporaryDirectory(prefix="headstart-demo-") as own, threadpool_limits(1):
+    with tempfile.TemporaryDirectory(prefix="headstart-demo-") as folder, threadpool_limits(1):
         torch.set_num_threads(1)
-        os.environ["HEADSTART_CACHE"] = own
+        os.environ["HEADSTART_CACHE"] = folder
         try:
             yield
         finally:

@@ -45,8 +45,8 @@ def export(predictor: Any, path: Path, format: str) -> Path:
         raise OptionError(
             f"{source.address} cuts an item into several inputs, which a file for one batch cannot put together again."
         )
-    whole = _whole(predictor, source, list(batch.inputs))
-    content = _written(whole, source, batch, outputs_of(predictor))
+    model = _build_model(predictor, source, list(batch.inputs))
+    content = _written(model, source, batch, outputs_of(predictor))
     model = onnx.load_model_from_string(content)
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, json.dumps(_described(predictor, source))
@@ -92,7 +92,7 @@ def _single(predictor: Any) -> Any:
     return source
 
 
-def _whole(predictor: Any, source: Any, inputs: Sequence[str]) -> Any:
+def _build_model(predictor: Any, source: Any, inputs: Sequence[str]) -> Any:
     """One torch module from the network's input to the answers."""
     import torch
 
@@ -109,14 +109,14 @@ def _whole(predictor: Any, source: Any, inputs: Sequence[str]) -> Any:
             tensors = dict(zip(inputs, (first, second, third)))
             batch = Batch(tensors, mask=_mask(source, tensors))
             backend = source.torch_backend.with_module(self.network)
-            kept = forward_features(backend, tensors, rows_of_batch(reduce, batch), stop=False)
-            found = []
+            layer_outputs = forward_features(backend, tensors, rows_of_batch(reduce, batch), stop=False)
+            outputs = []
             for answer, head in zip(predictor.targets, self.heads):
-                decision = head(torch.cat([kept[part.layer].float().flatten(1) for part in answer.specs], 1))
+                decision = head(torch.cat([layer_outputs[part.layer].float().flatten(1) for part in answer.specs], 1))
                 if answer.task == "classification":
                     decision = decision.softmax(1)
-                found.append(decision.sigmoid() if answer.task == "multilabel" else decision)
-            return tuple(found)
+                outputs.append(decision.sigmoid() if answer.task == "multilabel" else decision)
+            return tuple(outputs)
 
     return Whole().eval()
 
@@ -137,27 +137,27 @@ def _mask(source: Any, tensors: Mapping[str, Any]) -> Any:
     """Which positions are real, as the source's own batches say it."""
     if source.modality != "text":
         return None
-    given = tensors.get("attention_mask")
-    return (next(iter(tensors.values())) != 0).long() if given is None else given
+    mask = tensors.get("attention_mask")
+    return (next(iter(tensors.values())) != 0).long() if mask is None else mask
 
 
-def _written(whole: Any, source: Any, batch: Any, names: list[str]) -> bytes:
+def _written(model: Any, source: Any, batch: Any, names: list[str]) -> bytes:
     """The module through the dynamo exporter, with an open number of items, and of tokens for texts."""
     import torch
 
-    given = source.input.tensors(batch, torch.device("cpu"), torch.float32)
+    inputs = source.input.tensors(batch, torch.device("cpu"), torch.float32)
     free = torch.export.Dim.DYNAMIC
     sides = {0: free, 1: free} if source.modality == "text" else {0: free}
     try:
         with _quiet():
             program: Any = torch.onnx.export(
-                whole,
-                tuple(given.values()),
+                model,
+                tuple(inputs.values()),
                 dynamo=True,
                 verbose=False,
-                input_names=list(given),
+                input_names=list(inputs),
                 output_names=names,
-                dynamic_shapes=tuple(dict(sides) for _ in given),
+                dynamic_shapes=tuple(dict(sides) for _ in inputs),
             )
         return bytes(program.model_proto.SerializeToString())
     except Exception as error:  # the exporter raises what torch.export, dynamo and onnxscript raise
@@ -187,13 +187,13 @@ def _quiet() -> Any:
 
 def _described(predictor: Any, source: Any) -> dict[str, Any]:
     """How input is made and what the outputs mean: all that is needed to use the file without headstart."""
-    how = source.input.describe()
+    description = source.input.describe()
     targets = [
         {"name": answer.target, "task": answer.task, "output": name, "classes": answer.classes}
         for answer, name in zip(predictor.targets, outputs_of(predictor))
     ]
-    made: dict[str, Any] = {"modality": source.modality, str(how.pop("kind", "input")): how}
-    described: dict[str, Any] = plain({"source": source.address, "input": made, "targets": targets})
+    metadata: dict[str, Any] = {"modality": source.modality, str(description.pop("kind", "input")): description}
+    described: dict[str, Any] = plain({"source": source.address, "input": metadata, "targets": targets})
     return described
 
 
@@ -202,21 +202,21 @@ def _compare(predictor: Any, source: Any, ort: Any, content: bytes) -> None:
     import torch
 
     batch = source.input.example(_COMPARED)
-    given = source.input.tensors(batch, torch.device("cpu"), torch.float32)
+    inputs = source.input.tensors(batch, torch.device("cpu"), torch.float32)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    named = zip(session.get_inputs(), given.values())
-    found = session.run(None, {one.name: value.numpy() for one, value in named})
+    named = zip(session.get_inputs(), inputs.values())
+    outputs = session.run(None, {argument.name: value.numpy() for argument, value in named})
     layers = {part.layer: part.pooling for answer in predictor.targets for part in answer.specs}
     reduce = {name: reducer(pooling, source.layer(name).axes) for name, pooling in layers.items()}
     rows = ENGINES["torch"](source, reduce, RuntimeConfig("torch", "fp32"))(batch)
-    for answer, values in zip(predictor.targets, found):
+    for answer, values in zip(predictor.targets, outputs):
         X = np.concatenate([rows[part.layer].reshape(len(batch), -1) for part in answer.specs], 1)
         predictions = answer.infer_rows(X)
-        wanted = predictions.decisions if answer.task == "regression" else predictions.probabilities
-        scale = max(float(np.abs(wanted).max()), 1e-12)
-        worst = float(np.abs(values - wanted).max()) / scale
+        expected = predictions.decisions if answer.task == "regression" else predictions.probabilities
+        scale = max(float(np.abs(expected).max()), 1e-12)
+        worst = float(np.abs(values - expected).max()) / scale
         if not worst <= _TOLERANCE:
             raise StoreError(
                 f"The exported network does not answer like the predictor: for {answer.target!r} they differ by "

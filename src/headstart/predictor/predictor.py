@@ -326,10 +326,10 @@ def load(path: str | Path, *, sources: Source | Sequence[Source] = ()) -> Predic
     MissingPackage
         When the package that builds a source is not installed.
     """
-    given = [sources] if isinstance(sources, Source) else list(sources)
-    if not all(isinstance(source, Source) for source in given):
-        raise OptionError(f"sources= takes Source objects; got {', '.join(type(s).__name__ for s in given)}.")
-    saved = storage.read(Path(path).expanduser(), given)
+    given_sources = [sources] if isinstance(sources, Source) else list(sources)
+    if not all(isinstance(source, Source) for source in given_sources):
+        raise OptionError(f"sources= takes Source objects; got {', '.join(type(s).__name__ for s in given_sources)}.")
+    saved = storage.read(Path(path).expanduser(), given_sources)
     return Predictor(
         sources=saved.sources,
         targets=saved.targets,

@@ -113,13 +113,13 @@ class _SourceNotGiven(SourceError):
     """A source that was not saved with its predictor must be handed in."""
 
 
-def read(path: Path, given: Sequence[Source]) -> SavedPredictor:
-    """Read a saved predictor; ``given`` has sources that could not be saved with it."""
+def read(path: Path, given_sources: Sequence[Source]) -> SavedPredictor:
+    """Read a saved predictor; ``given_sources`` has sources that could not be saved with it."""
     file = path / RECORD
     try:
         if path.is_dir() and not file.is_file():
             raise StoreError(f"{path} is a folder without {RECORD}: no saved predictor.")
-        return _read(path, _read_record(file), given)
+        return _read(path, _read_record(file), given_sources)
     except (StoreError, _SourceNotGiven, MissingPackage):
         raise
     except Exception as error:  # the record is whole, but was never written by us
@@ -138,7 +138,7 @@ def _read_record(file: Path) -> PredictorRecord:
     return PredictorRecord.model_validate(record)
 
 
-def _read(path: Path, record: PredictorRecord, given: Sequence[Source]) -> SavedPredictor:
+def _read(path: Path, record: PredictorRecord, given_sources: Sequence[Source]) -> SavedPredictor:
     from safetensors.numpy import load_file
 
     file = path / file_names(record.number)[0]
@@ -156,7 +156,7 @@ def _read(path: Path, record: PredictorRecord, given: Sequence[Source]) -> Saved
         record=record,
         targets=targets,
         choices=tuple(entry.choice.runtime() for entry in record.sources),
-        sources=tuple(_read_source(path, entry, given) for entry in record.sources),
+        sources=tuple(_read_source(path, entry, given_sources) for entry in record.sources),
         trained_on=frozenset(bytes(row) for row in keys),
     )
 
@@ -172,12 +172,12 @@ def _read_target(config: dict[str, Any], state: dict[str, Array], n_sources: int
     return TARGET_MODELS[record.task].from_config(config, state)
 
 
-def _read_source(path: Path, entry: _SourceRecord, given: Sequence[Source]) -> Source:
-    for source in given:
+def _read_source(path: Path, entry: _SourceRecord, given_sources: Sequence[Source]) -> Source:
+    for source in given_sources:
         if source.fingerprint == entry.fingerprint:
             return source
     if entry.folder is None:
-        others = ", ".join(f"{s.address} {s.fingerprint[:12]}…" for s in given)
+        others = ", ".join(f"{s.address} {s.fingerprint[:12]}…" for s in given_sources)
         raise _SourceNotGiven(
             f"{entry.address} is a Python object and was not saved with the predictor. Build it again and give it: "
             f"headstart.load({str(path)!r}, sources=[source]); its fingerprint must be {entry.fingerprint[:12]}…"

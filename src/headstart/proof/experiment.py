@@ -96,15 +96,15 @@ class Experiment:
         speed = self.bank.choice.speed
         return len(items) / speed if speed else 0.0
 
-    def random_features(self, repeat: int, *, most: int) -> dict[str, np.ndarray]:
+    def random_features(self, repeat: int, *, max_shots: int) -> dict[str, np.ndarray]:
         """Features by the architecture with random weights, other ones in every repeat.
 
-        Of the test items and of those drawn with up to ``most`` labels per class; the rows of all others are zeros.
+        Of the test items and of those drawn with up to ``max_shots`` labels per class; all other rows are zeros.
         """
         if repeat not in self._random:
             runtime, data = self.bank.choice, self.splits.data
             source = reinitialize(self.source, self.seed + repeat)
-            used = np.union1d(self.splits.subset(most, repeat), self.splits.test)
+            used = np.union1d(self.splits.subset(max_shots, repeat), self.splits.test)
             bank = extract(
                 source, data.take(used), layers=self.bank.layers, pooling=self.pooling, store=False,
                 device=self.device, engine=runtime.engine, precision=runtime.precision, batch_size=runtime.batch_size,
@@ -355,8 +355,8 @@ def _run(experiment: Experiment, plan: ProofPlan, results: ExperimentResults, ke
     if name == "raw":
         return experiment.fit_head(experiment.raw_features or {}, count, repeat)
     if name == "random":
-        most = (*plan.shots, *plan.extra_shots)[-1]
-        return experiment.fit_head(experiment.random_features(repeat, most=most), count, repeat)
+        max_shots = (*plan.shots, *plan.extra_shots)[-1]
+        return experiment.fit_head(experiment.random_features(repeat, max_shots=max_shots), count, repeat)
     if name == "frozen":
         return experiment.fit_head(experiment.frozen_features, count, repeat)
     if name == "scratch":

@@ -75,18 +75,18 @@ def report(results: Record | Sequence[Record], path: str | Path) -> Path:
     )
     environment.globals["number"] = number
     sections, figures = [], []
-    for place, record in enumerate(records, 1):
+    for position, record in enumerate(records, 1):
         kind = type(record).__name__
         try:
             context = {**SECTIONS[type(record)](record), **_ending(record)}
             specs = context.pop("figures")
-            ids = {name: f"figure-{place}-{name}" for name, spec in specs.items() if spec is not None}
+            ids = {name: f"figure-{position}-{name}" for name, spec in specs.items() if spec is not None}
             figures += [{"id": ids[name], "spec": _script_json(specs[name])} for name in ids]
             template = environment.get_template(f"{kind.lower()}.html.j2")
             sections.append(template.render(record=record, figures=ids, **context))
         except _NONSENSE as error:
             raise DataError(
-                f"Record {place} is no {kind} that can be shown: {type(error).__name__}, {error}."
+                f"Record {position} is no {kind} that can be shown: {type(error).__name__}, {error}."
             ) from error
     missing = "" if extras.is_installed("plotly") else f"Figures need plotly. {extras.install_hint('plotly')}"
     page = environment.get_template("page.html.j2").render(
@@ -136,11 +136,11 @@ def _ranking_table(rows: Sequence[Row], ranking: Ranking) -> HtmlTable:
     names = [_COLUMNS[name] for name in extra]
     headers = ["", "source", "layer", "depth", ranking.metric, "95 % interval", "to the best", *names]
     body = []
-    for place, row in enumerate(rows, 1):
-        difference = "" if row.difference is None or place == 1 else number(row.difference, "+.3f")
+    for position, row in enumerate(rows, 1):
+        difference = "" if row.difference is None or position == 1 else number(row.difference, "+.3f")
         interval = "" if row.low is None else f"{number(row.low, '.3f')} – {number(row.high, '.3f')}"
         scores = [number(getattr(row, name), ".3g") for name in extra]
-        body.append([place, row.source, row.layer, number(row.depth, ".2f"), number(row.accuracy, ".3f"), interval,
+        body.append([position, row.source, row.layer, number(row.depth, ".2f"), number(row.accuracy, ".3f"), interval,
                      difference, *scores])  # fmt: skip
     tied = [i for i, row in enumerate(rows) if row.tied]
     return HtmlTable(headers, body, left=(1, 2), tinted=tied if len(tied) > 1 else ())

@@ -258,9 +258,9 @@ class Proof(Record):
         return blocks(
             paragraph(f"Proof · {self.verdict}" if self.verdict else "Proof"),
             self.table if self.rows else "",
-            listing("Labels saved:", [f"{one}." for one in self.summary], most=20),
+            listing("Labels saved:", [f"{sentence}." for sentence in self.summary], limit=20),
             "\n".join(paragraph(line) for line in filter(None, [*others, chance])),
-            listing("Notes:", self.notes, most=20),
+            listing("Notes:", self.notes, limit=20),
         )
 
     @property
@@ -268,9 +268,9 @@ class Proof(Record):
         """Against the rival of the headline and against training from scratch, where a factor follows."""
         if (head := self.labels_saved) is None:
             return []
-        telling = [one for one in self.labels if one.reached or one.most > one.shots]
+        telling = [saved for saved in self.labels if saved.reached or saved.most > saved.shots]
         rivals = dict.fromkeys((head.baseline, "scratch"))
-        return [one for rival in rivals for one in telling if one.baseline == rival] or [head]
+        return [saved for rival in rivals for saved in telling if saved.baseline == rival] or [head]
 
 
 def _cells(row: ProofRow) -> tuple[str, ...]:

@@ -185,23 +185,23 @@ class Ranking(Record):
             self._table(),
             paragraph(self.verdict),
             paragraph(self.fusion_summary),
-            listing("What is shared:", self.shared.get("words", ()), most=20),
-            listing("Notes:", self.notes, most=20),
+            listing("What is shared:", self.shared.get("words", ()), limit=20),
+            listing("Notes:", self.notes, limit=20),
         )
 
     @property
     def fusion_summary(self) -> str:
         """A sentence on the best layers side by side; empty where there are none."""
-        found = self.fused
-        if found is None:
+        fused = self.fused
+        if fused is None:
             return ""
-        score = repr(Metric(found.accuracy, found.low, found.high))
+        score = repr(Metric(fused.accuracy, fused.low, fused.high))
         apart = ""
-        if found.difference is not None:
-            ends = f"[{found.difference_low or 0:+.3f}, {found.difference_high or 0:+.3f}]"
-            apart = f", {found.difference:+.3f} {ends} to the best row"
-        ending = "fit() takes them together" if found.wins else "fit() takes the best row alone"
-        return f"Side by side, {found} reach {score}{apart}: {ending}. {kept_in_words(found)}".rstrip()
+        if fused.difference is not None:
+            ends = f"[{fused.difference_low or 0:+.3f}, {fused.difference_high or 0:+.3f}]"
+            apart = f", {fused.difference:+.3f} {ends} to the best row"
+        ending = "fit() takes them together" if fused.wins else "fit() takes the best row alone"
+        return f"Side by side, {fused} reach {score}{apart}: {ending}. {describe_selected(fused)}".rstrip()
 
     def _table(self, limit: int = WIDTH) -> str:
         shown = [f.name for f in fields(Row) if any(getattr(row, f.name) is not None for row in self.rows)]
@@ -218,12 +218,15 @@ class Ranking(Record):
         return shown_rows + (f"\n… and {left} more rows: see .rows" if left > 0 else "")
 
 
-def kept_in_words(found: Fusion) -> str:
+def describe_selected(fusion: Fusion) -> str:
     """``Kept are 120 of 1,280 features of a, 80 of 1,280 of b.``; empty where all are."""
-    if found.n_selected is None:
+    if fusion.n_selected is None:
         return ""
-    counts = zip(found.names, found.n_selected, found.features, strict=True)
-    shares = [f"{kept:,} of {all_:,}{' features' * (not i)} of {name}" for i, (name, kept, all_) in enumerate(counts)]
+    counts = zip(fusion.names, fusion.n_selected, fusion.features, strict=True)
+    shares = [
+        f"{n_selected:,} of {all_:,}{' features' * (not i)} of {name}"
+        for i, (name, n_selected, all_) in enumerate(counts)
+    ]
     return f"Kept are {', '.join(shares)}."
 
 
@@ -234,16 +237,16 @@ _ALWAYS = (
 )
 
 
-def _line(place: int, row: Row, extra: list[str]) -> list[str]:
+def _line(position: int, row: Row, extra: list[str]) -> list[str]:
     head = "-" if row.accuracy is None else repr(Metric(row.accuracy, row.low, row.high))
     depth = "-" if row.depth is None else f"{row.depth:.2f}"
-    cells = [f"{place}{'=' if row.tied else ' '}", row.source, row.layer, depth, head]
+    cells = [f"{position}{'=' if row.tied else ' '}", row.source, row.layer, depth, head]
     for name in extra:
         value = getattr(row, name)
         if value is None:
             cells.append("-")
         elif name == "difference":
-            cells.append(f"{value:+.3f}" if place > 1 else "")
+            cells.append(f"{value:+.3f}" if position > 1 else "")
         else:
             cells.append(duration(value) if name == "seconds" else f"{value:.4g}")
     return cells

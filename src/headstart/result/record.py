@@ -152,12 +152,12 @@ class Record:
         DataError
             When the data is another record, has unknown fields, or values that do not fit theirs.
         """
-        known = {f.metadata.get("alias", f.name) for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        field_names = {f.metadata.get("alias", f.name) for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         fields = {name: value for name, value in data.items() if name != "kind"}
         problems = []
         if data.get("kind") != cls.__name__:
             problems.append(f"its kind is {data.get('kind')!r}, not {cls.__name__!r}")
-        if unknown := sorted(str(name) for name in fields if name not in known):
+        if unknown := sorted(str(name) for name in fields if name not in field_names):
             problems.append(f"it has fields that {cls.__name__} has not: {', '.join(unknown)}")
         if problems:
             raise DataError(f"Cannot read a {cls.__name__}: {'; '.join(problems)}. Was it written by to_dict()?")

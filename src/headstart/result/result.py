@@ -68,10 +68,10 @@ class Confusion:
         body = [[name, *map(int, row)] for name, row in zip(names, self.counts)]
         return table(["true \\ predicted", *names], body)
 
-    def mistakes(self, most: int = 5) -> list[tuple[Any, Any, int]]:
+    def mistakes(self, limit: int = 5) -> list[tuple[Any, Any, int]]:
         """The most frequent confusions: (true, predicted, how often), most frequent first."""
         wrong = self.counts - np.diag(np.diag(self.counts))
-        order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+        order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
         pairs = (np.unravel_index(i, wrong.shape) for i in order)
         return [(self.labels[i], self.labels[j], int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
 
@@ -165,7 +165,7 @@ class Result(Record):
             metrics,
             self._classes(),
             listing(f"{len(self.skipped)} left out:", [f"{s.item}: {s.reason}" for s in self.skipped]),
-            listing("Notes:", self.notes, most=20),
+            listing("Notes:", self.notes, limit=20),
             _facts("cost", self.cost),
             _facts("provenance", self.provenance),
         )
@@ -173,11 +173,11 @@ class Result(Record):
     def _first(self) -> Metric:
         return self.metrics[self.headline]
 
-    def _classes(self, most: int = 30) -> str:
+    def _classes(self, limit: int = 30) -> str:
         if not self.per_class:
             return ""
         worst = sorted(self.per_class, key=lambda r: float(r.recall) if r.recall == r.recall else 2.0)
-        rows = self.per_class if len(self.per_class) <= most else worst[:most]
+        rows = self.per_class if len(self.per_class) <= limit else worst[:limit]
         body = [[*_named(r), r.n, r.n_train, repr(r.precision), repr(r.recall), f"{r.f1:.3f}"] for r in rows]
         several = ["column"] if rows[0].column is not None else []
         headers = [*several, "class", "n", "n train", "precision", "recall", "f1"]
@@ -185,7 +185,7 @@ class Result(Record):
             at = headers.index("n train")
             headers.pop(at)
             body = [row[:at] + row[at + 1 :] for row in body]
-        left = f"the {most} classes of least recall, of {len(self.per_class)}" * (len(rows) < len(self.per_class))
+        left = f"the {limit} classes of least recall, of {len(self.per_class)}" * (len(rows) < len(self.per_class))
         return "\n".join(filter(None, [table(headers, body, "l" * (len(several) + 1) + "r"), left]))
 
 

@@ -43,14 +43,14 @@ class _BiLstmNetwork(nn.Module):
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, features: int, outputs: int, how: BiLstm) -> None:
+    def __init__(self, features: int, outputs: int, head: BiLstm) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
-        self.drop = nn.Dropout(how.dropout)
-        self.project = nn.Linear(features, how.width)
-        self.lstm = nn.LSTM(how.width, how.hidden, batch_first=True, bidirectional=True)
-        self.out = nn.Linear(2 * how.hidden, outputs)
+        self.drop = nn.Dropout(head.dropout)
+        self.project = nn.Linear(features, head.width)
+        self.lstm = nn.LSTM(head.width, head.hidden, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(2 * head.hidden, outputs)
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         inner = torch.relu(self.project(self.drop((frames - self.mean) / self.scale)))

@@ -54,12 +54,12 @@ def beam_search(emissions: Array, width: int = 8) -> list[int]:
         scores = frame.tolist()
         following: dict[tuple[int, ...], tuple[float, float]] = {}
         for prefix, (blank, symbol) in beams.items():
-            whole = _sum(blank, symbol)
+            total = _sum(blank, symbol)
             last = prefix[-1] if prefix else None
             again = -math.inf if last is None else symbol + scores[last]
-            _add(following, prefix, whole + scores[BLANK], again)
+            _add(following, prefix, total + scores[BLANK], again)
             for n in likely:  # an equal symbol starts anew only after a blank
-                _add(following, (*prefix, n), -math.inf, (blank if n == last else whole) + scores[n])
+                _add(following, (*prefix, n), -math.inf, (blank if n == last else total) + scores[n])
         ranked = sorted(following.items(), key=lambda item: (-_sum(*item[1]), item[0]))
         beams = dict(ranked[:width])
     return list(next(iter(beams)))
@@ -126,12 +126,12 @@ def alphabet_of(texts: Sequence[str], units: str = "auto") -> Alphabet:
     """
     if units == "auto":
         words = [word for text in texts for word in text.split()]
-        few = len(set(words)) <= min(_MOST_WORDS, len(words) / _LEAST_OFTEN)
-        units = "words" if words and few else "characters"
-    found = {symbol for text in texts for symbol in _split(text, units)}
-    if not found:
+        has_few_words = len(set(words)) <= min(_MOST_WORDS, len(words) / _LEAST_OFTEN)
+        units = "words" if words and has_few_words else "characters"
+    symbols_found = {symbol for text in texts for symbol in _split(text, units)}
+    if not symbols_found:
         raise DataError("All transcripts are empty: there is nothing to learn to write.")
-    return Alphabet(tuple(sorted(found)), units)
+    return Alphabet(tuple(sorted(symbols_found)), units)
 
 
 def _split(text: str, units: str) -> list[str]:

@@ -35,7 +35,7 @@ class Recogniser:
     @classmethod
     def fresh(cls, head: CtcHead, alphabet: Alphabet, frames: Sequence[np.ndarray], seed: int = 0) -> Self:
         """Initial weights; features are standardised by the frames (T, d) of the training items."""
-        total = np.concatenate([np.asarray(one, np.float64).reshape(len(one), -1) for one in frames])
+        total = np.concatenate([np.asarray(sequence, np.float64).reshape(len(sequence), -1) for sequence in frames])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = head.network(total.shape[1], len(alphabet.symbols) + 1)
@@ -63,14 +63,16 @@ class Recogniser:
             batch, lengths = self.padded(frames[start : start + _AT_ONCE])
             with torch.inference_mode():
                 scores = self.network(batch, lengths).log_softmax(2).numpy()
-            out += [one[:length].copy() for one, length in zip(scores, lengths.tolist())]
+            out += [sequence[:length].copy() for sequence, length in zip(scores, lengths.tolist())]
         return out
 
     def texts(self, frames: Sequence[np.ndarray]) -> list[str]:
-        """What is said."""
+        """Return the texts that are spoken."""
         width = self.head.beam
-        found = [greedy(one) if width == 1 else beam_search(one, width) for one in self.emissions(frames)]
-        return [self.alphabet.text(numbers) for numbers in found]
+        decoded = [
+            greedy(emission) if width == 1 else beam_search(emission, width) for emission in self.emissions(frames)
+        ]
+        return [self.alphabet.text(numbers) for numbers in decoded]
 
     def padded(self, frames: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, T, d) and (n,) lengths.
@@ -80,11 +82,15 @@ class Recogniser:
         DataError
             When frames have another width than in training.
         """
-        wrong = {one.shape[1:] for one in frames if one.ndim != 2 or one.shape[1] != self.features or not len(one)}
+        wrong = {
+            sequence.shape[1:]
+            for sequence in frames
+            if sequence.ndim != 2 or sequence.shape[1] != self.features or not len(sequence)
+        }
         if wrong:
             raise DataError(f"Frames must be (T ≥ 1, {self.features}); got (…, {', '.join(map(str, wrong))}).")
-        tensors = [torch.from_numpy(np.array(one, np.float32)) for one in frames]
-        return pad_sequence(tensors, batch_first=True), torch.tensor([len(one) for one in tensors])
+        tensors = [torch.from_numpy(np.array(sequence, np.float32)) for sequence in frames]
+        return pad_sequence(tensors, batch_first=True), torch.tensor([len(sequence) for sequence in tensors])
 
     def config(self) -> dict[str, Any]:
         """Plain data."""
@@ -103,12 +109,14 @@ class Recogniser:
         head = ctc(record["head"]["name"], **record["head"]["fields"])
         head.check()
         units, symbols = record["alphabet"]["units"], record["alphabet"]["symbols"]
-        texts = isinstance(symbols, list) and all(isinstance(one, str) for one in symbols)
+        texts = isinstance(symbols, list) and all(isinstance(symbol, str) for symbol in symbols)
         if units not in ("characters", "words") or not texts or symbols != sorted(set(symbols)) or not symbols:
             raise ValueError("an alphabet cannot be right")
         network = head.network(int(arrays["mean"].shape[0]), len(symbols) + 1)
-        own = network.state_dict()
-        if own.keys() != arrays.keys() or any(own[name].shape != arrays[name].shape for name in own):
+        expected_state = network.state_dict()
+        if expected_state.keys() != arrays.keys() or any(
+            expected_state[name].shape != arrays[name].shape for name in expected_state
+        ):
             raise ValueError("weights cannot be right")
         if not all(value.dtype == np.float32 and np.isfinite(value).all() for value in arrays.values()):
             raise ValueError("weights cannot be right")

@@ -72,10 +72,10 @@ def sentences(text: str) -> list[str]:
     -----
     Cost: O(n). Joining lines of a wrapped text is the only change made to one.
     """
-    found: list[str] = []
+    sentences_: list[str] = []
     for block in _BLANK.split(text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2029", "\n\n")):
-        found += [sentence for line in _lines(block) for sentence in _in_line(line)]
-    return found
+        sentences_ += [sentence for line in _lines(block) for sentence in _in_line(line)]
+    return sentences_
 
 
 def _lines(block: str) -> list[str]:
@@ -97,13 +97,13 @@ def _lines(block: str) -> list[str]:
 
 
 def _in_line(line: str) -> list[str]:
-    found, begin = [], 0
+    sentences_, begin = [], 0
     for end in _ENDS.finditer(line):
         if _is_end(line, begin, end):
-            found.append(line[begin : end.end()].strip())
+            sentences_.append(line[begin : end.end()].strip())
             begin = end.end()
-    found.append(line[begin:].strip())
-    return [sentence for sentence in found if sentence]
+    sentences_.append(line[begin:].strip())
+    return [sentence for sentence in sentences_ if sentence]
 
 
 def _is_end(line: str, begin: int, end: re.Match[str]) -> bool:
@@ -175,7 +175,7 @@ class Document:
     @cached_property
     def lengths(self) -> Array:
         """Number of words of each sentence (n,)."""
-        return np.array([len(one) for one in self.words], dtype=np.int64)
+        return np.array([len(sentence) for sentence in self.words], dtype=np.int64)
 
     @cached_property
     def counts(self) -> csr_matrix:
@@ -183,10 +183,10 @@ class Document:
         index: dict[str, int] = {}
         rows: list[int] = []
         columns: list[int] = []
-        for row, one in enumerate(self.words):
-            found = [index.setdefault(term, len(index)) for term in _terms(one)]
-            rows += [row] * len(found)
-            columns += found
+        for row, sentence in enumerate(self.words):
+            columns = [index.setdefault(term, len(index)) for term in _terms(sentence)]
+            rows += [row] * len(columns)
+            columns += columns
         shape = (len(self), max(len(index), 1))
         return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)  # terms that repeat are added up
 
@@ -209,14 +209,14 @@ class Document:
         Mihalcea and Tarau (2004), TextRank: bringing order into texts. Erkan and Radev (2004), LexRank.
         """
         n, A = len(self), self.tfidf
-        own = np.asarray(A.multiply(A).sum(1)).ravel()  # a sentence does not vote for itself
-        linked = A @ np.asarray(A.sum(0)).ravel() - own
+        self_weight = np.asarray(A.multiply(A).sum(1)).ravel()  # a sentence does not vote for itself
+        linked = A @ np.asarray(A.sum(0)).ravel() - self_weight
         share = np.where(linked > 1e-12, 1 / np.maximum(linked, 1e-12), 0.0)
         rank = np.ones(n)
         for _ in range(_ROUNDS):
             vote = rank * share
             idle = rank[share == 0].sum() / n  # a sentence without links votes for all
-            new = (1 - _DAMPING) + _DAMPING * (A @ (A.T @ vote) - own * vote + idle)
+            new = (1 - _DAMPING) + _DAMPING * (A @ (A.T @ vote) - self_weight * vote + idle)
             if np.abs(new - rank).max() < _TOLERANCE:
                 return np.asarray(new)
             rank = new

@@ -32,26 +32,26 @@ def surface(document: Document) -> Float:
     the document; log TextRank. Share of digits and of capitalised words; whether it quotes; whether it has no end mark.
     """
     n = len(document)
-    place = np.arange(n)
+    position = np.arange(n)
     lengths = document.lengths.astype(np.float64)
-    held = document.counts
-    frequency = np.asarray(held.sum(0)).ravel()
-    number = np.asarray(held.sum(1)).ravel()
-    distinct = (held > 0) @ frequency
-    logs = held @ np.log(np.maximum(frequency, 1))
+    counts = document.counts
+    frequency = np.asarray(counts.sum(0)).ravel()
+    number = np.asarray(counts.sum(1)).ravel()
+    distinct = (counts > 0) @ frequency
+    logs = counts @ np.log(np.maximum(frequency, 1))
     texts = document.sentences
     columns = [
-        place / max(n - 1, 1),
-        1 / (1 + place),
-        place == 0,
-        place == n - 1,
+        position / max(n - 1, 1),
+        1 / (1 + position),
+        position == 0,
+        position == n - 1,
         np.log1p(lengths),
         _relative(lengths),
         lengths < _SHORT,
         _relative(number),
         _relative(distinct),
         _relative(logs),
-        _relative(held @ frequency / np.maximum(number, 1)),
+        _relative(counts @ frequency / np.maximum(number, 1)),
         _like_first(document),
         _like_document(document),
         np.log(document.textrank),
@@ -73,21 +73,21 @@ def similarity(vectors: Array) -> Float:
     rows = _unit(rows)
     n = len(rows)
     centre = _unit(rows.mean(0, keepdims=True))[0]
-    nearest, whole, novelty = np.zeros(n), np.zeros(n), np.ones(n)
+    nearest, to_document, novelty = np.zeros(n), np.zeros(n), np.ones(n)
     for start in range(0, n, _BLOCK):
         block = np.arange(start, min(start + _BLOCK, n))
         cosine = rows[block] @ rows.T
         cosine[np.arange(len(block)), block] = -np.inf  # not with itself
         earlier = np.where(np.arange(n)[None, :] < block[:, None], cosine, -np.inf)
-        known = block > 0
-        novelty[block[known]] = 1 - earlier.max(1)[known]
+        positive = block > 0
+        novelty[block[positive]] = 1 - earlier.max(1)[positive]
         if n > 1:
-            few = min(_NEIGHBOURS, n - 1)
-            nearest[block] = -np.partition(-cosine, few - 1, axis=1)[:, :few].mean(1)
+            n_neighbors = min(_NEIGHBOURS, n - 1)
+            nearest[block] = -np.partition(-cosine, n_neighbors - 1, axis=1)[:, :n_neighbors].mean(1)
             cosine[np.arange(len(block)), block] = 0
-            whole[block] = cosine.sum(1) / (n - 1)
+            to_document[block] = cosine.sum(1) / (n - 1)
     before = np.r_[0.0, (rows[1:] * rows[:-1]).sum(1)]
-    return np.stack([rows @ centre, rows @ rows[0], nearest, whole, before, novelty], axis=1)
+    return np.stack([rows @ centre, rows @ rows[0], nearest, to_document, before, novelty], axis=1)
 
 
 def features(document: Document, vectors: Array | None, name: str) -> Array:

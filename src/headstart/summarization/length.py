@@ -44,8 +44,8 @@ class Length:
         """
         if isinstance(value, Length):
             return value
-        if isinstance(value, str) and (found := _WRITTEN.fullmatch(value)):
-            amount, unit = float(found[1]), found[2]
+        if isinstance(value, str) and (match_ := _WRITTEN.fullmatch(value)):
+            amount, unit = float(match_[1]), match_[2]
             if unit == "%" and 0 < amount <= 100:
                 return cls("share of sentences", amount / 100)
             if unit != "%" and amount >= 1:
@@ -87,16 +87,16 @@ class Length:
         """
         target, weights = self._target(document)
         taken: list[int] = []
-        size, known = 0.0, set[tuple[str, ...]]()
-        for place in order.tolist():
-            after = size + weights[place]
+        size, trigrams_used = 0.0, set[tuple[str, ...]]()
+        for index in order.tolist():
+            after = size + weights[index]
             if taken and abs(after - target) >= abs(size - target):
                 break
-            grams = _trigrams(document.words[place]) if blocking else set()
-            if known & grams:
+            grams = _trigrams(document.words[index]) if blocking else set()
+            if trigrams_used & grams:
                 continue
-            taken.append(place)
-            size, known = after, known | grams
+            taken.append(index)
+            size, trigrams_used = after, trigrams_used | grams
         return np.sort(np.array(taken, dtype=np.int64))
 
     def _target(self, document: Document) -> tuple[float, Float]:
@@ -125,7 +125,7 @@ def best_first(scores: Array) -> Ints:
 def join_sentences(document: Document, chosen: Ints, joint: str) -> str:
     """The sentences as one text; a joint that is a space is left out after the marks that need none."""
     text = ""
-    for place in chosen.tolist():
+    for index in chosen.tolist():
         between = "" if not text or (joint == " " and _TIGHT.search(text)) else joint
-        text += between + document.sentences[place]
+        text += between + document.sentences[index]
     return text

@@ -36,30 +36,35 @@ def oracle(sentences: Sequence[str], reference: str) -> Array:
     if not grams or not len(sentences):
         return chosen
     index = {gram: i for i, gram in enumerate(grams)}
-    wanted = np.array(list(grams.values()), dtype=np.int32)
+    target_counts = np.array(list(grams.values()), dtype=np.int32)
     single = np.array([len(gram) == 1 for gram in grams])
     counted = [_grams(words(sentence)) for sentence in sentences]
-    shared = np.array([sum(min(count, grams[gram]) for gram, count in one.items() if gram in grams) for one in counted])
+    shared = np.array(
+        [
+            sum(min(count, grams[gram]) for gram, count in grams_of_sentence.items() if gram in grams)
+            for grams_of_sentence in counted
+        ]
+    )
     looked = np.sort(np.argsort(-shared, kind="stable")[:_MOST])
     looked = looked[shared[looked] > 0]
     counts = np.zeros((len(looked), len(grams)), dtype=np.int32)
     sizes = np.zeros((len(looked), 2))
-    for row, place in enumerate(looked):
-        for gram, count in counted[place].items():
+    for row, index in enumerate(looked):
+        for gram, count in counted[index].items():
             sizes[row, len(gram) - 1] += count
             if gram in index:
                 counts[row, index[gram]] = count
-    chosen[looked[_greedy(counts, sizes, wanted, single)]] = True
+    chosen[looked[_greedy(counts, sizes, target_counts, single)]] = True
     return chosen
 
 
-def _greedy(counts: Array, sizes: Float, wanted: Array, single: Array) -> list[int]:
+def _greedy(counts: Array, sizes: Float, target_counts: Array, single: Array) -> list[int]:
     """Rows of ``counts`` (n, v) to take; ``sizes`` (n, 2) are their numbers of words and of pairs."""
-    goal = np.array([wanted[single].sum(), wanted[~single].sum()], dtype=np.float64)
-    held, size, best = np.zeros(len(wanted), dtype=np.int32), np.zeros(2), 0.0
+    goal = np.array([target_counts[single].sum(), target_counts[~single].sum()], dtype=np.float64)
+    covered, size, best = np.zeros(len(target_counts), dtype=np.int32), np.zeros(2), 0.0
     taken: list[int] = []
     while len(taken) < len(counts):
-        hits = np.minimum(held + counts, wanted)
+        hits = np.minimum(covered + counts, target_counts)
         both = np.stack([hits[:, single].sum(1), hits[:, ~single].sum(1)], axis=1)
         scores = (2 * both / np.maximum(goal + size + sizes, 1)).sum(1)
         scores[taken] = -1
@@ -68,7 +73,7 @@ def _greedy(counts: Array, sizes: Float, wanted: Array, single: Array) -> list[i
             break
         best = float(scores[row])
         taken.append(row)
-        held, size = held + counts[row], size + sizes[row]
+        covered, size = covered + counts[row], size + sizes[row]
     return taken
 
 
@@ -78,9 +83,9 @@ def rouge(reference: str, summary: str, n: int = 1) -> float:
     >>> rouge("the cat sat", "the cat ran")
     0.6666666666666666
     """
-    true, said = (_counted(words(text), n) for text in (reference, summary))
-    total = sum(true.values()) + sum(said.values())
-    return 2 * sum((true & said).values()) / total if total else 0.0
+    true, predicted = (_counted(words(text), n) for text in (reference, summary))
+    total = sum(true.values()) + sum(predicted.values())
+    return 2 * sum((true & predicted).values()) / total if total else 0.0
 
 
 def _grams(tokens: Sequence[str]) -> Counter[tuple[str, ...]]:

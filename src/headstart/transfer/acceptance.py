@@ -55,9 +55,9 @@ class PairedPredictions:
 def improvement(seen: Sequence[PairedPredictions], task: str, *, balanced: bool) -> tuple[float, float, int]:
     """How many fewer mistakes per item the tuned weights make, its standard error, and of how many items."""
     gains = np.concatenate(
-        [per_item_error(one.frozen, one.T, task) - per_item_error(one.tuned, one.T, task) for one in seen]
+        [per_item_error(pair.frozen, pair.T, task) - per_item_error(pair.tuned, pair.T, task) for pair in seen]
     )
-    share = sample_weights(np.concatenate([one.T for one in seen]), balanced=balanced)
+    share = sample_weights(np.concatenate([pair.T for pair in seen]), balanced=balanced)
     mean, n = float(share @ gains), len(gains)
     return mean, float(np.sqrt((share**2 @ (gains - mean) ** 2) * n / max(n - 1, 1))), n
 

@@ -44,7 +44,7 @@ class FineTuneRun:
     """One run: from which layers and head, with which items held out, and how it ended."""
 
     ground: HeadModel
-    held: Ints
+    held_out: Ints
     outcome: FineTuneResult
 
     @property
@@ -89,24 +89,26 @@ class FineTuneSearch:
     spent: float = 0.0
     _views: dict[str, Views | None] = field(default_factory=dict)
 
-    def run(self, ground: HeadModel, fitting: Ints, held: Ints, *, budget: float | None, name: str = "") -> FineTuneRun:
+    def run(
+        self, ground: HeadModel, fitting: Ints, held_out: Ints, *, budget: float | None, name: str = ""
+    ) -> FineTuneRun:
         """Tune from a head on these layers, solved on the fitting items; the best on the held-out ones is kept."""
-        score = self.scorer(held) if len(held) else None
+        score = self.scorer(held_out) if len(held_out) else None
         start, features = self._start(ground, fitting)
         outcome = self._tune(
             features,
             start,
             samples=preparing.samples(
-                self.source, self.data, fitting, views=self._augmentations(features, start, held)
+                self.source, self.data, fitting, views=self._augmentations(features, start, held_out)
             ),
             targets=self.T[fitting],
             policy=self.policy,
             score=score,
-            held_out=preparing.samples(self.source, self.data, held) if len(held) else None,
+            held_out=preparing.samples(self.source, self.data, held_out) if len(held_out) else None,
             budget=budget,
             checkpoint=self._checkpoint_path(name),
         )
-        return self._record(FineTuneRun(ground, held, outcome))
+        return self._record(FineTuneRun(ground, held_out, outcome))
 
     def refit(self, won: FineTuneRun) -> FineTuneResult:
         """The run that won once more, on all items: as many epochs, and the same of tuned and averaged weights."""
@@ -116,7 +118,7 @@ class FineTuneSearch:
             features,
             start,
             samples=preparing.samples(
-                self.source, self.data, everything, views=self._augmentations(features, start, won.held)
+                self.source, self.data, everything, views=self._augmentations(features, start, won.held_out)
             ),
             targets=self.T,
             policy=self.policy.with_training(epochs=len(won.outcome.history.loss)),
@@ -125,31 +127,31 @@ class FineTuneSearch:
         )
         return dataclasses.replace(won.outcome, source=again.source, coef=again.coef, intercept=again.intercept)
 
-    def fits_budget(self, one: FineTuneRun, budget: float, *, more: int) -> bool:
+    def fits_budget(self, run: FineTuneRun, budget: float, *, more: int) -> bool:
         """Whether so many further runs like this one, and one on all items, fit into the budget."""
         count = len(self.T)
         views = _VIEWS_AT_MOST * count / self.choice.speed if self.choice.speed else 0.0
-        fitted = 1 - len(one.held) / count
-        needed = broadcast_scalar(lambda: self.spent + one.seconds * (more + 1 / fitted) + views)
+        fitted = 1 - len(run.held_out) / count
+        needed = broadcast_scalar(lambda: self.spent + run.seconds * (more + 1 / fitted) + views)
         return needed <= budget
 
-    def compare(self, one: FineTuneRun) -> PairedPredictions:
+    def compare(self, run: FineTuneRun) -> PairedPredictions:
         """What the frozen predictor's own head, solved on the same items, and the run decide about those held out."""
-        answer, held = self.answer, one.held
+        answer, held_out = self.answer, run.held_out
         X = answer.features(self.labelled.rows)
-        fitting = np.setdiff1d(np.arange(len(X)), held)
+        fitting = np.setdiff1d(np.arange(len(X)), held_out)
         fresh = make_head(answer.head.name, **answer.head.config()).fit(X[fitting], self.T[fitting], task=answer.task)
         fresh.temperature_ = answer.head.temperature_
         if answer.log_ratio is not None:
             fresh.adjust(answer.log_ratio)
-        frozen = fresh.decision(X[held]) / (1.0 if answer.task == "regression" else fresh.temperature_)
-        assert one.outcome.held_out_decisions is not None
-        return PairedPredictions(frozen, one.outcome.held_out_decisions, self.T[held])
+        frozen = fresh.decision(X[held_out]) / (1.0 if answer.task == "regression" else fresh.temperature_)
+        assert run.outcome.held_out_decisions is not None
+        return PairedPredictions(frozen, run.outcome.held_out_decisions, self.T[held_out])
 
-    def is_better(self, one: FineTuneRun, seen: Sequence[PairedPredictions], choices: int) -> bool:
+    def is_better(self, run: FineTuneRun, seen: Sequence[PairedPredictions], choices: int) -> bool:
         """Whether what the run kept is no start, and clearly better than the frozen predictor."""
         balanced = self.shift is not None
-        return one.outcome.selected != "start" and significantly_better(
+        return run.outcome.selected != "start" and significantly_better(
             seen, self.answer.task, balanced=balanced, choices=choices
         )
 
@@ -157,16 +159,16 @@ class FineTuneSearch:
         """How many fewer mistakes per item tuned weights make than the frozen predictor."""
         return improvement(seen, self.answer.task, balanced=self.shift is not None)[0]
 
-    def scorer(self, held: Ints) -> Any:
+    def scorer(self, held_out: Ints) -> Any:
         """Decision values of the held-out items → a score."""
-        return scorer(self.T[held], self.answer.task, balanced=self.shift is not None)
+        return scorer(self.T[held_out], self.answer.task, balanced=self.shift is not None)
 
     @property
     def data(self) -> Any:
         """The labelled items."""
         return self.labelled.data
 
-    def _tune(self, features: list[FeatureSpec], start: HeadInit, **how: Any) -> FineTuneResult:
+    def _tune(self, features: list[FeatureSpec], start: HeadInit, **options: Any) -> FineTuneResult:
         return finetune(
             self.source,
             features,
@@ -176,7 +178,7 @@ class FineTuneSearch:
             seed=self.seed,
             device=self.device,
             store=preparing.activation_store(self.source, self.data, self.choice, self.policy, store=self.store),
-            **how,
+            **options,
         )
 
     def _start(self, ground: HeadModel, fitting: Ints) -> tuple[HeadInit, list[FeatureSpec]]:
@@ -185,12 +187,17 @@ class FineTuneSearch:
         features = list(ground.specs)
         return HeadInit.of(head.coef_ / head.temperature_, head.intercept_ / head.temperature_, X), features
 
-    def _augmentations(self, features: list[FeatureSpec], start: HeadInit, held: Ints) -> Views | None:
+    def _augmentations(self, features: list[FeatureSpec], start: HeadInit, held_out: Ints) -> Views | None:
         """Random views, decided on once: every run sees the same, and the cache computes them once."""
         if "views" not in self._views:
-            how: dict[str, Any] = {"policy": self.policy, "features": features, "start": start, "device": self.device}
-            score = self.scorer(held) if len(held) else None
-            self._views["views"] = preparing.views(self.source, self.data, held, score=score, **how)
+            options: dict[str, Any] = {
+                "policy": self.policy,
+                "features": features,
+                "start": start,
+                "device": self.device,
+            }
+            score = self.scorer(held_out) if len(held_out) else None
+            self._views["views"] = preparing.views(self.source, self.data, held_out, score=score, **options)
         return self._views["views"]
 
     def _checkpoint_path(self, name: str) -> Path | None:
@@ -303,19 +310,19 @@ def _searched(
 
     best, choices = work.run(ground, *folds[0], budget=share), 2
     seen = [work.compare(best)]
-    kept = work.is_better(best, seen, choices)
-    for other in further if not kept and room(best) else ():
+    accepted = work.is_better(best, seen, choices)
+    for other in further if not accepted and room(best) else ():
         best, choices = (
-            max(best, work.run(other, *folds[0], budget=share, name="wide"), key=lambda one: one.score),
+            max(best, work.run(other, *folds[0], budget=share, name="wide"), key=lambda run: run.score),
             choices + 2,
         )
         seen = [work.compare(best)]
-        kept = work.is_better(best, seen, choices)
-    if not kept and best.outcome.selected != "start" and work.mean_improvement(seen) > 0 and room(best):
+        accepted = work.is_better(best, seen, choices)
+    if not accepted and best.outcome.selected != "start" and work.mean_improvement(seen) > 0 and room(best):
         seen.append(work.compare(work.run(best.ground, *folds[1], budget=share, name="second")))
-        kept = work.is_better(best, seen, choices)
-    scores = {"frozen": work.scorer(best.held)(seen[0].frozen), **best.outcome.scores}
-    chosen = best.outcome.selected if kept else "start"
+        accepted = work.is_better(best, seen, choices)
+    scores = {"frozen": work.scorer(best.held_out)(seen[0].frozen), **best.outcome.scores}
+    chosen = best.outcome.selected if accepted else "start"
     return dataclasses.replace(best, outcome=dataclasses.replace(best.outcome, scores=scores, selected=chosen))
 
 
@@ -343,18 +350,18 @@ def _folds(data: Dataset, T: Float, task: str, *, seed: int) -> list[Fold]:
 
     A fifth is held out, or whole groups: one of them where there are fewer than five.
     """
-    whole = len(data) if data.group_ids is None else len(np.unique(data.group_ids))
-    parts = min(round(1 / _HELD_OUT), whole)
+    n_units = len(data) if data.group_ids is None else len(np.unique(data.group_ids))
+    parts = min(round(1 / _HELD_OUT), n_units)
     if len(data) < round(1 / _HELD_OUT) or parts < 2:
         return []
     ids = data.fold_ids(parts, random_state=seed)
     folds = [(np.flatnonzero(ids != i), np.flatnonzero(ids == i)) for i in range(2)]
-    for fitting, held in folds:
-        if not len(held) or (task == "classification" and (T[fitting].sum(0) > 0).sum() < (T.sum(0) > 0).sum()):
+    for fitting, held_out in folds:
+        if not len(held_out) or (task == "classification" and (T[fitting].sum(0) > 0).sum() < (T.sum(0) > 0).sum()):
             return []
-    held = folds[0][1]
-    if len(held) < _FEWEST_HELD * (T.shape[1] if task == "classification" else 1):
-        note(f"Only {len(held)} items could be held out: hardly enough to say whether fine-tuning helps.")
+    held_out = folds[0][1]
+    if len(held_out) < _FEWEST_HELD * (T.shape[1] if task == "classification" else 1):
+        note(f"Only {len(held_out)} items could be held out: hardly enough to say whether fine-tuning helps.")
     return folds
 
 

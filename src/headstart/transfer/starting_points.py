@@ -41,17 +41,17 @@ def starting_points(
     photos: 0.988 from the first, 0.973 from the second; TrashNet, 360 photos: 0.792 and 0.854.) The head is logistic,
     which is smooth: from an LDA a few steps cost 30 points (10 classes, 600 photos).
     """
-    how: dict[str, Any] = {"head": head, "balance": balance, "seed": seed}
-    place = (answer.specs[0].source, answer.specs[0].layer)
-    deepest = next(one for one in labelled.deepest_first() if one[0] == place[0])
+    options: dict[str, Any] = {"head": head, "balance": balance, "seed": seed}
+    first = (answer.specs[0].source, answer.specs[0].layer)
+    deepest = next(key for key in labelled.deepest_first() if key[0] == first[0])
     if layers != "auto" or not np.ptp(labelled.rows[deepest], axis=0).any():
-        yield _starting_point(answer, answer.specs, labelled, T, **how)
+        yield _starting_point(answer, answer.specs, labelled, T, **options)
         return
-    own = labelled.specs[deepest]
-    yield _starting_point(answer, (own,), labelled, T, **how)
-    if answer.specs != (own,):
-        wide = (*answer.specs, *(() if own in answer.specs else (own,)))
-        yield _starting_point(answer, wide, labelled, T, **how)
+    spec = labelled.specs[deepest]
+    yield _starting_point(answer, (spec,), labelled, T, **options)
+    if answer.specs != (spec,):
+        wide = (*answer.specs, *(() if spec in answer.specs else (spec,)))
+        yield _starting_point(answer, wide, labelled, T, **options)
 
 
 def _starting_point(
@@ -78,14 +78,14 @@ def samples(source: Any, data: Dataset, indices: np.ndarray, *, views: Views | N
     """Some items of a dataset, with their content keys."""
     places, keys = indices.tolist(), data.keys()
     read = sample_loader(source, data)
-    known = [key for i in places if (key := keys[i]) is not None]
-    own = None if views is None else Views(lambda i, view: views.read(places[i], view), views.recipe)
+    content_keys = [key for i in places if (key := keys[i]) is not None]
+    item_views = None if views is None else Views(lambda i, view: views.read(places[i], view), views.recipe)
     return Samples(
         lambda i: read(places[i]),
         source.input.collate,
         len(places),
-        keys=known if len(known) == len(places) else None,
-        views=own,
+        keys=content_keys if len(content_keys) == len(places) else None,
+        views=item_views,
     )
 
 
@@ -95,15 +95,15 @@ def activation_store(
     """Where the frozen part's rows are kept: in the store, as extraction keeps its own."""
     precision = policy.training.precision
     precision = choice.precision if precision == "auto" else precision
-    how = dataclasses.replace(choice, precision=precision)
+    runtime = dataclasses.replace(choice, precision=precision)
     home = MemoryStore() if store is False or is_passthrough(source) else open_store(store)
-    return ActivationStore(home, lambda layer, pooling, c: recipe(source, layer, pooling, c, data=data), how)
+    return ActivationStore(home, lambda layer, pooling, c: recipe(source, layer, pooling, c, data=data), runtime)
 
 
 def views(
     source: Any,
     data: Dataset,
-    held: np.ndarray,
+    held_out: np.ndarray,
     *,
     policy: Policy,
     features: Sequence[FeatureSpec],
@@ -117,15 +117,15 @@ def views(
     """
     if policy.augment.views == 1 or image_views(source, data, mirror=False) is None:
         return None
-    if score is None or not len(held):
+    if score is None or not len(held_out):
         return image_views(source, data, mirror=False)
     model = FineTuneModel(source, features, start, device=device)
     before, after = (
-        score(decisions(model, _read(read, source, held)))
+        score(decisions(model, _read(read, source, held_out)))
         for read in (sample_loader(source, data), mirrored(source, data))
     )
-    doubt = (max(before * (1 - before), 0.01) / len(held)) ** 0.5 if 0 <= before <= 1 else 0.0
-    harmless = after >= before - doubt
+    standard_error = (max(before * (1 - before), 0.01) / len(held_out)) ** 0.5 if 0 <= before <= 1 else 0.0
+    harmless = after >= before - standard_error
     so = "mirrored, too" if harmless else "not mirrored"
     note(f"Held-out items score {before:.3f}, in the mirror {after:.3f}: views are {so}.")
     return image_views(source, data, mirror=harmless)

@@ -209,11 +209,11 @@ def _score_held_out(choice: Selection, X: Array, summary_data: SummaryData, leng
     scores = decisions[:, 1] - decisions[:, 0]
     ends = np.cumsum([0, *(len(document) for document in summary_data.documents)])
     rouge_scores = np.empty((2, len(summary_data.documents)))
-    for place, (document, reference) in enumerate(zip(summary_data.documents, summary_data.references)):
-        order = best_first(scores[ends[place] : ends[place + 1]])
+    for index, (document, reference) in enumerate(zip(summary_data.documents, summary_data.references)):
+        order = best_first(scores[ends[index] : ends[index + 1]])
         for blocking in (False, True):
             text = join_sentences(document, length.fill(order, document, blocking=blocking), "\n")
-            rouge_scores[int(blocking), place] = rouge(reference, text)
+            rouge_scores[int(blocking), index] = rouge(reference, text)
     return rouge_scores
 
 

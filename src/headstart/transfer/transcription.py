@@ -126,7 +126,7 @@ def _layers(source: Source, layers: str | tuple[str, ...]) -> tuple[str, ...]:
         return names
     layers_found = [source.layer(name) for name in names]
     narrow_layers = [
-        one.name for one in layers_found if width("frames", axes=one.axes, shape=one.shape) <= _WIDEST
+        layer.name for layer in layers_found if width("frames", axes=layer.axes, shape=layer.shape) <= _WIDEST
     ] or list(names)
     count = min(_MOST_LAYERS, len(narrow_layers))
     index = np.unique(np.linspace(0, len(narrow_layers) - 1, count).round().astype(int))
@@ -219,9 +219,9 @@ def _cross_validate(
     alphabet: Alphabet,
     config: FitConfig,
 ) -> _SpeechTrial:
-    fitting, held = split
+    fitting, held_out = split
     recogniser, _ = _train_head(trial, speech, fitting, alphabet=alphabet, config=config)
-    frames, truth = speech.at(trial.key, held)
+    frames, truth = speech.at(trial.key, held_out)
     if not any(text.strip() for text in truth):
         return trial
     cer = evaluate("transcription", truth, recogniser.texts(frames), only=["cer"])["cer"]
@@ -246,7 +246,7 @@ def _train_head(
         indices = local_shard(indices)
         batch, lengths = recogniser.padded([frames[i] for i in indices.tolist()])
         required = [numbers[i] for i in indices.tolist()]
-        sizes = torch.tensor([len(one) for one in required])
+        sizes = torch.tensor([len(required_frames) for required_frames in required])
         scores = network.train()(batch, lengths).log_softmax(2).transpose(0, 1)
         return functional.ctc_loss(scores, torch.cat(required), lengths, sizes, zero_infinity=True)
 
