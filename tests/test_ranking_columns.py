@@ -26,7 +26,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def bank(speed: float = 0.0) -> SimpleNamespace:
-    return SimpleNamespace(choice=SimpleNamespace(speed=speed))
+    return SimpleNamespace(runtime=SimpleNamespace(speed=speed))
 
 
 LAYER = SimpleNamespace(depth=0.5)
