@@ -79,14 +79,14 @@ def test_without_lengths_a_window_is_a_batch_in_order(count, size):
     found = list(iter_windows(works(range(count)), size, Plain()))
     assert all(len(window) == 1 for window in found)
     batches = [window[0] for window in found]
-    assert [w.index for batch in batches for w in batch] == list(range(count))
+    assert [w.position for batch in batches for w in batch] == list(range(count))
     assert all(len(batch) == size for batch in batches[:-1])
 
 
 @given(lengths=st.lists(st.integers(1, 30), max_size=80), size=st.integers(1, 4))
 def test_with_lengths_a_window_is_sorted_and_nothing_is_lost(lengths, size):
     found = list(iter_windows(works(lengths), size, Texts()))
-    seen = [w.index for window in found for batch in window for w in batch]
+    seen = [w.position for window in found for batch in window for w in batch]
     assert sorted(seen) == list(range(len(lengths)))
     for window in found:
         inside = [w.sample for batch in window for w in batch]
@@ -94,13 +94,13 @@ def test_with_lengths_a_window_is_sorted_and_nothing_is_lost(lengths, size):
         assert all(len(batch) <= size for batch in window)
     many = size * pipeline._SORTED_BATCHES
     for number, window in enumerate(found):  # windows keep their place: an interrupted run resumes at their borders
-        assert {w.index // many for batch in window for w in batch} == {number}
+        assert {w.position // many for batch in window for w in batch} == {number}
 
 
 @given(pieces=st.lists(st.integers(1, 40), max_size=60), size=st.integers(1, 5))
 def test_items_of_many_pieces_make_smaller_batches(pieces, size):
     found = [batch for window in iter_windows(works(pieces), size, Clips()) for batch in window]
-    assert [w.index for batch in found for w in batch] == list(range(len(pieces)))
+    assert [w.position for batch in found for w in batch] == list(range(len(pieces)))
     for batch in found:
         assert len(batch) == 1 or sum(w.sample for w in batch) <= size * pipeline._WINDOWS_PER_ITEM
         assert len(batch) <= size
@@ -111,7 +111,7 @@ def test_works_are_taken_only_when_wanted():
 
     def slowly():
         for work in works(range(100)):
-            taken.append(work.index)
+            taken.append(work.position)
             yield work
 
     found = iter_windows(slowly(), 4, Plain())
@@ -139,12 +139,12 @@ def test_only_unreadable_items_are_the_items_fault():
     assert spent.read > 0
 
 
-def test_remarks_are_counted():
+def test_warnings_are_counted():
     spent = PipelineStats()
     one = make_reader(lambda i: i, spent, lambda sample: "odd" if sample % 2 else None)
     for i in range(5):
         one((i, key(i)))
-    assert spent.remarks == {"odd": 2}
+    assert spent.warnings == {"odd": 2}
 
 
 def test_counts_are_complete_when_several_threads_read():
@@ -156,11 +156,11 @@ def test_counts_are_complete_when_several_threads_read():
             time.sleep(0.002)
             return value
 
-    stats = PipelineStats(remarks=SlowCounter())
+    stats = PipelineStats(warnings=SlowCounter())
     read = make_reader(lambda i: i, stats, lambda sample: "cut")
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(read, [(i, key(i)) for i in range(64)]))
-    assert dict(stats.remarks) == {"cut": 64}
+    assert dict(stats.warnings) == {"cut": 64}
 
 
 def test_problems_are_kept_or_raised():
@@ -212,7 +212,7 @@ def test_shards_hold_whole_windows(monkeypatch):
         lambda b: {"a": b.inputs["x"]},
         Writer({"a": table}, spent),
         source=source,
-        size=4,
+        batch_size=4,
         done=Track("x", None),
     )
     assert [len(keys) for keys, _ in table.shards] == [4, 4, 2]
@@ -230,7 +230,7 @@ def test_bytes_fill_a_shard(monkeypatch):
         lambda b: {"a": b.inputs["x"]},
         Writer({"a": table}, PipelineStats()),
         source=source,
-        size=5,
+        batch_size=5,
         done=Track("x", None),
     )
     assert [len(keys) for keys, _ in table.shards] == [10, 10, 10]  # 4 bytes a row
@@ -245,7 +245,7 @@ def test_without_reason_to_flush_there_is_one_shard(monkeypatch):
         lambda b: {"a": b.inputs["x"]},
         Writer({"a": table}, PipelineStats()),
         source=source,
-        size=5,
+        batch_size=5,
         done=Track("x", None),
     )
     assert [len(keys) for keys, _ in table.shards] == [30]
@@ -264,7 +264,12 @@ def test_a_failing_writer_stops_the_run(monkeypatch):
     with pytest.raises(StoreError, match="the disk is full"):
         writer = Writer({"a": Table(fails_at=1)}, PipelineStats())
         run_pipeline(
-            works(range(1000)), engine, writer, source=SimpleNamespace(input=Plain()), size=4, done=Track("x", None)
+            works(range(1000)),
+            engine,
+            writer,
+            source=SimpleNamespace(input=Plain()),
+            batch_size=4,
+            done=Track("x", None),
         )
     assert len(ran) <= 5
     assert threading.active_count() <= before
@@ -287,7 +292,7 @@ def test_a_failing_engine_keeps_what_was_handed_over(monkeypatch):
             engine,
             Writer({"a": table}, PipelineStats()),
             source=SimpleNamespace(input=Plain()),
-            size=4,
+            batch_size=4,
             done=Track("x", None),
         )
     assert [len(keys) for keys, _ in table.shards] == [4, 4, 4]
@@ -305,7 +310,7 @@ def test_what_was_not_handed_over_is_dropped(monkeypatch):
 def test_progress_counts_items():
     steps = []
     run_pipeline(works(range(7)), lambda b: {"a": b.inputs["x"]}, Writer({"a": Table()}, PipelineStats()),
-        source=SimpleNamespace(input=Plain()), size=3, done=steps.append)  # fmt: skip
+        source=SimpleNamespace(input=Plain()), batch_size=3, done=steps.append)  # fmt: skip
     assert steps == [3, 3, 1]
 
 

@@ -494,7 +494,7 @@ class TestScratch:
         )
         seen = []
         real = task.samples.batch
-        monkeypatch.setattr(task.samples, "batch", lambda at: seen.extend(at.tolist()) or real(at))
+        monkeypatch.setattr(task.samples, "batch", lambda at, *rest: seen.extend(at.tolist()) or real(at, *rest))
         lr, losses = scratch.best_learning_rate(task, np.arange(0, 60, 2), epochs=20, seed=0)
         assert set(seen) == set(range(0, 60, 2)), "no other item was looked at"
         assert lr == float(min(losses, key=losses.get)) and lr > 1e-4, "so few steps need a large one"

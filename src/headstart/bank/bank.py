@@ -14,7 +14,7 @@ from headstart._base.hashing import fingerprint
 from headstart._base.registry import unknown_name
 from headstart._base.typing import Array, Float, Ints, RuntimeConfig, SkippedItem
 from headstart.bank.file_keys import KeyTable
-from headstart.bank.table import Table
+from headstart.bank.table import MemoryTable, Table
 from headstart.dataset.dataset import Dataset
 from headstart.dataset.targets import Target
 from headstart.errors import DataError, OptionError, UnknownName
@@ -145,7 +145,7 @@ class FeatureBank:
 
     def __init__(
         self,
-        tables: Mapping[str, Table],
+        tables: Mapping[str, Table | MemoryTable],
         recipes: Mapping[str, Mapping[str, Any]] | None = None,
         *,
         computed: int = 0,
@@ -170,7 +170,7 @@ class FeatureBank:
         skipped = f", {len(self.skipped):,} skipped" if self.skipped else ""
         return f"FeatureBank(layers={list(self.layers)}, computed={self.computed:,}{skipped})"
 
-    def table(self, layer: str) -> Table:
+    def table(self, layer: str) -> Table | MemoryTable:
         """Return the table of a layer."""
         if layer not in self._tables:
             raise UnknownName(unknown_name("layers of this bank", layer, list(self.layers)))

@@ -153,7 +153,7 @@ def sources_of(addresses: Sequence[str], weights: Sequence[Path] | None) -> list
 def parse_pairs(words: Sequence[str] | None, what: str = "--options") -> dict[str, Any]:
     """``["pad_type=same", "in_chans=1"]`` → ``{"pad_type": "same", "in_chans": 1}``.
 
-    >>> pairs(["a=1", "b=same", "c=[1, 2]", "d=True", "e=none"])
+    >>> parse_pairs(["a=1", "b=same", "c=[1, 2]", "d=True", "e=none"])
     {'a': 1, 'b': 'same', 'c': [1, 2], 'd': True, 'e': None}
     """
     values = {}

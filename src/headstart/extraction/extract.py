@@ -1,12 +1,16 @@
-"""extract(): what is asked for, what is there already, what is missing; see the package."""
+"""extract(): find the rows that the store lacks, compute them, and give a bank of all rows requested."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
+import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +18,16 @@ import numpy as np
 
 from headstart._base import extras
 from headstart._base.files import cache_folder, write_atomic
-from headstart._base.progress import LEFT_OUT, note, track
+from headstart._base.progress import LEFT_OUT, note
 from headstart._base.registry import check_names
 from headstart._base.typing import SkippedItem
 from headstart.bank.bank import FeatureBank, Store
-from headstart.bank.table import MemoryStore
+from headstart.bank.table import MemoryStore, MemoryTable, Table
 from headstart.dataset.dataset import Dataset
 from headstart.engines.base import ENGINES, RuntimeConfig
-from headstart.engines.sessions import open_session
 from headstart.errors import DataError, OptionError, StoreError, UnreadableItem
 from headstart.extraction import autotune, pipeline
+from headstart.extraction.jobs import ExtractionJob, JobReport, compute_rows, run_job
 from headstart.extraction.loading import item_label, raises_by_default, reader_for, sample_loader, skip_reason
 from headstart.pooling import resolve, width
 from headstart.runners.base import RUNNERS
@@ -77,7 +81,8 @@ def extract(
         What to do with an item that cannot be read: left out and named in ``.skipped`` and in a CSV (the default for
         files and texts), or raised (the default for arrays).
     runner : str
-        Where decoding is done; ``workers`` threads for ``"local"``.
+        ``"local"`` reads items in ``workers`` threads of this process; ``"processes"`` runs shares of the data in
+        ``workers`` processes of this machine.
     batch_size : int, optional
         Items per forward pass; measured when not given.
     device : str
@@ -86,7 +91,7 @@ def extract(
     Returns
     -------
     FeatureBank
-        ``.rows(layer, data)``, ``.summarise(layer, data)``, ``.computed``, ``.skipped``, ``.seconds``, ``.choice``.
+        ``.rows(layer, data)``, ``.summarise(layer, data)``, ``.computed``, ``.skipped``, ``.seconds``, ``.runtime``.
 
     Raises
     ------
@@ -102,52 +107,80 @@ def extract(
     Cost: one forward pass per new item up to the deepest layer; nothing for items already in the bank. Memory: a few
     batches, whatever the size of the data. A run killed at any moment resumes where its last shard ended.
     """
-    begun = time.perf_counter()
+    start = time.perf_counter()
     source = load_source(source)
     _check_arguments(source, data, on_error, batch_size)
     names = source.select(layers)
-    pools = _resolve_poolings(pooling, source, names)
-    home, keys = _open_store_and_keys(store, data)
+    poolings = _resolve_poolings(pooling, source, names)
+    bank_store, keys = _open_store_and_keys(store, data)
     read = sample_loader(source, data, keys)
     raising = on_error == "raise" if on_error else raises_by_default(data)
-    unread = _items_without_key(data, keys, read, raising=raising)
-    pending = _first_by_key(keys)
-    how = {"engine": engine, "precision": precision, "device": device}
-    choice = autotune.choose_runtime(source, lambda: _probe_samples(read, pending), batch_size=batch_size, **how)
-    shared = _shared_recipe(source, choice, data)
-    recipes = {name: {**shared, "layer": name, "pooling": pools[name]} for name in names}
-    tables = {name: home.table(recipes[name]) for name in names}
+    without_key = _items_without_key(data, keys, read, raising=raising)
+    first_positions = _first_positions(keys)
+    runtime = autotune.choose_runtime(
+        source,
+        lambda: _probe_samples(read, first_positions),
+        engine=engine,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+    )
+    shared = _shared_recipe(source, runtime, data)
+    recipes = {name: {**shared, "layer": name, "pooling": poolings[name]} for name in names}
+    tables = {name: bank_store.table(recipes[name]) for name in names}
     chosen = time.perf_counter()
-    spent = pipeline.PipelineStats()
-    lacking, missing = _missing(tables, pending)
+    incomplete, missing = _missing_items(tables, first_positions)
+    report = JobReport()
     if missing:
-        size = batch_size or choice.batch_size
-        _note_plan(source, len(missing), {name: pools[name] for name in lacking}, choice)
-        session = open_session(source, {name: pools[name] for name in lacking}, choice)
-        with track(f"{source.name}: features", len(missing)) as done:
-            prepare = pipeline.make_reader(read, spent, getattr(source.input, "warning", None))
-            if len(missing) == 1 and workers is None and runner == "local":
-                workers = 0  # starting threads takes longer than reading one item
-            works = RUNNERS[runner](workers).map(prepare, missing, ahead=3 * size)
-            usable = pipeline.drop_unreadable(works, spent, done, raising=raising)
-            writer = pipeline.Writer(lacking, spent)
-            pipeline.run_pipeline(usable, session.run, writer, source=source, size=size, done=done)
-    skipped = _collect_skipped(data, keys, unread, spent.problems)
-    _report_skipped(home, data, skipped, spent)
-    times = {"choose": chosen - begun, "read": spent.read, "forward": spent.forward, "write": spent.write}
-    seconds = {**times, "total": time.perf_counter() - begun}
+        job = ExtractionJob(
+            source=source.address,
+            data=data.take([position for position, _ in missing]),
+            keys=tuple(key for _, key in missing),
+            poolings={name: poolings[name] for name in incomplete},
+            recipes={name: recipes[name] for name in incomplete},
+            runtime=runtime if batch_size is None else replace(runtime, batch_size=int(batch_size)),
+            store=bank_store.root or Path(),
+            raising=raising,
+        )
+        _log_plan(source, job)
+        report = _run(job, source, incomplete, runner=runner, workers=workers)
+    skipped = _skipped_items(data, keys, without_key, report.problems)
+    _report_skipped(bank_store, data, skipped, report.warnings)
+    stages = {"read": 0.0, "forward": 0.0, "write": 0.0, **report.seconds}
+    seconds = {"choose": chosen - start, **stages, "total": time.perf_counter() - start}
     return FeatureBank(
-        tables=tables, recipes=recipes, computed=spent.rows, skipped=skipped, seconds=seconds, runtime=choice
+        tables=tables, recipes=recipes, computed=report.computed, skipped=skipped, seconds=seconds, runtime=runtime
     )
 
 
-def recipe(source: Source, layer: str, pooling: str, choice: RuntimeConfig, *, data: Dataset) -> dict[str, Any]:
-    """Everything that changes a row, as plain data: the folder of a bank is its hash."""
-    return {**_shared_recipe(source, choice, data), "layer": layer, "pooling": pooling}
+def _run(
+    job: ExtractionJob, source: Source, tables: Mapping[str, Table | MemoryTable], *, runner: str, workers: int | None
+) -> JobReport:
+    """Run a job here, its items read in threads, or cut into jobs for a runner that works elsewhere."""
+    if not RUNNERS[runner].runs_jobs:
+        return compute_rows(job, source, tables, runner=runner, workers=workers)
+    jobs_runner = RUNNERS[runner](workers)
+    if source.rebuild is None or isinstance(next(iter(tables.values())), MemoryTable) or jobs_runner.workers == 0:
+        note(f"{source.name}: worked on in this process: other processes cannot rebuild the source or share the rows.")
+        return compute_rows(job, source, tables)
+    multiple = pipeline.window_size(job.runtime.batch_size, source.input)
+    with tempfile.TemporaryDirectory(prefix="headstart-source-") as folder:
+        address = f"saved:{source.save(Path(folder) / 'source')}"
+        threads = max(1, (os.cpu_count() or 1) // jobs_runner.workers)
+        jobs = replace(job, source=address, threads=threads).split(jobs_runner.workers, multiple)
+        report = JobReport.merge(list(jobs_runner.map(run_job, jobs, ahead=len(jobs))))
+    for table in tables.values():
+        table.refresh()
+    return report
 
 
-def _shared_recipe(source: Source, choice: RuntimeConfig, data: Dataset) -> dict[str, Any]:
-    """What the recipes of all layers have in common."""
+def recipe(source: Source, layer: str, pooling: str, runtime: RuntimeConfig, *, data: Dataset) -> dict[str, Any]:
+    """Return everything that changes a row, as plain data: the folder of a table is its hash."""
+    return {**_shared_recipe(source, runtime, data), "layer": layer, "pooling": pooling}
+
+
+def _shared_recipe(source: Source, runtime: RuntimeConfig, data: Dataset) -> dict[str, Any]:
+    """Return the part that the recipes of all layers share."""
     built = str(source.rebuild["family"]) if source.rebuild else ""
     libraries = [name for name in _LIBRARIES if name == built or (name, built) == ("transformers", "hf")]
     versions = {name: version for name in libraries if (version := extras.installed_version(name))}
@@ -157,8 +190,8 @@ def _shared_recipe(source: Source, choice: RuntimeConfig, data: Dataset) -> dict
         "reading": reader_for(source, data).recipe(),
         "preprocessed": bool(data.meta.get("preprocessed", False)),
         "sample_rate": data.meta.get("sample_rate"),  # of sounds given as arrays
-        "versions": {**versions, **ENGINES[choice.engine].version()},
-        **choice.recipe(),
+        "versions": {**versions, **ENGINES[runtime.engine].version()},
+        **runtime.recipe(),
         "format": 1,
     }
 
@@ -171,8 +204,8 @@ def _check_arguments(source: Source, data: Dataset, on_error: str | None, batch_
         )
     if on_error not in (None, "skip", "raise"):
         raise OptionError(f"on_error must be 'skip' or 'raise'; got {on_error!r}.")
-    whole = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
-    if batch_size is not None and not (whole and 1 <= batch_size <= _LARGEST_BATCH):
+    is_integer = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (is_integer and 1 <= batch_size <= _LARGEST_BATCH):
         raise OptionError(f"batch_size must be a whole number from 1 to {_LARGEST_BATCH:,}; got {batch_size!r}.")
     if len(data) == 0:
         raise DataError("The dataset is empty; there is nothing to extract.")
@@ -184,102 +217,116 @@ def _check_arguments(source: Source, data: Dataset, on_error: str | None, batch_
 
 
 def _resolve_poolings(pooling: str | Mapping[str, str], source: Source, names: Sequence[str]) -> dict[str, str]:
-    """Layer → its pooling, ``"auto"`` resolved."""
-    asked = dict.fromkeys(names, pooling) if isinstance(pooling, str) else pooling
-    check_names("layers extracted, which pooling= can name", asked, names)
-    token = bool(source.meta.get("class_token"))
-    found = {name: source.layer(name) for name in names}
-    return {
-        name: resolve(
-            asked.get(name, "auto"), axes=one.axes, shape=one.shape, modality=source.modality, class_token=token
-        )
-        for name, one in found.items()
-    }
+    """Return layer → pooling, ``"auto"`` resolved."""
+    requested = dict.fromkeys(names, pooling) if isinstance(pooling, str) else pooling
+    check_names("layers extracted, which pooling= can name", requested, names)
+    class_token = bool(source.meta.get("class_token"))
+    poolings = {}
+    for name in names:
+        layer = source.layer(name)
+        poolings[name] = resolve(
+            requested.get(name, "auto"), axes=layer.axes, shape=layer.shape, modality=source.modality,
+            class_token=class_token,
+        )  # fmt: skip
+    return poolings
 
 
 def open_store(store: str | Path | bool | None) -> Store:
-    """The store of that path; None is the user's own (``$HEADSTART_CACHE``, else the user's cache folder)."""
+    """Return the store at a path; None is the user's own (``$HEADSTART_CACHE``, else the user's cache folder)."""
     return Store(Path(store).expanduser() if isinstance(store, (str, Path)) else cache_folder() / "bank")
 
 
-def _open_store_and_keys(store: str | Path | bool | None, data: Dataset) -> tuple[Any, list[bytes | None]]:
-    """Where rows are kept, and the content keys of the data (unchanged files are not read again)."""
+def _open_store_and_keys(
+    store: str | Path | bool | None, data: Dataset
+) -> tuple[Store | MemoryStore, list[bytes | None]]:
+    """Return the store, and the content keys of the data (unchanged files are not read again)."""
     if store is False:
         return MemoryStore(), data.keys()
-    home = open_store(store)
-    with home.key_table() as table:
-        return home, data.keys(table)
+    bank_store = open_store(store)
+    with bank_store.key_table() as table:
+        return bank_store, data.keys(table)
 
 
-def _items_without_key(data: Dataset, keys: Sequence[bytes | None], read: Any, *, raising: bool) -> list[SkippedItem]:
-    """The items that have no content key, with the reason; the first is raised where that is asked for."""
-    found = []
-    for index in (i for i, key in enumerate(keys) if key is None):
-        problem = skip_reason(read, index)
+def _items_without_key(
+    data: Dataset, keys: Sequence[bytes | None], read: Callable[[int], Any], *, raising: bool
+) -> list[SkippedItem]:
+    """Return the items that have no content key, each with the reason, or raise the first."""
+    skipped = []
+    for position in (i for i, key in enumerate(keys) if key is None):
+        problem = skip_reason(read, position)
         if raising:
             raise problem
-        found.append(SkippedItem(item_label(data, index), problem.reason, index))
-    return found
+        skipped.append(SkippedItem(item_label(data, position), problem.reason, position))
+    return skipped
 
 
-def _first_by_key(keys: Sequence[bytes | None]) -> dict[bytes, int]:
-    """Content key → the first item that has it, in dataset order: copies are computed once."""
+def _first_positions(keys: Sequence[bytes | None]) -> dict[bytes, int]:
+    """Return content key → the first item that has it, in dataset order: copies are computed once."""
     first: dict[bytes, int] = {}
-    for index, key in enumerate(keys):
+    for position, key in enumerate(keys):
         if key is not None:
-            first.setdefault(key, index)
+            first.setdefault(key, position)
     return first
 
 
-def _probe_samples(read: Any, pending: Mapping[bytes, int]) -> list[Any]:
-    """Up to 32 prepared samples to measure with, from the beginning of the data."""
-
-    def readable_ones() -> Iterable[Any]:
-        for index in islice(pending.values(), 4 * _PROBE_ITEMS):
-            try:
-                yield read(index)
-            except UnreadableItem:
-                continue
-
-    return list(islice(readable_ones(), _PROBE_ITEMS))
+def _probe_samples(read: Callable[[int], Any], first_positions: Mapping[bytes, int]) -> list[Any]:
+    """Read up to 32 samples from the beginning of the data, to measure with."""
+    samples: list[Any] = []
+    for position in islice(first_positions.values(), 4 * _PROBE_ITEMS):
+        with suppress(UnreadableItem):
+            samples.append(read(position))
+        if len(samples) == _PROBE_ITEMS:
+            break
+    return samples
 
 
-def _missing(tables: Mapping[str, Any], pending: Mapping[bytes, int]) -> tuple[dict[str, Any], list[tuple[int, bytes]]]:
-    """The tables that lack rows, and the items that any of them lacks."""
-    wanted = list(pending)
-    have = {name: table.has(wanted) for name, table in tables.items()}
-    lacking = {name: table for name, table in tables.items() if not have[name].all()}
-    there = np.ones(len(wanted), dtype=bool)
-    for name in lacking:
-        there &= have[name]
-    return lacking, [(pending[key], key) for key, known in zip(wanted, there) if not known]
+def _missing_items(
+    tables: Mapping[str, Table | MemoryTable], first_positions: Mapping[bytes, int]
+) -> tuple[dict[str, Table | MemoryTable], list[tuple[int, bytes]]]:
+    """Return the tables that lack rows, and position and key of the items that any of them lacks."""
+    keys = list(first_positions)
+    has_rows = {name: table.has(keys) for name, table in tables.items()}
+    incomplete = {name: table for name, table in tables.items() if not has_rows[name].all()}
+    complete = np.ones(len(keys), dtype=bool)
+    for name in incomplete:
+        complete &= has_rows[name]
+    return incomplete, [(first_positions[keys[i]], keys[i]) for i in np.flatnonzero(~complete).tolist()]
 
 
-def _note_plan(source: Source, items: int, pools: Mapping[str, str], choice: RuntimeConfig) -> None:
-    """The plan of a long run: time and disk; memory is a few batches."""
-    if not choice.speed or items / choice.speed <= _LONG_SECONDS:
+def _log_plan(source: Source, job: ExtractionJob) -> None:
+    """Note the time and the disk that a long run will take; memory is a few batches."""
+    n_items, speed = len(job.keys), job.runtime.speed
+    if not speed or n_items / speed <= _LONG_SECONDS:
         return
-    layers = {name: source.layer(name) for name in pools}
-    numbers = sum(width(pool, axes=layers[name].axes, shape=layers[name].shape) for name, pool in pools.items())
+    layers = {name: source.layer(name) for name in job.poolings}
+    numbers = sum(width(pool, axes=layers[name].axes, shape=layers[name].shape) for name, pool in job.poolings.items())
     note(
-        f"{source.name}: {items:,} items × {len(pools)} layer(s), about {items / choice.speed:,.0f} s and "
-        f"{items * numbers * 4 / 1e6:,.0f} MB on disk ({choice.speed:.0f} items/s, {choice})."
+        f"{source.name}: {n_items:,} items × {len(layers)} layer(s), about {n_items / speed:,.0f} s and "
+        f"{n_items * numbers * 4 / 1e6:,.0f} MB on disk ({speed:.0f} items/s, {job.runtime})."
     )
 
 
-def _collect_skipped(
-    data: Dataset, keys: Sequence[bytes | None], unread: Sequence[SkippedItem], problems: Sequence[Any]
+def _skipped_items(
+    data: Dataset,
+    keys: Sequence[bytes | None],
+    without_key: Sequence[SkippedItem],
+    reasons: Mapping[bytes, str],
 ) -> list[SkippedItem]:
-    """Every item that was left out, in dataset order; copies of a broken item are named, too."""
-    reasons = {work.key: work.problem.reason for work in problems}
-    broken = [SkippedItem(item_label(data, i), reasons[key], i) for i, key in enumerate(keys) if key in reasons]
-    return sorted(chain(unread, broken), key=lambda one: one.position)
+    """Return every item that was left out, in dataset order; copies of a broken item are named, too."""
+    broken = [
+        SkippedItem(item_label(data, position), reasons[key], position)
+        for position, key in enumerate(keys)
+        if key is not None and key in reasons
+    ]
+    return sorted([*without_key, *broken], key=lambda item: item.position)
 
 
-def _report_skipped(home: Any, data: Dataset, skipped: Sequence[SkippedItem], spent: pipeline.PipelineStats) -> None:
-    """Say what was cut and what was left out, and write the latter down; DataError when nothing is left."""
-    for remark, count in spent.remarks.items():
-        note(f"{count:,} of {len(data):,} items: {remark}.")
+def _report_skipped(
+    store: Store | MemoryStore, data: Dataset, skipped: Sequence[SkippedItem], warnings: Mapping[str, int]
+) -> None:
+    """Note what was cut and what was left out, and write a list of the latter; DataError when nothing is left."""
+    for warning, count in warnings.items():
+        note(f"{count:,} of {len(data):,} items: {warning}.")
     if not skipped:
         return
     first = skipped[0]
@@ -287,14 +334,14 @@ def _report_skipped(home: Any, data: Dataset, skipped: Sequence[SkippedItem], sp
         message = f"None of the {len(data):,} items could be read; the first: {first.item}: {first.reason}"
         raise NothingReadable(message, skipped)
     summary = f"{len(skipped)} of {len(data)} items {LEFT_OUT}"
-    if home.root is None:
+    if store.root is None:
         note(f"{summary}; the first: {first.item}: {first.reason}")
         return
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["item", "reason"])
-    writer.writerows([str(one.item), one.reason] for one in skipped)
-    path = home.root / "skipped" / f"{data.fingerprint}.csv"
+    writer.writerows([str(item.item), item.reason] for item in skipped)
+    path = Path(store.root) / "skipped" / f"{data.fingerprint}.csv"
     try:
         write_atomic(path, text.getvalue())
         where = f"all in {path}"

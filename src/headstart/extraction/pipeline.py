@@ -24,19 +24,20 @@ from threadpoolctl import ThreadpoolController
 
 from headstart._base.progress import Track
 from headstart.errors import UnreadableItem
+from headstart.sources.base import Source
 
 _FLUSH_SECONDS = 2.0
 _FLUSH_SHARE = 0.02  # of the time so far: long runs write fewer, larger shards
 _FLUSH_BYTES = 64 << 20
 _SORTED_BATCHES = 16
-_WINDOWS_PER_ITEM = 4  # of one batch, per item it may hold
+_WINDOWS_PER_ITEM = 4  # in one batch, on average
 
 
 @dataclass
 class WorkItem:
-    """One item on its way: its key, what was read, or why it could not be."""
+    """One item on its way: its key, the sample that was read, or the problem that reading it met."""
 
-    index: int
+    position: int
     key: bytes
     sample: Any = None
     problem: UnreadableItem | None = None
@@ -44,90 +45,106 @@ class WorkItem:
 
 @dataclass
 class PipelineStats:
-    """Seconds per stage; reading is counted over all workers, so the stages may add up to more than the total."""
+    """Seconds per stage and counts of one run.
+
+    Reading is counted over all workers, so the stages may add up to more than the total. Several threads report to one
+    of these: ``+=`` on a field is not atomic, so what workers write goes through :meth:`add_read`.
+    """
 
     read: float = 0.0
     forward: float = 0.0
     write: float = 0.0
     rows: int = 0
     problems: list[WorkItem] = field(default_factory=list)
-    remarks: Counter[str] = field(default_factory=Counter)
-    lock: Lock = field(default_factory=Lock, repr=False)
+    warnings: Counter[str] = field(default_factory=Counter)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def add_read(self, seconds: float, warning: str | None = None) -> None:
+        """Count an item that was read, and what is to be said about it."""
+        with self._lock:
+            self.read += seconds
+            if warning:
+                self.warnings[warning] += 1
 
 
 def make_reader(
-    read: Callable[[int], Any], spent: PipelineStats, remark: Callable[[Any], str | None] | None = None
+    read: Callable[[int], Any], stats: PipelineStats, warning: Callable[[Any], str | None] | None = None
 ) -> Callable[[tuple[int, bytes]], WorkItem]:
-    """A function for the runner: (index, key) → Work. Only UnreadableItem is taken as the item's fault.
+    """Return a function for the runner: (position, key) → WorkItem. Only UnreadableItem is taken as the item's fault.
 
-    ``remark`` says what is worth counting about a sample (a text that was cut).
+    ``warning`` says what is worth counting about a sample (a text that was cut).
     """
 
-    def one(place: tuple[int, bytes]) -> WorkItem:
+    def read_item(entry: tuple[int, bytes]) -> WorkItem:
         start = time.perf_counter()
-        work = WorkItem(*place)
+        item = WorkItem(*entry)
+        text = None
         try:
-            work.sample = read(place[0])
+            item.sample = read(item.position)
         except UnreadableItem as problem:
-            work.problem = problem
-        if remark is not None and work.problem is None and (text := remark(work.sample)):
-            with spent.lock:  # += is no atomic step, and several threads read
-                spent.remarks[text] += 1
-        seconds = time.perf_counter() - start
-        with spent.lock:
-            spent.read += seconds
-        return work
+            item.problem = problem
+        else:
+            text = warning(item.sample) if warning is not None else None
+        stats.add_read(time.perf_counter() - start, text)
+        return item
 
-    return one
+    return read_item
 
 
 def drop_unreadable(
-    works: Iterator[WorkItem], spent: PipelineStats, done: Track, *, raising: bool
-) -> Iterator[WorkItem]:
-    """The works that can be used; the others are kept in ``spent.problems`` or raised."""
-    for work in works:
-        if work.problem is None:
-            yield work
+    items: Iterator[WorkItem], stats: PipelineStats, done: Track, *, raising: bool
+) -> Iterator[WorkItem]:  # fmt: skip
+    """Yield the items that were read; the others are kept in ``stats.problems``, or raised."""
+    for item in items:
+        if item.problem is None:
+            yield item
             continue
         if raising:
-            raise work.problem
-        spent.problems.append(work)
+            raise item.problem
+        stats.problems.append(item)
         done(1)
 
 
-def iter_windows(works: Iterator[WorkItem], size: int, how: Any) -> Iterator[list[list[WorkItem]]]:
-    """Groups of batches to be written together.
+def window_size(batch_size: int, source_input: Any) -> int:
+    """Return how many items are looked at together: where lengths are known, sixteen batches are sorted by length."""
+    return batch_size * (_SORTED_BATCHES if getattr(source_input, "length", None) is not None else 1)
+
+
+def iter_windows(items: Iterator[WorkItem], batch_size: int, source_input: Any) -> Iterator[list[list[WorkItem]]]:
+    """Yield groups of batches that are to be written together.
 
     Where the source's input knows lengths, items are sorted by length inside a group; where one item gives several
     windows (patches of a clip), a batch ends before it holds more than a few per item.
     """
-    length, n_windows = getattr(how, "length", None), getattr(how, "n_windows", None)
-    many = size * (_SORTED_BATCHES if length is not None else 1)
-    while group := list(islice(works, many)):
+    length, n_windows = getattr(source_input, "length", None), getattr(source_input, "n_windows", None)
+    count = window_size(batch_size, source_input)
+    while group := list(islice(items, count)):
         if length is not None:
-            group.sort(key=lambda work: length(work.sample))
-        yield _split_batches(group, size, n_windows)
+            group.sort(key=lambda item: length(item.sample))
+        yield _split_batches(group, batch_size, n_windows)
 
 
-def _split_batches(group: list[WorkItem], size: int, n_windows: Callable[[Any], int] | None) -> list[list[WorkItem]]:
+def _split_batches(
+    group: list[WorkItem], batch_size: int, n_windows: Callable[[Any], int] | None
+) -> list[list[WorkItem]]:  # fmt: skip
     batches: list[list[WorkItem]] = []
-    held = 0
-    for work in group:
-        weight = 1 if n_windows is None else n_windows(work.sample)
-        full = not batches or len(batches[-1]) == size or held + weight > size * _WINDOWS_PER_ITEM
+    total = 0
+    for item in group:
+        weight = 1 if n_windows is None else n_windows(item.sample)
+        full = not batches or len(batches[-1]) == batch_size or total + weight > batch_size * _WINDOWS_PER_ITEM
         if full:
             batches.append([])
-            held = 0
-        batches[-1].append(work)
-        held += weight
+            total = 0
+        batches[-1].append(item)
+        total += weight
     return batches
 
 
 class Writer:
     """Collects rows and appends them to the tables, one shard at a time: in another thread, the last in this one."""
 
-    def __init__(self, tables: dict[str, Any], spent: PipelineStats) -> None:
-        self._tables, self._spent = tables, spent
+    def __init__(self, tables: dict[str, Any], stats: PipelineStats) -> None:
+        self._tables, self.stats = tables, stats
         self._pool: ThreadPoolExecutor | None = None  # started by the first flush: most runs end before it
         self._keys: list[bytes] = []
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in tables}
@@ -190,7 +207,7 @@ class Writer:
             if len(new) < len(keys):
                 values = [values[i] for i in new] if ragged else values[new]
             table.append([keys[i] for i in new], values)
-        self._spent.write += time.perf_counter() - start
+        self.stats.write += time.perf_counter() - start
 
 
 _extracting = 0
@@ -226,26 +243,26 @@ def _one_blas_thread() -> Iterator[None]:
 
 
 def run_pipeline(
-    works: Iterator[WorkItem],
-    engine: Callable[[Any], dict[str, Any]],
+    items: Iterator[WorkItem],
+    session: Callable[[Any], dict[str, Any]],
     writer: Writer,
     *,
-    source: Any,
-    size: int,
+    source: Source,
+    batch_size: int,
     done: Track,
 ) -> None:
     """Form batches, run them, hand the rows to the writer. ``writer`` is closed here, whatever happens."""
-    spent = writer._spent
+    stats = writer.stats
     failed = True
     try:
         with _one_blas_thread():
-            for window in iter_windows(works, size, source.input):
+            for window in iter_windows(items, batch_size, source.input):
                 for batch in window:
                     start = time.perf_counter()
-                    rows = engine(source.input.collate([work.sample for work in batch]))
-                    spent.forward += time.perf_counter() - start
-                    writer.add([work.key for work in batch], rows)
-                    spent.rows += len(batch)
+                    rows = session(source.input.collate([item.sample for item in batch]))
+                    stats.forward += time.perf_counter() - start
+                    writer.add([item.key for item in batch], rows)
+                    stats.rows += len(batch)
                     done(len(batch))
                 writer.window_ended()
         failed = False

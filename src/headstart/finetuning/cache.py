@@ -113,7 +113,7 @@ class ActivationCache:
             usable = pipeline.drop_unreadable(works, spent, done, raising=True)
             writer = pipeline.Writer(incomplete, spent)
             pipeline.run_pipeline(
-                usable, self._engine(list(incomplete)), writer, source=self._source, size=size, done=done
+                usable, self._engine(list(incomplete)), writer, source=self._source, batch_size=size, done=done
             )
         return len(missing)
 

@@ -229,7 +229,7 @@ _HEIC = frozenset((b"heic", b"heix", b"mif1", b"msf1", b"hevc", b"heim", b"heis"
 def file_kind(blob: bytes) -> str:
     """Say what a file is by its first bytes, whatever its name says.
 
-    >>> kind_of(b"<html><body>404 Not Found")
+    >>> file_kind(b"<html><body>404 Not Found")
     'an HTML or XML page'
     """
     head = blob[:512]

@@ -6,9 +6,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
-from headstart.errors import OptionError
+from headstart.runners.base import check_workers
 
 
 class LocalRunner:
@@ -20,9 +20,10 @@ class LocalRunner:
         Threads; one per core, at most four, when not given. 0 works in the calling thread.
     """
 
+    runs_jobs: ClassVar[bool] = False
+
     def __init__(self, workers: int | None = None) -> None:
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
-            raise OptionError(f"workers must be a whole number ≥ 0, or None; got {workers!r}.")
+        check_workers(workers)
         self._workers = workers if workers is not None else max(1, min(4, os.cpu_count() or 1))
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any], *, ahead: int) -> Iterator[Any]:
