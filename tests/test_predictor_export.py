@@ -140,7 +140,7 @@ def test_what_cannot_be_exported_is_said_with_every_reason(tmp_path):
 
 def test_a_file_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
     predictor = fitted()
-    monkeypatch.setattr(type(predictor.head), "proba", lambda self, X: np.full((len(X), 3), 1 / 3))
+    monkeypatch.setattr("headstart.predictor.target_model.probabilities", lambda X, *_: np.full((len(X), 3), 1 / 3))
     with pytest.raises(StoreError, match=r"differ by \d\.\de.* Nothing is written"):
         predictor.export(tmp_path / "p.onnx")
     assert not list(tmp_path.iterdir())

@@ -186,14 +186,19 @@ class Record:
 
 
 class Comparable(Protocol):
-    """What a comparison reads of a Result."""
+    """The part of a Result that a comparison reads."""
 
     @property
-    def metrics(self) -> Mapping[str, Metric]: ...
+    def metrics(self) -> Mapping[str, Metric]:
+        """Metric by name."""
+
     @property
-    def row_scores(self) -> Mapping[str, Array]: ...
+    def row_scores(self) -> Mapping[str, Array]:
+        """Scores (n,) of single rows, by metric."""
+
     @property
-    def provenance(self) -> Mapping[str, object]: ...
+    def provenance(self) -> Mapping[str, object]:
+        """Data fingerprint, seed and versions."""
 
 
 @dataclass(frozen=True)

@@ -135,27 +135,34 @@ class TorchBackend(Backend):
         return any(isinstance(module, torch.nn.Conv2d) for module in self.module.modules())
 
     def layers(self, input: Input, classifier: str | None = None) -> tuple[Layer, ...]:
+        """Measure the layers; see :meth:`Backend.layers`."""
         return measure_layers(self, input, classifier)
 
     def run(self, tensors: Tensors, reduce: Reducers) -> dict[str, Any]:
+        """Run up to the deepest layer; see :meth:`Backend.run`."""
         return forward_features(self, tensors, reduce)
 
     def state(self) -> dict[str, np.ndarray]:
+        """Return what the fingerprint is taken from; see :meth:`Backend.state`."""
         return state_of(self.module)
 
     def state_dict(self) -> Tensors:
+        """Return parameters and buffers; see :meth:`Backend.state_dict`."""
         return dict(self.module.state_dict())
 
     def architecture(self, *, by_name: bool) -> dict[str, Any]:
+        """Describe the modules; see :meth:`Backend.architecture`."""
         plain: dict[str, Any] = {"modules": structure_of(self.module)}
         if not by_name:
             plain |= {"build": str(type(self.module)), "code": code_of_modules(self.module)}
         return plain
 
     def stamp(self) -> tuple[int, ...]:
+        """Return what changes with the weights; see :meth:`Backend.stamp`."""
         return stamp_of(self.module)
 
     def clone(self) -> TorchBackend:
+        """Copy the module; see :meth:`Backend.clone`."""
         return self.with_module(copy.deepcopy(self.module))
 
     def to(self, runtime: RuntimeConfig) -> TorchBackend:

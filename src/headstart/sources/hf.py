@@ -159,6 +159,7 @@ _SMALL_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json", "he
 
 
 def find_folder(name: str) -> Path:
+    """Find a model folder: a local one, one inside an installed package, or one of the hub."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -208,6 +209,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def weights_in(folder: Path) -> Path:
+    """Return the weights file of a model folder."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return folder / name

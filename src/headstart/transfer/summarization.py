@@ -42,9 +42,11 @@ class SummaryData:
     in_summary: tuple[Array, ...]
 
     def take(self, index: Sequence[int]) -> SummaryData:
+        """Return some of the documents."""
         return SummaryData(*(tuple(values[i] for i in index) for values in vars(self).values()))
 
     def features(self, name: str) -> Array:
+        """Return features (m, d) of all sentences; ``name`` is one of the sets of features."""
         return np.concatenate([features(d, v, name) for d, v in zip(self.documents, self.vectors)])
 
     @property
@@ -54,6 +56,7 @@ class SummaryData:
 
     @property
     def owner(self) -> Array:
+        """The document of each sentence, (m,)."""
         return np.repeat(np.arange(len(self.documents)), [len(document) for document in self.documents])
 
 
