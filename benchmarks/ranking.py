@@ -1,10 +1,10 @@
-"""Claims of rank(), each beside its plain twin; every part writes its share of results/ranking.json.
+"""Claims of rank(), each beside its baseline; every part writes its share of results/ranking.json.
 
 * ``cost``: ranking all candidate layers of several sources costs at most 1.3 × the extraction passes it needs. The
-  twin is ``extract()`` with the layers that the ranking looks at; both start from an empty store and alternate. A
-  ranking of the same items with new labels is timed, too.
+  baseline is ``extract()`` with the layers that the ranking looks at; both start from an empty store and alternate.
+  A ranking of the same items with new labels is timed, too.
 * ``choice``: the row that the ranking puts first is within a point of the best of all rows, fitted and measured on held
-  out items; so is its order (weighted τ). The twins are the scores that need no cross-validation, and the static list.
+  out items; so is its order (weighted τ). The baselines are the scores that need no cross-validation, and the static list.
   Five sources (four trained, one with initial weights) × all layers × photos, hand signs, written digits.
 * ``fusion``: sources together against the best single row, on items that nothing was chosen on.
 * ``sounds``: spoken digits of unseen speakers with YAMNet: which layer wins, and what fusing gives against the last.
@@ -40,7 +40,7 @@ TRAINED = ("mobilenetv2_100.imagenet", "mobilenetv2_100.imagenet_tf2", "mobilene
 SCORES = ("accuracy", "logme", "h_score", "knn", "nce", "leep", "static")
 
 
-def pictures(count: int, side: int) -> Dataset:
+def noisy_images(count: int, side: int) -> Dataset:
     """Noise around one faint pattern per class."""
     rng = np.random.default_rng(0)
     y = np.arange(count) % CLASSES
@@ -75,7 +75,7 @@ def measure(sources: list, data: Dataset, repeats: int) -> tuple[list[float], li
 def cost(args: argparse.Namespace) -> dict:
     """Times of ranking and of its passes."""
     sources = [load_source(address) for address in args.sources] if args.sources else trained()
-    data = pictures(args.pictures, args.side)
+    data = noisy_images(args.pictures, args.side)
     alone, ranked = measure(sources, data, args.repeats)
     ratios = [b / a for a, b in zip(alone, ranked, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
@@ -105,8 +105,8 @@ def images() -> dict[str, Dataset]:
     folder = DATA / "images" / "mnist_t10k"
     X = np.frombuffer(gzip.decompress(next(folder.glob("*images*")).read_bytes()), np.uint8)[16:].reshape(-1, 28, 28)
     y = np.frombuffer(gzip.decompress(next(folder.glob("*labels*")).read_bytes()), np.uint8)[8:]
-    some = np.random.default_rng(0).permutation(len(X))[:1000]
-    digits = Dataset.from_arrays(np.repeat(X[some][..., None], 3, 3), [str(v) for v in y[some]])
+    sample = np.random.default_rng(0).permutation(len(X))[:1000]
+    digits = Dataset.from_arrays(np.repeat(X[sample][..., None], 3, 3), [str(v) for v in y[sample]])
     return {**{n: Dataset.from_folder(DATA / "images" / n) for n in ("trashnet", "sign_digits")}, "mnist": digits}
 
 
@@ -130,7 +130,7 @@ def candidates() -> list:
 def choice(_: argparse.Namespace) -> dict:
     """Regret and weighted τ of every score against held-out items, two draws of each target."""
     sources = candidates()
-    found = {}
+    targets = {}
     for name, data in images().items():
         for seed in (0, 1):
             train, test = data.split(test_size=0.5, random_state=seed)
@@ -139,21 +139,27 @@ def choice(_: argparse.Namespace) -> dict:
             scores = {}
             for score in SCORES:
                 pairs = [(getattr(row, score), t) for row, t in zip(ranking.rows, truth, strict=True)]
-                known = [(value, t) for value, t in pairs if value is not None]  # SqueezeNet came without a classifier
-                top = max(value for value, _ in known)
+                measured = [
+                    (value, t) for value, t in pairs if value is not None
+                ]  # SqueezeNet came without a classifier
+                top = max(value for value, _ in measured)
                 scores[score] = {
-                    "regret": max(truth) - float(np.mean([t for value, t in known if value == top])),
-                    "tau": float(weightedtau(*zip(*known, strict=True)).statistic),
+                    "regret": max(truth) - float(np.mean([t for value, t in measured if value == top])),
+                    "tau": float(weightedtau(*zip(*measured, strict=True)).statistic),
                 }
-            found[f"{name} {seed}"] = {"rows": len(truth), "best": max(truth), "scores": scores}
+            targets[f"{name} {seed}"] = {"rows": len(truth), "best": max(truth), "scores": scores}
             print(name, seed, {k: (round(v["regret"], 3), round(v["tau"], 2)) for k, v in scores.items()}, flush=True)
     kinds = ("regret", "tau")
     mean = {
-        score: {kind: float(np.mean([one["scores"][score][kind] for one in found.values()])) for kind in kinds}
+        score: {kind: float(np.mean([target["scores"][score][kind] for target in targets.values()])) for kind in kinds}
         for score in SCORES
     }
-    own = mean["accuracy"]
-    return {"mean": mean, "targets": found, "holds": own["regret"] <= 0.01 and own["tau"] >= 0.8}
+    cross_validated = mean["accuracy"]
+    return {
+        "mean": mean,
+        "targets": targets,
+        "holds": cross_validated["regret"] <= 0.01 and cross_validated["tau"] >= 0.8,
+    }
 
 
 def tested(sources: list, row: object, train: Dataset, test: Dataset) -> float:
@@ -161,30 +167,32 @@ def tested(sources: list, row: object, train: Dataset, test: Dataset) -> float:
     source = next(s for s in sources if s.fingerprint == row.fingerprint)
     X, Z = (extract(source, part, layers=[row.layer]).rows(row.layer, part) for part in (train, test))
     T, U = train.columns[0].matrix(), test.columns[0].matrix()
-    made = select_head({"x": X}, T, balance="auto", random_state=0).fit({"x": X}, T)
-    return float((made.decision(Z).argmax(1) == U.argmax(1)).mean())
+    head = select_head({"x": X}, T, balance="auto", random_state=0).fit({"x": X}, T)
+    return float((head.decision(Z).argmax(1) == U.argmax(1)).mean())
 
 
 def fusion(_: argparse.Namespace) -> dict:
     """fit() with ImageNet and iNaturalist sources together, against the best single row of either; four draws."""
-    sources = [one for one in trained() if "tf2" not in one.name]
-    found = {}
+    sources = [item for item in trained() if "tf2" not in item.name]
+    targets = {}
     for name, data in images().items():
         for seed in range(4):
             train, test = data.split(test_size=0.5, random_state=seed)
             best = rank(sources, train, random_state=0).best
             source = next(s for s in sources if s.fingerprint == best.fingerprint)
-            how = {"policy": "frozen", "random_state": 0}
-            single = float(fit(source, train, layers=[best.layer], **how).evaluate(test).metrics["accuracy"])
-            made = fit(sources, train, **how)
-            together = float(made.evaluate(test).metrics["accuracy"])
-            found[f"{name} {seed}"] = {"single": single, "together": together, "layers": list(made.layers)}
-            print(name, seed, round(single, 3), round(together, 3), made.layers, flush=True)
+            options = {"policy": "frozen", "random_state": 0}
+            single = float(fit(source, train, layers=[best.layer], **options).evaluate(test).metrics["accuracy"])
+            predictor = fit(sources, train, **options)
+            together = float(predictor.evaluate(test).metrics["accuracy"])
+            targets[f"{name} {seed}"] = {"single": single, "together": together, "layers": list(predictor.layers)}
+            print(name, seed, round(single, 3), round(together, 3), predictor.layers, flush=True)
     gains = {
-        name: float(np.mean([one["together"] - one["single"] for key, one in found.items() if key.startswith(name)]))
+        name: float(
+            np.mean([item["together"] - item["single"] for key, item in targets.items() if key.startswith(name)])
+        )
         for name in images()
     }
-    return {"targets": found, "gain": gains, "holds": sum(gain > 0 for gain in gains.values()) >= 2}
+    return {"targets": targets, "gain": gains, "holds": sum(gain > 0 for gain in gains.values()) >= 2}
 
 
 def sounds(_: argparse.Namespace) -> dict:
@@ -194,27 +202,32 @@ def sounds(_: argparse.Namespace) -> dict:
     train, test = data.part("train"), data.part("test")
     ranking = rank(source, train, random_state=0)
     last = max(ranking.rows, key=lambda row: (row.depth, source.layer(row.layer).macs))
-    held = {}
+    results = {}
     for what, layers in {"best": [ranking.best.layer], "last": [last.layer], "fused": "auto"}.items():
-        made = fit(source, train, layers=layers, policy="frozen", random_state=0)
-        held[what] = {"layers": list(made.layers), "test": float(made.evaluate(test).metrics["accuracy"])}
-        print(what, held[what], flush=True)
+        predictor = fit(source, train, layers=layers, policy="frozen", random_state=0)
+        results[what] = {"layers": list(predictor.layers), "test": float(predictor.evaluate(test).metrics["accuracy"])}
+        print(what, results[what], flush=True)
     rows = {row.layer: row.accuracy for row in ranking.rows}
-    return {"cross_validated": rows, **held, "holds": held["fused"]["test"] >= held["last"]["test"] + 0.2}
+    return {"cross_validated": rows, **results, "holds": results["fused"]["test"] >= results["last"]["test"] + 0.2}
 
 
 def noise(_: argparse.Namespace) -> dict:
-    """How often noise pictures (60 rows, 2 classes) are said to transfer; and few written digits."""
+    """How often noise images (60 rows, 2 classes) are said to transfer; and few written digits."""
     source = load_source("fake:image")
-    said = 0
+    n_transfers = 0
     for seed in range(200):
         X = np.random.default_rng(seed).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
         data = Dataset.from_arrays(X, [f"class {i % 2}" for i in range(60)])
-        said += rank(source, data, store=False).transfers
+        n_transfers += rank(source, data, store=False).transfers
     digits, real = images()["mnist"], trained()[0]
     power = {n: sum(rank(real, digits.sample(n=n, random_state=s)).transfers for s in range(10)) for n in (30, 60)}
-    print(said, power, flush=True)
-    return {"noise_said_to_transfer": said, "of": 200, "digits_said_to_transfer_of_10": power, "holds": said <= 6}
+    print(n_transfers, power, flush=True)
+    return {
+        "noise_said_to_transfer": n_transfers,
+        "of": 200,
+        "digits_said_to_transfer_of_10": power,
+        "holds": n_transfers <= 6,
+    }
 
 
 PARTS = {"cost": cost, "choice": choice, "fusion": fusion, "sounds": sounds, "noise": noise}

@@ -17,9 +17,8 @@ from headstart.dataset import Dataset
 from headstart.errors import DataError, OptionError
 from headstart.extraction import extract
 from headstart.heads.base import HEADS
-from headstart.ranking import candidates as _prepare
 from headstart.ranking import rank, verdict
-from headstart.ranking.table import Pairing, describe_ties
+from headstart.ranking.table import Pairing, describe_ties, subsample
 from headstart.result import Ranking, Row
 from headstart.selection import search
 from headstart.selection.search import select_head
@@ -27,7 +26,6 @@ from headstart.sources import load_source
 from headstart.sources.base import display_names
 from networks import Dense, image_source, picture_data, pictures, separable, vector_source, vectors
 
-_halving = import_module("headstart.ranking.rank")  # the package gives the function of that name
 _rank = import_module("headstart.ranking.rank")  # the package gives the function of that name
 
 
@@ -62,9 +60,9 @@ def ranking(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("ranked")))
     sources, data = [dense(0), dense(1)], good_data()
-    found = rank(sources, data)
+    result = rank(sources, data)
     patch.undo()
-    return SimpleNamespace(it=found, sources=sources, data=data)
+    return SimpleNamespace(it=result, sources=sources, data=data)
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
@@ -82,10 +80,10 @@ def test_rows_are_sorted_and_intervals_hold_their_score(ranking):
 
 
 def test_every_candidate_layer_of_every_source_is_a_row(ranking):
-    wanted = {(s.fingerprint, name) for s in ranking.sources for name in s.select("auto")}
-    assert len(wanted) == 6
-    assert {(row.fingerprint, row.layer) for row in ranking.it.rows} == wanted
-    assert len(ranking.it.rows) == len(wanted)
+    expected = {(s.fingerprint, name) for s in ranking.sources for name in s.select("auto")}
+    assert len(expected) == 6
+    assert {(row.fingerprint, row.layer) for row in ranking.it.rows} == expected
+    assert len(ranking.it.rows) == len(expected)
 
 
 def test_depth_grows_along_a_source(ranking):
@@ -98,53 +96,55 @@ def test_depth_grows_along_a_source(ranking):
 
 
 def test_layers_limits_the_rows():
-    found = rank(dense(), good_data(), layers=["a", "b"])
-    assert {row.layer for row in found.rows} == {"a", "b"}
+    result = rank(dense(), good_data(), layers=["a", "b"])
+    assert {row.layer for row in result.rows} == {"a", "b"}
 
 
 def test_record_says_what_was_ranked(ranking):
     assert ranking.it.provenance["data"] == ranking.data.fingerprint
     assert ranking.it.provenance["random_state"] == 0
-    assert ranking.it.mean_loss["items"] == len(ranking.data)
+    assert ranking.it.cost["items"] == len(ranking.data)
     assert ranking.it.metric == "accuracy"
     assert ranking.it.baseline == pytest.approx(1 / 3)
 
 
 def test_accuracy_is_the_cross_validated_score_of_the_setting_reported(ranking, monkeypatch):
-    made = []
-    monkeypatch.setattr(_rank, "select_head", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
-    found = rank(ranking.sources[0], ranking.data, store=False)
+    selections = []
+    monkeypatch.setattr(_rank, "select_head", lambda *a, **k: selections.append(select_head(*a, **k)) or selections[-1])
+    result = rank(ranking.sources[0], ranking.data, store=False)
     bank = extract(ranking.sources[0], ranking.data, store=False)
     T = ranking.data.columns[0].matrix()
     labels = T.argmax(1)
-    for row in found.rows:
-        trials = [t for t in made[0].trials if [c.split(" ")[1] for c in t.candidates] == [row.layer]]
+    for row in result.rows:
+        trials = [t for t in selections[0].trials if [c.split(" ")[1] for c in t.candidates] == [row.layer]]
         best = min(trials, key=lambda t: t.losses.mean())
         X = bank.rows(row.layer, ranking.data)
         right = []
-        for folds in made[0].folds:
+        for folds in selections[0].folds:
             for fold in np.unique(folds):
-                held = folds == fold
-                head = HEADS[best.head](**best.fields).fit(X[~held], T[~held])
-                right.append((head.decision(X[held]).argmax(1) == labels[held]).sum())
-        assert row.accuracy == pytest.approx(sum(right) / len(made[0].folds) / len(labels), abs=0.012)
+                test_rows = folds == fold
+                head = HEADS[best.head](**best.fields).fit(X[~test_rows], T[~test_rows])
+                right.append((head.decision(X[test_rows]).argmax(1) == labels[test_rows]).sum())
+        assert row.accuracy == pytest.approx(sum(right) / len(selections[0].folds) / len(labels), abs=0.012)
 
 
 def test_a_ranking_by_a_head_that_selects_says_how_many_features_it_keeps(ranking):
-    found = rank(ranking.sources, ranking.data, head="group_lasso", store=False)
-    assert len(found.fused.parts) == len(found.fused.features) == len(found.fused.n_selected) >= 2
-    assert all(0 <= kept <= all_ for kept, all_ in zip(found.fused.n_selected, found.fused.features, strict=True))
-    assert 0 < sum(found.fused.n_selected) < sum(found.fused.features)
-    assert f"Kept are {found.fused.n_selected[0]:,} of {found.fused.features[0]:,} features" in found.fusion_summary
+    result = rank(ranking.sources, ranking.data, head="group_lasso", store=False)
+    assert len(result.fused.parts) == len(result.fused.features) == len(result.fused.n_selected) >= 2
+    assert all(
+        0 <= n_selected <= n for n_selected, n in zip(result.fused.n_selected, result.fused.features, strict=True)
+    )
+    assert 0 < sum(result.fused.n_selected) < sum(result.fused.features)
+    assert f"Kept are {result.fused.n_selected[0]:,} of {result.fused.features[0]:,} features" in result.fusion_summary
     assert ranking.it.fused.n_selected is None and len(ranking.it.fused.features) == len(ranking.it.fused.parts)
-    assert len(found.validate(1).rows) >= 1
+    assert len(result.validate(1).rows) >= 1
 
 
 def test_the_head_that_is_asked_for_is_the_one_that_is_ranked(ranking, monkeypatch):
-    made = []
-    monkeypatch.setattr(_rank, "select_head", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
+    selections = []
+    monkeypatch.setattr(_rank, "select_head", lambda *a, **k: selections.append(select_head(*a, **k)) or selections[-1])
     rank(ranking.sources[0], ranking.data, head="knn", store=False)
-    assert {trial.head for trial in made[0].trials} == {"knn"}
+    assert {trial.head for trial in selections[0].trials} == {"knn"}
 
 
 # ---- ties -----------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_the_head_that_is_asked_for_is_the_one_that_is_ranked(ranking, monkeypat
 
 def trial(rows) -> SimpleNamespace:
     rows = np.asarray(rows, dtype=float)
-    return SimpleNamespace(rows=rows, losses=1 - rows, score=rows.mean())
+    return SimpleNamespace(row_scores=rows, losses=1 - rows, score=rows.mean())
 
 
 PLAIN = Pairing("classification")
@@ -182,14 +182,14 @@ def test_differences_weigh_rows_as_the_metric_does():
     top, rare = np.ones(40), np.ones(40)
     rare[30:34] = 0
     mean, *_ = paired_difference(rare * weights, top * weights)
-    even = Pairing("classification", weights).difference(SimpleNamespace(rows=rare, score=0.8), trial(top))
+    even = Pairing("classification", weights).difference(SimpleNamespace(row_scores=rare, score=0.8), trial(top))
     assert even[0] == pytest.approx(-0.2)
     assert even[1] - even[0] == pytest.approx(paired_difference(rare * weights, top * weights)[1] - mean)
 
 
 def test_values_are_compared_by_their_squared_errors():
-    a = SimpleNamespace(rows=np.zeros(9), losses=np.arange(9.0), score=0.5)
-    b = SimpleNamespace(rows=np.zeros(9), losses=np.arange(9.0) + 1 + np.arange(9) % 2, score=-1.0)
+    a = SimpleNamespace(row_scores=np.zeros(9), losses=np.arange(9.0), score=0.5)
+    b = SimpleNamespace(row_scores=np.zeros(9), losses=np.arange(9.0) + 1 + np.arange(9) % 2, score=-1.0)
     mean, low, high = Pairing("regression").difference(b, a)
     assert mean == -1.5
     assert low < mean < high < 0
@@ -236,9 +236,9 @@ def test_a_bad_layer_is_not_tied():
         def forward(self, x):
             return self.out(self.narrow(self.wide(x).tanh()))
 
-    found = rank(vector_source(Narrow), good_data(120))
-    assert {row.layer: row.tied for row in found.rows}["wide"]
-    assert not {row.layer: row.tied for row in found.rows}["narrow"]
+    result = rank(vector_source(Narrow), good_data(120))
+    assert {row.layer: row.tied for row in result.rows}["wide"]
+    assert not {row.layer: row.tied for row in result.rows}["narrow"]
 
 
 # ---- verdict --------------------------------------------------------------------------------------------------------
@@ -251,56 +251,56 @@ def test_separable_data_transfers(ranking):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_shuffled_labels_do_not_transfer(seed):
-    found = rank([dense(0), dense(1)], noise_data(seed=seed), random_state=seed)
-    assert not found.transfers
-    assert found.verdict.startswith("Nothing transfers")
+    result = rank([dense(0), dense(1)], noise_data(seed=seed), random_state=seed)
+    assert not result.transfers
+    assert result.verdict.startswith("Nothing transfers")
 
 
-def test_noise_pictures_do_not_transfer():
+def test_noise_images_do_not_transfer():
     """The test's level is one in a hundred: of six draws one may pass."""
     source = load_source("fake:image")
     assert sum(rank(source, picture_data(60, seed=seed), store=False).transfers for seed in range(6)) <= 1
 
 
-# ---- luck -----------------------------------------------------------------------------------------------------------
+# ---- p-values -------------------------------------------------------------------------------------------------------
 
 
-def luck_of(X, T, *, groups=None, task="classification", metric="accuracy") -> float:
+def p_value(X, T, *, groups=None, task="classification", metric="accuracy") -> float:
     folds = (np.random.default_rng(1).permutation(len(T)) % 5)[None]
     if groups is not None:
         folds = (np.asarray(groups) % 5)[None]
-    made = SimpleNamespace(folds=folds, task=task, metric=metric)
-    return verdict.permutation_p_value({f"l{i}": one for i, one in enumerate(X)}, T, choice=made, groups=groups)
+    selections = SimpleNamespace(folds=folds, task=task, metric=metric)
+    return verdict.permutation_p_value({f"l{i}": item for i, item in enumerate(X)}, T, choice=selections, groups=groups)
 
 
-def test_luck_keeps_its_level():
+def test_p_value_keeps_its_level():
     """p-values of noise are uniform: among 60 about 6 are below a tenth, and of 60 hardly 4 below one in a hundred."""
-    found = []
+    result = []
     for seed in range(60):
         rng = np.random.default_rng(seed)
         X = [rng.normal(size=(40, 30)) for _ in range(3)]
-        found.append(luck_of(X, np.eye(2)[rng.permutation(40) % 2]))
-    assert min(found) >= 1 / 200
-    assert sum(p <= 0.1 for p in found) <= 14
-    assert sum(p <= 0.01 for p in found) <= 3
-    assert 12 <= sum(p <= 0.5 for p in found) <= 48
+        result.append(p_value(X, np.eye(2)[rng.permutation(40) % 2]))
+    assert min(result) >= 1 / 200
+    assert sum(p <= 0.1 for p in result) <= 14
+    assert sum(p <= 0.01 for p in result) <= 3
+    assert 12 <= sum(p <= 0.5 for p in result) <= 48
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
-def test_luck_sees_what_is_there(metric):
+def test_p_value_sees_what_is_there(metric):
     X, y = separable(30)
-    assert luck_of([vectors(30), X], np.eye(3)[y], metric=metric) <= 0.01
+    assert p_value([vectors(30), X], np.eye(3)[y], metric=metric) <= 0.01
 
 
-def test_luck_of_labels_and_values():
+def test_p_value_of_labels_and_values():
     X = vectors(60)
     noise = vectors(60, d=3, seed=5)
     for task, T in (("multilabel", (X[:, :3] > 0).astype(float)), ("regression", X[:, :2] * 2.0)):
-        assert luck_of([X], T, task=task) <= 0.01
-        assert luck_of([noise], T, task=task) > 0.01
+        assert p_value([X], T, task=task) <= 0.01
+        assert p_value([noise], T, task=task) > 0.01
 
 
-def test_luck_of_groups():
+def test_p_value_of_groups():
     """Rows are copies within a group: what is one label per group changes places as a whole."""
     groups = np.arange(60) // 6
     rng = np.random.default_rng(0)
@@ -308,27 +308,27 @@ def test_luck_of_groups():
     T = np.eye(2)[(rng.permutation(10) % 2)[groups]]
     orders = verdict._label_permutations(T, groups)
     assert all((T[order] == T[order][np.unique(groups, return_index=True)[1]][groups]).all() for order in orders)
-    assert luck_of([X], T, groups=groups) > 0.01
+    assert p_value([X], T, groups=groups) > 0.01
     inside = verdict._label_permutations(np.eye(2)[np.arange(60) % 2], groups)
     assert all((groups[order] == groups).all() for order in inside)
     assert (inside[0] == np.arange(60)).all() and len(np.unique(inside, axis=0)) > 100
 
 
-def test_pictures_that_differ_transfer():
+def test_images_that_differ_transfer():
     X = pictures(60) // 2
     X[::2] += 100
-    found = rank(load_source("fake:image"), Dataset.from_arrays(X, names_of(np.arange(60) % 2)))
-    assert found.transfers
+    result = rank(load_source("fake:image"), Dataset.from_arrays(X, names_of(np.arange(60) % 2)))
+    assert result.transfers
 
 
 def test_uneven_classes_are_held_against_the_largest_share():
     y = (np.arange(120) % 10 == 0).astype(int)
     data = Dataset.from_arrays(vectors(120), names_of(y))
-    found = rank(dense(), data, balance="none")
-    assert found.metric == "accuracy"
-    assert found.baseline == pytest.approx(0.9)
-    assert found.best.accuracy > 0.8
-    assert not found.transfers
+    result = rank(dense(), data, balance="none")
+    assert result.metric == "accuracy"
+    assert result.baseline == pytest.approx(0.9)
+    assert result.best.accuracy > 0.8
+    assert not result.transfers
 
 
 def test_balanced_scores_are_held_against_an_even_share():
@@ -384,7 +384,7 @@ def settings(T: np.ndarray, n: int, seed: int, right: float | None) -> list[Simp
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_honest_takes_out_the_luck_of_choosing(seed):
+def test_split_half_score_has_no_selection_bias(seed):
     T = np.eye(2)[np.arange(80) % 2]
     trials = settings(T, 300, seed, None)
     assert max(t.row_scores.mean() for t in trials) > 0.62
@@ -393,7 +393,7 @@ def test_honest_takes_out_the_luck_of_choosing(seed):
     assert verdict.split_half_score(better, T, "accuracy") > 0.85
 
 
-def test_honest_weighs_classes_where_the_metric_does():
+def test_split_half_score_weighs_classes_where_the_metric_does():
     T = np.eye(2)[(np.arange(100) < 10).astype(int)]
     lazy = [trial(T[:, 0])]  # always the large class
     assert verdict.split_half_score(lazy, T, "accuracy") == pytest.approx(0.9, abs=0.02)
@@ -403,25 +403,25 @@ def test_honest_weighs_classes_where_the_metric_does():
 def test_more_rows_than_choosing_looks_at(monkeypatch):
     monkeypatch.setattr(_rank, "MOST_ROWS", 60)
     monkeypatch.setattr(search, "MOST_ROWS", 60)
-    found = rank(dense(), good_data(150))
-    assert found.transfers
-    assert found.mean_loss["items"] == 150
-    assert found.best.mbytes == pytest.approx(150 * 4 * {"a": 16, "b": 12, "c": 6}[found.best.layer] / 1e6)
+    result = rank(dense(), good_data(150))
+    assert result.transfers
+    assert result.cost["items"] == 150
+    assert result.best.mbytes == pytest.approx(150 * 4 * {"a": 16, "b": 12, "c": 6}[result.best.layer] / 1e6)
     T = np.eye(3)[np.arange(150) % 3]
-    kept = _prepare.subsample(T, "classification", 0, 60)
-    assert (len(kept), len(set(kept))) == (60, 60)
-    assert np.ptp(T[kept].sum(0)) <= 1
-    assert _prepare.subsample(T[:60], "classification", 0, 60) == slice(None)
+    usable = subsample(T, "classification", 0, 60)
+    assert (len(usable), len(set(usable))) == (60, 60)
+    assert np.ptp(T[usable].sum(0)) <= 1
+    assert subsample(T[:60], "classification", 0, 60) == slice(None)
 
 
 def test_one_example_per_class_says_nothing():
-    found = rank(dense(), Dataset.from_arrays(vectors(4), ["a", "b", "c", "d"]))
-    assert not found.transfers
-    assert all(row.accuracy is None for row in found.rows)
-    assert "too few" in found.verdict
-    assert "too few" in str(found)
+    result = rank(dense(), Dataset.from_arrays(vectors(4), ["a", "b", "c", "d"]))
+    assert not result.transfers
+    assert all(row.accuracy is None for row in result.rows)
+    assert "too few" in result.verdict
+    assert "too few" in str(result)
     with pytest.raises(DataError, match="hold out"):
-        found.validate(2)
+        result.validate(2)
 
 
 # ---- what is left out -----------------------------------------------------------------------------------------------
@@ -432,10 +432,10 @@ def test_missing_labels_are_left_out_and_rows_stay_aligned():
     y = np.asarray(names_of(y), dtype=object)
     gone = np.arange(90) % 4 == 1
     holes = np.where(gone, None, y)
-    found = rank(dense(), Dataset.from_arrays(X, list(holes)))
-    whole = rank(dense(), Dataset.from_arrays(X[~gone], list(y[~gone])))
-    assert found.mean_loss["items"] == (~gone).sum()
-    assert [(r.layer, r.accuracy, r.logme) for r in found.rows] == [(r.layer, r.accuracy, r.logme) for r in whole.rows]
+    result = rank(dense(), Dataset.from_arrays(X, list(holes)))
+    full = rank(dense(), Dataset.from_arrays(X[~gone], list(y[~gone])))
+    assert result.cost["items"] == (~gone).sum()
+    assert [(r.layer, r.accuracy, r.logme) for r in result.rows] == [(r.layer, r.accuracy, r.logme) for r in full.rows]
 
 
 def test_unreadable_files_are_left_out_and_named(tmp_path):
@@ -448,18 +448,18 @@ def test_unreadable_files_are_left_out_and_named(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(folder / f"{i:02}.png")
     (tmp_path / "data" / "class0" / "06.png").write_bytes(b"not a picture")
-    found = rank(load_source("fake:image"), Dataset.from_folder(tmp_path / "data"))
-    assert found.mean_loss["items"] == 40
-    assert [one.item for one in found.skipped] and "06.png" in str(found.skipped[0].item)
-    assert found.best.accuracy > 0.9
+    result = rank(load_source("fake:image"), Dataset.from_folder(tmp_path / "data"))
+    assert result.cost["items"] == 40
+    assert [item.item for item in result.skipped] and "06.png" in str(result.skipped[0].item)
+    assert result.best.accuracy > 0.9
 
 
 def test_sources_that_cannot_be_used_are_left_out_and_named():
-    found = rank(["fake:nothing", "fake:image", "fake:vector"], good_data())
-    assert {row.source for row in found.rows} == {load_source("fake:vector").name}
-    assert any("fake:nothing" in note for note in found.notes)
-    assert any("fake:image" in note and "image data" in note for note in found.notes)
-    assert "fake:nothing" in str(found)
+    result = rank(["fake:nothing", "fake:image", "fake:vector"], good_data())
+    assert {row.source for row in result.rows} == {load_source("fake:vector").name}
+    assert any("fake:nothing" in note for note in result.notes)
+    assert any("fake:image" in note and "image data" in note for note in result.notes)
+    assert "fake:nothing" in str(result)
 
 
 @pytest.mark.parametrize("sources", [["fake:nothing"], ["fake:image"], []])
@@ -490,10 +490,10 @@ def test_groups_stay_in_one_fold(monkeypatch):
     groups = np.arange(120) // 4
     X = (vectors(30)[groups] + rng.normal(size=(120, 8)) * 1e-3).astype(np.float32)
     y = names_of(rng.permutation(30)[groups] % 2)
-    made = []
-    monkeypatch.setattr(_rank, "select_head", lambda *a, **k: made.append(select_head(*a, **k)) or made[-1])
+    selections = []
+    monkeypatch.setattr(_rank, "select_head", lambda *a, **k: selections.append(select_head(*a, **k)) or selections[-1])
     together = rank(dense(), Dataset.from_arrays(X, y, groups=groups.tolist()))
-    for folds in made[0].folds:
+    for folds in selections[0].folds:
         assert all(len(set(folds[groups == g])) == 1 for g in range(30))
     assert together.best.accuracy < 0.75
     assert rank(dense(), Dataset.from_arrays(X, y)).best.accuracy > together.best.accuracy + 0.1
@@ -534,9 +534,9 @@ class Blind(nn.Module):
 def test_a_short_budget_drops_the_worse_sources_and_names_them(monkeypatch):
     blind = [vector_source(Blind, seed=i, name=f"blind{i}") for i in range(2)]
     sizes = slowed(monkeypatch, 1.0)
-    found = rank([blind[0], dense(0), blind[1], dense(1)], good_data(300), budget=300.0)
-    assert {row.source for row in found.rows} == {"dense0", "dense1"}
-    note = next(note for note in found.notes if note.startswith("Dropped after 75"))
+    result = rank([blind[0], dense(0), blind[1], dense(1)], good_data(300), budget=300.0)
+    assert {row.source for row in result.rows} == {"dense0", "dense1"}
+    note = next(note for note in result.notes if note.startswith("Dropped after 75"))
     assert all(source.name in note for source in blind)
     assert "dense" not in note
     assert sizes == [75] * 4 + [150] * 2 + [300] * 2
@@ -548,16 +548,16 @@ def test_a_source_that_fails_on_the_sample_is_left_out_and_named(monkeypatch):
             return super().forward(x * 0)
 
     slowed(monkeypatch, 1e6)
-    found = rank([vector_source(Constant, name="constant"), dense(0), dense(1)], good_data(300), budget=1e5)
-    assert {row.source for row in found.rows} == {"dense0", "dense1"}
-    assert any("constant was left out" in note for note in found.notes)
+    result = rank([vector_source(Constant, name="constant"), dense(0), dense(1)], good_data(300), budget=1e5)
+    assert {row.source for row in result.rows} == {"dense0", "dense1"}
+    assert any("constant was left out" in note for note in result.notes)
 
 
 def test_a_long_budget_keeps_all(monkeypatch):
     slowed(monkeypatch, 1e6)
-    found = rank([dense(i) for i in range(3)], good_data(200), budget=1e5)
-    assert len({row.fingerprint for row in found.rows}) == 3
-    assert not any("Dropped" in note for note in found.notes)
+    result = rank([dense(i) for i in range(3)], good_data(200), budget=1e5)
+    assert len({row.fingerprint for row in result.rows}) == 3
+    assert not any("Dropped" in note for note in result.notes)
 
 
 def test_samples_land_in_the_store_that_was_given(tmp_path, cache):
@@ -569,14 +569,14 @@ def test_samples_land_in_the_store_that_was_given(tmp_path, cache):
 def test_without_a_budget_nothing_is_sampled():
     sources = [dense(i) for i in range(3)]
     data = good_data(20)
-    assert _halving.halved(sources, data, None, column="target", seed=0, notes=[], extract=None) is sources
+    assert _rank.successive_halving(sources, data, None, column="target", seed=0, notes=[], extract=None) is sources
 
 
 # ---- again ----------------------------------------------------------------------------------------------------------
 
 
-def strip(found: Ranking) -> list[dict]:
-    return [{k: v for k, v in vars(row).items() if k != "seconds"} for row in found.rows]
+def strip(result: Ranking) -> list[dict]:
+    return [{k: v for k, v in vars(row).items() if k != "seconds"} for row in result.rows]
 
 
 def test_the_same_seed_gives_the_same_bits(ranking):
@@ -626,13 +626,13 @@ def test_printing_and_saving(ranking):
 
 def test_long_names_still_fit():
     source = image_source(lambda: load_source("fake:image").module, name="a" * 90)
-    found = rank([source, "fake:image"], picture_data(24))
-    assert max(len(line) for line in str(found).splitlines()) <= 100
+    result = rank([source, "fake:image"], picture_data(24))
+    assert max(len(line) for line in str(result).splitlines()) <= 100
 
 
-@pytest.mark.parametrize("given", [None, np.random.default_rng(3)])
-def test_the_seed_that_was_drawn_is_recorded(given):
-    ranking = rank(dense(), good_data(30), random_state=given)
+@pytest.mark.parametrize("random_state", [None, np.random.default_rng(3)])
+def test_the_seed_that_was_drawn_is_recorded(random_state):
+    ranking = rank(dense(), good_data(30), random_state=random_state)
     seed = ranking.provenance["random_state"]
     assert type(seed) is int
     assert [row.accuracy for row in rank(dense(), good_data(30), random_state=seed).rows] == [
@@ -650,9 +650,9 @@ def test_a_budget_that_is_no_time(budget):
 def test_namesakes_are_told_apart():
     """Checkpoints in folders of one name, networks of one class: their rows must not look like one source's."""
     pictured = Dataset.from_arrays(pictures(20, side=16), ["a", "b"] * 10)
-    found = rank(["fake:image", "identity:image"], pictured, store=False)
-    assert {row.source for row in found.rows} == {"fake:image", "identity:image"}
-    assert {one["source"] for one in found.shared["cka"]["labels"]} == {"fake:image", "identity:image"}
+    result = rank(["fake:image", "identity:image"], pictured, store=False)
+    assert {row.source for row in result.rows} == {"fake:image", "identity:image"}
+    assert {item["source"] for item in result.shared["cka"]["labels"]} == {"fake:image", "identity:image"}
     twins = [vector_source(Dense, seed=seed, name="dense") for seed in range(3)]
     assert display_names([*twins, dense(7)]) == ["dense#1", "dense#2", "dense#3", "dense7"]
     numbered = rank(twins, good_data(), store=False)

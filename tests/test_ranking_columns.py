@@ -50,10 +50,10 @@ def test_scores_are_those_of_all_dimensions(wide):
     def check(problem):
         X, T = problem
         full = Moments.from_rows(X, T)
-        found = layer_columns(X, T, task="classification", bank=bank(), layer=LAYER)
-        assert found["logme"] == pytest.approx(score("logme", full), rel=1e-3, abs=1e-3)
-        assert found["h_score"] == pytest.approx(score("h_score", full), rel=1e-3, abs=1e-3)
-        assert found["knn"] == score("knn", None, rows=X, targets=T)
+        result = layer_columns(X, T, task="classification", bank=bank(), layer=LAYER)
+        assert result["logme"] == pytest.approx(score("logme", full), rel=1e-3, abs=1e-3)
+        assert result["h_score"] == pytest.approx(score("h_score", full), rel=1e-3, abs=1e-3)
+        assert result["knn"] == score("knn", None, rows=X, targets=T)
 
     check()
 
@@ -75,30 +75,30 @@ def test_compact_leaves_tall_rows_alone():
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
 def test_rows_that_are_all_the_same_have_no_bad_scores(shape):
     T = np.eye(2)[np.arange(shape[0]) % 2]
-    found = layer_columns(np.zeros(shape, np.float32), T, task="classification", bank=bank(), layer=LAYER)
-    assert all(value is None or np.isfinite(value) for value in found.values())
+    result = layer_columns(np.zeros(shape, np.float32), T, task="classification", bank=bank(), layer=LAYER)
+    assert all(value is None or np.isfinite(value) for value in result.values())
 
 
 def test_one_class_has_no_scores_of_classes():
     X = np.random.default_rng(0).normal(size=(10, 4))
-    found = layer_columns(X, np.ones((10, 1)), task="classification", bank=bank(), layer=LAYER)
-    assert found["h_score"] is None
+    result = layer_columns(X, np.ones((10, 1)), task="classification", bank=bank(), layer=LAYER)
+    assert result["h_score"] is None
 
 
 def test_values_have_no_scores_of_classes():
     X = np.random.default_rng(0).normal(size=(30, 4))
-    found = layer_columns(X, X[:, :1], task="regression", bank=bank(), layer=LAYER)
-    assert "h_score" not in found
-    assert "knn" not in found
-    assert found["logme"] == pytest.approx(score("logme", Moments.from_rows(X, X[:, :1])))
+    result = layer_columns(X, X[:, :1], task="regression", bank=bank(), layer=LAYER)
+    assert "h_score" not in result
+    assert "knn" not in result
+    assert result["logme"] == pytest.approx(score("logme", Moments.from_rows(X, X[:, :1])))
 
 
 def test_time_and_disk():
     X = np.zeros((50, 4), np.float32)
     T = np.eye(2)[np.arange(50) % 2]
-    found = layer_columns(X, T, task="classification", bank=bank(10.0), layer=LAYER)
-    assert found["seconds"] == pytest.approx(50 / 10 * 0.5)
-    assert found["mbytes"] == pytest.approx(800 / 1e6)
+    result = layer_columns(X, T, task="classification", bank=bank(10.0), layer=LAYER)
+    assert result["seconds"] == pytest.approx(50 / 10 * 0.5)
+    assert result["mbytes"] == pytest.approx(800 / 1e6)
     assert layer_columns(X, T, task="classification", bank=bank(), layer=LAYER)["seconds"] is None
 
 
@@ -106,10 +106,10 @@ def test_many_rows_are_thinned_for_neighbours_alone(monkeypatch):
     monkeypatch.setattr("headstart.ranking.table._KNN_ROWS", 30)
     X, y = separable(90)
     T = np.eye(3)[y]
-    few = np.linspace(0, 89, 30).astype(int)
-    found = layer_columns(X, T, task="classification", bank=bank(), layer=LAYER)
-    assert found["knn"] == score("knn", None, rows=X[few], targets=T[few])
-    assert found["logme"] == pytest.approx(score("logme", Moments.from_rows(X, T)))
+    sample = np.linspace(0, 89, 30).astype(int)
+    result = layer_columns(X, T, task="classification", bank=bank(), layer=LAYER)
+    assert result["knn"] == score("knn", None, rows=X[sample], targets=T[sample])
+    assert result["logme"] == pytest.approx(score("logme", Moments.from_rows(X, T)))
 
 
 def test_columns_of_a_ranking_are_the_scores_of_its_rows():
@@ -124,21 +124,21 @@ def test_columns_of_a_ranking_are_the_scores_of_its_rows():
 
 
 def test_static_is_millions_of_parameters():
-    wanted = (8 * 16 + 16) + (16 * 12 + 12) + (12 * 6 + 6)
-    assert {row.static for row in rank(dense(), good_data(30)).rows} == {wanted / 1e6}
+    expected = (8 * 16 + 16) + (16 * 12 + 12) + (12 * 6 + 6)
+    assert {row.static for row in rank(dense(), good_data(30)).rows} == {expected / 1e6}
 
 
 # ---- the source's own classifier ------------------------------------------------------------------------------------
 
 
-def own(theta_of, n: int = 60, **how) -> tuple[dict, np.ndarray, np.ndarray]:
+def own(theta_of, n: int = 60, **options) -> tuple[dict, np.ndarray, np.ndarray]:
     """source_columns for outputs that are given."""
     data = good_data(n)
     T = data.columns[0].matrix()
-    given = theta_of(T)
-    source = SimpleNamespace(engines=("torch",), module=nn.Linear(3, 2), classifier="c", **how)
-    there = SimpleNamespace(layers=("output",), rows=lambda layer, _: given.astype(np.float32))
-    return source_columns(source, there, data, T=T, task="classification"), given, T
+    arguments = theta_of(T)
+    source = SimpleNamespace(engines=("torch",), module=nn.Linear(3, 2), classifier="c", **options)
+    readable = SimpleNamespace(layers=("output",), rows=lambda layer, _: arguments.astype(np.float32))
+    return source_columns(source, readable, data, T=T, task="classification"), arguments, T
 
 
 def softmax_of(logits: np.ndarray) -> np.ndarray:
@@ -147,20 +147,20 @@ def softmax_of(logits: np.ndarray) -> np.ndarray:
 
 
 def test_nce_and_leep_are_those_of_the_softmax():
-    found, logits, T = own(lambda T: np.random.default_rng(0).normal(size=(60, 5)) * 2 + T @ np.eye(3, 5))
+    result, logits, T = own(lambda T: np.random.default_rng(0).normal(size=(60, 5)) * 2 + T @ np.eye(3, 5))
     theta = softmax_of(logits.astype(np.float32).astype(np.float64))
     table = np.zeros((3, 5))
-    for label, said in zip(T.argmax(1), theta.argmax(1), strict=True):
-        table[label, said] += 1
-    assert found["leep"] == pytest.approx(score("leep", None, probabilities=theta, targets=T))
-    assert found["nce"] == pytest.approx(score("nce", None, table=table))
-    assert found["nce"] < 0
+    for label, message in zip(T.argmax(1), theta.argmax(1), strict=True):
+        table[label, message] += 1
+    assert result["leep"] == pytest.approx(score("leep", None, probabilities=theta, targets=T))
+    assert result["nce"] == pytest.approx(score("nce", None, table=table))
+    assert result["nce"] < 0
 
 
 def test_outputs_that_are_probabilities_already_stay_as_they_are():
-    found, theta, T = own(lambda T: softmax_of(np.random.default_rng(0).normal(size=(60, 5)) * 3))
+    result, theta, T = own(lambda T: softmax_of(np.random.default_rng(0).normal(size=(60, 5)) * 3))
     exact = theta.astype(np.float32).astype(np.float64)
-    assert found["leep"] == pytest.approx(score("leep", None, probabilities=exact, targets=T), rel=1e-5)
+    assert result["leep"] == pytest.approx(score("leep", None, probabilities=exact, targets=T), rel=1e-5)
 
 
 def test_a_classifier_that_knows_the_classes_has_better_nce():
@@ -174,15 +174,15 @@ def test_a_classifier_that_knows_the_classes_has_better_nce():
 def test_only_sources_with_a_classifier_have_them():
     data = good_data(60)
     with_head = vector_source(Dense, classifier="c", name="with")
-    found = rank([with_head, vector_source(Dense, seed=1, name="without")], data)
+    result = rank([with_head, vector_source(Dense, seed=1, name="without")], data)
     logits = extract(with_head, data, layers=[with_head.layers[-1].name]).rows(with_head.layers[-1].name, data)
     T = data.columns[0].matrix()
-    wanted = score("leep", None, probabilities=softmax_of(logits.astype(np.float64)), targets=T)
-    for row in found.rows:
+    expected = score("leep", None, probabilities=softmax_of(logits.astype(np.float64)), targets=T)
+    for row in result.rows:
         if row.source == "without":
             assert (row.nce, row.leep) == (None, None)
         else:
-            assert row.leep == pytest.approx(wanted, rel=1e-6)
+            assert row.leep == pytest.approx(expected, rel=1e-6)
             assert row.nce is not None
 
 
@@ -209,8 +209,8 @@ def test_h_score_of_compact_rows_knows_how_many_dimensions_there_were(shape):
 def test_scores_need_nothing_but_rows():
     X, y = separable(40)
     T = np.eye(3)[y]
-    found = transferability_scores(X, T, task="classification")
-    assert set(found) == {"logme", "h_score", "knn"}
+    result = transferability_scores(X, T, task="classification")
+    assert set(result) == {"logme", "h_score", "knn"}
     assert set(transferability_scores(X, X[:, :2], task="regression")) == {"logme"}
     labels = (X[:, :2] > 0).astype(float)
     assert set(transferability_scores(X, labels, task="multilabel")) == {"logme"}

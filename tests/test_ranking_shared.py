@@ -1,4 +1,4 @@
-"""What is shared: principal directions, distances, likeness of layers, each against a straight computation."""
+"""What is shared: principal directions, distances, similarity of layers, each against a straight computation."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_share_does_not_depend_on_units_of_features():
     X, y = separable(90)
     W = np.random.default_rng(1).normal(size=(8, 5))
     scale = np.logspace(-2, 2, 8)
-    one, other = overlap(X, y, W), overlap(X * scale, y, W / scale[:, None])
-    assert one["share"] == pytest.approx(other["share"], rel=1e-4)
+    item, other = overlap(X, y, W), overlap(X * scale, y, W / scale[:, None])
+    assert item["share"] == pytest.approx(other["share"], rel=1e-4)
 
 
 def test_basis_is_that_of_the_svd():
@@ -64,26 +64,26 @@ def test_basis_is_that_of_the_svd():
         np.testing.assert_allclose(np.abs(half.T @ left[:, : half.shape[1]]), np.eye(half.shape[1]), atol=1e-3)
 
 
-def test_likeness_is_the_unbiased_cka():
+def test_similarity_is_the_unbiased_cka():
     """Of a map and its rotation 1, of independent ones about 0 even where n < d; and that of the double sums."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(30, 200))
     turned = X @ np.linalg.qr(rng.normal(size=(200, 200)))[0] * 3
     apart = rng.normal(size=(30, 200))
-    a, b, c = (similarity._u_centered_kernel(one).ravel().astype(float) for one in (X, turned, apart))
+    a, b, c = (similarity._u_centered_kernel(item).ravel().astype(float) for item in (X, turned, apart))
     assert a @ b == pytest.approx(1, abs=1e-5)
     assert abs(a @ c) < 0.2
 
     def hsic(X, Z):
         n = len(X)
-        K, L = ((one - one.mean(0)) @ (one - one.mean(0)).T for one in (X, Z))
+        K, L = ((item - item.mean(0)) @ (item - item.mean(0)).T for item in (X, Z))
         np.fill_diagonal(K, 0)
         np.fill_diagonal(L, 0)
         rest = K.sum() * L.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (K.sum(0) @ L.sum(0))
         return (np.trace(K @ L) + rest) / (n * (n - 3))
 
-    wanted = hsic(X, apart) / np.sqrt(hsic(X, X) * hsic(apart, apart))
-    assert a @ c == pytest.approx(wanted, abs=1e-5)
+    expected = hsic(X, apart) / np.sqrt(hsic(X, X) * hsic(apart, apart))
+    assert a @ c == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +91,9 @@ def shared(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("shared")))
     sources = [vector_source(Dense, classifier="c", name="with"), dense(1)]
-    found = rank(sources, good_data(90))
+    result = rank(sources, good_data(90))
     patch.undo()
-    return found
+    return result
 
 
 def test_a_ranking_tells_what_is_shared(shared):
@@ -103,7 +103,7 @@ def test_a_ranking_tells_what_is_shared(shared):
     np.testing.assert_allclose(values, values.T)
     np.testing.assert_allclose(values.diagonal(), 1, atol=1e-4)
     assert ((values >= 0) & (values <= 1)).all()
-    assert [one["source"] for one in shared.shared["subspace"]] == ["with"]
+    assert [item["source"] for item in shared.shared["subspace"]] == ["with"]
     assert shared.shared["distance"] == []
     assert "What is shared" in str(shared)
     assert any("classifier" in word for word in shared.shared["words"])
@@ -113,31 +113,31 @@ def test_a_ranking_tells_what_is_shared(shared):
 
 def test_values_are_told_of_too():
     X = vectors(60)
-    found = rank(vector_source(Dense, classifier="c"), Dataset.from_arrays(X, X[:, 0], task="regression"))
-    assert found.shared["subspace"][0]["directions"] == 1
+    result = rank(vector_source(Dense, classifier="c"), Dataset.from_arrays(X, X[:, 0], task="regression"))
+    assert result.shared["subspace"][0]["directions"] == 1
 
 
 def test_source_statistics_give_distances_and_classes(tmp_path):
     source = dense(0)
     X, y = separable(120, seed=5)
-    own = Dataset.from_arrays(X + 2, [f"s{i}" for i in y])
-    known = source_statistics(source, own)
-    object.__setattr__(source, "statistics", known)
+    source_data = Dataset.from_arrays(X + 2, [f"s{i}" for i in y])
+    statistics = source_statistics(source, source_data)
+    object.__setattr__(source, "statistics", statistics)
     data = good_data(90)
-    found = rank(source, data)
-    rows = {one["layer"]: one for one in found.shared["distance"]}
+    result = rank(source, data)
+    rows = {item["layer"]: item for item in result.shared["distance"]}
     assert set(rows) == set(source.select("auto"))
     from headstart.extraction import extract
 
     bank = extract(source, data)
-    for layer, one in rows.items():
+    for layer, item in rows.items():
         mine = Moments.from_rows(bank.rows(layer, data))
-        assert one["frechet"] == pytest.approx(distance("frechet", known.moments(layer), mine), rel=1e-5)
-        assert (one["source_items"], one["items"]) == (120, 90)
-    against = {one["against"]: one for one in found.shared["subspace"]}
+        assert item["frechet"] == pytest.approx(distance("frechet", statistics.moments(layer), mine), rel=1e-5)
+        assert (item["source_items"], item["items"]) == (120, 90)
+    against = {item["against"]: item for item in result.shared["subspace"]}
     mine = against["classes"]
     assert mine["share"] > mine["chance"] + 0.2, "the source's classes are the same three centres"
-    assert any("times the spread" in word for word in found.shared["words"])
+    assert any("times the spread" in word for word in result.shared["words"])
 
 
 def test_statistics_are_saved_beside_a_source_and_found_again(tmp_path):
@@ -151,27 +151,27 @@ def test_statistics_are_saved_beside_a_source_and_found_again(tmp_path):
     source = pretrain("cnn", data, epochs=1, image_size=16, statistics=True)
     folder = source.save(tmp_path / "mine")
     again = load_source(f"saved:{folder}")
-    found = statistics_of(again)
-    assert isinstance(found, Statistics)
-    assert (found.items, found.classes, found.data) == (12, ("a", "b"), data.fingerprint)
+    result = statistics_of(again)
+    assert isinstance(result, Statistics)
+    assert (result.items, result.classes, result.data) == (12, ("a", "b"), data.fingerprint)
     for layer in again.select("auto"):
-        assert found.moments(layer) == source.statistics.moments(layer)
-        assert found.moments(layer).class_counts.tolist() == [6, 6]
+        assert result.moments(layer) == source.statistics.moments(layer)
+        assert result.moments(layer).class_counts.tolist() == [6, 6]
     assert statistics_of(load_source("fake:image")) is None
     other = pretrain("cnn", data, objective="random", image_size=16)
-    object.__setattr__(other, "statistics", found)
+    object.__setattr__(other, "statistics", result)
     assert statistics_of(other) is None, "they are of other weights"
     assert not (other.save(tmp_path / "other") / "moments").exists()
     (folder / "moments" / "statistics.json").write_text("{}")
     assert statistics_of(load_source(f"saved:{folder}")) is None, "damaged: left out, never in the way"
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.5, "much"), (0.3, "some"), (0.21, "hardly")])
-def test_words_follow_the_numbers(share, told):
-    one = {"source": "s", "layer": "l", "against": "classifier", "share": share, "chance": 0.2}
+@pytest.mark.parametrize(("share", "message"), [(0.5, "much"), (0.3, "some"), (0.21, "hardly")])
+def test_words_follow_the_numbers(share, message):
+    item = {"source": "s", "layer": "l", "against": "classifier", "share": share, "chance": 0.2}
     cka = {"labels": [{"source": "s", "layer": "l"}], "values": [[1.0]]}
-    (sentence,) = verdict.describe_similarity({"subspace": [one], "distance": [], "cka": cka}, Row("s", "f", "l"))
-    assert told in sentence and f"{share:.0%}" in sentence
+    (sentence,) = verdict.describe_similarity({"subspace": [item], "distance": [], "cka": cka}, Row("s", "f", "l"))
+    assert message in sentence and f"{share:.0%}" in sentence
 
 
 def test_a_classifier_that_cannot_be_read_is_no_reason_to_stop():

@@ -24,18 +24,18 @@ def cache(tmp_path, monkeypatch):
 SCORES = ("accuracy", "logme", "h_score", "knn", "static")
 
 
-def made(truths: dict[str, float], *, n: int = 40, **scores):
-    """Arguments of validate() for layers whose test scores are given (see ``told``)."""
+def validation_options(truths: dict[str, float], *, n: int = 40, **scores):
+    """Arguments of validate() for layers whose test scores are given (see ``message``)."""
     names = {f"0 {layer}": (SimpleNamespace(fingerprint="f"), layer) for layer in truths}
     values = {name: dict(zip(truths, column, strict=True)) for name, column in scores.items()}
-    found = [Row("s", "f", layer, **{name: column[layer] for name, column in values.items()}) for layer in truths]
+    result = [Row("s", "f", layer, **{name: column[layer] for name, column in values.items()}) for layer in truths]
     rows = {name: np.full((n, 2), truth) for name, truth in zip(names, truths.values(), strict=True)}
     T = np.eye(2)[np.arange(n) % 2]
-    return {"rows": rows, "T": T, "names": names, "task": "classification", "found": found, "seed": 0}
+    return {"rows": rows, "T": T, "names": names, "task": "classification", "ranked": result, "seed": 0}
 
 
 @pytest.fixture
-def told(monkeypatch):
+def fixed_test_scores(monkeypatch):
     """Test scores are what the rows say, and scores those of the ranking."""
     monkeypatch.setattr(validate, "select_head", lambda *_, **__: None)
     monkeypatch.setattr(validate, "_test_score_of_head", lambda choice, X, *_: float(X[0, 0]))
@@ -44,40 +44,44 @@ def told(monkeypatch):
     )
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("fixed_test_scores")
 def test_tau_and_regret():
     truths = {"a": 0.7, "b": 0.9, "c": 0.8, "d": 0.5}
-    found = validate.validate(4, **made(truths, accuracy=[4, 3, 2, 1], logme=[1, 4, 3, 0], static=[2, 2, 2, 2]))
-    assert [row[1:] for row in found.rows] == list(truths.items())
-    assert found.tau["accuracy"] == pytest.approx(weightedtau([4, 3, 2, 1], list(truths.values())).statistic)
-    assert found.tau["logme"] == pytest.approx(1)
-    assert found.tau["static"] == 0.0
-    assert found.regret["accuracy"] == pytest.approx(0.2)  # it puts a first, and b is best
-    assert found.regret["logme"] == pytest.approx(0)
-    assert found.regret["static"] == pytest.approx(0.9 - (0.7 + 0.9 + 0.8 + 0.5) / 4), "of equals: any of them"
-    assert set(found.tau) == set(found.regret) == {"accuracy", "logme", "static"}
+    result = validate.validate(
+        4, **validation_options(truths, accuracy=[4, 3, 2, 1], logme=[1, 4, 3, 0], static=[2, 2, 2, 2])
+    )
+    assert [row[1:] for row in result.rows] == list(truths.items())
+    assert result.tau["accuracy"] == pytest.approx(weightedtau([4, 3, 2, 1], list(truths.values())).statistic)
+    assert result.tau["logme"] == pytest.approx(1)
+    assert result.tau["static"] == 0.0
+    assert result.regret["accuracy"] == pytest.approx(0.2)  # it puts a first, and b is best
+    assert result.regret["logme"] == pytest.approx(0)
+    assert result.regret["static"] == pytest.approx(0.9 - (0.7 + 0.9 + 0.8 + 0.5) / 4), "of equals: any of them"
+    assert set(result.tau) == set(result.regret) == {"accuracy", "logme", "static"}
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("fixed_test_scores")
 def test_scores_that_some_rows_lack_are_not_judged():
-    found = validate.validate(2, **made({"a": 0.7, "b": 0.9}, accuracy=[2, 1], nce=[None, 0.1], leep=[-1, -2]))
-    assert set(found.tau) == {"accuracy", "leep"}
+    result = validate.validate(
+        2, **validation_options({"a": 0.7, "b": 0.9}, accuracy=[2, 1], nce=[None, 0.1], leep=[-1, -2])
+    )
+    assert set(result.tau) == {"accuracy", "leep"}
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("fixed_test_scores")
 def test_equal_truths_have_no_order():
-    found = validate.validate(3, **made({"a": 0.9, "b": 0.9, "c": 0.9}, accuracy=[3, 2, 1]))
-    assert found.tau["accuracy"] == 0.0
-    assert found.regret["accuracy"] == 0.0
-    assert "nan" not in str(found)
+    result = validate.validate(3, **validation_options({"a": 0.9, "b": 0.9, "c": 0.9}, accuracy=[3, 2, 1]))
+    assert result.tau["accuracy"] == 0.0
+    assert result.regret["accuracy"] == 0.0
+    assert "nan" not in str(result)
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("fixed_test_scores")
 @pytest.mark.parametrize("k", [1, 3, 8, 12, 50])
 def test_the_first_k_and_up_to_four_others(k):
     truths = {f"l{i}": 1 - i / 100 for i in range(12)}
-    found = validate.validate(k, **made(truths, accuracy=list(range(12, 0, -1))))
-    layers = [layer for _, layer, _ in found.rows]
+    result = validate.validate(k, **validation_options(truths, accuracy=list(range(12, 0, -1))))
+    layers = [layer for _, layer, _ in result.rows]
     assert layers[:k] == list(truths)[:k]
     assert len(set(layers)) == len(layers) == min(12, k + 4)
     assert layers[-1] == "l11"
@@ -95,15 +99,15 @@ def test_truth_is_from_rows_that_were_held_out(monkeypatch):
     X, y = separable(100)
     T = np.eye(3)[y]
     arguments = {"names": {"0 a": (SimpleNamespace(fingerprint="f"), "a")}, "task": "classification", "seed": 3}
-    found = validate.validate(1, rows={"0 a": X}, T=T, found=[Row("s", "f", "a", accuracy=1.0)], **arguments)
+    result = validate.validate(1, rows={"0 a": X}, T=T, ranked=[Row("s", "f", "a", accuracy=1.0)], **arguments)
     keys = {row.tobytes() for row in seen[0]}
     train = np.array([row.tobytes() in keys for row in X])
     assert len(seen) == 1
     assert 0.55 < train.mean() < 0.65
     head = select_head({"x": X[train]}, T[train], task="classification", random_state=3).fit({"x": X[train]}, T[train])
     right = head.decision(X[~train]).argmax(1) == y[~train]
-    assert found.rows[0][2] == pytest.approx(right.mean())
-    assert found.tau == {}
+    assert result.rows[0][2] == pytest.approx(right.mean())
+    assert result.tau == {}
 
 
 def test_scores_have_not_seen_what_they_are_judged_by():
@@ -113,41 +117,41 @@ def test_scores_have_not_seen_what_they_are_judged_by():
     test = validate.draw_folds(T, "classification", repeats=1, random_state=1)[0] % 2 == 1
     spy = np.random.default_rng(0).normal(size=(200, 3)) + 9 * T * test[:, None]
     names = {"0 spy": (SimpleNamespace(fingerprint="f"), "spy"), "0 real": (SimpleNamespace(fingerprint="f"), "real")}
-    found = [Row("s", "f", "spy", accuracy=1.0, logme=9.0), Row("s", "f", "real", accuracy=0.9, logme=1.0)]
-    made = validate.validate(
-        2, rows={"0 spy": spy, "0 real": X}, T=T, names=names, task="classification", found=found, seed=0
+    result = [Row("s", "f", "spy", accuracy=1.0, logme=9.0), Row("s", "f", "real", accuracy=0.9, logme=1.0)]
+    created = validate.validate(
+        2, rows={"0 spy": spy, "0 real": X}, T=T, names=names, task="classification", ranked=result, seed=0
     )
-    assert made.regret["accuracy"] == pytest.approx(0)
-    assert made.regret["logme"] == pytest.approx(0)
+    assert created.regret["accuracy"] == pytest.approx(0)
+    assert created.regret["logme"] == pytest.approx(0)
 
 
 def test_the_whole_job_is_run_where_it_is_asked_for():
-    asked = []
+    requested = []
 
     class Fitted:
         def evaluate(self, data):
-            asked[-1]["test"] = data
-            return SimpleNamespace(metrics={"accuracy": 0.5 + len(asked) / 10})
+            requested[-1]["test"] = data
+            return SimpleNamespace(metrics={"accuracy": 0.5 + len(requested) / 10})
 
     def fit(source, data, **options):
-        asked.append({"source": source, "train": data, **options})
+        requested.append({"source": source, "train": data, **options})
         return Fitted()
 
     source, data = dense(), good_data(60)
-    found = rank(source, data)
-    made = found.validate(2, fit=fit, policy="full")
-    assert [round(row[2], 3) for row in made.rows] == [0.6, 0.7, 0.8][: len(made.rows)]
-    assert [one["layers"] for one in asked] == [[row.layer] for row in found.rows]
-    assert all(one["policy"] == "full" and one["source"] is source for one in asked)
-    assert all(len(one["train"]) + len(one["test"]) == 60 for one in asked)
-    assert len(asked[0]["train"].without(asked[0]["test"])) == len(asked[0]["train"])
-    assert made.items == len(asked[0]["test"])
+    result = rank(source, data)
+    created = result.validate(2, fit=fit, policy="full")
+    assert [round(row[2], 3) for row in created.rows] == [0.6, 0.7, 0.8][: len(created.rows)]
+    assert [item["layers"] for item in requested] == [[row.layer] for row in result.rows]
+    assert all(item["policy"] == "full" and item["source"] is source for item in requested)
+    assert all(len(item["train"]) + len(item["test"]) == 60 for item in requested)
+    assert len(requested[0]["train"].without(requested[0]["test"])) == len(requested[0]["train"])
+    assert created.items == len(requested[0]["test"])
 
 
 @pytest.mark.parametrize(("k", "options"), [(0, {}), (True, {}), (1.5, {}), (2, {"policy": "full"})])
 def test_what_makes_no_sense_is_refused(k, options):
     with pytest.raises(OptionError, match=r"k must|fit=hs\.fit"):
-        validate.validate(k, **made({"a": 0.7, "b": 0.9}, accuracy=[2, 1]), **options)
+        validate.validate(k, **validation_options({"a": 0.7, "b": 0.9}, accuracy=[2, 1]), **options)
 
 
 def solved(X, T, test, task):
@@ -185,30 +189,30 @@ def test_groups_stay_together(monkeypatch):
 
 
 def test_a_single_group_cannot_be_validated():
-    found = rank(dense(), good_data(30, groups=["one"] * 30))
+    result = rank(dense(), good_data(30, groups=["one"] * 30))
     with pytest.raises(DataError, match="one group"):
-        found.validate(1)
+        result.validate(1)
 
 
 def test_of_a_ranking():
-    found = rank([dense(0), dense(1)], good_data(120))
-    made = found.validate(2)
-    assert isinstance(made, Validation)
-    assert [row[:2] for row in made.rows[:2]] == [(row.source, row.layer) for row in found.rows[:2]]
-    assert set(made.tau) == set(SCORES)
-    assert all(-1 <= tau <= 1 for tau in made.tau.values())
-    assert all(0 <= regret <= 1 for regret in made.regret.values())
-    assert all(truth > 0.6 for *_, truth in made.rows)
-    assert found.validate(2) == made
-    assert len(found.validate(99).rows) == len(found.rows)
-    text = str(made)
+    result = rank([dense(0), dense(1)], good_data(120))
+    created = result.validate(2)
+    assert isinstance(created, Validation)
+    assert [row[:2] for row in created.rows[:2]] == [(row.source, row.layer) for row in result.rows[:2]]
+    assert set(created.tau) == set(SCORES)
+    assert all(-1 <= tau <= 1 for tau in created.tau.values())
+    assert all(0 <= regret <= 1 for regret in created.regret.values())
+    assert all(truth > 0.6 for *_, truth in created.rows)
+    assert result.validate(2) == created
+    assert len(result.validate(99).rows) == len(result.rows)
+    text = str(created)
     assert "weighted tau" in text
-    assert all(row.layer in text for row in found.rows[:2])
+    assert all(row.layer in text for row in result.rows[:2])
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
 def test_of_noise():
     X, y = separable(120)
     data = Dataset.from_arrays(X, [f"c{i}" for i in np.random.default_rng(0).permutation(y)])
-    made = rank(dense(), data).validate(3)
-    assert all(truth < 0.6 for *_, truth in made.rows)
+    created = rank(dense(), data).validate(3)
+    assert all(truth < 0.6 for *_, truth in created.rows)

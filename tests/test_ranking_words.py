@@ -33,20 +33,20 @@ def test_nothing_measured_is_nothing_said():
 
 
 def test_distances_name_the_nearest_and_the_farthest_layer():
-    found = {**NOTHING, "distance": [far("a", "l1", 0.5), far("a", "l2", 2.25), far("a", "l3", 1.0)]}
-    (sentence,) = describe_similarity(found, Row("a", "f", "l1"))
+    result = {**NOTHING, "distance": [far("a", "l1", 0.5), far("a", "l2", 2.25), far("a", "l3", 1.0)]}
+    (sentence,) = describe_similarity(result, Row("a", "f", "l1"))
     assert "0.5 times the spread of the source's training data" in sentence
     assert "at l1 (nearest)" in sentence
     assert "2.2 times at l2 (farthest)" in sentence
 
 
 def test_distances_of_several_sources_name_them():
-    found = {
+    result = {
         "subspace": [],
         "distance": [far("a", "l1", 0.5), far("b", "l1", 3.0)],
         "cka": {"labels": places("a/l1", "b/l1"), "values": [[1.0, 0.2], [0.2, 1.0]]},
     }
-    words = describe_similarity(found, Row("a", "f", "l1"))
+    words = describe_similarity(result, Row("a", "f", "l1"))
     assert any("spread of a's training data" in word for word in words)
     assert any("spread of b's training data" in word for word in words)
 
@@ -55,7 +55,7 @@ def test_layers_without_any_spread_have_no_distance():
     assert describe_similarity({**NOTHING, "distance": [far("a", "l1", None)]}, Row("a", "f", "l1")) == []
 
 
-def test_twins_of_the_best_layer_are_named():
+def test_similar_layers_of_the_best_layer_are_named():
     values = [[1.0, 0.95, 0.2], [0.95, 1.0, 0.3], [0.2, 0.3, 1.0]]
     cka = {"labels": places("a/l1", "a/l2", "a/l3"), "values": values}
     (sentence,) = describe_similarity({**NOTHING, "cka": cka}, Row("a", "f", "l1"))
@@ -63,7 +63,7 @@ def test_twins_of_the_best_layer_are_named():
     assert "l3" not in sentence
 
 
-def test_many_twins_are_counted():
+def test_many_similar_layers_are_counted():
     n = 9
     cka = {"labels": places(*(f"a/l{i}" for i in range(n))), "values": np.ones((n, n)).tolist()}
     (sentence,) = describe_similarity({**NOTHING, "cka": cka}, Row("a", "f", "l0"))
@@ -84,11 +84,13 @@ def test_a_best_row_that_was_thinned_away_says_nothing():
     assert describe_similarity({**NOTHING, "cka": cka}, Row("a", "f", "elsewhere")) == []
 
 
-@pytest.mark.parametrize(("against", "said"), [("classifier", "its own classifier"), ("classes", "training classes")])
-def test_directions_say_whose_they_are(against, said):
-    one = {"source": "a", "layer": "l1", "against": against, "share": 0.4, "chance": 0.1}
-    (sentence,) = describe_similarity({**NOTHING, "subspace": [one]}, Row("a", "f", "l1"))
-    assert said in sentence
+@pytest.mark.parametrize(
+    ("against", "message"), [("classifier", "its own classifier"), ("classes", "training classes")]
+)
+def test_directions_say_whose_they_are(against, message):
+    item = {"source": "a", "layer": "l1", "against": against, "share": 0.4, "chance": 0.1}
+    (sentence,) = describe_similarity({**NOTHING, "subspace": [item]}, Row("a", "f", "l1"))
+    assert message in sentence
     assert "40%" in sentence
     assert "10%" in sentence
 
@@ -107,19 +109,19 @@ def trial(name: str, wrong: int, n: int = 100, **more) -> SimpleNamespace:
 def test_groups_start_anew_where_a_row_is_clearly_worse():
     wrongs = {"a": 5, "b": 6, "c": 30, "d": 32, "e": 70}
     pairs = [(Row("s", "f", name), trial(name, wrong)) for name, wrong in wrongs.items()]
-    found = _group_ties(pairs, Pairing("classification"))
-    assert [row.group for row in found] == [1, 1, 2, 2, 3]
-    assert [row.tied for row in found] == [True, True, False, False, False]
-    assert [round(row.difference, 2) for row in found] == [0.0, -0.01, -0.25, -0.27, -0.65]
-    assert found[0].difference_low == found[0].difference_high == 0
+    result = _group_ties(pairs, Pairing("classification"))
+    assert [row.group for row in result] == [1, 1, 2, 2, 3]
+    assert [row.tied for row in result] == [True, True, False, False, False]
+    assert [round(row.difference, 2) for row in result] == [0.0, -0.01, -0.25, -0.27, -0.65]
+    assert result[0].difference_low == result[0].difference_high == 0
 
 
 def test_a_row_without_a_score_has_no_group():
-    found = _group_ties([(Row("s", "f", "a"), trial("a", 5)), (Row("s", "f", "b"), None)], Pairing("classification"))
-    assert (found[1].group, found[1].accuracy, found[1].tied) == (None, None, False)
+    result = _group_ties([(Row("s", "f", "a"), trial("a", 5)), (Row("s", "f", "b"), None)], Pairing("classification"))
+    assert (result[1].group, result[1].accuracy, result[1].tied) == (None, None, False)
 
 
-def test_best_of_is_the_cheapest_trial_of_these_features():
+def test_best_result_is_the_cheapest_trial_of_these_features():
     cheap, dear, other = trial("a", 10), trial("a", 20), trial("b", 1)
     assert best_result([dear, cheap, other], ("a",)) is cheap
     assert best_result([dear, cheap, other], ("c",)) is None
@@ -150,22 +152,22 @@ NAMES = {"a": (Named("net", "f1"), "l1"), "b": (Named("other", "f2"), "l7")}
 def test_fusion_is_told_against_the_best_single_row():
     together = trial("a", 5)
     together.candidates = ("a", "b")
-    found = fused([trial("a", 15), trial("b", 40), together], ("a", "b"))
-    assert found.parts == (("net", "l1"), ("other", "l7"))
-    assert found.fingerprints == ("f1", "f2")
-    assert found.difference == pytest.approx(0.10)
-    assert 0 < found.difference_low < found.difference < found.difference_high
-    assert found.wins
-    assert found.features == (3, 5) and found.n_selected is None
-    assert str(found) == "net/l1 + other/l7"
+    result = fused([trial("a", 15), trial("b", 40), together], ("a", "b"))
+    assert result.parts == (("net", "l1"), ("other", "l7"))
+    assert result.fingerprints == ("f1", "f2")
+    assert result.difference == pytest.approx(0.10)
+    assert 0 < result.difference_low < result.difference < result.difference_high
+    assert result.wins
+    assert result.features == (3, 5) and result.n_selected is None
+    assert str(result) == "net/l1 + other/l7"
 
 
 def test_fusion_that_was_not_chosen_does_not_win():
     together = trial("a", 14)
     together.candidates = ("a", "b")
-    found = fused([trial("a", 15), together])
-    assert not found.wins
-    assert found.difference == pytest.approx(0.01)
+    result = fused([trial("a", 15), together])
+    assert not result.wins
+    assert result.difference == pytest.approx(0.01)
 
 
 def test_without_anything_together_there_is_no_fusion():
@@ -181,16 +183,16 @@ def test_pairing_knows_the_metric():
 
 
 @pytest.mark.parametrize(
-    ("first", "said"),
+    ("first", "message"),
     [
         (["a"], "clearly better than all others on 50 examples"),
         (["a", "b"], "These 2 rows cannot be told apart on 50 examples: a, b."),
         (["a", "b", "c", "d", "e", "g"], "a, b, c, d and 2 more."),
     ],
 )
-def test_ties_are_counted_and_named(first, said):
+def test_ties_are_counted_and_named(first, message):
     rows = [Row("s", "f", name, tied=True, macs=1.0) for name in first]
-    assert said in describe_ties([*rows, Row("s", "f", "z", macs=1.0)], 50)
+    assert message in describe_ties([*rows, Row("s", "f", "z", macs=1.0)], 50)
 
 
 def test_ties_across_sources_name_them():
@@ -217,7 +219,7 @@ def test_ties_across_sources_name_them():
     ],
 )
 def test_names_lose_what_all_of_them_share(names, shown):
-    found = distinct(names) if names else {}
-    assert list(found) == names
-    assert list(found.values()) == shown
+    result = distinct(names) if names else {}
+    assert list(result) == names
+    assert list(result.values()) == shown
     assert len(set(shown)) == len(names), "and stay apart"

@@ -564,7 +564,7 @@ def test_validate_is_lent_by_who_ranked():
 
 def test_text_of_a_ranking():
     text = str(ranking)
-    assert "knowing nothing gives 0.250" in text and "blocks.4 transfers." in text and "a note" in text
+    assert "chance level 0.250" in text and "blocks.4 transfers." in text and "a note" in text
     first = next(line for line in text.splitlines() if "blocks.4" in line)
     assert first.split()[0] == "1=" and "0.900 [0.850, 0.940]" in text and "3.5 s" in text
     assert "leep" not in text, "what nobody measured is no column"

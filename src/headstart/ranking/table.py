@@ -23,65 +23,63 @@ from headstart.selection.search import Selection
 from headstart.sources.base import Source, display_names
 from headstart.sources.types import Layer
 
-# The columns beside the cross-validated score: LogME, H-score, kNN from rows; NCE, LEEP from the source's own
-# head.
-
-
-_KNN_ROWS = 2000
+_KNN_ROWS = 2000  # kNN takes n² products: on more rows an evenly spaced sample
 
 
 def layer_columns(
     X: np.ndarray, T: np.ndarray, *, task: str, bank: FeatureBank, layer: Layer
 ) -> dict[str, float | None]:
-    """LogME, H-score, kNN, extraction seconds and megabytes of one layer; None where a score does not apply."""
-    found = transferability_scores(X, T, task=task)
+    """Return LogME, H-score, kNN, extraction seconds and megabytes of one layer; None where a score does not apply."""
+    columns = transferability_scores(X, T, task=task)
     speed = bank.runtime.speed
-    found["seconds"] = len(X) / speed * layer.depth if speed else None
-    found["mbytes"] = X.nbytes / 1e6
-    return found
+    columns["seconds"] = len(X) / speed * layer.depth if speed else None
+    columns["mbytes"] = X.nbytes / 1e6
+    return columns
 
 
 def transferability_scores(X: np.ndarray, T: np.ndarray, *, task: str) -> dict[str, float | None]:
-    """The scores that need nothing but rows: LogME, and of classes H-score and kNN."""
+    """Return the scores that need rows only: LogME, and of classes H-score and kNN."""
     moments = Moments.from_rows(reduce_to_rank(X), T)
-    found: dict[str, float | None] = {"logme": _score_or_none("logme", moments)}
+    scores: dict[str, float | None] = {"logme": _score_or_none("logme", moments)}
     if task == "classification":
-        found["h_score"] = _score_or_none("h_score", moments, dimensions=X.shape[1])
-        few = slice(None) if len(X) <= _KNN_ROWS else np.linspace(0, len(X) - 1, _KNN_ROWS).astype(int)
-        found["knn"] = _score_or_none("knn", None, rows=X[few], targets=T[few])
-    return found
+        scores["h_score"] = _score_or_none("h_score", moments, dimensions=X.shape[1])
+        sample = slice(None) if len(X) <= _KNN_ROWS else np.linspace(0, len(X) - 1, _KNN_ROWS).astype(int)
+        scores["knn"] = _score_or_none("knn", None, rows=X[sample], targets=T[sample])
+    return scores
 
 
 def source_columns(
     source: Source, bank: FeatureBank, data: Dataset, *, T: np.ndarray, task: str
 ) -> dict[str, float | None]:
-    """What is the same for all layers of a source: its size (the static list), and NCE and LEEP where it has a head."""
+    """Return the columns common to all layers of a source: its size, and NCE and LEEP where it has a classifier."""
     parameters = sum(p.numel() for p in source.module.parameters()) if "torch" in source.engines else None
-    found: dict[str, float | None] = {"static": parameters / 1e6 if parameters else None}
+    columns: dict[str, float | None] = {"static": parameters / 1e6 if parameters else None}
     if task != "classification" or source.classifier is None or "output" not in bank.layers:
-        return found
-    theta = bank.rows("output", data).astype(np.float64)
-    if theta.min() < 0 or np.abs(theta.sum(1) - 1).max() > 1e-3:  # some networks end in a softmax of their own
-        theta = softmax(theta, axis=1)
-    table = T.T @ np.eye(theta.shape[1])[theta.argmax(1)]
-    found["leep"] = _score_or_none("leep", None, probabilities=theta, targets=T)
-    found["nce"] = _score_or_none("nce", None, table=table)
-    return found
+        return columns
+    probabilities = bank.rows("output", data).astype(np.float64)
+    if (
+        probabilities.min() < 0 or np.abs(probabilities.sum(1) - 1).max() > 1e-3
+    ):  # some networks end in a softmax of their own
+        probabilities = softmax(probabilities, axis=1)
+    table = T.T @ np.eye(probabilities.shape[1])[probabilities.argmax(1)]
+    columns["leep"] = _score_or_none("leep", None, probabilities=probabilities, targets=T)
+    columns["nce"] = _score_or_none("nce", None, table=table)
+    return columns
 
 
 def reduce_to_rank(X: np.ndarray) -> np.ndarray:
-    """Rows in at most n dimensions, distances unchanged: scores that do not see rotations cost n³ instead of d³."""
+    """Return rows in at most n dimensions, distances unchanged: rotation-invariant scores cost n³ instead of d³."""
     if len(X) >= X.shape[1]:
         return X
-    away = np.asarray(X, dtype=np.float64) - X.mean(0, dtype=np.float64)
-    values, vectors = np.linalg.eigh(away @ away.T)
+    centered = np.asarray(X, dtype=np.float64) - X.mean(0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(centered @ centered.T)
     keep = values > values[-1] * 1e-12
     return vectors[:, keep] * np.sqrt(values[keep])
 
 
-def _score_or_none(name: str, moments: Moments | None, **rest: Any) -> float | None:
+def _score_or_none(name: str, moments: Moments | None, **inputs: Any) -> float | None:
     try:
-        return float(score(name, moments, **rest))
+        return float(score(name, moments, **inputs))
     except HeadstartError:
         return None
 
@@ -90,7 +88,7 @@ Names = Mapping[str, tuple[Source, str]]
 
 
 def source_titles(names: Names) -> dict[Source, str]:
-    """What every source is called in rows."""
+    """Return the display name of every source."""
     sources = list(dict.fromkeys(source for source, _ in names.values()))
     return dict(zip(sources, display_names(sources), strict=True))
 
@@ -105,39 +103,39 @@ def ranking_rows(
     banks: Mapping[Source, FeatureBank],
     data: Dataset,
 ) -> list[Row]:
-    """One row per candidate, best first."""
-    own: dict[Source, dict[str, Any]] = {
+    """Return one row per candidate, best first."""
+    per_source: dict[Source, dict[str, Any]] = {
         source: source_columns(source, bank, data, T=T, task=choice.task) for source, bank in banks.items()
     }
-    prints, titles = {source: source.fingerprint for source in banks}, source_titles(names)
+    fingerprints, titles = {source: source.fingerprint for source in banks}, source_titles(names)
     trials = {name: best_result(choice.trials, (name,)) for name in names}
-    found = {}
+    unscored = {}
     for name, (source, layer) in names.items():
-        place = source.layer(layer)
-        columns: dict[str, Any] = layer_columns(rows[name], T, task=choice.task, bank=banks[source], layer=place)
-        where: dict[str, Any] = {"depth": place.depth, "macs": place.macs / 1e6}
-        found[name] = Row(titles[source], prints[source], layer, **where, **columns, **own[source])
+        description = source.layer(layer)
+        columns: dict[str, Any] = layer_columns(rows[name], T, task=choice.task, bank=banks[source], layer=description)
+        position: dict[str, Any] = {"depth": description.depth, "macs": description.macs / 1e6}
+        unscored[name] = Row(titles[source], fingerprints[source], layer, **position, **columns, **per_source[source])
     ordered = sorted(names, key=lambda name: -_sort_score(trials[name]))
-    return _group_ties([(found[name], trials[name]) for name in ordered], pairing)
+    return _group_ties([(unscored[name], trials[name]) for name in ordered], pairing)
 
 
 def _group_ties(pairs: Sequence[tuple[Row, CVResult | None]], pairing: Pairing) -> list[Row]:
-    """Rows with their scores, differences and groups: what cannot be told from a group's first row belongs to it."""
+    """Return rows with scores, differences and groups: rows not clearly worse than a group's first belong to it."""
     leaders: list[CVResult] = []
-    found = []
+    result = []
     for row, trial in pairs:
         if trial is None:
-            found.append(row)
+            result.append(row)
             continue
-        group = next((i for i, one in enumerate(leaders) if pairing.tied(trial, one)), None)
+        group = next((i for i, leader in enumerate(leaders) if pairing.tied(trial, leader)), None)
         if group is None:
             group = len(leaders)
             leaders.append(trial)
         mean, low, high = pairing.difference(trial, leaders[0])
         paired: dict[str, Any] = {"difference": mean, "difference_low": low, "difference_high": high}
         scored: dict[str, Any] = {"accuracy": trial.score, "low": trial.low, "high": trial.high}
-        found.append(replace(row, **scored, **paired, tied=group == 0, group=group + 1))
-    return found
+        result.append(replace(row, **scored, **paired, tied=group == 0, group=group + 1))
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +154,7 @@ class Pairing:
 
     @classmethod
     def of(cls, choice: Selection, T: np.ndarray) -> Pairing:
-        """For the trials of a choice made on these targets."""
+        """Return the pairing for the trials of a selection made on these targets."""
         if choice.metric != "balanced_accuracy":
             return cls(choice.task)
         labels = T.argmax(1)
@@ -164,7 +162,7 @@ class Pairing:
         return cls(choice.task, len(labels) / (np.count_nonzero(counts) * counts[labels]))
 
     def difference(self, trial: CVResult, other: CVResult) -> tuple[float, float, float]:
-        """(mean, low, high) of ``trial`` minus ``other``: paired by rows, where there are labels by folds."""
+        """Return (mean, low, high) of ``trial`` minus ``other``: paired by rows, of labels by folds."""
         if trial is other:
             return 0.0, 0.0, 0.0
         mean, low, high = paired_difference(self._units(trial), self._units(other))
@@ -172,7 +170,7 @@ class Pairing:
         return exact, exact + low - mean, exact + high - mean
 
     def tied(self, trial: CVResult, top: CVResult) -> bool:
-        """Whether a trial is not clearly worse than the top one."""
+        """Return True if a trial is not clearly worse than the top one."""
         return self.difference(trial, top)[2] >= 0
 
     def _units(self, trial: CVResult) -> np.ndarray:
@@ -184,21 +182,20 @@ class Pairing:
 def fusion(
     choice: Selection, names: Names, pairing: Pairing, *, rows: Mapping[str, np.ndarray], T: np.ndarray
 ) -> Fusion | None:
-    """The layers that were tried side by side, against the best single one."""
+    """Return the best set of layers tried together, against the best single one."""
     together = [trial for trial in choice.trials if len(trial.candidates) > 1]
-    single = max(
-        (t for n in names if (t := best_result(choice.trials, (n,))) is not None), key=_sort_score, default=None
-    )
+    singles = [best_result(choice.trials, (name,)) for name in names]
+    single = max((trial for trial in singles if trial is not None), key=_sort_score, default=None)
     if not together or single is None:
         return None
     best = best_result(together, together[0].candidates)
     assert best is not None
     mean, low, high = pairing.difference(best, single)
     parts, titles = [names[name] for name in best.candidates], source_titles(names)
-    kept = None
+    n_selected = None
     if HEADS[best.head].selects_features:
-        taken = replace(choice, candidates=best.candidates, name=best.head, fields=best.fields)
-        kept = taken.selected_counts(taken.fit(rows, T), rows)
+        selection = replace(choice, candidates=best.candidates, name=best.head, fields=best.fields)
+        n_selected = selection.selected_counts(selection.fit(rows, T), rows)
     return Fusion(
         tuple((titles[source], layer) for source, layer in parts),
         accuracy=best.score,
@@ -210,31 +207,40 @@ def fusion(
         wins=len(choice.candidates) > 1,
         fingerprints=tuple(source.fingerprint for source, _ in parts),
         features=tuple(rows[name].shape[1] for name in best.candidates),
-        n_selected=kept,
+        n_selected=n_selected,
     )
 
 
+def subsample(T: np.ndarray, task: str, seed: int, max_rows: int) -> np.ndarray | slice:
+    """Return the index of at most ``max_rows`` rows, ascending, stratified by class."""
+    if len(T) <= max_rows:
+        return slice(None)
+    labels = T.argmax(1) if task == "classification" else np.zeros(len(T))
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(T)), labels))
+    return np.sort(order[np.linspace(0, len(T) - 1, max_rows).astype(int)])
+
+
 def best_result(trials: Sequence[CVResult], candidates: tuple[str, ...]) -> CVResult | None:
-    """The trial of least cost on these features, of those that saw every draw of the folds."""
-    whole = complete_results([trial for trial in trials if trial.candidates == candidates])
-    return min(whole, key=lambda trial: trial.mean_loss, default=None)
+    """Return the trial of least mean loss on these candidates, of those that saw every draw of the folds."""
+    complete = complete_results([trial for trial in trials if trial.candidates == candidates])
+    return min(complete, key=lambda trial: trial.mean_loss, default=None)
 
 
 def _sort_score(trial: CVResult | None) -> float:
     return -math.inf if trial is None or math.isnan(trial.score) else trial.score
 
 
-def describe_ties(found: Sequence[Row], items: int) -> str:
-    """``These 3 rows cannot be told apart on 240 examples: …``, and which of them costs least."""
-    first = [row for row in found if row.tied]
-    if len(first) < 2:
-        return f"The best row is clearly better than all others on {items:,} examples." if len(found) > 1 else ""
-    several = len({row.fingerprint for row in first}) > 1
-    words = [f"{row.source}/{row.layer}" if several else row.layer for row in first]
-    shown = ", ".join(words[:4]) + (f" and {len(words) - 4} more" if len(words) > 4 else "")
-    text = f"These {len(first)} rows cannot be told apart on {items:,} examples: {shown}."
-    cheapest = min(range(len(first)), key=lambda i: (first[i].macs or 0.0, i))
-    if cheapest and (first[cheapest].macs or 0) < 0.8 * (first[0].macs or 0):
-        share = (first[cheapest].macs or 0) / (first[0].macs or 1)
-        text += f" The cheapest of them is {words[cheapest]}, at {share:.0%} of the first one's multiply-adds."
+def describe_ties(rows: Sequence[Row], items: int) -> str:
+    """Return ``These 3 rows cannot be told apart on 240 examples: …``, and the cheapest of them."""
+    tied = [row for row in rows if row.tied]
+    if len(tied) < 2:
+        return f"The best row is clearly better than all others on {items:,} examples." if len(rows) > 1 else ""
+    several = len({row.fingerprint for row in tied}) > 1
+    labels = [f"{row.source}/{row.layer}" if several else row.layer for row in tied]
+    shown = ", ".join(labels[:4]) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
+    text = f"These {len(tied)} rows cannot be told apart on {items:,} examples: {shown}."
+    cheapest = min(range(len(tied)), key=lambda i: (tied[i].macs or 0.0, i))
+    if cheapest and (tied[cheapest].macs or 0) < 0.8 * (tied[0].macs or 0):
+        share = (tied[cheapest].macs or 0) / (tied[0].macs or 1)
+        text += f" The cheapest of them is {labels[cheapest]}, at {share:.0%} of the first one's multiply-adds."
     return text

@@ -1,4 +1,4 @@
-"""ranking.validate(k): fit the top rows and some others for real, and see what every score was worth."""
+"""ranking.validate(k): fit the top rows and some others, and compare every score with the test scores."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from headstart.dataset.dataset import Dataset
 from headstart.errors import DataError, OptionError
 from headstart.heads.base import Head
 from headstart.metrics.kernels import mean_average_precision, r_squared, r_squared_parts
-from headstart.ranking.table import best_result, transferability_scores
+from headstart.ranking.table import Names, best_result, transferability_scores
 from headstart.result.ranking import Row
 from headstart.selection.cross_validation import draw_folds
 from headstart.selection.search import Selection, select_head
+from headstart.sources.base import Source
 
 _SCORES = ("accuracy", "logme", "h_score", "knn", "nce", "leep", "static")
-_OTHERS = 4
+_N_OTHERS = 4
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What really fitting some rows showed.
+    """Test scores of some fitted rows, and how well every score predicts them.
 
     Attributes
     ----------
@@ -36,9 +37,9 @@ class Validation:
     regret : mapping
         How much is lost by taking the row that the score puts first.
     metric : str
-        What the test score is.
+        Name of the test score.
     items : int
-        How many items it was measured on.
+        Number of test items.
     """
 
     rows: tuple[tuple[str, str, float], ...]
@@ -56,13 +57,13 @@ class Validation:
 
 
 def validate(
-    k: int, *, rows: Mapping[str, np.ndarray], T: np.ndarray, names: Mapping[str, Any], task: str,
-    found: Sequence[Row], seed: int, groups: np.ndarray | None = None, data: Dataset | None = None,
+    k: int, *, rows: Mapping[str, np.ndarray], T: np.ndarray, names: Names, task: str,
+    ranked: Sequence[Row], seed: int, groups: np.ndarray | None = None, data: Dataset | None = None,
     column: str | None = None, head: str | Head = "auto", fit: Callable[..., Any] | None = None, **options: Any,
 ) -> Validation:  # fmt: skip
     """Fit the first ``k`` rows and up to four others on three fifths of the data and score them on the rest.
 
-    Scores are computed again on those three fifths, so that none has seen what it is judged by. Without ``fit`` heads
+    Scores are computed again on those three fifths, so that none has seen the test part. Without ``fit`` heads
     are solved on the features; ``fit=hs.fit`` runs the whole job, and passes on ``policy=``, ``budget=`` and whatever
     else it takes: ``ranking.validate(3, fit=hs.fit, policy="full")`` fine-tunes every row.
 
@@ -77,64 +78,66 @@ def validate(
         raise OptionError(f"k must be a whole number ≥ 1; got {k!r}.")
     if options and fit is None:
         raise OptionError(f"{', '.join(options)} is for fitting in full: give fit=hs.fit as well.")
-    chosen = _select_rows(int(k), found)
-    halves = draw_folds(T, task, groups=groups, repeats=1, random_state=seed + 1)
-    if halves is None:
+    chosen = _select_rows(int(k), ranked)
+    folds = draw_folds(T, task, groups=groups, repeats=1, random_state=seed + 1)
+    if folds is None:
         raise DataError("There is nothing to hold out: every class has one example, or all are one group.")
-    test = halves[0] % 2 == 1
-    where = {(source.fingerprint, layer): name for name, (source, layer) in names.items()}
-    picked = {where[row.fingerprint, row.layer]: row for row in chosen}
+    test = folds[0] % 2 == 1
+    names_by_key = {(source.fingerprint, layer): name for name, (source, layer) in names.items()}
+    picked = {names_by_key[row.fingerprint, row.layer]: row for row in chosen}
     train = {name: rows[name][~test] for name in picked}
-    how: dict[str, Any] = {"task": task, "heads": head, "random_state": seed}
-    choices = {name: select_head({name: X}, T[~test], **how) for name, X in train.items()}
+    select_options: dict[str, Any] = {"task": task, "heads": head, "random_state": seed}
+    choices = {name: select_head({name: X}, T[~test], **select_options) for name, X in train.items()}
     scores = [_scores_on_training_part(row, train[name], T[~test], choices[name]) for name, row in picked.items()]
-    asked = {} if head == "auto" else {"head": head}
-    truth = []
+    head_option = {} if head == "auto" else {"head": head}
+    test_scores = []
     for name in picked:
         if fit is None or data is None:
-            truth.append(_test_score_of_head(choices[name], rows[name], T, test))
+            test_scores.append(_test_score_of_head(choices[name], rows[name], T, test))
         else:
             parts = data.take(np.flatnonzero(~test)), data.take(np.flatnonzero(test))
-            truth.append(
-                _test_score_of_fit(fit, names[name], parts, column, **{**asked, "random_state": seed, **options})
+            test_scores.append(
+                _test_score_of_fit(fit, names[name], parts, column, **{**head_option, "random_state": seed, **options})
             )
-    tau, regret = _rank_agreement(scores, truth)
+    tau, regret = _rank_agreement(scores, test_scores)
     metric = {"classification": "accuracy", "multilabel": "mean_average_precision", "regression": "r2"}[task]
-    shown = tuple((row.source, row.layer, value) for row, value in zip(chosen, truth, strict=True))
+    shown = tuple((row.source, row.layer, value) for row, value in zip(chosen, test_scores, strict=True))
     return Validation(shown, tau, regret, metric, int(test.sum()))
 
 
-def _select_rows(k: int, found: Sequence[Row]) -> list[Row]:
-    """The first k rows, and up to four spread over the others."""
-    spread = np.linspace(k, len(found) - 1, _OTHERS).astype(int) if len(found) > k else np.zeros(0, int)
-    return [found[i] for i in dict.fromkeys([*range(min(k, len(found))), *spread.tolist()])]
+def _select_rows(k: int, ranked: Sequence[Row]) -> list[Row]:
+    """Return the first k rows, and up to four spread over the others."""
+    spread = np.linspace(k, len(ranked) - 1, _N_OTHERS).astype(int) if len(ranked) > k else np.zeros(0, int)
+    return [ranked[i] for i in dict.fromkeys([*range(min(k, len(ranked))), *spread.tolist()])]
 
 
 def _scores_on_training_part(row: Row, X: np.ndarray, T: np.ndarray, choice: Selection) -> dict[str, float | None]:
-    """Every score of a row, from training rows alone (NCE, LEEP and size are not fitted to anything)."""
+    """Return every score of a row from training rows alone (NCE, LEEP and size are not fitted to anything)."""
     best = best_result(choice.trials, choice.candidates)
-    fresh = {"accuracy": None if best is None else best.score, **transferability_scores(X, T, task=choice.task)}
-    return {name: fresh.get(name, getattr(row, name)) for name in _SCORES}
+    recomputed = {"accuracy": None if best is None else best.score, **transferability_scores(X, T, task=choice.task)}
+    return {name: recomputed.get(name, getattr(row, name)) for name in _SCORES}
 
 
 def _rank_agreement(
-    scores: Sequence[Mapping[str, float | None]], truth: Sequence[float]
+    scores: Sequence[Mapping[str, float | None]], test_scores: Sequence[float]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Weighted τ and regret of every score that all rows have."""
+    """Return weighted τ and regret of every score that all rows have."""
     tau, regret = {}, {}
     for score in _SCORES:
-        values = [one[score] for one in scores]
+        values = [row_scores[score] for row_scores in scores]
         if any(v is None for v in values) or len(values) < 2:
             continue
-        orders = len(set(values)) > 1 and len(set(truth)) > 1
-        tau[score] = float(weightedtau(values, truth).statistic) if orders else 0.0
-        known = np.asarray(values, dtype=float)
-        regret[score] = float(max(truth) - np.mean(np.asarray(truth)[known == known.max()]))  # of equals: any of them
+        orders = len(set(values)) > 1 and len(set(test_scores)) > 1
+        tau[score] = float(weightedtau(values, test_scores).statistic) if orders else 0.0
+        array = np.asarray(values, dtype=float)
+        regret[score] = float(
+            max(test_scores) - np.mean(np.asarray(test_scores)[array == array.max()])
+        )  # of equals: any of them
     return tau, regret
 
 
 def _test_score_of_head(choice: Selection, X: np.ndarray, T: np.ndarray, test: np.ndarray) -> float:
-    """Test score of the chosen head, fitted on the training rows."""
+    """Return the test score of the selected head, fitted on the training rows."""
     (name,) = choice.candidates
     decision = choice.fit({name: X[~test]}, T[~test]).decision(X[test])
     if choice.task == "classification":
@@ -145,10 +148,12 @@ def _test_score_of_head(choice: Selection, X: np.ndarray, T: np.ndarray, test: n
 
 
 def _test_score_of_fit(
-    fit: Any, place: tuple[Any, str], parts: tuple[Dataset, Dataset], column: str | None, **how: Any
+    fit: Callable[..., Any], key: tuple[Source, str], parts: tuple[Dataset, Dataset], column: str | None, **options: Any
 ) -> float:
-    """Test score of the whole job."""
-    (source, layer), (train, test) = place, parts
-    metrics = fit(source, train, layers=[layer], **how).evaluate(test).metrics
-    mine = [name for name in metrics if name.startswith(f"{column}.")] if len(train.columns) > 1 else list(metrics)
-    return float(metrics[mine[0]])
+    """Return the test score of ``fit`` on one source and layer."""
+    (source, layer), (train, test) = key, parts
+    metrics = fit(source, train, layers=[layer], **options).evaluate(test).metrics
+    own_metrics = (
+        [name for name in metrics if name.startswith(f"{column}.")] if len(train.columns) > 1 else list(metrics)
+    )
+    return float(metrics[own_metrics[0]])

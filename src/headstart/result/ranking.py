@@ -120,13 +120,13 @@ class Ranking(Record):
     shared : mapping
         What the target shares with the sources, as plain data; ``shared["words"]`` says it in sentences.
     transfers : bool
-        Whether the best row is clearly above what knowing nothing gives.
+        Whether the best row is clearly above chance level.
     verdict : str
         The same in a sentence.
     metric : str
         What the ``accuracy`` column holds (``"r2"`` for regression).
     baseline : float or None
-        What knowing nothing gives (share of the largest class, 0 for r2).
+        Chance level (share of the largest class, 0 for r2).
     """
 
     rows: tuple[Row, ...]
@@ -178,7 +178,7 @@ class Ranking(Record):
         return self._validate(k, **options)
 
     def __str__(self) -> str:
-        base = "" if self.baseline is None else f" · knowing nothing gives {format_number(self.baseline)}"
+        base = "" if self.baseline is None else f" · chance level {format_number(self.baseline)}"
         rows = f"{len(self.rows)} row{'s' * (len(self.rows) != 1)}"
         return blocks(
             paragraph(f"Ranking · {rows} by {self.metric}{base}"),
