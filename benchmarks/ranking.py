@@ -4,7 +4,7 @@
   baseline is ``extract()`` with the layers that the ranking looks at; both start from an empty store and alternate.
   A ranking of the same items with new labels is timed, too.
 * ``choice``: the row that the ranking puts first is within a point of the best of all rows, fitted and measured on held
-  out items; so is its order (weighted τ). The baselines are the scores that need no cross-validation, and the static list.
+  out items; so is its order (weighted τ). The baselines are the scores that need no cross-validation, and model size.
   Five sources (four trained, one with initial weights) × all layers × photos, hand signs, written digits.
 * ``fusion``: sources together against the best single row, on items that nothing was chosen on.
 * ``sounds``: spoken digits of unseen speakers with YAMNet: which layer wins, and what fusing gives against the last.
