@@ -342,7 +342,7 @@ def test_an_honest_network_passes_with_one_item():
 def test_probes_are_candidates_in_execution_order(source):
     normed = image_source(networks.Normed, classifier="classifier")
     assert list(probe_layers(normed)) == ["blocks.1", "blocks.3", "pool"]
-    assert list(probe_layers(normed, whole=True))[-1] in ("classifier", "output")
+    assert list(probe_layers(normed, include_last=True))[-1] in ("classifier", "output")
     assert set(probe_layers(source)) <= set(source.select("auto"))
 
 

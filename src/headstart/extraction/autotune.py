@@ -64,10 +64,10 @@ def choose_runtime(
         raise UnknownName(unknown_name("precisions", precision, ["auto", *PRECISIONS]))
     device = _resolve_device(names, device)
     fixed = engine != "auto" and precision != "auto" and batch_size is not None
-    place = _cache_path(source, names, {"engine": engine, "precision": precision, "device": device})
-    known = _load_cached(place, names)
-    if known is not None and (fixed or known.speed > 0):
-        return known
+    cache_path = _cache_path(source, names, {"engine": engine, "precision": precision, "device": device})
+    cached = _load_cached(cache_path, names)
+    if cached is not None and (fixed or cached.speed > 0):
+        return cached
     samples = draw()
     if not samples:
         return RuntimeConfig(
@@ -78,10 +78,10 @@ def choose_runtime(
         _check_batch_invariance(source, samples, choice)
     else:
         choice = _benchmark(source, samples, names, precision=precision, device=device)
-    other = _load_cached(place, names)
+    other = _load_cached(cache_path, names)
     if other is not None and other.speed > 0:  # another process was faster: one choice for all
         return other
-    _save_to_cache(place, choice)
+    _save_to_cache(cache_path, choice)
     if choice.speed:
         cosine = f"least cosine to fp32 {choice.cosine:.4f}"
         note(f"{source.name}: {choice} ({choice.speed:.0f} items/s, {cosine}; remembered)")
@@ -98,16 +98,16 @@ def _candidate_engines(source: Any, engine: str) -> list[str]:
         if engine not in able:
             raise UnknownName(unknown_name(f"engines of {source.address}", engine, able))
         return [engine]
-    found, absent = [], []
+    installed, absent = [], []
     for name in source.engines:
         try:
             ENGINES[name].version()
-            found.append(name)
+            installed.append(name)
         except MissingPackage as error:
             absent.append(str(error))
-    if not found:
+    if not installed:
         raise MissingPackage(f"No engine that can run {source.address} is installed. {' '.join(absent)}")
-    return found
+    return installed
 
 
 def _runs_on_request(engine: str, source: Any) -> bool:
@@ -118,8 +118,8 @@ def _runs_on_request(engine: str, source: Any) -> bool:
 
 def _resolve_device(names: Sequence[str], device: str) -> str:
     """``"auto"`` → the best device of the engine that comes first."""
-    own = getattr(ENGINES[names[0]], "default_device", None)
-    return str(own()) if device == "auto" and own is not None else device_name(device)
+    default = getattr(ENGINES[names[0]], "default_device", None)
+    return str(default()) if device == "auto" and default is not None else device_name(device)
 
 
 def device_name(device: str) -> str:
@@ -133,31 +133,31 @@ def device_name(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _cache_path(source: Any, names: Sequence[str], asked: dict[str, Any]) -> Path:
+def _cache_path(source: Any, names: Sequence[str], requested: dict[str, Any]) -> Path:
     machine = {"machine": platform.machine(), "processor": _cpu_model(), "threads": os.cpu_count()}
     versions = {name: ENGINES[name].version() for name in names}
-    what = {"source": source.fingerprint, **asked, **machine, "versions": versions}
+    what = {"source": source.fingerprint, **requested, **machine, "versions": versions}
     return cache_folder() / "choices" / f"{fingerprint(what)}.json"
 
 
-def _load_cached(place: Path, names: Sequence[str]) -> RuntimeConfig | None:
-    if not place.is_file():
+def _load_cached(path: Path, names: Sequence[str]) -> RuntimeConfig | None:
+    if not path.is_file():
         return None
     try:
-        known = RuntimeConfig(**read_json(place, "remembered choice"))
+        runtime = RuntimeConfig(**read_json(path, "remembered choice"))
     except (StoreError, TypeError) as error:
-        note(f"{place} is damaged and is measured again ({error}).")
+        note(f"{path} is damaged and is measured again ({error}).")
         return None
-    numbers = isinstance(known.batch_size, int) and isinstance(known.speed, (int, float))
-    if known.engine in names and known.precision in PRECISIONS and numbers and known.batch_size >= 1:
-        return known
-    note(f"{place} holds no choice that can be used and is measured again.")
+    numbers = isinstance(runtime.batch_size, int) and isinstance(runtime.speed, (int, float))
+    if runtime.engine in names and runtime.precision in PRECISIONS and numbers and runtime.batch_size >= 1:
+        return runtime
+    note(f"{path} holds no choice that can be used and is measured again.")
     return None
 
 
-def _save_to_cache(place: Path, choice: RuntimeConfig) -> None:
+def _save_to_cache(path: Path, choice: RuntimeConfig) -> None:
     try:
-        write_json(place, choice.to_dict())
+        write_json(path, choice.to_dict())
     except StoreError as error:
         note(f"The choice cannot be remembered, and is measured again next time: {error}")
 
@@ -218,14 +218,14 @@ def _items_per_second(engine: Any, batch: Any) -> float:
     return len(batch) / max(min(times), 1e-9)
 
 
-def probe_layers(source: Any, *, whole: bool = False) -> dict[str, Any]:
-    """Three layers spread over the candidates, pooled: what fidelity is measured on; ``whole`` adds the last of all."""
+def probe_layers(source: Any, *, include_last: bool = False) -> dict[str, Any]:
+    """Return three layers spread over the candidates, pooled, to measure fidelity on; and the last of all."""
     candidates = [layer for layer in source.layers if layer.candidate] or list(source.layers[-1:])
     picked = [candidates[i] for i in (len(candidates) // 3, 2 * len(candidates) // 3, -1)]
-    picked += [source.layers[-1]] if whole else []
+    picked += [source.layers[-1]] if include_last else []
     return {
         layer.name: reducer(resolve("auto", axes=layer.axes, shape=layer.shape, modality=source.modality), layer.axes)
-        for layer in sorted(picked, key=lambda one: one.macs)
+        for layer in sorted(picked, key=lambda candidate: candidate.macs)
     }
 
 
@@ -244,11 +244,11 @@ def min_cosine(reference: dict[str, np.ndarray], rows: dict[str, np.ndarray]) ->
 
 def _check_batch_invariance(source: Any, samples: Sequence[Any], choice: RuntimeConfig) -> None:
     """Features of an item may not depend on its batch-mates, and must come out the same twice: the whole network."""
-    engine = ENGINES[choice.engine](source, probe_layers(source, whole=True), choice)
+    engine = ENGINES[choice.engine](source, probe_layers(source, include_last=True), choice)
     tolerance = _TOLERANCES[choice.precision]
-    few = source.input.collate(samples[:4])
-    together = engine(few)
-    _check_same_rows(source, together, engine(few), tolerance)
+    batch = source.input.collate(samples[:4])
+    together = engine(batch)
+    _check_same_rows(source, together, engine(batch), tolerance)
     _check_same_rows(source, together, engine(source.input.collate(samples[:1])), tolerance)
     example = source.input.example(3)
     if len(samples) < 2 and example.counts is None:  # batch-mates that are copies tell nothing
@@ -279,5 +279,5 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
-    kept = {line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "flags", "Features"))}
-    return fingerprint(sorted(kept))
+    facts = {line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return fingerprint(sorted(facts))

@@ -203,11 +203,11 @@ def extract_all(
     """
     banks: dict[int, FeatureBank] = {}
     readable = np.ones(len(data), dtype=bool)
-    for number, (source, asked) in enumerate(zip(sources, options, strict=True)):
-        if asked is None:
+    for number, (source, source_options) in enumerate(zip(sources, options, strict=True)):
+        if source_options is None:
             continue
         source_store = False if is_passthrough(source) else store
-        bank = extract(source, data, store=source_store, **vars(asked))
+        bank = extract(source, data, store=source_store, **vars(source_options))
         readable &= bank.keep(data)
         banks[number] = bank
     index = np.flatnonzero(readable)

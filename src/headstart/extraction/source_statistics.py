@@ -51,11 +51,11 @@ def source_statistics(
     """
     source = load_source(source)
     bank = extract(source, data, layers=layers, pooling=pooling, store=store, device=device)
-    kept = data.take(np.flatnonzero(bank.keep(data)))
+    readable = data.take(np.flatnonzero(bank.keep(data)))
     single = data.columns[0] if len(data.columns) == 1 else None
     moments = {}
     for layer in bank.layers:
-        moments[layer] = bank.summarise(layer, kept if single is not None else kept.without_targets())
+        moments[layer] = bank.summarise(layer, readable if single is not None else readable.without_targets())
     classes = None if single is None or single.classes is None else tuple(map(str, single.classes))
     poolings = {layer: str(bank.recipe[layer]["pooling"]) for layer in bank.layers}
-    return Statistics(source.fingerprint, data.fingerprint, len(kept), poolings, classes, moments)
+    return Statistics(source.fingerprint, data.fingerprint, len(readable), poolings, classes, moments)

@@ -68,7 +68,7 @@ class GroupLasso(LinearHead):
     ----------
     alpha_, refit_ : float
         The strengths used.
-    kept_ : (s,) array of int
+    selected_features_ : (s,) array of int
         The features with weights.
     """
 
@@ -98,6 +98,11 @@ class GroupLasso(LinearHead):
         coef[lasso.features] = ridge_coef
         offset = problem.target_mean - (0.5 if problem.task == "multilabel" else 0.0)
         self.coef_, self.intercept_ = problem.to_input_space(coef, offset)
+
+    @property
+    def kept_(self) -> Ints:
+        """The name of ``selected_features_`` in version 0.1."""
+        return self.selected_features_
 
     @classmethod
     def grid(cls, problem: Problem) -> list[Setting]:

@@ -45,8 +45,8 @@ def export(predictor: Any, path: Path, format: str) -> Path:
         raise OptionError(
             f"{source.address} cuts an item into several inputs, which a file for one batch cannot put together again."
         )
-    model = _build_model(predictor, source, list(batch.inputs))
-    content = _written(model, source, batch, outputs_of(predictor))
+    module = _build_model(predictor, source, list(batch.inputs))
+    content = _written(module, source, batch, outputs_of(predictor))
     model = onnx.load_model_from_string(content)
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, json.dumps(_described(predictor, source))

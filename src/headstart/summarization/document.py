@@ -184,9 +184,9 @@ class Document:
         rows: list[int] = []
         columns: list[int] = []
         for row, sentence in enumerate(self.words):
-            columns = [index.setdefault(term, len(index)) for term in _terms(sentence)]
-            rows += [row] * len(columns)
-            columns += columns
+            terms = [index.setdefault(term, len(index)) for term in _terms(sentence)]
+            rows += [row] * len(terms)
+            columns += terms
         shape = (len(self), max(len(index), 1))
         return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)  # terms that repeat are added up
 

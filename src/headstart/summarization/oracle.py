@@ -49,8 +49,8 @@ def oracle(sentences: Sequence[str], reference: str) -> Array:
     looked = looked[shared[looked] > 0]
     counts = np.zeros((len(looked), len(grams)), dtype=np.int32)
     sizes = np.zeros((len(looked), 2))
-    for row, index in enumerate(looked):
-        for gram, count in counted[index].items():
+    for row, sentence in enumerate(looked):
+        for gram, count in counted[sentence].items():
             sizes[row, len(gram) - 1] += count
             if gram in index:
                 counts[row, index[gram]] = count
