@@ -57,7 +57,7 @@ def _rotated(train: int, test: int, weights: Path) -> dict[str, np.ndarray]:
         -1, 28, 28
     )
     labels = np.frombuffer(gzip.decompress(next(folder.glob("*labels*")).read_bytes()), np.uint8)[8:]
-    items, y, held = [], [], []
+    items, y, held_out = [], [], []
     for digit in range(10):
         signs = sorted((DATA / "images" / "sign_digits" / str(digit)).glob("*"))
         signs = [signs[i] for i in rng.permutation(len(signs))]
@@ -68,14 +68,14 @@ def _rotated(train: int, test: int, weights: Path) -> dict[str, np.ndarray]:
                     for i in rng.permutation(len(part))[:count]:
                         items.append((part[i], turn))
                         y.append(kind * 40 + digit * 4 + turn)
-                        held.append(new)
+                        held_out.append(new)
 
     def load(item: object, turn: int) -> Image.Image:
         image = Image.open(item) if isinstance(item, Path) else Image.fromarray(images[item]).resize((100, 100))
         return image.convert("RGB").rotate(90 * turn)
 
     X = _forward([(lambda item=item, turn=turn: load(item, turn)) for item, turn in items], weights)["last"]
-    labelled, new = np.array(y), np.array(held)
+    labelled, new = np.array(y), np.array(held_out)
     return {"X": X[~new], "y": labelled[~new], "X_test": X[new], "y_test": labelled[new]}
 
 

@@ -48,20 +48,20 @@ def main() -> None:
     parser = words(__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--data", default="trashnet")
-    asked = parser.parse_args()
-    layers = photos(asked.data)
+    requested = parser.parse_args()
+    layers = photos(requested.data)
     y = np.unique(layers.pop("y"), return_inverse=True)[1]
     ways = {"last layer": ({"last": layers["last"]}, False), "all layers": (layers, False), "fused": (layers, True)}
-    found: dict[str, list] = {name: [] for name in ways}
+    result: dict[str, list] = {name: [] for name in ways}
     twin = []
-    for seed in range(asked.seeds):
+    for seed in range(requested.seeds):
         rows = split(y, seed)
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
         twin.append(float(probe.fit(layers["last"][rows[0]], y[rows[0]]).score(layers["last"][rows[1]], y[rows[1]])))
-        for name, (given, fuse) in ways.items():
-            found[name].append(ours(given, y, rows, fuse=fuse))
-    report: dict[str, object] = {"data": asked.data, "seeds": asked.seeds, "twin": statistics.mean(twin)}
-    for name, runs in found.items():
+        for name, (value, fuse) in ways.items():
+            result[name].append(ours(value, y, rows, fuse=fuse))
+    report: dict[str, object] = {"data": requested.data, "seeds": requested.seeds, "twin": statistics.mean(twin)}
+    for name, runs in result.items():
         gaps = np.subtract([run[0] for run in runs], twin)
         report[name] = {
             "accuracy": statistics.mean(run[0] for run in runs),
@@ -71,7 +71,7 @@ def main() -> None:
             "chosen": [run[2] for run in runs],
             "holds": bool(gaps.mean() >= -0.005),
         }
-    finish(f"auto_photos_{asked.data}", report, save=asked.save)
+    finish(f"auto_photos_{requested.data}", report, save=requested.save)
 
 
 if __name__ == "__main__":

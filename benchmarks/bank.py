@@ -79,7 +79,7 @@ def one_round(
     took: Round = {}
     starts = range(0, len(rows), block)
     order = rng.permutation(len(rows))
-    wanted = rng.choice(len(rows), 1000, replace=False)
+    expected = rng.choice(len(rows), 1000, replace=False)
 
     def step(name: str, work: Callable[[], object], want: np.ndarray | None = None) -> object:
         took[name], result = timed(work)
@@ -101,8 +101,8 @@ def one_round(
     ]
     for i in rng.permutation(len(steps)):
         steps[i]()
-    whole = folder / "whole.npy"
-    np.save(whole, rows)
+    full = folder / "whole.npy"
+    np.save(full, rows)
     listed = [key.tobytes() for key in keys]
     opened = store.table(RECIPE)
     steps = [
@@ -111,8 +111,8 @@ def one_round(
         lambda: step("read in order: bank, keys as bytes", lambda: opened.get(listed), rows),
         lambda: step("read shuffled: np.load, concatenate, index", lambda: plain.shuffled(order), rows[order]),
         lambda: step("read shuffled: open bank, get", lambda: store.table(RECIPE).get(keys[order]), rows[order]),
-        lambda: step("1000 rows: np.load, index", lambda: plain.some(wanted, block), rows[wanted]),
-        lambda: step("1000 rows: open bank, get", lambda: store.table(RECIPE).get(keys[wanted]), rows[wanted]),
+        lambda: step("1000 rows: np.load, index", lambda: plain.some(expected, block), rows[expected]),
+        lambda: step("1000 rows: open bank, get", lambda: store.table(RECIPE).get(keys[expected]), rows[expected]),
         lambda: step("open bank", lambda: store.table(RECIPE)),
         lambda: step("has, all keys", lambda: opened.has(keys), np.ones(len(keys), bool)),
         lambda: step("batches of 1000", lambda: sum(len(b) for b in opened.batches(keys, 1000))),
@@ -121,7 +121,7 @@ def one_round(
         steps[i]()
     step("compact", table.compact)
     steps = [
-        lambda: step("sum of one file: np.load(mmap)", lambda: np.load(whole, mmap_mode="r").sum(), rows.sum()),
+        lambda: step("sum of one file: np.load(mmap)", lambda: np.load(full, mmap_mode="r").sum(), rows.sum()),
         lambda: step(
             "sum of one shard: open bank, get (a map)", lambda: store.table(RECIPE).get(keys).sum(), rows.sum()
         ),
@@ -144,25 +144,25 @@ def main() -> None:
     parser = words(__doc__)
     for name, value in (("repeats", 9), ("rows", 100_000), ("width", 384), ("block", 1000)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    given = parser.parse_args()
+    values_given = parser.parse_args()
     rng = np.random.default_rng(0)
-    rows = rng.standard_normal((given.rows, given.width), dtype=np.float32)
-    keys = rng.integers(0, 256, (given.rows, 16), dtype=np.uint8)
+    rows = rng.standard_normal((values_given.rows, values_given.width), dtype=np.float32)
+    keys = rng.integers(0, 256, (values_given.rows, 16), dtype=np.uint8)
     rounds = []
-    for number in range(given.repeats + 1):
+    for number in range(values_given.repeats + 1):
         folder = Path(tempfile.mkdtemp(prefix="headstart-bank-benchmark-"))
         try:
-            found = one_round(folder, rows, keys, given.block, rng)
+            results = one_round(folder, rows, keys, values_given.block, rng)
         finally:
             shutil.rmtree(folder)
         if number:  # the first round does not count
-            rounds.append(found)
+            rounds.append(results)
     sizes = rounds[0]["bytes"]
     names = [name for name in rounds[0] if name != "bytes"]
     steps = {n: {u: summary([r[n][i] for r in rounds]) for i, u in enumerate(("wall", "cpu"))} for n in sorted(names)}
     more = {
         name: {
-            unit: round(1000 * (steps[ours][unit]["median"] - steps[plain][unit]["median"]) / given.rows, 3)
+            unit: round(1000 * (steps[ours][unit]["median"] - steps[plain][unit]["median"]) / values_given.rows, 3)
             for unit in ("wall", "cpu")
         }
         for name, (plain, ours) in PAIRS.items()
@@ -170,14 +170,14 @@ def main() -> None:
     result = {
         "claim": __doc__.splitlines()[0],
         "unit": "milliseconds",
-        "settings": {name: getattr(given, name) for name in ("repeats", "rows", "width", "block")},
+        "settings": {name: getattr(values_given, name) for name in ("repeats", "rows", "width", "block")},
         "megabytes": round(rows.nbytes / 1e6, 1),
         "steps": steps,
         "microseconds per row more than plain": more,
         "bytes on disk": {"np.save": sizes[0], "bank": sizes[1]},
         "machine": {**machine(), "numpy": np.__version__, "system": platform.platform()},
     }
-    finish("bank", result, save=given.save)
+    finish("bank", result, save=values_given.save)
     for name, values in steps.items():
         wall, cpu = values["wall"], values["cpu"]
         print(f"{name:45s} {wall['median']:8.1f} ms ({wall['q1']:.1f} to {wall['q3']:.1f}), cpu {cpu['median']:.1f} ms")

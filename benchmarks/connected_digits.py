@@ -63,14 +63,14 @@ def joined(split: str, n: int, seed: int = 0) -> Dataset:
     rng = np.random.default_rng([seed, split == "test"])
     waves, texts, groups = [], [], []
     for i in range(n):
-        own = [clip for clip in clips if clip[1] == speakers[i % len(speakers)]]
-        picked = [own[j] for j in rng.integers(0, len(own), rng.integers(3, 6))]
+        own_values = [clip for clip in clips if clip[1] == speakers[i % len(speakers)]]
+        picked = [own_values[j] for j in rng.integers(0, len(own_values), rng.integers(3, 6))]
         parts = [np.zeros(rng.integers(400, 1200), np.float32)]
         for _, _, samples in picked:
             parts += [samples, np.zeros(rng.integers(400, 1200), np.float32)]
         waves.append(np.concatenate(parts))
         texts.append(" ".join(digit for digit, _, _ in picked))
-        groups.append(own[0][1])
+        groups.append(own_values[0][1])
     return Dataset.from_arrays(
         waves, texts, task="transcription", groups=groups, modality="audio", sample_rate=RATE
     )  # fmt: skip
@@ -112,18 +112,18 @@ class Small(nn.Module):
 
     def prepared(self, data: Dataset) -> list[torch.Tensor]:
         bank = extract(load_source("identity:audio"), data, layers="last", pooling="frames", store=False)
-        return [torch.from_numpy(np.array(one)) for one in bank.sequences(bank.layers[0], data)]
+        return [torch.from_numpy(np.array(item)) for item in bank.sequences(bank.layers[0], data)]
 
     def forward(self, samples: list[torch.Tensor]) -> list[torch.Tensor]:
         # -3.7 and 2.7: about the mean and spread of log-mel values, so that the padding, 0, is an average sound
-        x = pad_sequence([(one + 3.7) / 2.7 for one in samples], batch_first=True)[:, None]
-        lengths = torch.tensor([len(one) for one in samples])
+        x = pad_sequence([(item + 3.7) / 2.7 for item in samples], batch_first=True)[:, None]
+        lengths = torch.tensor([len(item) for item in samples])
         for convolution, norm in zip((self.first, self.second), self.norms):
             lengths = (lengths + 1) // 2
             x = torch.relu(norm(convolution(x)))
             x = x * (torch.arange(x.shape[2]) < lengths[:, None])[:, None, :, None]  # padding stays silent
         frames = x.permute(0, 2, 1, 3).flatten(2)
-        return [one[:length] for one, length in zip(frames, lengths.tolist())]
+        return [item[:length] for item, length in zip(frames, lengths.tolist())]
 
 
 class Twin:
@@ -133,9 +133,9 @@ class Twin:
         self.front, self.samples, self.texts = front, samples, list(texts)
         self.alphabet = alphabet_of(self.texts)
         with torch.no_grad():
-            some = [one.numpy() for one in front.train()(samples[:32])]
-        self.recogniser = Recogniser.fresh(head, self.alphabet, some)
-        sum(one.sum() for one in front(samples[:2])).backward()  # what lies behind the layer gets no gradient
+            subset = [item.numpy() for item in front.train()(samples[:32])]
+        self.recogniser = Recogniser.fresh(head, self.alphabet, subset)
+        sum(item.sum() for item in front(samples[:2])).backward()  # what lies behind the layer gets no gradient
         moving = {f"front.{name}": p for name, p in front.named_parameters() if p.grad is not None}
         head_end = {f"head.{name}": p for name, p in self.recogniser.network.named_parameters()}
         self.groups = [ParameterGroup(moving), ParameterGroup(head_end)]
@@ -152,31 +152,31 @@ class Twin:
 
         def loss(indices: np.ndarray, generator: torch.Generator) -> torch.Tensor:
             frames = self.front([self.samples[i] for i in indices])
-            lengths = torch.tensor([len(one) for one in frames])
+            lengths = torch.tensor([len(item) for item in frames])
             scores = self.recogniser.network(pad_sequence(frames, batch_first=True), lengths).log_softmax(2)
-            wanted = [numbers[i] for i in indices]
-            sizes = torch.tensor([len(one) for one in wanted])
+            expected = [numbers[i] for i in indices]
+            sizes = torch.tensor([len(item) for item in expected])
             return functional.ctc_loss(
-                scores.transpose(0, 1), torch.cat(wanted), lengths, sizes, zero_infinity=True
+                scores.transpose(0, 1), torch.cat(expected), lengths, sizes, zero_infinity=True
             )  # fmt: skip
 
-        how = TrainingConfig(epochs=epochs, batch_size=BATCH, lr=lr, weight_decay=1e-2, clip=5.0, warmup=0.1)
-        history = train(self.groups, loss, len(self.texts), config=how, buffers=dict(self.front.named_buffers()))
+        options = TrainingConfig(epochs=epochs, batch_size=BATCH, lr=lr, weight_decay=1e-2, clip=5.0, warmup=0.1)
+        history = train(self.groups, loss, len(self.texts), config=options, buffers=dict(self.front.named_buffers()))
         return history.loss
 
     def read(self, samples: list[Any]) -> list[str]:
         self.front.eval()
         with torch.no_grad():
-            found = [one.numpy() for i in range(0, len(samples), 16) for one in self.front(samples[i : i + 16])]
-        return self.recogniser.texts(found)
+            result = [item.numpy() for i in range(0, len(samples), 16) for item in self.front(samples[i : i + 16])]
+        return self.recogniser.texts(result)
 
 
 def from_scratch(
     make: Callable[[], Any], data: Dataset, test: Dataset, head: CtcHead, seconds: float
 ) -> dict[str, object]:
     """The rate chosen on a held-out speaker, then half of ``seconds`` and all of it on everything."""
-    samples, unseen, held = make().prepared(data), make().prepared(test), data.groups[0]
-    fitting, rest = ([i for i, g in enumerate(data.groups) if (g == held) == out] for out in (False, True))
+    samples, unseen, held_out = make().prepared(data), make().prepared(test), data.groups[0]
+    fitting, rest = ([i for i, g in enumerate(data.groups) if (g == held_out) == out] for out in (False, True))
 
     def trained(lr: float, epochs: int, which: Sequence[int]) -> tuple[Twin, list[float], float]:
         twin = Twin(make(), [samples[i] for i in which], [data.targets[i] for i in which], head)
@@ -189,15 +189,15 @@ def from_scratch(
     errors, spent = {}, 0.0
     for lr in RATES:
         twin, _, took = trained(lr, epochs, fitting)
-        said = twin.read([samples[i] for i in rest])
-        errors[lr] = scored([data.targets[i] for i in rest], said)["cer"][0]
+        message = twin.read([samples[i] for i in rest])
+        errors[lr] = scored([data.targets[i] for i in rest], message)["cer"][0]
         spent += took
         print("held-out cer at", lr, errors[lr], f"{took:.0f} s", flush=True)
     best = min(errors, key=lambda lr: errors[lr])
     rows = []
     for count in (epochs // 2, epochs):
         twin, losses, took = trained(best, count, everything)
-        course = [round(one, 3) for one in (*losses[:: max(1, count // 10)], losses[-1])]
+        course = [round(item, 3) for item in (*losses[:: max(1, count // 10)], losses[-1])]
         rows.append({**scored(test.targets, twin.read(unseen)), "seconds": round(took, 1), "epochs": count,
                      "steps": count * -(-len(data) // BATCH), "loss, every tenth of the way": course})  # fmt: skip
         print(rows[-1], flush=True)
@@ -211,9 +211,9 @@ def transferred(data: Dataset, test: Dataset) -> tuple[dict[str, object], Predic
     seconds = round(time.perf_counter() - start, 1)
     answer = predictor.targets[0]
     plain = dataclasses.replace(answer.recogniser, head=dataclasses.replace(answer.recogniser.head, beam=1))
-    one = dataclasses.replace(predictor, targets=(dataclasses.replace(answer, recogniser=plain),))
+    item = dataclasses.replace(predictor, targets=(dataclasses.replace(answer, recogniser=plain),))
     row = {**scored(test.targets, predictor.predict(test)), "layer": predictor.layers[0], "seconds": seconds}
-    return {**row, "best path instead of beam": scored(test.targets, one.predict(test))}, predictor
+    return {**row, "best path instead of beam": scored(test.targets, item.predict(test))}, predictor
 
 
 def best_rates(report: dict[str, Any]) -> list[float]:
@@ -228,8 +228,8 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=150)
     parser.add_argument("--patience", type=float, default=4.0)
     parser.add_argument("--only", nargs="+", default=["random", "log-mel", "scratch", "small"])
-    asked = parser.parse_args()
-    data, test = joined("train", asked.train), joined("test", asked.test)
+    requested = parser.parse_args()
+    data, test = joined("train", requested.train), joined("test", requested.test)
     report: dict[str, Any] = {"train": len(data), "test": len(test), "threads": torch.get_num_threads()}
     report["seconds per clip"] = round(sum(map(len, data.items)) / RATE / len(data), 2)
     report["transfer"], predictor = transferred(data, test)
@@ -240,7 +240,7 @@ def main() -> None:
         "log-mel": (load_source("identity:audio"), "last"),
     }
     fronts = {"small": Small, "scratch": lambda: Yamnet(layer)}
-    for name in asked.only:
+    for name in requested.only:
         if name in frozen:
             start = time.perf_counter()
             source, where = frozen[name]
@@ -248,13 +248,13 @@ def main() -> None:
             row = scored(test.targets, other.predict(test))
             report[name] = {**row, "seconds": round(time.perf_counter() - start, 1)}
         else:
-            seconds = asked.patience * report["transfer"]["seconds"]
+            seconds = requested.patience * report["transfer"]["seconds"]
             report[name] = from_scratch(fronts[name], data, test, head, seconds)
         print(name, report[name], flush=True)
         report["holds"] = all(report["transfer"]["wer"][0] < wer for wer in best_rates(report))
-        if asked.save:
+        if requested.save:
             keep("connected_digits", report)
-    finish("connected_digits", report, save=asked.save)
+    finish("connected_digits", report, save=requested.save)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def images(repeats: int) -> dict:
         assert np.array_equal(ways["simplejpeg"](blob), ways["pillow"](blob))
         assert np.array_equal(ways["simplejpeg, hint"](blob), ways["pillow, hint"](blob))
         assert np.array_equal(ways["simplejpeg"](blob), plain(blob))
-    shrunk, whole = (
+    shrunk, full = (
         np.asarray(Image.fromarray(ways[name](large[0])).resize((224, 224), Image.Resampling.BICUBIC), float)
         for name in ("simplejpeg, hint", "simplejpeg")
     )
@@ -117,7 +117,7 @@ def images(repeats: int) -> dict:
         "384 x 512 photo": race({n: w for n, w in ways.items() if "hint" not in n}, small, repeats),
         "3024 x 4032 photo": race(ways, large, max(5, repeats // 3)),
         "GIL let go": {name: runs_beside(way, small[0]) for name, way in ways.items()},
-        "hint: mean change of the 224 x 224 result, of 255": round(float(np.abs(shrunk - whole).mean()), 3),
+        "hint: mean change of the 224 x 224 result, of 255": round(float(np.abs(shrunk - full).mean()), 3),
     }
 
 
@@ -140,17 +140,17 @@ def sounds(repeats: int) -> dict:
 def main() -> None:
     parser = words(__doc__)
     parser.add_argument("--repeats", type=int, default=15)
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     result = {
-        "images": images(asked.repeats),
-        "sounds": sounds(asked.repeats),
+        "images": images(requested.repeats),
+        "sounds": sounds(requested.repeats),
         "machine": machine(),
         "versions": {name: version(name) for name in ("numpy", "pillow", "simplejpeg", "soundfile", "soxr", "scipy")},
     }
     small, large = result["images"]["384 x 512 photo"], result["images"]["3024 x 4032 photo"]
     assert small["simplejpeg"]["cpu_ms"] < small["plain twin"]["cpu_ms"], small
     assert large["simplejpeg, hint"]["cpu_ms"] < 0.5 * large["plain twin"]["cpu_ms"], large
-    finish("decode", result, save=asked.save)
+    finish("decode", result, save=requested.save)
 
 
 if __name__ == "__main__":

@@ -51,16 +51,16 @@ def compare(
     source: hs.Source, vectors: dict[str, np.ndarray], train: hs.Dataset, test: hs.Dataset, *, shots: int, draws: int
 ) -> dict[str, object]:
     ours, theirs, seconds, chosen = [], [], [], Counter()
-    held = np.stack([vectors[text] for text in test.items])
+    held_out = np.stack([vectors[text] for text in test.items])
     for draw in range(draws):
-        few = train.sample(per_class=shots, random_state=draw)
+        small = train.sample(per_class=shots, random_state=draw)
         begun = time.perf_counter()
-        predictor = hs.fit(source, few, policy="frozen", random_state=draw)
+        predictor = hs.fit(source, small, policy="frozen", random_state=draw)
         seconds.append(time.perf_counter() - begun)
         chosen[f"{predictor.head.name} on {' + '.join(predictor.layers)}"] += 1
         ours.append(float(predictor.evaluate(test).metrics["accuracy"]))
-        twin = LogisticRegression(max_iter=100).fit([vectors[text] for text in few.items], few.targets)
-        theirs.append(float(twin.score(held, test.targets)))
+        twin = LogisticRegression(max_iter=100).fit([vectors[text] for text in small.items], small.targets)
+        theirs.append(float(twin.score(held_out, test.targets)))
     gaps = np.subtract(ours, theirs)
     return {
         "headstart": round(float(np.mean(ours)), 4),
@@ -78,11 +78,13 @@ def main() -> None:
     parser = words(__doc__)
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--shots", type=int, nargs="+", default=[8, 64])
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     source, encoder = hs.load_source(SOURCE), peer()
-    report: dict[str, object] = {"draws": asked.draws}
+    report: dict[str, object] = {"draws": requested.draws}
     for name, (train, test) in datasets().items():
-        used = [train.sample(per_class=shots, random_state=d) for shots in asked.shots for d in range(asked.draws)]
+        used = [
+            train.sample(per_class=shots, random_state=d) for shots in requested.shots for d in range(requested.draws)
+        ]
         texts = list(dict.fromkeys(text for part in (test, *used) for text in part.items))
         encoded = encoder.encode(texts, batch_size=64)
         data = hs.Dataset.from_items(texts, "text")
@@ -91,10 +93,12 @@ def main() -> None:
             np.abs(bank.rows("output", data) - encoded).max()
         )
         vectors = dict(zip(texts, encoded))
-        for shots in asked.shots:
-            report[f"{name}, {shots} per class"] = compare(source, vectors, train, test, shots=shots, draws=asked.draws)
+        for shots in requested.shots:
+            report[f"{name}, {shots} per class"] = compare(
+                source, vectors, train, test, shots=shots, draws=requested.draws
+            )
             print(name, shots, report[f"{name}, {shots} per class"], flush=True)
-    finish("few_shot_text", report, save=asked.save)
+    finish("few_shot_text", report, save=requested.save)
 
 
 if __name__ == "__main__":

@@ -36,12 +36,12 @@ def epochs(name: str, items: int, repeats: int) -> dict[str, object]:
         for cache in (True, False):
             source = hs.load_source(f"timm:{name}", pretrained=False)
             policy = hs.policy("last_layers", layers=layers, epochs=3, views=1, cache=cache, precision="fp32", lr=1e-4)
-            how = {"layers": "last", "head": "ridge", "guard": False, "store": False}
-            history = hs.fit(source, data, policy=policy, engine="torch", precision="fp32", **how).history
+            options = {"layers": "last", "head": "ridge", "guard": False, "store": False}
+            history = hs.fit(source, data, policy=policy, engine="torch", precision="fp32", **options).history
             seconds[cache] += history["epoch_seconds"][1:]  # the first one reads the pictures
             curves[cache] = history["loss"]
         drift = max(drift, max(abs(a - b) for a, b in zip(curves[True], curves[False])))
-    rate = {cache: items / statistics.median(found) for cache, found in seconds.items()}
+    rate = {cache: items / statistics.median(result) for cache, result in seconds.items()}
     ratio = rate[True] / rate[False]
     return {
         "items": items,
@@ -119,15 +119,15 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget", type=float, default=240)
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["HEADSTART_CACHE"] = cache  # nothing was computed before
-        if asked.part == "plain":
-            found: dict[str, object] = plain(asked.budget)
+        if requested.part == "plain":
+            result: dict[str, object] = plain(requested.budget)
         else:
-            found = {name: epochs(name, asked.items, asked.repeats) for name in NETWORKS}
-    report = {"threads": torch.get_num_threads(), "torch": torch.__version__, **found}
-    finish(f"finetuning_{asked.part}", report, save=asked.save)
+            result = {name: epochs(name, requested.items, requested.repeats) for name in NETWORKS}
+    report = {"threads": torch.get_num_threads(), "torch": torch.__version__, **result}
+    finish(f"finetuning_{requested.part}", report, save=requested.save)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def child(folder: str) -> None:
 
     data = hs.Dataset.from_folder(folder)
     source = hs.load_source(f"timm:{DATA / 'weights' / 'mobilenetv2_100.imagenet'}")
-    few = data.sample(n=64, random_state=0)
-    hs.extract(source, few, layers="auto", store=False)
+    small = data.sample(n=64, random_state=0)
+    hs.extract(source, small, layers="auto", store=False)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     with tempfile.TemporaryDirectory() as store:
@@ -56,7 +56,7 @@ def rounded(bank: object) -> dict[str, float]:
 
 
 def status(field: str) -> int:
-    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(field))
+    line = next(item for item in Path("/proc/self/status").read_text().splitlines() if item.startswith(field))
     return int(line.split()[1]) // 1024
 
 
@@ -64,21 +64,21 @@ def main() -> None:
     parser = words(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[600, 6000])
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.child:
-        child(asked.child)
+    requested = parser.parse_args()
+    if requested.child:
+        child(requested.child)
         return
-    found = []
-    for size in asked.sizes:
+    result = []
+    for size in requested.sizes:
         with tempfile.TemporaryDirectory() as where:
             folder_of(size, Path(where))
             done = subprocess.run(
                 [sys.executable, __file__, "--child", where], stdout=subprocess.PIPE, text=True, check=True
             )
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    report = {"unit": "MB of resident memory", "runs": found}
-    report["holds"] = all(run["extract and summarise"] < LIMIT for run in found)
-    finish("memory", report, save=asked.save)
+        result.append(json.loads(done.stdout.splitlines()[-1]))
+    report = {"unit": "MB of resident memory", "runs": result}
+    report["holds"] = all(run["extract and summarise"] < LIMIT for run in result)
+    finish("memory", report, save=requested.save)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ def sign_digits() -> tuple[str, hs.Dataset]:
 
 
 def fsdd() -> tuple[str, hs.Dataset]:
-    how = {"input": "path", "target": "digit", "task": "classification", "groups": "speaker", "split": "split"}
-    return YAMNET, hs.Dataset.from_table(DATA / "audio/fsdd.csv", **how)
+    options = {"input": "path", "target": "digit", "task": "classification", "groups": "speaker", "split": "split"}
+    return YAMNET, hs.Dataset.from_table(DATA / "audio/fsdd.csv", **options)
 
 
 TASKS = {
@@ -67,17 +67,17 @@ def null(times: int) -> dict[str, object]:
 
     low, high = tasks()
     source = hs.pretrain("cnn", low, epochs=8)
-    said: list[bool | None] = []
+    message: list[bool | None] = []
     for seed in range(times):
-        few = high.sample(n=240, random_state=seed)
+        small = high.sample(n=240, random_state=seed)
         with tempfile.TemporaryDirectory() as folder:
             proof = hs.prove(
-                source, shuffled(few, seed), shots=(4, 16), repeats=3, steps=40, checkpoint=folder, random_state=seed
+                source, shuffled(small, seed), shots=(4, 16), repeats=3, steps=40, checkpoint=folder, random_state=seed
             )
-        said.append(proof.helps)
+        message.append(proof.helps)
         print(seed, proof.verdict)
-    counts = {"help": said.count(True), "harm": said.count(False), "neither": said.count(None)}
-    return {"proofs": times, "claimed": counts, "false_help_rate": said.count(True) / times}
+    counts = {"help": message.count(True), "harm": message.count(False), "neither": message.count(None)}
+    return {"proofs": times, "claimed": counts, "false_help_rate": message.count(True) / times}
 
 
 def main() -> None:
@@ -86,16 +86,16 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=600.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--null", type=int, default=0)
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     report = {**saved_report("proof"), "machine": machine()}
-    for name in asked.restrict:
-        report[name] = proven(name, asked.budget, asked.repeats)
-        if asked.save:
+    for name in requested.restrict:
+        report[name] = proven(name, requested.budget, requested.repeats)
+        if requested.save:
             keep("proof", report)
-    if asked.null:
-        report["labels that mean nothing"] = null(asked.null)
+    if requested.null:
+        report["labels that mean nothing"] = null(requested.null)
         print(report["labels that mean nothing"])
-    if asked.save:
+    if requested.save:
         keep("proof", report)
 
 

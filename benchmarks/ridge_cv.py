@@ -127,14 +127,14 @@ def limited(count: int, folds: int, reach: str, limit: float) -> dict[str, float
 
 def peer(count: int, reach: str, limit: float) -> dict[str, object]:
     """LogisticRegressionCV on all folds, or on one where all take too long."""
-    whole = limited(count, FOLDS, reach, limit)
-    if whole is not None:
-        return {**whole, "extrapolated": False}
-    one = limited(count, 1, reach, 10 * limit)
-    if one is None:
+    full = limited(count, FOLDS, reach, limit)
+    if full is not None:
+        return {**full, "extrapolated": False}
+    item = limited(count, 1, reach, 10 * limit)
+    if item is None:
         return {"seconds": float("nan"), "accuracy": float("nan"), "note": f"not done in {10 * limit:g} s"}
-    seconds = FOLDS * one["seconds"]
-    return {**one, "measured_seconds_of_one_fold": one["seconds"], "seconds": seconds, "extrapolated": True}
+    seconds = FOLDS * item["seconds"]
+    return {**item, "measured_seconds_of_one_fold": item["seconds"], "seconds": seconds, "extrapolated": True}
 
 
 def median(found: list[dict[str, float]]) -> dict[str, float]:
@@ -154,21 +154,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[2000, 3000])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--limit", type=float, default=480)
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     versions = {name: version(name) for name in ("numpy", "scipy", "scikit-learn")}
     where = {**machine(), "threads": os.environ.get("OMP_NUM_THREADS", "all"), **versions}
     report: dict[str, object] = {"machine": where, "features": FEATURES, "classes": CLASSES}
-    for count in asked.rows:
+    for count in requested.rows:
         timed(ours, 800)  # warm
-        mine = median([timed(ours, count) for _ in range(asked.repeats)])
-        plain = median([timed(ridge_classifier_cv, count) for _ in range(min(asked.repeats, 3))])
+        mine = median([timed(ours, count) for _ in range(requested.repeats)])
+        plain = median([timed(ridge_classifier_cv, count) for _ in range(min(requested.repeats, 3))])
         row: dict[str, object] = {
             "headstart ridge, 15 alphas x 5 folds": mine,
             "scikit-learn RidgeClassifierCV, 15 alphas, leave-one-out": plain,
             "scikit-learn LogisticRegression on plain features, C = 1, one fit": timed(logistic, count),
         }
         for reach in RANGES:
-            twin = peer(count, reach, asked.limit)
+            twin = peer(count, reach, requested.limit)
             times = float(str(twin["seconds"])) / mine["median_seconds"]
             gap = mine["accuracy"] - float(str(twin["accuracy"]))
             row[f"scikit-learn LogisticRegressionCV, 15 Cs x 5 folds, {reach}"] = {
@@ -178,9 +178,9 @@ def main() -> None:
                 "holds": bool(times >= 30 and gap >= -0.01),
             }
         report[f"{count} rows"] = row
-        if asked.save:
+        if requested.save:
             keep("ridge_cv", report)
-    finish("ridge_cv", report, save=asked.save)
+    finish("ridge_cv", report, save=requested.save)
 
 
 if __name__ == "__main__":

@@ -30,37 +30,37 @@ HEADS = ("ridge", "group_lasso", "auto")
 
 def photos(_: argparse.Namespace) -> dict:
     """Test accuracy, share of features kept and seconds of choosing, in both spaces."""
-    sources = [one for one in trained() if "tf2" not in one.name]
-    found = {}
+    sources = [item for item in trained() if "tf2" not in item.name]
+    result = {}
     for name, data in images().items():
         for seed in (0, 1):
             train, test = data.split(test_size=0.5, random_state=seed)
             rows, T = layers(sources, train)
-            held, truth = layers(sources, test)
+            held_out, truth = layers(sources, test)
             for space, names in spaces(rows, T).items():
-                X, Z = (np.concatenate([part[n] for n in names], axis=1) for part in (rows, held))
-                one = {kind: fitted(kind, (X, T), (Z, truth)) for kind in HEADS}
-                found[f"{name} {seed} {space}"] = {"features": X.shape[1], "rows": len(X), "heads": one}
-                print(name, seed, space, X.shape, {k: {m: round(v, 3) for m, v in o.items()} for k, o in one.items()},
+                X, Z = (np.concatenate([part[n] for n in names], axis=1) for part in (rows, held_out))
+                item = {kind: fitted(kind, (X, T), (Z, truth)) for kind in HEADS}
+                result[f"{name} {seed} {space}"] = {"features": X.shape[1], "rows": len(X), "heads": item}
+                print(name, seed, space, X.shape, {k: {m: round(v, 3) for m, v in o.items()} for k, o in item.items()},
                       flush=True)  # fmt: skip
     mean = {
         f"{space}, {kind}": {
-            m: float(np.mean([one["heads"][kind][m] for key, one in found.items() if key.endswith(space)]))
+            m: float(np.mean([item["heads"][kind][m] for key, item in result.items() if key.endswith(space)]))
             for m in ("accuracy", "kept", "seconds")
         }
         for space in ("chosen layers", "all layers")
         for kind in HEADS
     }
-    return {"targets": found, "mean": mean}
+    return {"targets": result, "mean": mean}
 
 
 def layers(sources: list, data: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Rows of every candidate layer of every source, and one-hot targets."""
-    found = {}
+    result = {}
     for source in sources:
         bank = extract(source, data, layers="auto")
-        found |= {f"{source.name}/{layer}": np.array(bank.rows(layer, data)) for layer in bank.layers}
-    return found, data.columns[0].matrix()
+        result |= {f"{source.name}/{layer}": np.array(bank.rows(layer, data)) for layer in bank.layers}
+    return result, data.columns[0].matrix()
 
 
 def spaces(rows: dict[str, np.ndarray], T: np.ndarray) -> dict[str, list[str]]:
@@ -77,11 +77,11 @@ def fitted(kind: str, train: tuple, test: tuple) -> dict[str, float]:
     X, Z = ((part - mean) / np.where(spread > 1e-6, spread, np.inf) for part in (X, Z))
     begun = time.perf_counter()
     choice = select_head({"x": X}, T, heads=kind, random_state=0)
-    made = choice.fit({"x": X}, T)
+    result = choice.fit({"x": X}, T)
     spent = time.perf_counter() - begun
-    right = made.decision(Z).argmax(axis=1) == truth.argmax(axis=1)
-    kept = len(made.selected_features_) / X.shape[1] if made.selects_features else 1.0
-    return {"accuracy": float(right.mean()), "kept": kept, "seconds": spent}
+    right = result.decision(Z).argmax(axis=1) == truth.argmax(axis=1)
+    remaining = len(result.selected_features_) / X.shape[1] if result.selects_features else 1.0
+    return {"accuracy": float(right.mean()), "kept": remaining, "seconds": spent}
 
 
 def timing(_: argparse.Namespace) -> dict:
@@ -90,15 +90,15 @@ def timing(_: argparse.Namespace) -> dict:
     X = np.concatenate([part["X"] for part in parts], axis=1)
     T = (parts[0]["y"][:, None] == np.unique(parts[0]["y"])).astype(np.float64)
     begun = time.perf_counter()
-    made = head("group_lasso", scale="standard").fit(X, T)
+    created = head("group_lasso", scale="standard").fit(X, T)
     once = time.perf_counter() - begun
     Z = np.concatenate([part["X_test"] for part in parts], axis=1)
     truth = np.searchsorted(np.unique(parts[0]["y"]), parts[0]["y_test"])
-    found = {"rows": len(X), "features": X.shape[1], "classes": T.shape[1], "fit_seconds": once,
-             "kept": len(made.selected_features_), "accuracy": float((made.predict(Z) == truth).mean())}  # fmt: skip
+    result = {"rows": len(X), "features": X.shape[1], "classes": T.shape[1], "fit_seconds": once,
+             "kept": len(created.selected_features_), "accuracy": float((created.predict(Z) == truth).mean())}  # fmt: skip
     for kind in ("ridge", "group_lasso"):
-        found[kind] = fitted(kind, (X, T), (Z, np.eye(T.shape[1])[truth]))
-    return found
+        result[kind] = fitted(kind, (X, T), (Z, np.eye(T.shape[1])[truth]))
+    return result
 
 
 PARTS = {"photos": photos, "time": timing}

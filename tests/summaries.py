@@ -13,10 +13,10 @@ def stories(count: int = 12, *, seed: int = 0, chinese: bool = False) -> tuple[l
     documents, summaries = [], []
     for _ in range(count):
         chosen = set(rng.choice(10, 3, replace=False).tolist())
-        sentences = [_sentence(rng, told=place in chosen, chinese=chinese) for place in range(10)]
-        kept = [sentences[place] for place in sorted(chosen)]
+        sentences = [_sentence(rng, told=path in chosen, chinese=chinese) for path in range(10)]
+        remaining = [sentences[path] for path in sorted(chosen)]
         documents.append(("" if chinese else " ").join(sentences))
-        summaries.append("\n".join(kept))
+        summaries.append("\n".join(remaining))
     return documents, summaries
 
 

@@ -96,8 +96,8 @@ def test_maps_and_sequences(store, data):
     texts.append(data.keys(), items)
     bank = FeatureBank({"map": maps, "text": texts})
     assert np.array_equal(bank.rows("map", data), values)
-    found = bank.sequences("text", data)
-    assert all(np.array_equal(a, b) and a.dtype == np.float32 for a, b in zip(found, items, strict=True))
+    result = bank.sequences("text", data)
+    assert all(np.array_equal(a, b) and a.dtype == np.float32 for a, b in zip(result, items, strict=True))
     batches = list(bank.batches("text", data, 7))
     assert [len(batch) for batch in batches] == [7] * 8 + [4]
     assert np.array_equal(np.concatenate(list(bank.batches("map", data, 7))), values)
@@ -149,8 +149,8 @@ def test_skipped_and_new_items_are_named_with_what_to_do(store, folder):
     assert f"{broken} (is no text)" in message
     assert "9.txt" in message
     assert "data.take(np.flatnonzero(bank.keep(data)))" in message
-    kept = data.take(np.flatnonzero(bank.keep(data)))
-    assert np.array_equal(bank.rows("pool", kept), FEATURES[:6])
+    remaining = data.take(np.flatnonzero(bank.keep(data)))
+    assert np.array_equal(bank.rows("pool", remaining), FEATURES[:6])
     with pytest.raises(DataError, match="3 of 9"):
         bank.summarise("pool", data)
 
@@ -209,8 +209,8 @@ def test_moments_do_not_depend_on_shards_or_batches(tmp_path_factory, pieces, si
     bank = bank_of(Store(tmp_path_factory.mktemp("bank")), data, pieces=pieces)
     before, _bank._BATCH_BYTES = _bank._BATCH_BYTES, 4 * D * size
     try:
-        found = bank.summarise("pool", data)
-        assert close(found, Moments.from_rows(FEATURES, one_hot()))
+        result = bank.summarise("pool", data)
+        assert close(result, Moments.from_rows(FEATURES, one_hot()))
         grid = Quantiser(8.0)
         assert bank.summarise("pool", data, exact=grid) == Moments.from_rows(FEATURES, one_hot(), exact=grid)
     finally:
@@ -222,10 +222,10 @@ def test_moments_do_not_depend_on_shards_or_batches(tmp_path_factory, pieces, si
 def test_groups_merge_to_the_whole(store, data, by, options):
     bank = bank_of(store, data)
     parts = bank.summarise("pool", data, by=by, **options)
-    whole = bank.summarise("pool", data, **options)
-    assert close(sum(parts.values()), whole)
-    assert whole.has_fourth == options.get("fourth", False)
-    assert (whole.classes is not None) == options.get("per_class", False)
+    full = bank.summarise("pool", data, **options)
+    assert close(sum(parts.values()), full)
+    assert full.has_fourth == options.get("fourth", False)
+    assert (full.classes is not None) == options.get("per_class", False)
 
 
 def test_each_group_holds_its_rows(store, data):
@@ -248,22 +248,22 @@ def test_each_group_holds_its_rows(store, data):
 def test_groups_may_be_anything_that_can_be_told_apart(store, data):
     bank = bank_of(store, data)
     mixed = [("a", 1) if i % 2 else None for i in range(N)]
-    found = bank.summarise("pool", data, by=mixed)
-    assert list(found) == [None, ("a", 1)]
-    assert found[None].count == 30
+    result = bank.summarise("pool", data, by=mixed)
+    assert list(result) == [None, ("a", 1)]
+    assert result[None].count == 30
 
 
 def test_items_without_a_label_are_left_out(store):
     labels = [None if i % 5 == 0 else label for i, label in enumerate(LABELS)]
     data = Dataset.from_arrays(INPUTS, labels)
     bank = bank_of(store, data)
-    there = np.array([label is not None for label in labels])
-    want = Moments.from_rows(FEATURES[there], one_hot()[there])
+    present = np.array([label is not None for label in labels])
+    want = Moments.from_rows(FEATURES[present], one_hot()[present])
     assert close(bank.summarise("pool", data), want)
     by_class = bank.summarise("pool", data, by="class")
-    assert sum(m.count for m in by_class.values()) == there.sum()
+    assert sum(m.count for m in by_class.values()) == present.sum()
     by_group = bank.summarise("pool", data, by=[i % 2 for i in range(N)])
-    assert close(by_group[1], Moments.from_rows(FEATURES[1::2][there[1::2]], one_hot()[1::2][there[1::2]]))
+    assert close(by_group[1], Moments.from_rows(FEATURES[1::2][present[1::2]], one_hot()[1::2][present[1::2]]))
     assert close(bank.summarise("pool", data.without_targets()), Moments.from_rows(FEATURES))
     assert bank.rows("pool", data).shape == (N, D)
 
@@ -316,8 +316,8 @@ def test_groupings_that_make_no_sense(store, by, error, message):
 
 def test_a_class_without_rows_is_absent_but_keeps_its_column(store, data):
     bank = bank_of(store, data)
-    some = data.take([i for i in range(N) if LABELS[i] != "bee"])
-    by_class = bank.summarise("pool", some, by="class")
+    subset = data.take([i for i in range(N) if LABELS[i] != "bee"])
+    by_class = bank.summarise("pool", subset, by="class")
     assert list(by_class) == ["ant", "cow"]
     assert by_class["cow"].targets == 3
 

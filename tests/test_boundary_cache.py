@@ -148,8 +148,8 @@ def samples_of(source, items, **how):
 def problem(source, samples):
     """A feature and a head to start from that make every step count."""
     layer = source.select("last")[0]
-    found = source.layer(layer)
-    width = found.shape[0] if found.axes in ("chw", "ct") else found.shape[-1]
+    result = source.layer(layer)
+    width = result.shape[0] if result.axes in ("chw", "ct") else result.shape[-1]
     start = HeadInit(
         np.random.default_rng(1).normal(size=(width, 3)) * 0.1, np.zeros(3), np.zeros(width), np.ones(width)
     )
@@ -253,10 +253,10 @@ def test_layers_below_the_boundary_are_cached_pooled():
     start = HeadInit(
         np.random.default_rng(1).normal(size=(width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width)
     )
-    how = {"samples": samples, "targets": np.eye(2)[np.arange(22) % 2], "task": "classification"}
+    options = {"samples": samples, "targets": np.eye(2)[np.arange(22) % 2], "task": "classification"}
     fields = {"layers": 1, "epochs": 2, "batch_size": 5, "lr": 0.01}
     outcomes = [
-        finetune(source, features, start, policy=policy("last_layers", cache=cache, **fields), **how)
+        finetune(source, features, start, policy=policy("last_layers", cache=cache, **fields), **options)
         for cache in (True, False)
     ]
     assert np.allclose(outcomes[0].history.loss, outcomes[1].history.loss, rtol=1e-4)
@@ -273,10 +273,10 @@ def test_rows_are_kept_and_a_second_run_computes_nothing(tmp_path, monkeypatch):
     def keep():
         return ActivationStore(Store(tmp_path), lambda layer, pooling, choice: {"layer": layer, "pooling": pooling})
 
-    one = run(source, samples, cache=True, layers=2, keep=keep())
+    item = run(source, samples, cache=True, layers=2, keep=keep())
     other = run(source, samples_of(source, pictures(22)), cache=True, layers=2, keep=keep())
     assert computed == [22, 0]
-    assert one.history.loss == other.history.loss
+    assert item.history.loss == other.history.loss
     more = pictures(25)
     run(source, samples_of(source, more), cache=True, layers=2, keep=keep())
     assert computed == [22, 0, 25 - sum(np.array_equal(a, b) for a in more for b in pictures(22))]
@@ -291,8 +291,10 @@ def test_killed_while_it_is_filled_it_goes_on(tmp_path):
     first = samples_of(source, pictures(22)[:9])
     assert rows.fill(first, range(1)) == 9
     assert ActivationCache(source, "blocks.1", [], keep).fill(samples, range(1)) == 13
-    held = rows.load(samples, range(1), torch.device("cpu"), SimpleNamespace(variable_length=False, stub_inputs=True))
-    batch, fed = held.batch(np.arange(22))
+    held_out = rows.load(
+        samples, range(1), torch.device("cpu"), SimpleNamespace(variable_length=False, stub_inputs=True)
+    )
+    batch, fed = held_out.batch(np.arange(22))
     assert fed.value.shape == (22, 12, 8, 8) and len(batch.inputs) == 0
 
 
@@ -326,9 +328,9 @@ def with_views(source, items, recipe="r"):
 def test_views_change_training_and_repeat_to_the_bit(cache):
     source = vector_source(networks.Dense)
     items = vectors(22)
-    one, same = (run(source, with_views(source, items), cache=cache, views=3) for _ in range(2))
+    item, same = (run(source, with_views(source, items), cache=cache, views=3) for _ in range(2))
     plain = run(source, with_views(source, items), cache=cache, views=1)
-    assert one.history.loss == same.history.loss != plain.history.loss
+    assert item.history.loss == same.history.loss != plain.history.loss
 
 
 def test_views_are_the_same_with_and_without_the_cache():
@@ -391,10 +393,10 @@ def test_cotuning_reads_the_relation_off_the_source():
     width = source.layer("0").shape[0]
     start = HeadInit(np.zeros((width, 3)), np.zeros(3), np.zeros(width), np.ones(width))
     feed = BatchProvider(FineTuneModel(source, [FeatureSpec(0, "0", "avg")], start), samples)
-    wanted = torch.from_numpy(np.eye(3, dtype=np.float32)[np.arange(12) % 3])
-    assert torch.allclose(source_class_relation(feed, wanted, "classification"), torch.eye(3), atol=1e-6)
+    expected = torch.from_numpy(np.eye(3, dtype=np.float32)[np.arange(12) % 3])
+    assert torch.allclose(source_class_relation(feed, expected, "classification"), torch.eye(3), atol=1e-6)
     with pytest.raises(OptionError, match="needs classes"):
-        source_class_relation(feed, wanted, "regression")
+        source_class_relation(feed, expected, "regression")
     bare = vector_source(networks.Dense)
     with pytest.raises(OptionError, match="classifier of its own"):
         run(bare, samples_of(bare, vectors(22)), cache=True, cotuning=1.0)
@@ -404,9 +406,11 @@ def test_the_range_test_leaves_nothing_behind_and_fears_steep_losses():
     def rate(steepness):
         p = nn.Parameter(torch.ones(4))
         loss = lambda indices, generator: 1 + steepness * (p - 0.9999).square().sum()  # noqa: E731
-        found = range_test([ParameterGroup({"p": p})], loss, Indices(16), config=TrainingConfig(batch_size=4).resolve())
+        result = range_test(
+            [ParameterGroup({"p": p})], loss, Indices(16), config=TrainingConfig(batch_size=4).resolve()
+        )
         assert torch.equal(p.detach(), torch.ones(4)) and p.grad is None
-        return found
+        return result
 
     assert rate(1e6) < 0.2 * rate(1e4)
     assert rate(1e4) < rate(1e-2)
@@ -441,8 +445,8 @@ def test_other_families(name, tmp_path: Path):
     source = make(tmp_path)
     samples = samples_of(source, items(12))
     notes: list[str] = []
-    how = {"layers": 1, "epochs": 2, "lr": 1e-3}
-    full, cached = (run(source, samples, cache=cache, notes=notes, **how) for cache in (False, True))
+    options = {"layers": 1, "epochs": 2, "lr": 1e-3}
+    full, cached = (run(source, samples, cache=cache, notes=notes, **options) for cache in (False, True))
     assert not [note for note in notes if "not cached" in note], notes
     assert np.allclose(full.history.loss, cached.history.loss, rtol=1e-3)
     assert full.moved == cached.moved

@@ -134,13 +134,13 @@ def test_noise_in_a_later_timing_changes_nothing(source, fake):
 )  # fmt: skip
 def test_a_damaged_choice_is_measured_again(source, cache, content):
     first = choose_runtime(source, drawn(source), **AUTO)
-    (place,) = remembered(cache)
-    place.write_text(content)
+    (path,) = remembered(cache)
+    path.write_text(content)
     with listening(notes := Notes()):
         again = choose_runtime(source, drawn(source), **AUTO)
     assert again.engine == first.engine
     assert again.speed > 0
-    assert RuntimeConfig(**json.loads(place.read_text())) == again
+    assert RuntimeConfig(**json.loads(path.read_text())) == again
     assert any("measured again" in text for text in notes)
 
 
@@ -157,8 +157,8 @@ def test_the_first_of_two_processes_decides(source, cache, fake):
     """While this one measured, another has written its choice down: all use that one."""
 
     def meanwhile():
-        place = autotune._cache_path(source, ["torch"], AUTO)
-        autotune.write_json(place, RuntimeConfig("torch", "fp32", "cpu", 8, 1.0, 77.0).to_dict())
+        path = autotune._cache_path(source, ["torch"], AUTO)
+        autotune.write_json(path, RuntimeConfig("torch", "fp32", "cpu", 8, 1.0, 77.0).to_dict())
         return drawn(source)()
 
     assert choose_runtime(source, meanwhile, **AUTO) == RuntimeConfig("torch", "fp32", "cpu", 8, 1.0, 77.0)
@@ -247,12 +247,12 @@ def test_the_batch_size_with_the_most_items_per_second(source, fake):
 
 
 def test_everything_given_means_nothing_is_timed(source, fake, cache):
-    how = {"engine": "torch", "precision": "bf16", "device": "cpu", "batch_size": 4}
-    chosen = choose_runtime(source, drawn(source), **how)
+    options = {"engine": "torch", "precision": "bf16", "device": "cpu", "batch_size": 4}
+    chosen = choose_runtime(source, drawn(source), **options)
     assert chosen == RuntimeConfig("torch", "bf16", "cpu", 4)
     assert fake.made == ["torch bf16"]  # only to check the source
-    assert choose_runtime(source, never, **{**how, "batch_size": 7}) == chosen
-    measured = choose_runtime(source, drawn(source), **{**how, "batch_size": None})
+    assert choose_runtime(source, never, **{**options, "batch_size": 7}) == chosen
+    measured = choose_runtime(source, drawn(source), **{**options, "batch_size": None})
     assert measured.speed > 0
 
 
@@ -303,9 +303,9 @@ def test_names_that_are_not_known(source, how, said):
 @pytest.mark.parametrize("count", [1, 8])
 def test_batch_mates_and_chance_are_found_out(make, fixed, count, cache):
     source = image_source(make)
-    how = {"engine": "torch", "precision": "fp32", "device": "cpu", "batch_size": 4} if fixed else AUTO
+    options = {"engine": "torch", "precision": "fp32", "device": "cpu", "batch_size": 4} if fixed else AUTO
     with pytest.raises(SourceError, match="batch statistics or random numbers"):
-        choose_runtime(source, drawn(source, count), **how)
+        choose_runtime(source, drawn(source, count), **options)
     assert remembered(cache) == []
 
 
@@ -365,11 +365,11 @@ def test_device_names():
 
 def test_fixed_engine_and_precision_are_in_the_recipe(tmp_path):
     data = Dataset.from_arrays(pictures(4))
-    how = {"layers": "7", "store": tmp_path, "engine": "torch", "batch_size": 2, "device": "cpu"}
-    bank = extract("fake:image", data, precision="bf16", **how)
-    found = bank.recipe["7"]
-    assert (found["engine"], found["precision"], found["device"]) == ("torch", "bf16", "cpu")
-    plain = extract("fake:image", data, precision="fp32", **how)
+    options = {"layers": "7", "store": tmp_path, "engine": "torch", "batch_size": 2, "device": "cpu"}
+    bank = extract("fake:image", data, precision="bf16", **options)
+    result = bank.recipe["7"]
+    assert (result["engine"], result["precision"], result["device"]) == ("torch", "bf16", "cpu")
+    plain = extract("fake:image", data, precision="fp32", **options)
     assert plain.computed == 4
     a, b = bank.rows("7", data), plain.rows("7", data)
     assert not np.array_equal(a, b)

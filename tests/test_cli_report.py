@@ -61,8 +61,8 @@ def test_proof_and_evaluation_on_one_page(run, photos, tmp_path, monkeypatch):  
     monkeypatch.setattr("headstart.proof.budget._MOST_STEPS", 4)
     run("prove", photos, *words, "-o", tmp_path / "proof.json", "--quiet")
     run("fit", photos, "--source", SOURCE, "-o", tmp_path / "p.headstart", "--quiet")
-    told = run("evaluate", tmp_path / "p.headstart", photos, "--json").stdout
-    (tmp_path / "result.json").write_text(told, encoding="utf-8")
+    messages = run("evaluate", tmp_path / "p.headstart", photos, "--json").stdout
+    (tmp_path / "result.json").write_text(messages, encoding="utf-8")
     target = tmp_path / "report.html"
     run("report", tmp_path / "proof.json", tmp_path / "result.json", "-o", target)
     page = page_of(target)
@@ -70,7 +70,7 @@ def test_proof_and_evaluation_on_one_page(run, photos, tmp_path, monkeypatch):  
     assert proof["verdict"] in page.words
     assert page.tags.count("section") == 2 and len(page.figures) == 1
     metrics = next(table for table in page.tables if table[0] == ["metric", "value, 95 %"])
-    value = json.loads(told)["metrics"]["accuracy"]["value"]
+    value = json.loads(messages)["metrics"]["accuracy"]["value"]
     assert metrics[1][0] == "accuracy" and metrics[1][1].startswith(f"{value:.3f} [")
 
 
@@ -78,8 +78,8 @@ def test_one_json_document(run, files, tmp_path):  # noqa: F811
     target = tmp_path / "report.html"
     document = json.loads(run("report", *files, "-o", target, "--json").stdout)
     assert document["output"] == str(target) and document["bytes"] == target.stat().st_size
-    assert [one["kind"] for one in document["records"]] == ["Ranking", "Proof", "Result"]
-    assert [one["file"] for one in document["records"]] == [str(file) for file in files]
+    assert [item["kind"] for item in document["records"]] == ["Ranking", "Proof", "Result"]
+    assert [item["file"] for item in document["records"]] == [str(file) for file in files]
 
 
 def test_the_order_is_that_of_the_words(run, files, tmp_path):  # noqa: F811
@@ -91,8 +91,8 @@ def test_the_order_is_that_of_the_words(run, files, tmp_path):  # noqa: F811
 
 def test_for_people(run, files, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
-    told = run("report", *(file.name for file in files), "-o", "report.html")
-    assert "report.html" in told.stdout and "ranking.json" in told.stdout and "Proof" in told.stdout
+    messages = run("report", *(file.name for file in files), "-o", "report.html")
+    assert "report.html" in messages.stdout and "ranking.json" in messages.stdout and "Proof" in messages.stdout
     assert (tmp_path / "report.html").is_file()
 
 
@@ -131,9 +131,9 @@ def test_what_is_broken_is_named(run, case, tmp_path):  # noqa: F811
     content, says = BROKEN[case]
     path, target = tmp_path / "broken.json", tmp_path / "report.html"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    told = json.loads(run("report", path, "-o", target, "--json", code=1).stdout)
-    assert says in told["error"]["message"] and told["error"]["type"] in ("DataError", "StoreError")
-    assert "broken.json" in told["error"]["message"] or "Record 1" in told["error"]["message"]
+    messages = json.loads(run("report", path, "-o", target, "--json", code=1).stdout)
+    assert says in messages["error"]["message"] and messages["error"]["type"] in ("DataError", "StoreError")
+    assert "broken.json" in messages["error"]["message"] or "Record 1" in messages["error"]["message"]
     assert not target.exists()
 
 

@@ -93,10 +93,10 @@ def test_an_interval_is_students():
 )
 def test_the_verdict_follows_the_figures(small, scratch, tuned, helped):
     rows = tuple(DemoRow.of(name, values, [1.0] * 3) for name, values in zip(NAMES, (scratch, tuned, tuned)))
-    told = dataclasses.replace(small, rows=rows)
-    assert told.helped is helped
-    assert (float(told.gain) > 0) is helped
-    assert told.verdict.startswith("Transfer helped" if helped else "Transfer hurts")
+    messages = dataclasses.replace(small, rows=rows)
+    assert messages.helped is helped
+    assert (float(messages.gain) > 0) is helped
+    assert messages.verdict.startswith("Transfer helped" if helped else "Transfer hurts")
 
 
 @pytest.mark.parametrize("wrong", [{"repeats": 1}, {"per_class": 1}, {"source_epochs": 0}, {"epochs": 0}])
@@ -120,11 +120,11 @@ def test_the_demonstration_on_the_command_line(tmp_path):
         timeout=280,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout)
-    rows = {row["name"]: row for row in told["rows"]}
+    messages = json.loads(done.stdout)
+    rows = {row["name"]: row for row in messages["rows"]}
     assert list(rows) == NAMES
     # what the machine must find out by itself: the layers, and that they carry over
     assert max(rows["frozen"]["accuracy"], rows["fine-tuned"]["accuracy"]) > rows["scratch"]["accuracy"]
     assert rows["frozen"]["accuracy"] > 0.93
     assert rows["fine-tuned"]["accuracy"] > rows["frozen"]["accuracy"] - 0.03  # it starts there, in small steps
-    assert set(hs.load(told["predictor"]).classes) == set("56789")
+    assert set(hs.load(messages["predictor"]).classes) == set("56789")

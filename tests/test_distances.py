@@ -25,8 +25,8 @@ def test_frechet_is_its_formula(seed):
     X, Z = two(seed)
     a, b = np.cov(X.T), np.cov(Z.T)
     shift = X.mean(axis=0) - Z.mean(axis=0)
-    wanted = shift @ shift + np.trace(a + b - 2 * np.real(sqrtm(a @ b)))
-    assert distance("frechet", Moments.from_rows(X), Moments.from_rows(Z)) == pytest.approx(wanted, rel=1e-7)
+    expected = shift @ shift + np.trace(a + b - 2 * np.real(sqrtm(a @ b)))
+    assert distance("frechet", Moments.from_rows(X), Moments.from_rows(Z)) == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e5])
@@ -69,8 +69,8 @@ def test_frechet_of_points_and_of_one_row():
 @given(seed=st.integers(0, 999))
 def test_coral_is_its_formula(seed):
     X, Z = two(seed)
-    wanted = ((np.cov(X.T) - np.cov(Z.T)) ** 2).sum() / (4 * 6**2)
-    assert distance("coral", Moments.from_rows(X), Moments.from_rows(Z)) == pytest.approx(wanted, rel=1e-9)
+    expected = ((np.cov(X.T) - np.cov(Z.T)) ** 2).sum() / (4 * 6**2)
+    assert distance("coral", Moments.from_rows(X), Moments.from_rows(Z)) == pytest.approx(expected, rel=1e-9)
     shifted = distance("coral", Moments.from_rows(X), Moments.from_rows(X + 100))
     assert shifted < 1e-20 * np.trace(np.cov(X.T)) ** 2 + 1e-20
 
@@ -78,8 +78,8 @@ def test_coral_is_its_formula(seed):
 @given(seed=st.integers(0, 999))
 def test_mean_is_its_formula(seed):
     X, Z = two(seed)
-    wanted = np.linalg.norm(X.mean(axis=0) - Z.mean(axis=0))
-    assert distance("mean", Moments.from_rows(X), Moments.from_rows(Z)) == pytest.approx(wanted, rel=1e-12)
+    expected = np.linalg.norm(X.mean(axis=0) - Z.mean(axis=0))
+    assert distance("mean", Moments.from_rows(X), Moments.from_rows(Z)) == pytest.approx(expected, rel=1e-12)
 
 
 def hsic_cka(X, Z):
@@ -94,16 +94,16 @@ def test_cka_is_that_of_the_row_by_row_side_in_every_way_of_asking(d, e):
     rng = np.random.default_rng(d)
     X = rng.normal(size=(40, d)) + 10
     Z = np.tanh(X @ rng.normal(size=(d, e)) / 5) + 0.3 * rng.normal(size=(40, e))
-    wanted = hsic_cka(X, Z)
+    expected = hsic_cka(X, Z)
     a, b = Moments.from_rows(X), Moments.from_rows(Z)
     joint = Moments.from_rows(np.hstack([X, Z]))
-    found = [
+    result = [
         distance("cka", Moments.from_rows(X, Z), b),
         distance("cka", a, Moments.from_rows(Z, X)),
         distance("cka", a, b, cross=joint.scatter[:d, d:]),
         distance("cka", joint.select(slice(0, d)), joint.select(slice(d, None)), cross=joint.scatter[:d, d:]),
     ]
-    np.testing.assert_allclose(found, wanted, rtol=1e-9)
+    np.testing.assert_allclose(result, expected, rtol=1e-9)
 
 
 def test_cka_of_real_features():

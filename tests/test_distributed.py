@@ -105,8 +105,8 @@ def same_bits(first, second):
 
 
 def what_one_comes_to(first, one):
-    own = tuple(f"{case}/" for case in launched.OWN)
-    assert one.keys() == {name for name in first if not name.startswith(own)}
+    own_values = tuple(f"{case}/" for case in launched.OWN)
+    assert one.keys() == {name for name in first if not name.startswith(own_values)}
     far = {k: np.abs(first[k] - v).max() for k, v in one.items() if not np.allclose(first[k], v, rtol=1e-4, atol=2e-5)}
     assert far == {}
 
@@ -119,10 +119,10 @@ def failures(first, second):
         assert second[name] == "ZeroDivisionError: division by zero"
     assert first["a checkpoint that cannot be written"].startswith("StoreError")
     assert second["a checkpoint that cannot be written"].startswith(other)
-    for said in (first, second):
-        assert said["a loss that is no number"].startswith("NumericsError: The loss is nan at step 3")
-        assert said["other settings"].startswith("OptionError: The 2 processes do not have the same")
-        assert said["prove"].startswith("OptionError: prove()")
+    for message in (first, second):
+        assert message["a loss that is no number"].startswith("NumericsError: The loss is nan at step 3")
+        assert message["other settings"].startswith("OptionError: The 2 processes do not have the same")
+        assert message["prove"].startswith("OptionError: prove()")
 
 
 @pytest.mark.slow
@@ -137,8 +137,8 @@ def test_the_command_line_answers_once(tmp_path):
     done = launch("-m", "headstart", "fit", tmp_path / "photos", "-s", "fake:image", "-o", tmp_path / "p", "--policy",
                   policy, "--no-guard", "--json", env={"HEADSTART_CACHE": str(tmp_path / "cache")})  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    told = json.loads(done.stdout)
-    assert told["policy"] == "last_layers" and len(told["history"]["loss"]) == 2
+    messages = json.loads(done.stdout)
+    assert messages["policy"] == "last_layers" and len(messages["history"]["loss"]) == 2
     assert done.stderr.count("2 epochs ×") == 1
     assert launched.hs.load(tmp_path / "p").predict([str(tmp_path / "photos" / "dark" / "0.png")]) is not None
 

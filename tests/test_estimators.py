@@ -67,9 +67,9 @@ class TestConstructors:
     @pytest.mark.parametrize("kind", [TransferClassifier, TransferRegressor, FeatureExtractor])
     def test_store_only_and_check_nothing(self, kind):
         odd = object()
-        made = kind(odd, **{name: odd for name in kind().get_params() if name != "source"})
-        assert all(value is odd for value in made.get_params(deep=False).values())
-        assert set(vars(made)) == set(kind().get_params())
+        result = kind(odd, **{name: odd for name in kind().get_params() if name != "source"})
+        assert all(value is odd for value in result.get_params(deep=False).values())
+        assert set(vars(result)) == set(kind().get_params())
 
     def test_what_is_wrong_is_said_by_fit(self):
         X, y = separable(12)
@@ -113,10 +113,10 @@ class TestVectors:
     @pytest.mark.parametrize("labels", [["a", "b", "c"], [10, 20, 30], [-1, 0, 7], [1.0, 2.0, 3.0]])
     def test_labels_come_back_as_they_were_given(self, labels):
         X, y = separable(45)
-        given = np.array(labels)[y]
-        estimator = TransferClassifier(head="lda").fit(X, given)
-        assert estimator.predict(X).dtype == given.dtype
-        assert (estimator.predict(X) == given).mean() > 0.9
+        value = np.array(labels)[y]
+        estimator = TransferClassifier(head="lda").fit(X, value)
+        assert estimator.predict(X).dtype == value.dtype
+        assert (estimator.predict(X) == value).mean() > 0.9
         assert estimator.classes_.tolist() == sorted(labels)
 
     def test_many_whole_number_classes_are_still_classes(self):
@@ -153,9 +153,9 @@ class TestTools:
     def test_grid_over_heads_and_layers(self):
         X, y = separable(45)
         grid = {"head": ["ridge", "lda", head("knn", n_neighbors=3)], "layers": ["1", "last"]}
-        found = GridSearchCV(TransferClassifier("fake:vector"), grid, cv=3, error_score="raise").fit(X, y)
-        assert found.best_score_ > 0.8
-        assert len(found.cv_results_["mean_test_score"]) == 6
+        result = GridSearchCV(TransferClassifier("fake:vector"), grid, cv=3, error_score="raise").fit(X, y)
+        assert result.best_score_ > 0.8
+        assert len(result.cv_results_["mean_test_score"]) == 6
 
     def test_cross_val_score(self):
         X, y = separable(45)

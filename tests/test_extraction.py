@@ -147,8 +147,8 @@ def test_layers_with_different_gaps_are_filled_without_duplicates(store):
     assert bank.computed == 8  # 4 and 5 are in both
     for name in ("3", "7"):
         assert bank.table(name).count == len(bank.table(name).keys()) == 10
-        wanted = extract("fake:image", data, store=False, layers=name, **PLAIN)
-        assert np.allclose(bank.rows(name, data), wanted.rows(name, data), atol=1e-6)
+        expected = extract("fake:image", data, store=False, layers=name, **PLAIN)
+        assert np.allclose(bank.rows(name, data), expected.rows(name, data), atol=1e-6)
 
 
 def test_only_what_is_asked_for_is_run(store):
@@ -188,13 +188,13 @@ def test_what_does_not_change_numbers_has_the_same_folder(store):
 def test_the_recipe_says_everything():
     source, data = load_source("fake:image"), picture_data(2)
     bank = extract(source, data, store=False, **LAST)
-    found = recipe(source, "7", "avg", bank.choice, data=data)
-    assert found == bank.recipe["7"]
-    assert found["source"] == source.fingerprint
-    assert found["pooling"] == "avg"
-    assert found["precision"] == "fp32"
-    assert found["reading"]["reader"] == "image"
-    assert "torch" in found["versions"]
+    result = recipe(source, "7", "avg", bank.choice, data=data)
+    assert result == bank.recipe["7"]
+    assert result["source"] == source.fingerprint
+    assert result["pooling"] == "avg"
+    assert result["precision"] == "fp32"
+    assert result["reading"]["reader"] == "image"
+    assert "torch" in result["versions"]
 
 
 def test_changed_weights_never_meet_old_rows(store):
@@ -240,9 +240,9 @@ def test_unpooled_texts_have_their_own_lengths(store):
     data = Dataset.from_arrays(["a cat", "a cat sat on the mat", "dogs"])
     source = load_source("lstm:x", vocabulary=("a", "cat", "sat"), embedding=4, hidden=3)
     bank = extract(source, data, store=store, layers="embedding", pooling="none", **PLAIN)
-    assert [len(one) for one in bank.sequences("embedding", data)] == [2, 6, 1]
+    assert [len(item) for item in bank.sequences("embedding", data)] == [2, 6, 1]
     pooled = extract(source, data, store=store, layers="embedding", pooling="avg", **PLAIN).rows("embedding", data)
-    assert np.allclose([one.mean(0) for one in bank.sequences("embedding", data)], pooled, atol=1e-6)
+    assert np.allclose([item.mean(0) for item in bank.sequences("embedding", data)], pooled, atol=1e-6)
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
@@ -253,10 +253,10 @@ def broken(folder):
     """Three broken files among twelve good ones, and one that disappears after it was listed."""
     (folder / "class0" / "0001-empty.png").write_bytes(b"")
     (folder / "class0" / "0005-text.png").write_text("<html>404</html>")
-    whole = (folder / "class1" / "0003.png").read_bytes()
-    (folder / "class1" / "0004-cut.png").write_bytes(whole[: len(whole) // 2])
+    full = (folder / "class1" / "0003.png").read_bytes()
+    (folder / "class1" / "0004-cut.png").write_bytes(full[: len(full) // 2])
     gone = folder / "class1" / "0009-gone.png"
-    gone.write_bytes(whole)
+    gone.write_bytes(full)
     data = Dataset.from_folder(folder)
     gone.unlink()
     return data
@@ -264,30 +264,30 @@ def broken(folder):
 
 def test_broken_files_are_left_out_and_named_in_order(broken, store):
     bank = extract("fake:image", broken, store=store, **LAST)
-    assert [one.item.name for one in bank.skipped] == [
+    assert [entry.item.name for entry in bank.skipped] == [
         "0001-empty.png",
         "0005-text.png",
         "0004-cut.png",
         "0009-gone.png",
     ]
-    reasons = " | ".join(one.reason for one in bank.skipped)
+    reasons = " | ".join(entry.reason for entry in bank.skipped)
     for words in ("empty", "HTML", "truncated", "no such file"):
         assert words in reasons
-    assert all(broken.items[one.index] == one.item for one in bank.skipped)
+    assert all(broken.items[entry.index] == entry.item for entry in bank.skipped)
     assert bank.computed == 12
     keep = bank.keep(broken)
-    kept = broken.take(np.flatnonzero(keep))
+    remaining = broken.take(np.flatnonzero(keep))
     assert keep.sum() == 12
-    assert all(target == Path(item).parent.name for item, target in zip(kept.items, kept.targets))
+    assert all(target == Path(item).parent.name for item, target in zip(remaining.items, remaining.targets))
     with pytest.raises(DataError, match="0001-empty"):
         bank.rows("7", broken)
 
 
 def test_good_rows_are_not_touched_by_broken_neighbours(broken, folder, store, tmp_path):
     bank = extract("fake:image", broken, store=store, **LAST)
-    kept = broken.take(np.flatnonzero(bank.keep(broken)))
-    alone = extract("fake:image", Dataset.from_items(list(kept.items)), store=tmp_path / "other", **LAST)
-    assert np.allclose(bank.rows("7", kept), alone.rows("7", kept), atol=1e-6)
+    remaining = broken.take(np.flatnonzero(bank.keep(broken)))
+    alone = extract("fake:image", Dataset.from_items(list(remaining.items)), store=tmp_path / "other", **LAST)
+    assert np.allclose(bank.rows("7", remaining), alone.rows("7", remaining), atol=1e-6)
 
 
 def test_what_was_left_out_is_written_down(broken, store):
@@ -299,9 +299,9 @@ def test_what_was_left_out_is_written_down(broken, store):
     assert table[0] == ["item", "reason"]
     assert len(table) == 5
     assert table[1][0].endswith("0001-empty.png")
-    (said,) = [text for text in log.notes if "left out" in text]
-    assert "4 of 16 items" in said
-    assert str(report) in said
+    (message,) = [text for text in log.notes if "left out" in text]
+    assert "4 of 16 items" in message
+    assert str(report) in message
 
 
 def test_broken_files_are_tried_again_and_cost_nothing_else(broken, folder, store):
@@ -310,15 +310,15 @@ def test_broken_files_are_tried_again_and_cost_nothing_else(broken, folder, stor
     (folder / "class0" / "0001-empty.png").write_bytes((folder / "class0" / "0002.png").read_bytes())
     bank = extract("fake:image", Dataset.from_folder(folder), store=store, **LAST)
     assert bank.computed == 0  # the mended file is a copy
-    assert [one.item.name for one in bank.skipped] == ["0005-text.png", "0004-cut.png"]
+    assert [item.item.name for item in bank.skipped] == ["0005-text.png", "0004-cut.png"]
 
 
 def test_on_error_raise_names_the_first(broken, store):
     with pytest.raises(UnreadableItem, match=r"0009-gone\.png: no such file"):  # that takes no reading
         extract("fake:image", broken, store=store, on_error="raise", **LAST)
-    there = broken.take([i for i, item in enumerate(broken.items) if "gone" not in item.name])
+    present = broken.take([i for i, item in enumerate(broken.items) if "gone" not in item.name])
     with pytest.raises(UnreadableItem, match=r"0001-empty\.png") as caught:
-        extract("fake:image", there, store=store, on_error="raise", **LAST)
+        extract("fake:image", present, store=store, on_error="raise", **LAST)
     assert Path(caught.value.item).name == "0001-empty.png"
 
 
@@ -327,15 +327,15 @@ def test_arrays_are_strict_by_default(store):
     with pytest.raises(UnreadableItem, match=r"item 2: .* too large for float32"):
         extract("fake:vector", data, store=store, layers="last", **PLAIN)
     bank = extract("fake:vector", data, store=store, layers="last", on_error="skip", **PLAIN)
-    assert [(one.item, one.index) for one in bank.skipped] == [("item 2", 2)]
+    assert [(item.item, item.index) for item in bank.skipped] == [("item 2", 2)]
 
 
 def test_copies_of_a_broken_item_are_all_named(folder, store):
     for name in "abc":
         (folder / "class0" / f"{name}.png").write_text("no picture")
     bank = extract("fake:image", Dataset.from_folder(folder), store=store, **LAST)
-    assert [one.item.name for one in bank.skipped] == ["a.png", "b.png", "c.png"]
-    assert len({one.reason for one in bank.skipped}) == 1
+    assert [item.item.name for item in bank.skipped] == ["a.png", "b.png", "c.png"]
+    assert len({item.reason for item in bank.skipped}) == 1
 
 
 def test_when_nothing_can_be_read(tmp_path, store):
@@ -353,7 +353,7 @@ def test_a_file_that_changes_after_it_was_looked_at_is_not_read_in_its_place(fol
     changed = data.items[3]
     Image.fromarray(pictures(1, side=10, seed=999)[0]).save(changed)
     bank = extract("fake:image", data, store=store, **LAST)
-    assert [(one.item, one.index) for one in bank.skipped] == [(changed, 3)]
+    assert [(item.item, item.index) for item in bank.skipped] == [(changed, 3)]
     assert "changed since" in bank.skipped[0].reason
     again = Dataset.from_folder(folder)
     assert extract("fake:image", again, store=store, **LAST).computed == 1
@@ -523,21 +523,21 @@ def test_an_interrupt_leaves_whole_shards_and_no_threads(store, monkeypatch):
     assert not list(store.rglob("*.tmp"))
     bank = extract("fake:image", data, store=store, **{**LAST, "batch_size": 2})
     assert 10 <= bank.computed < 20
-    whole = extract("fake:image", data, store=False, **{**LAST, "batch_size": 2})
-    assert rows_of(bank, data).tobytes() == rows_of(whole, data).tobytes()
+    full = extract("fake:image", data, store=False, **{**LAST, "batch_size": 2})
+    assert rows_of(bank, data).tobytes() == rows_of(full, data).tobytes()
 
 
 def test_a_damaged_shard_is_computed_again(store):
     data = picture_data(5)
     bank = extract("fake:image", data, store=store, **LAST)
-    wanted = rows_of(bank, data).copy()
+    expected = rows_of(bank, data).copy()
     (shard,) = bank.table("7").folder.glob("*.safetensors")
     shard.chmod(0o600)
     blob = bytearray(shard.read_bytes())
     shard.write_bytes(blob[: len(blob) // 2])
     again = extract("fake:image", data, store=store, **LAST)
     assert again.computed == 5
-    assert np.array_equal(rows_of(again, data), wanted)
+    assert np.array_equal(rows_of(again, data), expected)
 
 
 # ---- what is said ---------------------------------------------------------------------------------------------------
@@ -572,10 +572,10 @@ def test_seconds_and_choice_are_kept(store):
 def test_reading_and_readable(broken):
     source = load_source("fake:image")
     with listening(log := Log()):
-        kept = readable_items(source, broken)
-    assert len(kept) == 12
+        remaining = readable_items(source, broken)
+    assert len(remaining) == 12
     assert len(log.notes) == 4
-    assert sample_loader(source, kept)(0).shape == (3, 16, 16)
+    assert sample_loader(source, remaining)(0).shape == (3, 16, 16)
     with pytest.raises(DataError, match="None of the 1 items"):
         readable_items(source, broken.take([i for i, p in enumerate(broken.items) if "empty" in p.name]))
 
@@ -677,14 +677,14 @@ def test_killed_at_random_moments_and_resumed_is_the_same_to_the_bit(tmp_path):
     assert left < 80  # something survived every kill
     store /= "1"
     data = Dataset.from_folder(folder)
-    kept = data.take([i for i, item in enumerate(data.items) if "broken" not in item.name])
-    how = {**PLAIN, "layers": ["3", "7"]}
-    resumed = extract("fake:image", data, store=store, **how)
-    whole = extract("fake:image", data, store=tmp_path / "whole", **how)
-    assert (resumed.computed, whole.computed) == (0, 80)
+    remaining = data.take([i for i, item in enumerate(data.items) if "broken" not in item.name])
+    options = {**PLAIN, "layers": ["3", "7"]}
+    resumed = extract("fake:image", data, store=store, **options)
+    full = extract("fake:image", data, store=tmp_path / "whole", **options)
+    assert (resumed.computed, full.computed) == (0, 80)
     for layer in ("3", "7"):
         assert resumed.table(layer).count == 80
-        assert resumed.rows(layer, kept).tobytes() == whole.rows(layer, kept).tobytes()
+        assert resumed.rows(layer, remaining).tobytes() == full.rows(layer, remaining).tobytes()
 
 
 @pytest.mark.slow
@@ -694,11 +694,11 @@ def test_killed_more_often(tmp_path):
     write(folder, 90)
     work(tmp_path, folder, tmp_path / "store", "kill", 8, *seeds)
     data = Dataset.from_folder(folder)
-    whole = rows_of(extract("fake:image", data, store=False, **LAST), data).tobytes()
+    full = rows_of(extract("fake:image", data, store=False, **LAST), data).tobytes()
     for seed in seeds:
         resumed = extract("fake:image", data, store=tmp_path / "store" / seed, **LAST)
         assert resumed.computed == 0
-        assert rows_of(resumed, data).tobytes() == whole
+        assert rows_of(resumed, data).tobytes() == full
 
 
 @needs_fork
@@ -753,7 +753,7 @@ def test_a_list_of_skipped_items_that_cannot_be_kept_stops_nothing(tmp_path):
     (store / "skipped").write_text("a file where the folder of lists would be")
     with listening(heard := Notes()):
         bank = extract("fake:image", Dataset.from_folder(folder), store=store, **PLAIN)
-    assert bank.computed == 1 and [one.item.name for one in bank.skipped] == ["b.png"]
+    assert bank.computed == 1 and [item.item.name for item in bank.skipped] == ["b.png"]
     assert any("the list cannot be kept" in text and "b.png" in text for text in heard)
 
 
@@ -777,6 +777,6 @@ def test_rows_in_memory_are_ragged_as_those_on_disk_are(store):
     for home in (store, False):
         bank = extract(source, data, layers=["recurrent"], pooling="frames", store=home, **PLAIN)
         assert bank.table("recurrent").ragged and bank.table("recurrent").shape == (64,)
-        assert [one.shape for one in bank.sequences("recurrent", data)] == [(2, 64)] * 2
+        assert [item.shape for item in bank.sequences("recurrent", data)] == [(2, 64)] * 2
         with pytest.raises(DataError, match="sequences"):
             bank.rows("recurrent", data)

@@ -140,13 +140,13 @@ def test_a_killed_worker_is_named_and_what_was_written_is_kept(tmp_path):
 
 def worker_pids(parent: int) -> list[int]:
     """Processes that the fork server, a child of ``parent``, has started."""
-    found = []
+    result = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             pid, ppid = int(status.parent.name), int(status.read_text().rpartition(")")[2].split()[1])
             command = (status.parent / "cmdline").read_bytes()
         except (OSError, ValueError):
             continue
-        found.append((pid, ppid, command))
-    servers = {pid for pid, ppid, command in found if ppid == parent and b"forkserver" in command}
-    return [pid for pid, ppid, _ in found if ppid in servers]
+        result.append((pid, ppid, command))
+    servers = {pid for pid, ppid, command in result if ppid == parent and b"forkserver" in command}
+    return [pid for pid, ppid, _ in result if ppid in servers]

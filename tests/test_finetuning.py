@@ -42,10 +42,10 @@ def problem(n=60, *, classes=3, held=30, d=8, teach=None):
     T = np.eye(classes)[y]
     solved = head("ridge", alpha=1.0).fit(rows[:n], T[:n], task="classification")
     samples = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, n)
-    kept = Samples(lambda i: source.input.prepare(X[n + i]), source.input.collate, held)
+    remaining = Samples(lambda i: source.input.prepare(X[n + i]), source.input.collate, held)
     start = HeadInit.of(solved.coef_, solved.intercept_, rows[:n])
     return {"source": source, "rows": rows, "T": T, "y": y, "n": n, "head": solved, "samples": samples,
-            "held_out": kept, "start": start}  # fmt: skip
+            "held_out": remaining, "start": start}  # fmt: skip
 
 
 def accuracy(p):
@@ -69,9 +69,9 @@ def p():
 
 def test_the_first_decisions_are_the_heads(p):
     model = FineTuneModel(p["source"], [FeatureSpec(0, "b", "avg")], p["start"])
-    found = decisions(model, p["samples"])
-    wanted = p["head"].decision(p["rows"][: p["n"]])
-    assert np.abs(found - wanted).max() < 1e-4
+    result = decisions(model, p["samples"])
+    expected = p["head"].decision(p["rows"][: p["n"]])
+    assert np.abs(result - expected).max() < 1e-4
     coef, intercept = model.export_head()
     assert np.allclose(coef, p["head"].coef_, atol=1e-4)
     assert np.allclose(intercept, p["head"].intercept_, atol=1e-4)
@@ -121,8 +121,8 @@ def test_rates_decay_towards_the_input(p):
 
 @given(units=st.integers(1, 20), decay=st.floats(0.1, 1.0))
 def test_the_formula_of_decay(units, decay):
-    made = policy("full", layer_decay=decay)
-    factors = [made.layer_lr_scale(unit, units) for unit in range(units)]
+    result = policy("full", layer_decay=decay)
+    factors = [result.layer_lr_scale(unit, units) for unit in range(units)]
     assert factors[-1] == 1.0
     assert np.allclose(factors, decay ** np.arange(units - 1, -1, -1))
 
@@ -264,10 +264,10 @@ def test_the_winner_on_validation_is_what_is_returned(p, winner, monkeypatch):
 
     outcome = run(p, policy("full", epochs=1, lr=0.05), score=score, held_out=p["held_out"])
     assert outcome.selected == winner
-    wanted = seen[{"start": 0, "average": 2, "tuned": 3}[winner]]
+    expected = seen[{"start": 0, "average": 2, "tuned": 3}[winner]]
     model = FineTuneModel(outcome.source, [FeatureSpec(0, "b", "avg")],
                   HeadInit(outcome.coef, outcome.intercept, p["start"].mean, p["start"].std))  # fmt: skip
-    assert np.allclose(decisions(model, p["held_out"]), wanted, atol=1e-4)
+    assert np.allclose(decisions(model, p["held_out"]), expected, atol=1e-4)
     same = state_bytes(outcome.source.module) == state_bytes(p["source"].module)
     assert same == (winner == "start")
 
@@ -382,7 +382,7 @@ def test_the_offset_reaches_the_loss(p):
 
 def test_killed_and_resumed_is_the_same_to_the_bit(p, tmp_path):
     chosen = policy("full", epochs=4, lr=0.02)
-    whole = run(p, chosen, score=accuracy(p), held_out=p["held_out"])
+    full = run(p, chosen, score=accuracy(p), held_out=p["held_out"])
     calls = []
 
     def dying(decision):
@@ -394,10 +394,10 @@ def test_killed_and_resumed_is_the_same_to_the_bit(p, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(p, chosen, score=dying, held_out=p["held_out"], checkpoint=tmp_path / "run")
     again = run(p, chosen, score=accuracy(p), held_out=p["held_out"], checkpoint=tmp_path / "run")
-    assert state_bytes(again.source.module) == state_bytes(whole.source.module)
-    assert again.coef.tobytes() == whole.coef.tobytes()
-    assert (again.selected, again.scores) == (whole.selected, whole.scores)
-    assert again.history.loss == whole.history.loss
+    assert state_bytes(again.source.module) == state_bytes(full.source.module)
+    assert again.coef.tobytes() == full.coef.tobytes()
+    assert (again.selected, again.scores) == (full.selected, full.scores)
+    assert again.history.loss == full.history.loss
 
 
 def test_a_checkpoint_of_other_targets_or_another_policy_is_refused(p, tmp_path):
@@ -413,14 +413,14 @@ def test_a_checkpoint_of_other_targets_or_another_policy_is_refused(p, tmp_path)
 
 
 def test_schedules_follow_the_size_of_the_data():
-    few, many = (training_config_for(policy("full"), n, budget=None, seed=0) for n in (30, 10_000))
-    assert (few.batch_size, few.epochs) == (4, 32)
-    assert (many.batch_size, many.epochs) == (32, 5)
-    given = training_config_for(
+    small, n_items = (training_config_for(policy("full"), n, budget=None, seed=0) for n in (30, 10_000))
+    assert (small.batch_size, small.epochs) == (4, 32)
+    assert (n_items.batch_size, n_items.epochs) == (32, 5)
+    value = training_config_for(
         policy("full", epochs=3, batch_size=7, lr=0.5, patience=2, ema=0.9), 100, budget=9.0, seed=4
     )
-    assert (given.epochs, given.batch_size, given.lr, given.patience, given.ema) == (3, 7, 0.5, 2, 0.9)
-    assert (given.budget, given.seed) == (9.0, 4)
+    assert (value.epochs, value.batch_size, value.lr, value.patience, value.ema) == (3, 7, 0.5, 2, 0.9)
+    assert (value.budget, value.seed) == (9.0, 4)
 
 
 def test_short_runs_take_smaller_steps():

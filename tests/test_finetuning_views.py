@@ -52,8 +52,8 @@ def test_views_have_the_shape_the_source_takes_and_differ(source, data):
     views = image_views(source, data, mirror=False)
     plain = source.input.prepare(data.items[0])
     drawn = [views.read(0, view) for view in range(1, 9)]
-    assert all(one.shape == plain.shape and one.dtype == np.uint8 for one in drawn)
-    assert len({one.tobytes() for one in drawn} | {plain.tobytes()}) == 9
+    assert all(item.shape == plain.shape and item.dtype == np.uint8 for item in drawn)
+    assert len({item.tobytes() for item in drawn} | {plain.tobytes()}) == 9
 
 
 def test_a_view_depends_on_the_item_and_its_number_alone(source, data):
@@ -67,9 +67,9 @@ def test_a_view_depends_on_the_item_and_its_number_alone(source, data):
 
 
 def test_the_recipe_says_what_changes_a_view(source, data):
-    one, other = (image_views(source, data, mirror=mirror) for mirror in (True, False))
-    assert one.recipe != other.recipe
-    assert "crop" in one.recipe and "version" in one.recipe
+    item, other = (image_views(source, data, mirror=mirror) for mirror in (True, False))
+    assert item.recipe != other.recipe
+    assert "crop" in item.recipe and "version" in item.recipe
 
 
 def test_mirrored_views_are_mirrored_half_of_the_time(source):
@@ -80,7 +80,7 @@ def test_mirrored_views_are_mirrored_half_of_the_time(source):
     for mirror, low, high in ((False, 0, 0), (True, 25, 75)):
         views = image_views(source, data, mirror=mirror)
         drawn = [views.read(0, view).astype(float).mean((0, 1)) for view in range(1, 101)]
-        turned = sum(one[:4].mean() > one[-4:].mean() for one in drawn)
+        turned = sum(item[:4].mean() > item[-4:].mean() for item in drawn)
         assert low <= turned <= high
 
 
@@ -129,14 +129,14 @@ def test_mirrors_are_left_out_where_they_change_what_a_picture_says(sign):
     tuning = policy("last_layers", layers=1, epochs=1, views=2)
     with listening(heard):
         fit(source, sided(80, sign=sign), policy=tuning, layers="dense", head="logistic", store=False)
-    said = next(text for text in heard if "in the mirror" in text)
-    assert said.endswith("not mirrored." if sign else "mirrored, too.")
+    message = next(text for text in heard if "in the mirror" in text)
+    assert message.endswith("not mirrored." if sign else "mirrored, too.")
 
 
 def test_nothing_is_tried_in_the_mirror_for_single_views(source, data):
-    how = {"features": [], "start": None, "score": None, "device": "cpu"}
-    assert preparing.views(source, data, np.arange(2), policy=policy("full", views=1), **how) is None
-    assert preparing.views(source, data, np.arange(0), policy=policy("full"), **how).recipe.count("false") == 1
+    options = {"features": [], "start": None, "score": None, "device": "cpu"}
+    assert preparing.views(source, data, np.arange(2), policy=policy("full", views=1), **options) is None
+    assert preparing.views(source, data, np.arange(0), policy=policy("full"), **options).recipe.count("false") == 1
 
 
 # ---- how many, and what is said -------------------------------------------------------------------------------------
@@ -165,9 +165,9 @@ def test_views_fit_the_disk():
 @pytest.mark.parametrize(("budget", "views"), [(1000.0, 4), (20.0, 3), (1.0, 1)])
 def test_views_fit_the_budget(budget, views):
     """One pass over 100 items takes 2 s at 50 items a second; views may use 30 % of the budget."""
-    found = plan_budget(policy("full"), make_provider(), budget, 50.0)
-    assert found.views == views
-    assert found.budget == pytest.approx(max(0.3 * budget, budget - 2.0 * views))
+    result = plan_budget(policy("full"), make_provider(), budget, 50.0)
+    assert result.views == views
+    assert result.budget == pytest.approx(max(0.3 * budget, budget - 2.0 * views))
 
 
 def test_views_of_other_items_are_refused():
@@ -211,14 +211,14 @@ def test_an_epoch_is_estimated_from_what_lies_above_the_boundary():
 def test_why_it_is_not_worth_starting():
     source = image_source(networks.Normed, classifier="classifier")
     features = ["pool"]
-    how = {"count": 100, "choice": RuntimeConfig("torch", "fp32", speed=50.0)}
+    options = {"count": 100, "choice": RuntimeConfig("torch", "fp32", speed=50.0)}
     full = policy("full")
-    assert "99.6%" in preparing.skip_reason(source, features, full, budget=None, shown=0.996, **how)
+    assert "99.6%" in preparing.skip_reason(source, features, full, budget=None, shown=0.996, **options)
     assert "more than the budget of 20 s" in preparing.skip_reason(
-        source, features, full, budget=20.0, shown=0.9, **how
+        source, features, full, budget=20.0, shown=0.9, **options
     )
-    assert preparing.skip_reason(source, features, full, budget=60.0, shown=0.9, **how) is None
-    assert preparing.skip_reason(source, features, full, budget=60.0, shown=None, **how) is None
+    assert preparing.skip_reason(source, features, full, budget=60.0, shown=0.9, **options) is None
+    assert preparing.skip_reason(source, features, full, budget=60.0, shown=None, **options) is None
 
 
 # ---- batches --------------------------------------------------------------------------------------------------------

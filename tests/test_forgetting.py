@@ -73,14 +73,14 @@ def lda():
 class TestExact:
     @pytest.mark.parametrize(("task", "name"), [*CASES, ("classification", "group_lasso")])
     def test_every_bit_is_that_of_a_fit_without_the_items(self, task, name, tmp_path):
-        whole, wanted = fitted(data_of(task), name), fitted(data_of(task, REST), name)
-        assert not same(whole, wanted)
-        for start in (whole, load(whole.save(tmp_path / "p"))):
+        full, expected = fitted(data_of(task), name), fitted(data_of(task, REST), name)
+        assert not same(full, expected)
+        for start in (full, load(full.save(tmp_path / "p"))):
             left = start.forget(X[GONE])  # no labels
-            assert same(left, wanted)
-            assert same(load(left.save(tmp_path / "left")), wanted)
+            assert same(left, expected)
+            assert same(load(left.save(tmp_path / "left")), expected)
         assert same(left.forget(X[1]), fitted(data_of(task, REST[1:]), name))
-        assert len(whole.trained_on) == 56 and len(whole.targets[0].exact_sums.keys) == 56  # as it was
+        assert len(full.trained_on) == 56 and len(full.targets[0].exact_sums.keys) == 56  # as it was
 
     @settings(max_examples=30, deadline=None)
     @given(data=st.data())
@@ -93,18 +93,20 @@ class TestExact:
         task = "regression" if name == "regression" else "classification"
         labels = Z @ rng.normal(size=5) + 10.0 ** rng.integers(-3, 6) if task == "regression" else y
         items = Dataset.from_arrays(Z, labels, task=task)
-        kept = [data.draw(st.sampled_from(np.flatnonzero(y == c).tolist())) for c in range(3)]
-        gone = data.draw(st.permutations([i for i in range(len(y)) if i not in kept]))[: data.draw(st.integers(1, 9))]
+        remaining = [data.draw(st.sampled_from(np.flatnonzero(y == c).tolist())) for c in range(3)]
+        gone = data.draw(st.permutations([i for i in range(len(y)) if i not in remaining]))[
+            : data.draw(st.integers(1, 9))
+        ]
         rest = np.setdiff1d(np.arange(len(y)), gone)
-        how = {"source": "identity:vector", "balance": "none", "head": head(name.replace("regression", "ridge"))}
-        left, wanted = (fit(data=one, exact=True, **how) for one in (items, items.take(rest)))
+        options = {"source": "identity:vector", "balance": "none", "head": head(name.replace("regression", "ridge"))}
+        left, expected = (fit(data=item, exact=True, **options) for item in (items, items.take(rest)))
         cuts = sorted(data.draw(st.sets(st.integers(0, len(gone)), max_size=3)))
         for part in filter(len, np.split(np.array(gone, dtype=int), cuts)):
             left = left.forget(Z[part])
             if data.draw(st.booleans()):
                 left = load(left.save(tmp_path_factory.mktemp("p") / "p"))
-        assert same(left, wanted)
-        assert np.array_equal(left.decision_function(Z), wanted.decision_function(Z))
+        assert same(left, expected)
+        assert np.array_equal(left.decision_function(Z), expected.decision_function(Z))
 
     def test_every_copy_goes(self, lda):
         twice = Dataset.from_arrays(np.concatenate([X, X[:3]]), [*TARGETS["classification"], "ant", "bee", "cow"])
@@ -114,26 +116,26 @@ class TestExact:
         kinds = [None if i in (0, 7) else str(label) for i, label in enumerate(TARGETS["classification"])]
         values = [None if i in (7, 9) else float(x[0]) for i, x in enumerate(X)]
         data = Dataset.from_arrays(X, {"kind": kinds, "value": values})
-        wanted = fit(data=data.take(np.setdiff1d(np.arange(56), [0, 7, 9])), head=head("ridge", alpha=1.0), **HOW)
-        whole = fit(data=data, head=head("ridge", alpha=1.0), **HOW)
-        assert [len(answer.exact_sums.keys) for answer in whole.targets] == [54, 54]
-        assert same(whole.forget(X[7]).forget(X[[0, 9]]), wanted)
+        expected = fit(data=data.take(np.setdiff1d(np.arange(56), [0, 7, 9])), head=head("ridge", alpha=1.0), **HOW)
+        full = fit(data=data, head=head("ridge", alpha=1.0), **HOW)
+        assert [len(answer.exact_sums.keys) for answer in full.targets] == [54, 54]
+        assert same(full.forget(X[7]).forget(X[[0, 9]]), expected)
 
     def test_layers_and_sources_side_by_side(self, tmp_path):
-        how = {"source": ["fake:vector", "identity:vector"], "head": head("ridge", alpha=2.0, scale="standard")}
-        whole, wanted = (fit(data=one, exact=True, **how) for one in (data_of(), data_of(rows=REST)))
-        left = load(whole.save(tmp_path / "p")).forget(data_of(rows=GONE))
-        if left.targets[0].specs == wanted.targets[0].specs:  # a choice
-            assert same(left, wanted)
+        options = {"source": ["fake:vector", "identity:vector"], "head": head("ridge", alpha=2.0, scale="standard")}
+        full, expected = (fit(data=item, exact=True, **options) for item in (data_of(), data_of(rows=REST)))
+        left = load(full.save(tmp_path / "p")).forget(data_of(rows=GONE))
+        if left.targets[0].specs == expected.targets[0].specs:  # a choice
+            assert same(left, expected)
         assert len(left.trained_on) == 52
 
     def test_the_record_says_what_is_forgotten_and_what_is_not(self, lda, tmp_path):
         left = load(lda.forget(X[:3]).forget(X[5]).save(tmp_path / "p"))
-        assert [one["items"] for one in left.provenance["forgotten"]] == [3, 1]
+        assert [item["items"] for item in left.provenance["forgotten"]] == [3, 1]
         assert {"layers", "temperature"} <= set(left.provenance["forgotten"][0]["unchanged"])
         assert left.head.temperature_ == lda.head.temperature_ and left.chosen == lda.chosen
-        told = json.dumps(left.provenance)
-        assert not any(key.hex() in told for key in lda.trained_on - left.trained_on)
+        messages = json.dumps(left.provenance)
+        assert not any(key.hex() in messages for key in lda.trained_on - left.trained_on)
         assert "forgotten" not in lda.provenance
 
 
@@ -142,7 +144,7 @@ class TestSolvedFromMoments:
     def test_it_predicts_what_rows_would(self, task, name):
         others = np.delete(np.arange(56), 5)
         plain, exact = (fitted(data_of(task, others), name, exact=flag) for flag in (False, True))
-        a, b = (one.decision_function(X[others]) for one in (plain, exact))
+        a, b = (item.decision_function(X[others]) for item in (plain, exact))
         assert np.allclose(a, b, rtol=0, atol=2e-3 * np.abs(a - a.mean(axis=0)).max())
         assert plain.targets[0].exact_sums is None and plain.head.config() == exact.head.config()
 
@@ -155,10 +157,10 @@ class TestSolvedFromMoments:
     def test_numbers_are_held_whatever_their_size(self):
         values = np.array([[1e20, 1e-12], [-3.25, 0.0], [1e-20, 2.5e-12], [7.0, -1e-12]])
         ledger = ExactSums.from_rows(X[:4], values, [bytes([i]) * 16 for i in range(4)], regression=True)
-        wanted = Moments.from_rows(X[:4], values)
-        assert np.allclose(ledger.moments.target_mean, wanted.target_mean, rtol=1e-9, atol=0)
-        assert np.allclose(ledger.moments.target_scatter, wanted.target_scatter, rtol=1e-9, atol=0)
-        assert np.allclose(ledger.moments.cross, wanted.cross, rtol=0, atol=1e-3 * np.abs(wanted.cross).max(axis=0))
+        expected = Moments.from_rows(X[:4], values)
+        assert np.allclose(ledger.moments.target_mean, expected.target_mean, rtol=1e-9, atol=0)
+        assert np.allclose(ledger.moments.target_scatter, expected.target_scatter, rtol=1e-9, atol=0)
+        assert np.allclose(ledger.moments.cross, expected.cross, rtol=0, atol=1e-3 * np.abs(expected.cross).max(axis=0))
 
     @pytest.mark.parametrize("size", [1e-30, 1e25])
     def test_numbers_that_cannot_be_held_are_refused(self, size):

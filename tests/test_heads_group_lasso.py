@@ -54,12 +54,12 @@ def test_it_is_their_ridge_on_the_features_that_their_lasso_keeps(seed, shape, s
     X, Y = data(seed, shape)
     alpha = share * top(X, Y)
     ours = head("group_lasso", alpha=alpha, refit=0.7).fit(X, Y, task="regression")
-    kept = their_features(X, Y, alpha)
-    assert np.array_equal(ours.selected_features_, kept) and (ours.alpha_, ours.refit_) == (alpha, 0.7)
-    theirs = SkRidge(alpha=0.7).fit(X[:, kept], Y)
-    assert np.allclose(ours.coef_[kept].T, theirs.coef_.reshape(shape[2], -1), rtol=1e-7, atol=1e-9)
-    assert np.allclose(ours.decision(X), theirs.predict(X[:, kept]).reshape(Y.shape), rtol=1e-8, atol=1e-8)
-    assert not np.delete(ours.coef_, kept, axis=0).any()
+    remaining = their_features(X, Y, alpha)
+    assert np.array_equal(ours.selected_features_, remaining) and (ours.alpha_, ours.refit_) == (alpha, 0.7)
+    theirs = SkRidge(alpha=0.7).fit(X[:, remaining], Y)
+    assert np.allclose(ours.coef_[remaining].T, theirs.coef_.reshape(shape[2], -1), rtol=1e-7, atol=1e-9)
+    assert np.allclose(ours.decision(X), theirs.predict(X[:, remaining]).reshape(Y.shape), rtol=1e-8, atol=1e-8)
+    assert not np.delete(ours.coef_, remaining, axis=0).any()
 
 
 @given(seed=seeds, shape=shapes)
@@ -155,11 +155,11 @@ def test_moments_without_a_fold_are_those_of_the_other_rows(shape, scale):
 def test_open_strengths_are_chosen_in_every_fold_alone(fields):
     X, Y = data(7, (60, 12, 3), "classification")
     folds = np.arange(60)[None] % 4
-    (found,) = GroupLasso.out_of_fold(Problem("classification", X=X, T=Y), folds, [fields])
+    (result,) = GroupLasso.out_of_fold(Problem("classification", X=X, T=Y), folds, [fields])
     for fold in range(4):
-        held = folds[0] == fold
-        alone = head("group_lasso", **fields).fit(X[~held], Y[~held]).decision(X[held])
-        assert np.allclose(found[0, held], alone, atol=1e-8)
+        held_out = folds[0] == fold
+        alone = head("group_lasso", **fields).fit(X[~held_out], Y[~held_out]).decision(X[held_out])
+        assert np.allclose(result[0, held_out], alone, atol=1e-8)
 
 
 def test_a_weighted_fit_with_a_prior_is_that_of_reweighted_rows():
@@ -205,11 +205,11 @@ def test_how_many_features_of_each_layer_are_kept():
     choice = select_head(views, Y, heads="group_lasso", fuse=True)
     assert set(choice.candidates) == {"a", "b"}
     fitted = choice.fit(views, Y)
-    kept = choice.selected_counts(fitted, views)
+    remaining = choice.selected_counts(fitted, views)
     ends = np.cumsum([0, *(views[name].shape[1] for name in choice.candidates)])
-    assert kept == tuple(
+    assert remaining == tuple(
         ((fitted.selected_features_ >= a) & (fitted.selected_features_ < b)).sum() for a, b in pairwise(ends)
     )
-    assert min(kept) >= 1 and sum(kept) <= 6 and {0, ends[1]} <= set(fitted.selected_features_)
+    assert min(remaining) >= 1 and sum(remaining) <= 6 and {0, ends[1]} <= set(fitted.selected_features_)
     plain = select_head(views, Y, heads="ridge", fuse=True)
     assert plain.selected_counts(plain.fit(views, Y), views) is None

@@ -66,10 +66,10 @@ def test_the_conditions_of_optimality_hold(seed, shape):
     for products in both(X, Y):
         path_penalties = penalties(products)
         for penalty, solution in zip(path_penalties, lasso_solutions(*products, path_penalties), strict=True):
-            pull = X.T @ (Y - X[:, solution.features] @ solution.coef)
-            assert np.linalg.norm(pull, axis=1).max() <= penalty * (1 + 1e-2)
+            gradient_ = X.T @ (Y - X[:, solution.features] @ solution.coef)
+            assert np.linalg.norm(gradient_, axis=1).max() <= penalty * (1 + 1e-2)
             unit = solution.coef / np.linalg.norm(solution.coef, axis=1, keepdims=True)
-            assert np.abs(pull[solution.features] - penalty * unit).max(initial=0) <= 1e-2 * penalty
+            assert np.abs(gradient_[solution.features] - penalty * unit).max(initial=0) <= 1e-2 * penalty
             assert solution.coef.any(axis=1).all() and (np.diff(solution.features) > 0).all()
 
 
@@ -77,11 +77,11 @@ def test_the_conditions_of_optimality_hold(seed, shape):
 def test_from_the_largest_penalty_on_nothing_is_kept_and_below_it_something_is(seed, shape):
     X, Y = data(seed, shape)
     for products in both(X, Y):
-        most = largest_penalty(*products)
-        assert most == pytest.approx(np.linalg.norm(X.T @ Y, axis=1).max())
-        none, nothing, some = lasso_solutions(*products, [2 * most, most, 0.99 * most])
+        limit = largest_penalty(*products)
+        assert limit == pytest.approx(np.linalg.norm(X.T @ Y, axis=1).max())
+        none, nothing, subset = lasso_solutions(*products, [2 * limit, limit, 0.99 * limit])
         assert len(none.features) == len(nothing.features) == 0
-        assert len(some.features) >= 1
+        assert len(subset.features) >= 1
 
 
 @given(seed=seeds, shape=shapes)
@@ -100,10 +100,10 @@ def test_turning_the_targets_turns_the_weights(seed, shape):
     X, Y = data(seed, shape)
     turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(shape[2], shape[2])))[0]
     path_penalties = penalties((X, Y))
-    for here, there in zip(
+    for here, present in zip(
         lasso_solutions(X, Y, path_penalties), lasso_solutions(X, Y @ turn, path_penalties), strict=True
     ):
-        assert np.abs(dense(here, shape[1]) @ turn - dense(there, shape[1])).max() <= 1e-3
+        assert np.abs(dense(here, shape[1]) @ turn - dense(present, shape[1])).max() <= 1e-3
 
 
 def test_copies_and_constant_features_do_no_harm():
@@ -111,17 +111,17 @@ def test_copies_and_constant_features_do_no_harm():
     more = np.column_stack([X, X[:, :2], np.zeros((40, 2))])
     for products, plain in zip(both(more, Y), both(X, Y), strict=True):
         path_penalties = penalties(plain)
-        for here, there in zip(
+        for here, present in zip(
             lasso_solutions(*products, path_penalties), lasso_solutions(*plain, path_penalties), strict=True
         ):
-            assert np.allclose(more @ dense(here, 10), X @ dense(there, 6), atol=1e-3)
+            assert np.allclose(more @ dense(here, 10), X @ dense(present, 6), atol=1e-3)
             assert not set(here.features.tolist()) & {8, 9}
 
 
 def test_what_does_not_converge_is_said(monkeypatch):
     X, Y = data(0, (25, 90, 4))
-    said = []
+    message = []
     monkeypatch.setattr(group_lasso, "_MAX_SWEEPS", 1)
-    monkeypatch.setattr(group_lasso, "note", said.append)
+    monkeypatch.setattr(group_lasso, "note", message.append)
     list(lasso_solutions(X, Y, [0.05 * largest_penalty(X, Y)]))
-    assert len(said) == 1 and "standardise" in said[0]
+    assert len(message) == 1 and "standardise" in message[0]

@@ -29,9 +29,9 @@ def test_votes_are_scikit_learns(metric, seed, k):
     fresh = data(seed + 1)[0]
     ours = head("knn", n_neighbors=k, metric=metric, weights="uniform").fit(X, np.eye(3)[y])
     theirs = KNeighborsClassifier(k, metric=metric, algorithm="brute").fit(X, y)
-    doubt = 0.5 / (k + 1)
-    wanted = (1 - doubt) * theirs.predict_proba(fresh) + doubt / 3
-    assert np.allclose(ours.proba(fresh), wanted, atol=1e-9)
+    uncertainty = 0.5 / (k + 1)
+    expected = (1 - uncertainty) * theirs.predict_proba(fresh) + uncertainty / 3
+    assert np.allclose(ours.proba(fresh), expected, atol=1e-9)
 
 
 @metrics
@@ -68,21 +68,21 @@ def test_nearer_neighbours_weigh_more(metric, seed):
         similar = -((fresh[:, None] - X) ** 2).sum(axis=2) / (X**2).sum(axis=1).mean()
     weight = np.exp(10 * (similar - similar.max(axis=1, keepdims=True)))
     shares = weight @ np.eye(3)[y] / weight.sum(axis=1, keepdims=True)
-    doubt = 0.5 / (len(X) + 1)
-    assert np.allclose(fitted.proba(fresh), (1 - doubt) * shares + doubt / 3, atol=1e-5)
+    uncertainty = 0.5 / (len(X) + 1)
+    assert np.allclose(fitted.proba(fresh), (1 - uncertainty) * shares + uncertainty / 3, atol=1e-5)
 
 
 @metrics
 def test_blocks_of_any_size_give_the_same(metric, monkeypatch):
     X, y = data(0, n=50)
     fitted = head("knn", metric=metric).fit(X, np.eye(3)[y])
-    whole = fitted.decision(X)
+    full = fitted.decision(X)
     folds = np.stack([np.arange(50) % 4, np.arange(50) // 13])
     problem = Problem("classification", X=X, T=np.eye(3)[y])
     grid = [{"n_neighbors": k, "metric": metric, "weights": w} for k in (1, 7) for w in ("uniform", "softmax")]
     held_out = Knn.out_of_fold(problem, folds, grid)
     monkeypatch.setattr(knn, "_CELLS", 120)
-    assert np.allclose(fitted.decision(X), whole, atol=1e-6)
+    assert np.allclose(fitted.decision(X), full, atol=1e-6)
     assert np.allclose(Knn.out_of_fold(problem, folds, grid), held_out, atol=1e-6)
 
 
@@ -96,8 +96,8 @@ def test_of_equally_near_rows_the_first_counts():
 
 def test_more_neighbours_than_rows_are_all_rows():
     X, y = data(0, n=6)
-    many = head("knn", n_neighbors=50, weights="uniform").fit(X, np.eye(3)[y])
-    assert np.allclose(many.proba(X), 1 / 3)
+    n_items = head("knn", n_neighbors=50, weights="uniform").fit(X, np.eye(3)[y])
+    assert np.allclose(n_items.proba(X), 1 / 3)
 
 
 @given(seed=seeds)

@@ -49,9 +49,9 @@ def test_any_prior_is_the_same_rule_with_other_intercepts(seed, shape):
     t = shape[2]
     T = np.eye(t)[y]
     prior = np.random.default_rng(seed).dirichlet(np.full(t, 5.0))
-    own, wished = head("lda").fit(X, T), head("lda").fit(X, T, prior=prior)
-    assert np.allclose(own.coef_, wished.coef_)
-    assert np.allclose(wished.intercept_ - own.intercept_, np.log(prior) - np.log(T.mean(axis=0)))
+    own_values, wished = head("lda").fit(X, T), head("lda").fit(X, T, prior=prior)
+    assert np.allclose(own_values.coef_, wished.coef_)
+    assert np.allclose(wished.intercept_ - own_values.intercept_, np.log(prior) - np.log(T.mean(axis=0)))
     moments = head("lda").fit(Moments.from_rows(X, T), prior=prior)
     assert np.allclose(moments.decision(X), wished.decision(X), rtol=1e-8, atol=1e-8)
     adjusted = head("lda").fit(X, T).adjust(np.log(prior) - np.log(T.mean(axis=0)))
@@ -146,8 +146,8 @@ def test_held_out_scores_are_those_of_the_shrinkage_that_the_strength_is_in_the_
         if not T[train].any(axis=0).all():
             continue
         means = np.stack([X[train & (y == c)].mean(axis=0) for c in range(t)])
-        whole = np.stack([X[y == c].mean(axis=0) for c in range(t)])
-        alpha = shrinkage / (1 - shrinkage) * ((X - whole[y]) ** 2).sum() / d * (2 / 3)
+        full = np.stack([X[y == c].mean(axis=0) for c in range(t)])
+        alpha = shrinkage / (1 - shrinkage) * ((X - full[y]) ** 2).sum() / d * (2 / 3)
         within = X[train] - means[y[train]]
         ratio = alpha * d / (within**2).sum()
         rho = ratio / (1 + ratio)

@@ -82,9 +82,9 @@ def test_the_gradient_vanishes_where_it_stops(seed, shape):
     T = np.eye(shape[2])[y]
     fitted = head("logistic", C=0.5, tol=1e-14).fit(X, T)
     penalty = fitted.coef_ / 0.5 * (1 if shape[2] > 2 else 2)  # two columns share the penalty of one sigmoid
-    slope = X.T @ (fitted.proba(X) - T) + penalty
+    gradient = X.T @ (fitted.proba(X) - T) + penalty
     scale = np.abs(X.T @ T).max()
-    assert np.abs(slope).max() < 1e-4 * scale
+    assert np.abs(gradient).max() < 1e-4 * scale
     assert np.abs((fitted.proba(X) - T).sum(axis=0)).max() < 1e-4 * len(X)
 
 
@@ -111,9 +111,9 @@ def test_a_prior_adds_its_log_ratio(seed, shape):
     X, y = data(seed, shape)
     t = shape[2]
     prior = np.random.default_rng(seed).dirichlet(np.full(t, 4.0))
-    own, wished = head("logistic").fit(X, np.eye(t)[y]), head("logistic").fit(X, np.eye(t)[y], prior=prior)
+    own_values, wished = head("logistic").fit(X, np.eye(t)[y]), head("logistic").fit(X, np.eye(t)[y], prior=prior)
     ratio = np.log(prior) - np.log(np.bincount(y) / len(y))
-    assert np.allclose(wished.decision(X) - own.decision(X), ratio)
+    assert np.allclose(wished.decision(X) - own_values.decision(X), ratio)
 
 
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
@@ -126,12 +126,12 @@ def test_the_path_meets_each_strength_solved_alone(task, t):
     held_out = Logistic.out_of_fold(Problem(task, X=X, T=T), np.stack([ids, (ids + 1) % 3, np.arange(90) // 30]), grid)
     assert held_out.shape == (3, 3, 90, t)
     assert np.allclose(held_out[:, 0], held_out[:, 1], atol=1e-6)  # the same folds under other numbers
-    for setting, found in zip(grid, held_out, strict=True):
+    for setting, result in zip(grid, held_out, strict=True):
         for k in range(3):
             alone = (
                 head("logistic", tol=1e-12, **setting).fit(X[ids != k], T[ids != k], task=task).decision(X[ids == k])
             )
-            assert np.abs(found[0][ids == k] - alone).max() < 0.1 * np.abs(alone).max()
+            assert np.abs(result[0][ids == k] - alone).max() < 0.1 * np.abs(alone).max()
 
 
 def test_the_grid_holds_one_and_follows_the_size_of_the_features():

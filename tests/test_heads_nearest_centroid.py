@@ -38,8 +38,8 @@ def test_decisions_are_log_odds_of_a_common_variance(seed, shape):
     variance = ((X - means[y]) ** 2).mean()
     prior = np.arange(1.0, t + 1) / np.arange(1, t + 1).sum()
     direct = -((X[:, None] - means) ** 2).sum(axis=2) / (2 * variance) + np.log(prior)
-    found = head("nearest_centroid").fit(X, np.eye(t)[y], prior=prior).decision(X)
-    assert np.allclose(found - found.mean(axis=1, keepdims=True), direct - direct.mean(axis=1, keepdims=True))
+    result = head("nearest_centroid").fit(X, np.eye(t)[y], prior=prior).decision(X)
+    assert np.allclose(result - result.mean(axis=1, keepdims=True), direct - direct.mean(axis=1, keepdims=True))
 
 
 @given(seed=seeds)

@@ -141,13 +141,13 @@ def test_held_out_squared_error_from_the_moments_of_the_folds(seed, folds):
     ids = np.random.default_rng(seed).permutation(50) % folds
     alphas = [0.1, 3.0, 100.0]
     parts = [Moments.from_rows(X[ids == k], Y[ids == k]) for k in range(folds)]
-    found = cv_error(parts, alphas)
-    assert found.shape == (folds, 3, 2)
+    result = cv_error(parts, alphas)
+    assert result.shape == (folds, 3, 2)
     for k in range(folds):
         for a, alpha in enumerate(alphas):
             fitted = SkRidge(alpha=alpha).fit(X[ids != k], Y[ids != k])
             direct = ((Y[ids == k] - fitted.predict(X[ids == k])) ** 2).sum(axis=0)
-            assert np.allclose(found[k, a], direct, rtol=1e-8)
+            assert np.allclose(result[k, a], direct, rtol=1e-8)
 
 
 def test_one_fold_is_no_cross_validation():

@@ -16,18 +16,18 @@ counts = st.lists(st.integers(1, 500), min_size=2, max_size=8)
 
 @given(counts=counts)
 def test_auto_is_logit_from_three_to_one(counts):
-    found = resolve("auto", counts)
+    result = resolve("auto", counts)
     uneven = max(counts) / min(counts) >= RATIO
-    assert found.kind == ("logit" if uneven else "none")
-    assert found.metric == ("balanced_accuracy" if uneven else "accuracy")
-    assert f"{ratio(counts):.1f} times" in found.reason
+    assert result.kind == ("logit" if uneven else "none")
+    assert result.metric == ("balanced_accuracy" if uneven else "accuracy")
+    assert f"{ratio(counts):.1f} times" in result.reason
 
 
 @given(counts=counts, balance=st.sampled_from(["none", "logit", "weights"]))
 def test_what_is_asked_for_is_done(counts, balance):
-    found = resolve(balance, counts)
-    assert found.kind == balance and balance in found.reason
-    assert found.metric == ("accuracy" if balance == "none" else "balanced_accuracy")
+    result = resolve(balance, counts)
+    assert result.kind == balance and balance in result.reason
+    assert result.metric == ("accuracy" if balance == "none" else "balanced_accuracy")
 
 
 def test_an_unknown_word_is_answered_with_the_list():

@@ -49,46 +49,49 @@ def test_items_of_several_folds_are_pooled_and_more_choices_ask_for_more():
     frozen[4:8] = 3 * np.roll(T[4:8], 1, axis=1)
     tuned = 3 * T
     tuned[2:6] = 3 * np.roll(T[2:6], 2, axis=1)
-    one = PairedPredictions(frozen, tuned, T)
-    mean, error, n = improvement([one], "classification", balanced=False)
+    item = PairedPredictions(frozen, tuned, T)
+    mean, error, n = improvement([item], "classification", balanced=False)
     assert n == 36 and mean == pytest.approx(4 / 36) and error > 0
-    twice = improvement([one, one], "classification", balanced=False)
+    twice = improvement([item, item], "classification", balanced=False)
     assert twice[0] == pytest.approx(mean) and twice[2] == 72 and twice[1] < error / 1.39
-    assert significantly_better([one], "classification", balanced=False, choices=2)
-    assert not significantly_better([one], "classification", balanced=False, choices=40)
-    assert significantly_better([one, one], "classification", balanced=False, choices=20)
+    assert significantly_better([item], "classification", balanced=False, choices=2)
+    assert not significantly_better([item], "classification", balanced=False, choices=40)
+    assert significantly_better([item, item], "classification", balanced=False, choices=20)
 
 
 def test_what_cannot_be_told_on_few_items_is_not_kept():
     """Two fewer mistakes on nine items may be luck; two hundred on nine hundred are not."""
-    for n, kept in ((9, False), (900, True)):
+    for n, remaining in ((9, False), (900, True)):
         T = truth(n)
-        frozen, held = 3 * T, 3 * T
+        frozen, held_out = 3 * T, 3 * T
         frozen[: n // 3] = 3 * (1 - T[: n // 3])
-        held[n // 3 - n // 9 : n // 3 + n // 9] = 3 * (1 - T[n // 3 - n // 9 : n // 3 + n // 9])
-        assert verdict(frozen, held, T) == kept, n
+        held_out[n // 3 - n // 9 : n // 3 + n // 9] = 3 * (1 - T[n // 3 - n // 9 : n // 3 + n // 9])
+        assert verdict(frozen, held_out, T) == remaining, n
 
 
 def test_weights_that_are_no_better_are_seldom_kept():
     """A quarter of the items is decided anew, as often right as before: one comparison, at 8 %."""
-    kept = naive = 0
+    remaining = naive = 0
     for seed in range(300):
         rng = np.random.default_rng(seed)
         T = truth(72, seed=seed)
         base = noisy(T, 0.78, rng)
         other = np.where(rng.random((72, 1)) < 0.25, noisy(T, 0.78, rng), base)
-        kept += verdict(base, other, T)
+        remaining += verdict(base, other, T)
         watched = scorer(T, "classification", balanced=False)
         naive += watched(other) > watched(base)
-    assert kept <= 40 and naive > 100, (kept, naive)  # 8 % of 300 is 24; the law allows three standard deviations
+    assert remaining <= 40 and naive > 100, (
+        remaining,
+        naive,
+    )  # 8 % of 300 is 24; the law allows three standard deviations
 
 
 def test_errors_are_counted_item_by_item():
     T, rng = truth(40), np.random.default_rng(2)
     decision = rng.normal(size=T.shape)
-    found = per_item_error(decision, T, "classification")
+    result = per_item_error(decision, T, "classification")
     assert (
-        np.array_equal(found, [float(a.argmax() != b.argmax()) for a, b in zip(decision, T)]) and 0 < found.mean() < 1
+        np.array_equal(result, [float(a.argmax() != b.argmax()) for a, b in zip(decision, T)]) and 0 < result.mean() < 1
     )
     labels = (rng.random((40, 3)) > 0.5).astype(float)
     scores = rng.normal(size=labels.shape)
@@ -114,8 +117,8 @@ def test_with_balance_every_class_counts_the_same():
     assert np.isclose(share.sum(), 1) and np.allclose(T.T @ share, 0.5)
     assert np.allclose(sample_weights(T, balanced=False), 0.01)
     # better on the ten, worse on some of the ninety: worth it only where classes count alike
-    frozen, held = 3 * np.tile([[1.0, 0.0]], (100, 1)), 3 * T
-    held[:12] = 3 * T[::-1][:12][:, ::-1]
-    held[:12] = [[0.0, 3.0]] * 12
-    assert verdict(frozen, held, T, balanced=True)
-    assert not verdict(frozen, held, T, balanced=False)
+    frozen, held_out = 3 * np.tile([[1.0, 0.0]], (100, 1)), 3 * T
+    held_out[:12] = 3 * T[::-1][:12][:, ::-1]
+    held_out[:12] = [[0.0, 3.0]] * 12
+    assert verdict(frozen, held_out, T, balanced=True)
+    assert not verdict(frozen, held_out, T, balanced=False)

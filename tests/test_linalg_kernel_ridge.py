@@ -17,10 +17,10 @@ def test_equals_refitting(shape, penalty):
     rng = np.random.default_rng(0)
     X, T = rng.normal(3, 2, size=shape), rng.normal(1, 1, size=(shape[0], 3))
     folds = [np.flatnonzero(np.arange(shape[0]) % 4 == k) for k in range(4)]
-    found = kernel_out_of_fold(centered_gram(X, standard=False), T, folds, penalty)
+    result = kernel_out_of_fold(centered_gram(X, standard=False), T, folds, penalty)
     for fold in folds:
         rest = np.setdiff1d(np.arange(shape[0]), fold)
-        np.testing.assert_allclose(found[fold], Ridge(penalty).fit(X[rest], T[rest]).predict(X[fold]), atol=1e-8)
+        np.testing.assert_allclose(result[fold], Ridge(penalty).fit(X[rest], T[rest]).predict(X[fold]), atol=1e-8)
 
 
 def test_products_of_a_union_are_a_sum():

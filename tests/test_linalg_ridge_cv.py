@@ -24,15 +24,17 @@ def data(seed, shape, classes=3):
 
 def basis_of(X, weights):
     mean = weights @ X / weights.sum()
-    away = np.sqrt(weights)[:, None] * (X - mean)
-    return pca_of_rows(away, mean, None) if len(X) <= X.shape[1] else pca_of_scatter(mean, away.T @ away, None)
+    centered = np.sqrt(weights)[:, None] * (X - mean)
+    return (
+        pca_of_rows(centered, mean, None) if len(X) <= X.shape[1] else pca_of_scatter(mean, centered.T @ centered, None)
+    )
 
 
 def weighted(X, T, w, alpha):
     """Means, weights of ridge, and what it explains, by the book."""
     mean, target_mean = w @ X / w.sum(), w @ T / w.sum()
-    away, targets = X - mean, T - target_mean
-    S, C = (away * w[:, None]).T @ away, (away * w[:, None]).T @ targets
+    centered, targets = X - mean, T - target_mean
+    S, C = (centered * w[:, None]).T @ centered, (centered * w[:, None]).T @ targets
     coef = np.linalg.solve(S + alpha * np.eye(X.shape[1]), C)
     return mean, target_mean, coef, C.T @ coef
 
@@ -47,8 +49,8 @@ def test_coordinates_are_uncorrelated_and_keep_all_distances(seed, shape):
     Z = basis.coordinates(X)
     assert np.allclose(basis.vectors.T @ basis.vectors, np.eye(len(basis.values)), atol=1e-7)
     assert np.allclose(Z.T @ Z, np.diag(basis.values), atol=1e-8 * basis.values.max())
-    away = X - X.mean(axis=0)
-    assert np.allclose(Z @ Z.T, away @ away.T, atol=1e-8 * basis.values.max())
+    centered = X - X.mean(axis=0)
+    assert np.allclose(Z @ Z.T, centered @ centered.T, atol=1e-8 * basis.values.max())
     assert len(basis.values) == min(len(X) - 1, X.shape[1])
 
 
@@ -58,9 +60,9 @@ def test_weights_in_coordinates_unfold_to_weights_on_features(seed, shape):
     rng = np.random.default_rng(seed)
     spread = rng.uniform(0.5, 2, X.shape[1])
     mean = X.mean(axis=0)
-    away = (X - mean) / spread
+    centered = (X - mean) / spread
     basis = (
-        pca_of_rows(away, mean, spread)
+        pca_of_rows(centered, mean, spread)
         if len(X) <= X.shape[1]
         else pca_of_scatter(mean, (X - mean).T @ (X - mean), spread)
     )
@@ -116,9 +118,9 @@ def test_both_ways_of_leaving_out_agree(seed, shape):
     X, T = data(seed, shape)
     basis = basis_of(X, np.ones(60))
     engine = FoldRidge(basis.coordinates(X), basis.values, T, np.ones(60))
-    whole, fold = engine.full_fit, slice(12)
+    full, fold = engine.full_fit, slice(12)
     for alpha in (0.1, 10.0):
-        a, b = whole.at(alpha).leave_out_by_hat(fold), _NormalEquations.of(whole, fold).at(alpha)
+        a, b = full.at(alpha).leave_out_by_hat(fold), _NormalEquations.of(full, fold).at(alpha)
         assert np.allclose(a[0], b[0], atol=1e-9)
         assert np.allclose(a[1], b[1], atol=1e-8)
 
@@ -128,9 +130,9 @@ def test_discriminants_follow_from_ridge(seed, shape, alpha):
     X, T = data(seed, shape)
     fold = np.arange(0, len(X), 4)
     others = np.setdiff1d(np.arange(len(X)), fold)
-    ones = np.ones(len(X))
-    basis = basis_of(X, ones)
-    left = next(FoldRidge(basis.coordinates(X), basis.values, T, ones).left_out([fold], np.array([alpha])))[0]
+    items = np.ones(len(X))
+    basis = basis_of(X, items)
+    left = next(FoldRidge(basis.coordinates(X), basis.values, T, items).left_out([fold], np.array([alpha])))[0]
     counts = T[others].sum(axis=0)
     ((linear, norm),) = lda_scores([left], (counts / counts.sum())[None], counts[None])
     mean = X[others].mean(axis=0)

@@ -26,9 +26,9 @@ def quadratics(seed, p=6, b=4, t=2):
 
     def objective(x, which):
         flat = np.moveaxis(x, 1, 0).reshape(len(which), -1)
-        slope = np.einsum("bij,bj->bi", A[which], flat)
-        value = 0.5 * (slope * flat).sum(axis=1) - (c[which] * flat).sum(axis=1)
-        return value, np.moveaxis((slope - c[which]).reshape(len(which), p, t), 0, 1)
+        gradient = np.einsum("bij,bj->bi", A[which], flat)
+        value = 0.5 * (gradient * flat).sum(axis=1) - (c[which] * flat).sum(axis=1)
+        return value, np.moveaxis((gradient - c[which]).reshape(len(which), p, t), 0, 1)
 
     inverse = np.moveaxis((1 / np.einsum("bii->bi", A)).reshape(b, p, t), 0, 1)
     return objective, inverse, np.moveaxis(best.reshape(b, p, t), 0, 1)
@@ -37,10 +37,10 @@ def quadratics(seed, p=6, b=4, t=2):
 @given(seed=seeds)
 def test_quadratics_are_solved(seed):
     objective, inverse, best = quadratics(seed)
-    found = minimize_batch(objective, np.zeros_like(best), inverse, tolerance=1e-16, max_steps=500)
-    assert found.converged.all()
-    assert np.allclose(found.x, best, atol=1e-5 * np.abs(best).max())
-    assert np.allclose(found.value, objective(found.x, np.arange(4))[0])
+    result = minimize_batch(objective, np.zeros_like(best), inverse, tolerance=1e-16, max_steps=500)
+    assert result.converged.all()
+    assert np.allclose(result.x, best, atol=1e-5 * np.abs(best).max())
+    assert np.allclose(result.value, objective(result.x, np.arange(4))[0])
 
 
 @given(seed=seeds)
@@ -61,8 +61,8 @@ def test_a_problem_does_not_feel_the_others_of_its_batch(seed):
 
 def test_a_start_at_the_optimum_stays_there():
     objective, inverse, best = quadratics(0)
-    found = minimize_batch(objective, best, inverse, tolerance=1e-10, max_steps=10)
-    assert np.array_equal(found.x, best) and (found.steps == 0).all() and found.converged.all()
+    result = minimize_batch(objective, best, inverse, tolerance=1e-10, max_steps=10)
+    assert np.array_equal(result.x, best) and (result.steps == 0).all() and result.converged.all()
 
 
 def test_the_start_is_not_written_to():
@@ -74,16 +74,16 @@ def test_the_start_is_not_written_to():
 
 def test_too_few_steps_are_said():
     objective, inverse, best = quadratics(0)
-    found = minimize_batch(objective, np.zeros_like(best), inverse, tolerance=1e-16, max_steps=3)
-    assert (found.steps == 3).all() and not found.converged.any()
-    assert (found.value < objective(np.zeros_like(best), np.arange(4))[0]).all()
+    result = minimize_batch(objective, np.zeros_like(best), inverse, tolerance=1e-16, max_steps=3)
+    assert (result.steps == 3).all() and not result.converged.any()
+    assert (result.value < objective(np.zeros_like(best), np.arange(4))[0]).all()
 
 
 def test_a_tolerance_beyond_rounding_ends_all_the_same():
     objective, inverse, best = quadratics(1)
-    found = minimize_batch(objective, np.zeros_like(best), inverse, tolerance=0.0, max_steps=5000)
-    assert found.steps.max() < 5000
-    assert np.allclose(found.x, best, atol=1e-5 * np.abs(best).max())
+    result = minimize_batch(objective, np.zeros_like(best), inverse, tolerance=0.0, max_steps=5000)
+    assert result.steps.max() < 5000
+    assert np.allclose(result.x, best, atol=1e-5 * np.abs(best).max())
 
 
 def test_steps_that_are_too_long_at_first_are_shortened():
@@ -93,8 +93,8 @@ def test_steps_that_are_too_long_at_first_are_shortened():
         return np.sqrt(1 + x**2).sum(axis=(0, 2)), x / np.sqrt(1 + x**2)
 
     start = np.array([10.0, -300.0, 0.5]).reshape(1, 3, 1)
-    found = minimize_batch(objective, start, np.full((1, 3, 1), 1e3), tolerance=1e-12, max_steps=200)
-    assert found.converged.all() and np.abs(found.x).max() < 1e-6
+    result = minimize_batch(objective, start, np.full((1, 3, 1), 1e3), tolerance=1e-12, max_steps=200)
+    assert result.converged.all() and np.abs(result.x).max() < 1e-6
 
 
 def entropy_data(seed, n=40, r=5, t=3, b=3):
@@ -106,7 +106,7 @@ def entropy_data(seed, n=40, r=5, t=3, b=3):
 @given(seed=seeds, penalty=st.sampled_from([0.01, 1.0, 50.0]))
 def test_softmax_reaches_scipys_optimum(seed, penalty):
     rows, T, weights = entropy_data(seed)
-    found = CrossEntropyBatch(rows, T[:, None], weights, "softmax").solve(penalty, tolerance=1e-13)
+    result = CrossEntropyBatch(rows, T[:, None], weights, "softmax").solve(penalty, tolerance=1e-13)
 
     def direct(flat, w):
         x = flat.reshape(6, 3)
@@ -115,8 +115,8 @@ def test_softmax_reaches_scipys_optimum(seed, penalty):
 
     for i in range(3):
         best = minimize(direct, np.zeros(18), (weights[:, i],), method="BFGS", options={"gtol": 1e-8}).fun
-        assert found.value[i] <= best + 1e-7 * max(1, best)
-        assert np.isclose(direct(found.x[:, i].ravel(), weights[:, i]), found.value[i])
+        assert result.value[i] <= best + 1e-7 * max(1, best)
+        assert np.isclose(direct(result.x[:, i].ravel(), weights[:, i]), result.value[i])
 
 
 @given(seed=seeds)
@@ -130,9 +130,9 @@ def test_gradients_are_slopes(seed):
     ):
         x, step = rng.normal(size=(6, 3, t)), rng.normal(size=(6, 3, t)) * 1e-6
         which = np.arange(3)
-        _, slope = problem.value(x, which, 0.7)
+        _, gradient = problem.value(x, which, 0.7)
         up, down = problem.value(x + step, which, 0.7)[0], problem.value(x - step, which, 0.7)[0]
-        assert np.allclose(up - down, 2 * (slope * step).sum(axis=(0, 2)), rtol=1e-4, atol=1e-9)
+        assert np.allclose(up - down, 2 * (gradient * step).sum(axis=(0, 2)), rtol=1e-4, atol=1e-9)
 
 
 @given(seed=seeds)
@@ -150,13 +150,13 @@ def test_scores_beyond_any_exponent_do_not_overflow():
     for link, T in (("softmax", np.eye(2)[:, None]), ("sigmoid", np.eye(2)[:, None, :1])):
         with np.errstate(over="raise", invalid="raise"):
             problem = CrossEntropyBatch(rows, T, np.ones((2, 1)), link)
-            value, slope = problem.value(np.ones((2, 1, T.shape[2])), np.array([0]), 1.0)
-        assert np.isfinite(value).all() and np.isfinite(slope).all()
+            value, gradient = problem.value(np.ones((2, 1, T.shape[2])), np.array([0]), 1.0)
+        assert np.isfinite(value).all() and np.isfinite(gradient).all()
 
 
 def test_a_class_without_weight_keeps_a_finite_intercept():
     rows, T, weights = entropy_data(0)
     weights[T[:, 1] == 1] = 0
-    found = CrossEntropyBatch(rows, T[:, None], weights, "softmax").solve(1.0)
-    assert np.isfinite(found.x).all()
-    assert (found.x[-1, :, 1] < found.x[-1, :, 0]).all()
+    result = CrossEntropyBatch(rows, T[:, None], weights, "softmax").solve(1.0)
+    assert np.isfinite(result.x).all()
+    assert (result.x[-1, :, 1] < result.x[-1, :, 0]).all()

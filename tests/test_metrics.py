@@ -60,50 +60,50 @@ def test_rows_without_a_truth_are_left_out(missing):
     ],
 )
 def test_gaps_in_every_task(task, truth, said, clean):
-    kept = [i for i in range(len(truth)) if i != 1]
-    found = assess(task, truth, said)
-    want = assess(task, [truth[i] for i in kept], [said[i] for i in kept])
-    assert found.metrics == want.metrics
-    assert len(kept) == clean
+    remaining = [i for i in range(len(truth)) if i != 1]
+    result = assess(task, truth, said)
+    want = assess(task, [truth[i] for i in remaining], [said[i] for i in remaining])
+    assert result.metrics == want.metrics
+    assert len(remaining) == clean
 
 
 def test_proba_follows_its_rows_when_some_are_left_out():
     classes = ["ant", "bee", "cat"]
-    whole = evaluate("classification", TRUTH, SAID, proba=proba(SAID, classes), classes=classes)
+    full = evaluate("classification", TRUTH, SAID, proba=proba(SAID, classes), classes=classes)
     gap = evaluate(
         "classification", [None, *TRUTH], ["cat", *SAID], proba=proba(["cat", *SAID], classes), classes=classes
     )
-    assert whole == gap
+    assert full == gap
 
 
 def test_a_class_unknown_to_the_predictor_is_an_error_that_counts():
     classes = ["ant", "bee"]
-    said = ["ant", "bee", "bee"]
-    found = assess("classification", ["ant", "bee", "yak"], said, proba=proba(said, classes), classes=classes)
-    assert found.metrics["accuracy"] == pytest.approx(2 / 3)
-    assert found.metrics["log_loss"] > 10
-    assert [row.label for row in found.per_class] == ["ant", "bee", "yak"]
-    assert found.per_class[2].recall == 0
+    message = ["ant", "bee", "bee"]
+    result = assess("classification", ["ant", "bee", "yak"], message, proba=proba(message, classes), classes=classes)
+    assert result.metrics["accuracy"] == pytest.approx(2 / 3)
+    assert result.metrics["log_loss"] > 10
+    assert [row.label for row in result.per_class] == ["ant", "bee", "yak"]
+    assert result.per_class[2].recall == 0
 
 
 def test_a_class_without_test_rows_stays_out_of_the_means():
-    few = evaluate("classification", ["a", "b"], ["a", "b"], classes=["a", "b", "c"])
-    assert few["balanced_accuracy"] == few["macro_f1"] == few["worst_class_recall"] == 1
+    small = evaluate("classification", ["a", "b"], ["a", "b"], classes=["a", "b", "c"])
+    assert small["balanced_accuracy"] == small["macro_f1"] == small["worst_class_recall"] == 1
     row = per_class(["a", "b"], ["a", "b"], ["a", "b", "c"])[2]
     assert row.n == 0 and np.isnan(row.recall) and (row.recall.low, row.recall.high) == (0, 1)
 
 
 def test_probabilities_are_made_to_add_up():
     nearly = proba(TRUTH, ["ant", "bee", "cat"]).astype(np.float16)
-    found = evaluate("classification", TRUTH, SAID, proba=nearly)
-    assert found["log_loss"] == pytest.approx(-np.log(0.8), abs=1e-3)
+    result = evaluate("classification", TRUTH, SAID, proba=nearly)
+    assert result["log_loss"] == pytest.approx(-np.log(0.8), abs=1e-3)
 
 
 def test_two_classes_have_half_the_brier_score():
     p = proba(["a", "b", "b"], ["a", "b"], 0.7)
-    found = evaluate("classification", ["a", "b", "a"], ["a", "b", "b"], proba=p)
-    assert found["brier"] == pytest.approx(reference.brier_score_loss([0, 1, 0], p[:, 1]))
-    assert "top5" not in found, "five guesses among two classes are no feat"
+    result = evaluate("classification", ["a", "b", "a"], ["a", "b", "b"], proba=p)
+    assert result["brier"] == pytest.approx(reference.brier_score_loss([0, 1, 0], p[:, 1]))
+    assert "top5" not in result, "five guesses among two classes are no feat"
 
 
 def test_equal_probabilities_earn_no_top5():
@@ -112,12 +112,12 @@ def test_equal_probabilities_earn_no_top5():
 
 
 def test_multilabel_takes_names_or_matrices():
-    truth, said = [{"a", "b"}, {"c"}, set()], [["a"], ["c"], ["b"]]
-    names = evaluate("multilabel", truth, said, classes=["a", "b", "c"])
+    truth, message = [{"a", "b"}, {"c"}, set()], [["a"], ["c"], ["b"]]
+    names = evaluate("multilabel", truth, message, classes=["a", "b", "c"])
     matrix = evaluate(
         "multilabel", np.array([[1, 1, 0], [0, 0, 1], [0, 0, 0]]), np.array([[1, 0, 0], [0, 0, 1], [0, 1, 0]])
     )
-    assert names == matrix == evaluate("multilabel", truth, said)
+    assert names == matrix == evaluate("multilabel", truth, message)
     assert next(iter(names)) == "micro_f1", "without scores the headline is micro-F1"
     rows = list(np.array([[1, 1, 0], [0, 0, 1]]))
     assert evaluate("multilabel", rows, rows)["micro_f1"] == 1
@@ -126,8 +126,8 @@ def test_multilabel_takes_names_or_matrices():
 def test_average_precision_leaves_labels_out_that_never_occur():
     truth = np.array([[1, 0], [0, 0], [1, 0]])
     scores = np.array([[0.9, 0.1], [0.8, 0.9], [0.1, 0.5]])
-    found = evaluate("multilabel", truth, truth, proba=scores)["mean_average_precision"]
-    assert found == pytest.approx(reference.average_precision_score(truth[:, 0], scores[:, 0]))
+    result = evaluate("multilabel", truth, truth, proba=scores)["mean_average_precision"]
+    assert result == pytest.approx(reference.average_precision_score(truth[:, 0], scores[:, 0]))
     assert np.isnan(evaluate("multilabel", 0 * truth, truth, proba=scores)["mean_average_precision"])
 
 
@@ -135,14 +135,14 @@ def test_average_precision_leaves_labels_out_that_never_occur():
 def test_average_precision_with_ties(rows):
     truth, scores = np.array(rows, float).T
     truth[0] = 1
-    found = evaluate("multilabel", truth[:, None], truth[:, None], proba=scores[:, None])["mean_average_precision"]
-    assert found == pytest.approx(reference.average_precision_score(truth, scores))
+    result = evaluate("multilabel", truth[:, None], truth[:, None], proba=scores[:, None])["mean_average_precision"]
+    assert result == pytest.approx(reference.average_precision_score(truth, scores))
 
 
 def test_regression_takes_one_or_several_outputs():
-    one = evaluate("regression", [1, 2, 4.0], [1, 2, 3.0])
-    assert one == evaluate("regression", np.array([[1], [2], [4.0]]), np.array([[1], [2], [3.0]]))
-    assert list(one) == ["r2", "mae", "rmse"]
+    item = evaluate("regression", [1, 2, 4.0], [1, 2, 3.0])
+    assert item == evaluate("regression", np.array([[1], [2], [4.0]]), np.array([[1], [2], [3.0]]))
+    assert list(item) == ["r2", "mae", "rmse"]
 
 
 @pytest.mark.parametrize(("truth", "said"), [([5, 5, 5], [5, 5, 5]), ([5, 5, 5], [5, 5, 6]), ([7], [7]), ([7], [8])])
@@ -154,8 +154,8 @@ def test_r2_of_a_constant_truth_is_as_in_scikit_learn(truth, said):
 def test_r2_survives_a_big_offset():
     rng = np.random.default_rng(0)
     truth = rng.normal(size=300)
-    said = truth + 0.5 * rng.normal(size=300)
-    near, far = (evaluate("regression", truth + c, said + c)["r2"] for c in (0, 1e9))
+    message = truth + 0.5 * rng.normal(size=300)
+    near, far = (evaluate("regression", truth + c, message + c)["r2"] for c in (0, 1e9))
     assert near == pytest.approx(far, rel=1e-6)
     assert near.low == pytest.approx(far.low, rel=1e-4)
 
@@ -164,10 +164,10 @@ def test_r2_survives_a_big_offset():
 
 
 def test_error_rates_count_insertions_and_empty_texts():
-    found = evaluate("transcription", ["one two", "", "three"], ["one two", "noise", ""])
-    assert found["wer"] == pytest.approx(2 / 3)
+    result = evaluate("transcription", ["one two", "", "three"], ["one two", "noise", ""])
+    assert result["wer"] == pytest.approx(2 / 3)
     assert evaluate("transcription", ["a"], ["a b c"])["wer"] == 2
-    assert next(iter(found)) == "wer"
+    assert next(iter(result)) == "wer"
     assert np.isnan(evaluate("transcription", [""], ["x"])["wer"]), "no length to divide by"
 
 
@@ -175,16 +175,16 @@ def test_rouge_lsum_takes_lines_as_sentences():
     from rouge_score.rouge_scorer import RougeScorer
 
     truth = "the cat sat on the mat\nthe dogs ran away"
-    said = "dogs are running\na cat was sitting on the mat"
-    want = RougeScorer(["rougeLsum"], use_stemmer=True).score(truth, said)["rougeLsum"].fmeasure
-    found = evaluate("summarization", [truth], [said])
-    assert found["rougeLsum"] == pytest.approx(want)
-    assert found["rougeLsum"] > found["rougeL"], "sentences may come in another order"
+    message = "dogs are running\na cat was sitting on the mat"
+    want = RougeScorer(["rougeLsum"], use_stemmer=True).score(truth, message)["rougeLsum"].fmeasure
+    result = evaluate("summarization", [truth], [message])
+    assert result["rougeLsum"] == pytest.approx(want)
+    assert result["rougeLsum"] > result["rougeL"], "sentences may come in another order"
 
 
 def test_rouge_sees_scripts_that_are_not_ascii():
-    found = evaluate("summarization", ["股市今日大幅上涨", "Сегодня рынок вырос"], ["股市大幅上涨", "рынок вырос"])
-    assert found["rouge1"] > 0.7
+    result = evaluate("summarization", ["股市今日大幅上涨", "Сегодня рынок вырос"], ["股市大幅上涨", "рынок вырос"])
+    assert result["rouge1"] > 0.7
     assert UnicodeWords().tokenize("Ökonomie: 3 Äpfel、東京タワー") == [
         "ökonomie",
         "3",
@@ -232,9 +232,9 @@ def test_real_summaries_score_what_the_readme_of_the_data_says(shared):
     for row in rows:
         sentences = re.split(r"(?<=[.!?])\s+", row["document"])
         leads.append(" ".join(sentences[: max(1, round(0.4 * len(sentences)))]))
-    found = evaluate("summarization", [row["summary"] for row in rows], leads)
-    assert 0.5 < found["rouge1"] < 0.72
-    assert found["rouge2"] < found["rouge1"]
+    result = evaluate("summarization", [row["summary"] for row in rows], leads)
+    assert 0.5 < result["rouge1"] < 0.72
+    assert result["rouge2"] < result["rouge1"]
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------
@@ -285,9 +285,9 @@ labels = st.lists(st.sampled_from("abcd"), min_size=1, max_size=40)
 
 @given(labels, st.randoms())
 def test_per_class_equals_scikit_learn(truth, random):
-    said = [random.choice("abcd") for _ in truth]
-    rows = per_class(truth, said, "abcd", train_counts={"a": 9})
-    want = reference.precision_recall_fscore_support(truth, said, labels=list("abcd"), zero_division=np.nan)
+    message = [random.choice("abcd") for _ in truth]
+    rows = per_class(truth, message, "abcd", train_counts={"a": 9})
+    want = reference.precision_recall_fscore_support(truth, message, labels=list("abcd"), zero_division=np.nan)
     for i, row in enumerate(rows):
         for name, figures in zip(("precision", "recall", "f1"), want):
             value = getattr(row, name)
@@ -307,27 +307,27 @@ def test_per_class_of_labels():
 
 @given(labels, st.randoms())
 def test_confusion_equals_scikit_learn(truth, random):
-    said = [random.choice("abcd") for _ in truth]
-    found = confusion(truth, said, "abcd")
-    np.testing.assert_array_equal(found.counts, reference.confusion_matrix(truth, said, labels=list("abcd")))
-    assert found.labels == tuple("abcd")
-    for true, predicted, count in found.mistakes():
+    message = [random.choice("abcd") for _ in truth]
+    result = confusion(truth, message, "abcd")
+    np.testing.assert_array_equal(result.counts, reference.confusion_matrix(truth, message, labels=list("abcd")))
+    assert result.labels == tuple("abcd")
+    for true, predicted, count in result.mistakes():
         assert true != predicted
-        assert count == sum(t == true and p == predicted for t, p in zip(truth, said))
+        assert count == sum(t == true and p == predicted for t, p in zip(truth, message))
 
 
 def test_assess_gives_a_whole_result():
     classes = ["ant", "bee", "cat"]
-    found = assess("classification", TRUTH, SAID, proba=proba(SAID, classes), classes=classes, notes=["hello"],
+    result = assess("classification", TRUTH, SAID, proba=proba(SAID, classes), classes=classes, notes=["hello"],
                    train_counts={"ant": 3}, cost={"rows": 6}, provenance={"source": "s"})  # fmt: skip
-    assert isinstance(found, Result)
-    assert found.headline == "accuracy"
-    assert found.notes == ("hello",) and found.cost == {"rows": 6}
-    assert found.provenance["source"] == "s" and found.provenance["seed"] == 0
-    assert set(found.row_scores) == {"accuracy", "brier", "log_loss"}
-    assert found.row_scores["accuracy"].tolist() == [1, 0, 1, 1, 0, 1]
-    assert found.confusion.counts.sum() == 6
-    assert found.per_class[0].n_train == 3
+    assert isinstance(result, Result)
+    assert result.headline == "accuracy"
+    assert result.notes == ("hello",) and result.cost == {"rows": 6}
+    assert result.provenance["source"] == "s" and result.provenance["seed"] == 0
+    assert set(result.row_scores) == {"accuracy", "brier", "log_loss"}
+    assert result.row_scores["accuracy"].tolist() == [1, 0, 1, 1, 0, 1]
+    assert result.confusion.counts.sum() == 6
+    assert result.per_class[0].n_train == 3
     assert assess("regression", [1.0], [1.0]).per_class == ()
 
 
@@ -338,18 +338,18 @@ def test_assess_knows_the_same_rows_again():
 
 
 def test_very_many_classes_have_no_confusion_table():
-    found = assess("classification", range(1200), range(1200))
-    assert found.confusion is None
-    assert len(found.per_class) == 1200
-    assert "of 1200" in str(found)
+    result = assess("classification", range(1200), range(1200))
+    assert result.confusion is None
+    assert len(result.per_class) == 1200
+    assert "of 1200" in str(result)
 
 
 def test_big_evaluations_stay_bounded():
     """100,000 rows: the bootstrap is done on 10,000 of them, and its interval is as narrow as 100,000 rows make it."""
     rng = np.random.default_rng(0)
     error = rng.normal(size=100_000)
-    found = evaluate("regression", error, np.zeros(100_000), only=["mae"])["mae"]
-    assert found.high - found.low == pytest.approx(2 * 1.96 * np.abs(error).std() / np.sqrt(100_000), rel=0.15)
+    result = evaluate("regression", error, np.zeros(100_000), only=["mae"])["mae"]
+    assert result.high - result.low == pytest.approx(2 * 1.96 * np.abs(error).std() / np.sqrt(100_000), rel=0.15)
 
 
 def test_no_heavy_package_is_loaded_for_accuracy():

@@ -76,32 +76,32 @@ class Table:
 
 @given(count=st.integers(0, 50), size=st.integers(1, 9))
 def test_without_lengths_a_window_is_a_batch_in_order(count, size):
-    found = list(iter_windows(works(range(count)), size, Plain()))
-    assert all(len(window) == 1 for window in found)
-    batches = [window[0] for window in found]
+    result = list(iter_windows(works(range(count)), size, Plain()))
+    assert all(len(window) == 1 for window in result)
+    batches = [window[0] for window in result]
     assert [w.position for batch in batches for w in batch] == list(range(count))
     assert all(len(batch) == size for batch in batches[:-1])
 
 
 @given(lengths=st.lists(st.integers(1, 30), max_size=80), size=st.integers(1, 4))
 def test_with_lengths_a_window_is_sorted_and_nothing_is_lost(lengths, size):
-    found = list(iter_windows(works(lengths), size, Texts()))
-    seen = [w.position for window in found for batch in window for w in batch]
+    result = list(iter_windows(works(lengths), size, Texts()))
+    seen = [w.position for window in result for batch in window for w in batch]
     assert sorted(seen) == list(range(len(lengths)))
-    for window in found:
+    for window in result:
         inside = [w.sample for batch in window for w in batch]
         assert inside == sorted(inside)
         assert all(len(batch) <= size for batch in window)
-    many = size * pipeline._SORTED_BATCHES
-    for number, window in enumerate(found):  # windows keep their place: an interrupted run resumes at their borders
-        assert {w.position // many for batch in window for w in batch} == {number}
+    n_items = size * pipeline._SORTED_BATCHES
+    for number, window in enumerate(result):  # windows keep their place: an interrupted run resumes at their borders
+        assert {w.position // n_items for batch in window for w in batch} == {number}
 
 
 @given(pieces=st.lists(st.integers(1, 40), max_size=60), size=st.integers(1, 5))
 def test_items_of_many_pieces_make_smaller_batches(pieces, size):
-    found = [batch for window in iter_windows(works(pieces), size, Clips()) for batch in window]
-    assert [w.position for batch in found for w in batch] == list(range(len(pieces)))
-    for batch in found:
+    result = [batch for window in iter_windows(works(pieces), size, Clips()) for batch in window]
+    assert [w.position for batch in result for w in batch] == list(range(len(pieces)))
+    for batch in result:
         assert len(batch) == 1 or sum(w.sample for w in batch) <= size * pipeline._WINDOWS_PER_ITEM
         assert len(batch) <= size
 
@@ -114,8 +114,8 @@ def test_works_are_taken_only_when_wanted():
             taken.append(work.position)
             yield work
 
-    found = iter_windows(slowly(), 4, Plain())
-    next(found)
+    result = iter_windows(slowly(), 4, Plain())
+    next(result)
     assert len(taken) == 4
 
 
@@ -131,19 +131,19 @@ def test_only_unreadable_items_are_the_items_fault():
         return index
 
     spent = PipelineStats()
-    one = make_reader(read, spent)
-    assert one((0, key(0))).sample == 0
-    assert one((1, key(1))).problem.reason == "broken"
+    item = make_reader(read, spent)
+    assert item((0, key(0))).sample == 0
+    assert item((1, key(1))).problem.reason == "broken"
     with pytest.raises(ZeroDivisionError):
-        one((2, key(2)))
+        item((2, key(2)))
     assert spent.read > 0
 
 
 def test_warnings_are_counted():
     spent = PipelineStats()
-    one = make_reader(lambda i: i, spent, lambda sample: "odd" if sample % 2 else None)
+    item = make_reader(lambda i: i, spent, lambda sample: "odd" if sample % 2 else None)
     for i in range(5):
-        one((i, key(i)))
+        item((i, key(i)))
     assert spent.warnings == {"odd": 2}
 
 
@@ -197,9 +197,9 @@ def test_ragged_rows_keep_their_lengths(tmp_path):
     writer.add([key(0), key(1)], {"a": first})
     writer.add([key(2)], {"a": [np.full((1, 3), 7, np.float32)]})
     writer.close(failed=False)
-    found = table.get([key(2), key(1), key(0)])
-    assert [len(one) for one in found] == [1, 5, 2]
-    assert np.array_equal(found[0], np.full((1, 3), 7))
+    result = table.get([key(2), key(1), key(0)])
+    assert [len(item) for item in result] == [1, 5, 2]
+    assert np.array_equal(result[0], np.full((1, 3), 7))
 
 
 def test_shards_hold_whole_windows(monkeypatch):

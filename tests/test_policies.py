@@ -40,8 +40,8 @@ def run(source, chosen, *, layer=None, shape=(8,), **how):
     layer = layer or source.select("last")[0]
     X = np.random.default_rng(0).normal(size=(12, *shape)).astype(np.float32)
     samples = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, 12)
-    found = source.layer(layer)
-    width = found.shape[0] if found.axes == "chw" else found.shape[-1]
+    result = source.layer(layer)
+    width = result.shape[0] if result.axes == "chw" else result.shape[-1]
     start = HeadInit(
         np.random.default_rng(1).normal(size=(width, 2)) * 0.1, np.zeros(2), np.zeros(width), np.ones(width)
     )
@@ -122,8 +122,8 @@ def test_what_was_trained_is_what_was_merged():
         return float(len(scores))
 
     X = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
-    held = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, 12)
-    outcome = run(source, policy("lora", rank=2, epochs=2, lr=0.05), layer="b", score=score, held_out=held)
+    held_out = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, 12)
+    outcome = run(source, policy("lora", rank=2, epochs=2, lr=0.05), layer="b", score=score, held_out=held_out)
     assert outcome.selected == "tuned"
     assert np.allclose(scores[2], scores[-1], atol=1e-5)  # after the last epoch, and after merging
 

@@ -26,10 +26,10 @@ def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for i in range(10):
-        place = root / ("dark", "bright")[i % 2]
-        place.mkdir(exist_ok=True)
+        path = root / ("dark", "bright")[i % 2]
+        path.mkdir(exist_ok=True)
         pixels = rng.integers(0, 90, (20, 20, 3), dtype=np.uint8) + np.uint8(150 * (i % 2))
-        Image.fromarray(pixels).save(place / f"{i}.png")
+        Image.fromarray(pixels).save(path / f"{i}.png")
     return root
 
 
@@ -49,9 +49,9 @@ class TestForms:
     def test_one_item_gives_one_answer(self, photos, folder):
         path = folder / "dark" / "0.png"
         content, pixels = path.read_bytes(), np.asarray(Image.open(path))
-        for one in (path, str(path), content, pixels):
-            assert photos.predict(one) == "dark"
-            assert photos.predict_proba(one).shape == (2,) == photos.decision_function(one).shape
+        for item in (path, str(path), content, pixels):
+            assert photos.predict(item) == "dark"
+            assert photos.predict_proba(item).shape == (2,) == photos.decision_function(item).shape
         assert photos.predict([path]) == ["dark"]
 
     def test_a_folder_stands_for_its_files(self, photos, folder):
@@ -62,9 +62,9 @@ class TestForms:
         data = Dataset.from_folder(folder)
         paths = [str(item) for item in data.items]
         pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
-        wanted = photos.predict_proba(data, store=False)
+        expected = photos.predict_proba(data, store=False)
         for form in (paths, tuple(paths), np.array(paths), np.array(paths, dtype=object), pixels, torch.tensor(pixels)):
-            assert np.array_equal(photos.predict_proba(form), wanted)
+            assert np.array_equal(photos.predict_proba(form), expected)
         assert photos.predict(data) == list(data.targets)
 
     def test_vectors(self):
@@ -92,14 +92,14 @@ class TestForms:
         X, _ = separable(36)
         for name, data in kinds().items():
             predictor = fitted(data)
-            found = predictor.predict(X)
+            result = predictor.predict(X)
             if name == "several columns":
-                assert set(found) == {"kind", "side"} == set(predictor.predict(X[0])) == set(predictor.classes)
-                assert {type(value) for value in found["side"]} == {bool}
+                assert set(result) == {"kind", "side"} == set(predictor.predict(X[0])) == set(predictor.classes)
+                assert {type(value) for value in result["side"]} == {bool}
             elif name == "multilabel":
-                assert all(isinstance(row, tuple) and set(row) <= set("xyz") for row in found)
+                assert all(isinstance(row, tuple) and set(row) <= set("xyz") for row in result)
             elif name == "two outputs":
-                assert np.corrcoef(np.array(found)[:, 1], X[:, 1])[0, 1] > 0.7 and len(predictor.predict(X[0])) == 2
+                assert np.corrcoef(np.array(result)[:, 1], X[:, 1])[0, 1] > 0.7 and len(predictor.predict(X[0])) == 2
             assert np.isfinite(predictor.decision_function(X)["kind" if name == "several columns" else 0]).all()
 
     def test_probabilities_follow_the_classes(self):
@@ -148,14 +148,14 @@ class TestBroken:
             photos.predict(Dataset.from_arrays(np.zeros((3, 8), np.float32)), on_error="skip")
 
     def test_evaluation_names_them_and_keeps_labels_aligned(self, photos, folder, broken):
-        whole = Dataset.from_folder(folder)
-        items = (broken, *whole.items[:4], broken.with_name("missing.png"), *whole.items[4:])
-        labels = ["dark", *whole.targets[:4], "bright", *whole.targets[4:]]
+        full = Dataset.from_folder(folder)
+        items = (broken, *full.items[:4], broken.with_name("missing.png"), *full.items[4:])
+        labels = ["dark", *full.targets[:4], "bright", *full.targets[4:]]
         data = Dataset.from_items([str(item) for item in items], "image").with_targets(labels)
-        found = photos.evaluate(data)
-        assert [Path(one.item).name for one in found.skipped] == ["broken.png", "missing.png"]
-        assert all(one.reason for one in found.skipped)
-        assert found.metrics["accuracy"] == 1.0 and found.cost["items"] == 10
+        result = photos.evaluate(data)
+        assert [Path(entry.item).name for entry in result.skipped] == ["broken.png", "missing.png"]
+        assert all(entry.reason for entry in result.skipped)
+        assert result.metrics["accuracy"] == 1.0 and result.cost["items"] == 10
         with pytest.raises(UnreadableItem):
             photos.evaluate(data, on_error="raise")
 
@@ -169,45 +169,45 @@ class TestEvaluate:
         data = labelled(["b", "a", "c"])
         predictor = fitted(data)
         right = np.array(predictor.predict(data)) == np.array(data.targets)
-        found = predictor.evaluate(data)
-        assert float(found.metrics["accuracy"]) == right.mean() and found.metrics["accuracy"].low < right.mean()
-        assert [row.label for row in found.per_class] == ["a", "b", "c"]
-        assert [row.n_train for row in found.per_class] == [12, 12, 12]
+        result = predictor.evaluate(data)
+        assert float(result.metrics["accuracy"]) == right.mean() and result.metrics["accuracy"].low < right.mean()
+        assert [row.label for row in result.per_class] == ["a", "b", "c"]
+        assert [row.n_train for row in result.per_class] == [12, 12, 12]
 
     @pytest.mark.parametrize("kind", list(kinds()))
     def test_every_kind(self, kind):
         data = kinds()[kind]
-        found = fitted(data).evaluate(data)
-        first = next(iter(found.metrics.items()))
+        result = fitted(data).evaluate(data)
+        first = next(iter(result.metrics.items()))
         assert ("." in first[0]) == (kind == "several columns")
-        assert all(np.isfinite(float(value)) for value in found.metrics.values())
-        json.dumps(found.to_dict())
+        assert all(np.isfinite(float(value)) for value in result.metrics.values())
+        json.dumps(result.to_dict())
 
     def test_results_on_the_same_labels_are_paired(self):
         for kind in ("classification", "several columns"):
             train, test = kinds()[kind].split(random_state=0)
-            one, other = fitted(train), fitted(train, head="lda")
-            rows = one.evaluate(test).compare(other.evaluate(test)).rows
+            item, other = fitted(train), fitted(train, head="lda")
+            rows = item.evaluate(test).compare(other.evaluate(test)).rows
             assert any(row.paired for row in rows)
             turned = test.take(np.arange(len(test))[::-1].copy())
-            rows = one.evaluate(test).compare(other.evaluate(turned)).rows
+            rows = item.evaluate(test).compare(other.evaluate(turned)).rows
             assert not any(row.paired for row in rows)
 
     def test_labels_missing_are_left_out_and_counted(self):
         data = labelled(["b", "a", "c"])
         predictor = fitted(data)
-        some = data.with_targets([None if i % 4 == 0 else label for i, label in enumerate(data.targets)])
-        found = predictor.evaluate(some)
-        assert any("9 of 36 items have no label" in text for text in found.notes)
-        assert sum(row.n for row in found.per_class) == 27
+        subset = data.with_targets([None if i % 4 == 0 else label for i, label in enumerate(data.targets)])
+        result = predictor.evaluate(subset)
+        assert any("9 of 36 items have no label" in text for text in result.notes)
+        assert sum(row.n for row in result.per_class) == 27
 
     def test_a_column_without_labels_is_left_out(self):
         data = kinds()["several columns"]
         predictor = fitted(data)
         values = {"kind": data.targets["kind"], "side": [None] * 36}
-        found = predictor.evaluate(data.with_targets(values, task="classification"))
-        assert all(name.startswith("kind.") for name in found.metrics)
-        assert any("36 of 36" in text for text in found.notes)
+        result = predictor.evaluate(data.with_targets(values, task="classification"))
+        assert all(name.startswith("kind.") for name in result.metrics)
+        assert any("36 of 36" in text for text in result.notes)
 
     def test_no_label_at_all(self):
         data = labelled(["b", "a", "c"])
@@ -218,18 +218,18 @@ class TestEvaluate:
         data = labelled(["b", "a", "c"])
         predictor = fitted(data)
         labels = ["new" if i < 9 else label for i, label in enumerate(data.targets)]
-        found = predictor.evaluate(data.with_targets(labels))
-        assert float(found.metrics["accuracy"]) <= 27 / 36
-        assert {row.label: row.n_train for row in found.per_class}["new"] == 0
-        assert any("'new'" in text and "never predicted" in text for text in found.notes)
+        result = predictor.evaluate(data.with_targets(labels))
+        assert float(result.metrics["accuracy"]) <= 27 / 36
+        assert {row.label: row.n_train for row in result.per_class}["new"] == 0
+        assert any("'new'" in text and "never predicted" in text for text in result.notes)
 
     def test_a_label_that_training_never_saw(self):
         data = kinds()["multilabel"]
         predictor = fitted(data)
         before = predictor.evaluate(data)
-        found = predictor.evaluate(data.with_targets([(*value, "new") for value in data.targets]))
-        assert {row.label for row in found.per_class} == {"new", "x", "y", "z"}
-        assert float(found.metrics["macro_f1"]) < float(before.metrics["macro_f1"])
+        result = predictor.evaluate(data.with_targets([(*value, "new") for value in data.targets]))
+        assert {row.label for row in result.per_class} == {"new", "x", "y", "z"}
+        assert float(result.metrics["macro_f1"]) < float(before.metrics["macro_f1"])
 
     def test_labels_of_which_none_is_known_are_refused(self):
         data = labelled([1, 2, 3])
@@ -281,16 +281,18 @@ class TestHonesty:
     def test_copies_of_training_items_are_said(self, tmp_path):
         data = labelled(["b", "a", "c"])
         predictor = fitted(data.take(range(30)))
-        found = predictor.evaluate(data.take(range(24, 36)))
-        assert any(text.startswith("6 of 12 items are exact copies") for text in found.notes)
-        assert load(predictor.save(tmp_path / "p")).evaluate(data.take(range(24, 36))).notes == found.notes
+        result = predictor.evaluate(data.take(range(24, 36)))
+        assert any(text.startswith("6 of 12 items are exact copies") for text in result.notes)
+        assert load(predictor.save(tmp_path / "p")).evaluate(data.take(range(24, 36))).notes == result.notes
         assert not predictor.evaluate(data.take(range(30, 36))).notes
 
     def test_provenance_has_all_sides(self):
         train, test = labelled(["b", "a", "c"]).split(random_state=3)
-        found = fitted(train, random_state=5).evaluate(test).provenance
-        assert found["random_state"] == 5 and found["train"] == train.fingerprint and found["test"] == test.fingerprint
-        assert found["versions"]["numpy"] == np.__version__ and found["sources"][0]["address"] == "fake:vector"
+        result = fitted(train, random_state=5).evaluate(test).provenance
+        assert (
+            result["random_state"] == 5 and result["train"] == train.fingerprint and result["test"] == test.fingerprint
+        )
+        assert result["versions"]["numpy"] == np.__version__ and result["sources"][0]["address"] == "fake:vector"
 
 
 class TestOtherMachines:
@@ -331,5 +333,5 @@ def test_several_sources_read_what_all_of_them_can(tmp_path):
 
 
 def test_predictors_are_compared_by_identity():
-    one = fitted()
-    assert one == one and one != fitted() and len({one, one}) == 1
+    item = fitted()
+    assert item == item and item != fitted() and len({item, item}) == 1

@@ -31,7 +31,7 @@ def answers(path, array):
 
 
 def metadata(path):
-    (entry,) = (one for one in onnx.load(path).metadata_props if one.key == "headstart")
+    (entry,) = (item for item in onnx.load(path).metadata_props if item.key == "headstart")
     return json.loads(entry.value)
 
 
@@ -42,8 +42,14 @@ def photos():
     images[::3, :, :, 0] += 120
     data = Dataset.from_arrays(images, ["red" if i % 3 == 0 else "dark" for i in range(45)])
     source = image_source(networks.Normed, classifier="classifier", mean=(0.4,) * 3, std=(0.3,) * 3)
-    how = {"layers": ["blocks.1", "pool"], "head": "logistic", "balance": "logit", "precision": "fp32", "store": False}
-    return fit(source, data, **how), data
+    options = {
+        "layers": ["blocks.1", "pool"],
+        "head": "logistic",
+        "balance": "logit",
+        "precision": "fp32",
+        "store": False,
+    }
+    return fit(source, data, **options), data
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +59,24 @@ def file(photos, tmp_path_factory):
 
 def test_the_file_answers_like_the_predictor_for_any_number_of_items(photos, file):
     predictor, data = photos
-    how = predictor.source.input
-    samples = [how.prepare(item) for item in data.items]
-    wanted = predictor.predict_proba(data)
+    options = predictor.source.input
+    samples = [options.prepare(item) for item in data.items]
+    expected = predictor.predict_proba(data)
     for n in (1, 7, 45):
-        array = how.tensors(how.collate(samples[:n]), "cpu", torch.float32)["x"].numpy()
-        (found,) = answers(file, array)
-        assert found.shape == (n, 2)
-        assert np.abs(found - wanted[:n]).max() < 1e-4
-    assert wanted.std() > 0.05  # not one answer for everything
+        array = options.tensors(options.collate(samples[:n]), "cpu", torch.float32)["x"].numpy()
+        (result,) = answers(file, array)
+        assert result.shape == (n, 2)
+        assert np.abs(result - expected[:n]).max() < 1e-4
+    assert expected.std() > 0.05  # not one answer for everything
 
 
 def test_classes_and_preprocessing_are_in_the_file(photos, file):
-    said = metadata(file)
-    assert said["targets"] == [
+    message = metadata(file)
+    assert message["targets"] == [
         {"name": "target", "task": "classification", "output": "probabilities", "classes": ["dark", "red"]}
     ]
-    assert said["input"]["modality"] == "image"
-    assert said["input"]["image"]["mean"] == [0.4, 0.4, 0.4]
+    assert message["input"]["modality"] == "image"
+    assert message["input"]["image"]["mean"] == [0.4, 0.4, 0.4]
     assert onnx.load(file).graph.output[0].name == "probabilities"
 
 
@@ -91,16 +97,16 @@ def test_every_kind_of_target(kind, tmp_path):
     data = kinds()[kind]
     predictor = fitted(data)
     path = predictor.export(tmp_path / "p.onnx")
-    found = answers(path, np.stack(data.items).astype(np.float32))
-    outputs = [one["output"] for one in metadata(path)["targets"]]
-    assert outputs == [one.name for one in onnx.load(path).graph.output]
-    wanted = predictor.decision_function(data) if kind == "two outputs" else predictor.predict_proba(data)
+    result = answers(path, np.stack(data.items).astype(np.float32))
+    outputs = [item["output"] for item in metadata(path)["targets"]]
+    assert outputs == [item.name for item in onnx.load(path).graph.output]
+    expected = predictor.decision_function(data) if kind == "two outputs" else predictor.predict_proba(data)
     if kind == "several columns":
         assert outputs == ["kind.probabilities", "side.probabilities"]
     else:
         assert outputs == ["values" if kind == "two outputs" else "probabilities"]
-    for one, values in zip(found, wanted.values() if isinstance(wanted, dict) else [wanted]):
-        assert np.abs(one - values).max() < 1e-4
+    for item, values in zip(result, expected.values() if isinstance(expected, dict) else [expected]):
+        assert np.abs(item - values).max() < 1e-4
 
 
 @pytest.mark.slow
@@ -113,8 +119,8 @@ def test_texts_take_token_numbers_of_any_length(tmp_path):
     path = predictor.export(tmp_path / "p.onnx")
     batch = source.input.collate([source.input.prepare(text) for text in texts])
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {one.name: batch.inputs[one.name] for one in session.get_inputs()})
-    assert np.abs(found - predictor.predict_proba(data)).max() < 1e-4
+    (result,) = session.run(None, {item.name: batch.inputs[item.name] for item in session.get_inputs()})
+    assert np.abs(result - predictor.predict_proba(data)).max() < 1e-4
 
 
 def test_packed_sequences_are_refused(tmp_path):
@@ -169,8 +175,10 @@ def test_every_pooling_that_one_graph_can_hold(pooling, tmp_path):
     data = Dataset.from_arrays(pictures(30, side=12), ["ab"[i % 2] for i in range(30)])
     predictor = fit(source, data, layers="5", pooling=pooling, head="ridge", store=False, precision="fp32")
     path = predictor.export(tmp_path / "p.onnx")
-    how = source.input
-    array = how.tensors(how.collate([how.prepare(item) for item in data.items]), "cpu", torch.float32)["x"].numpy()
+    options = source.input
+    array = options.tensors(options.collate([options.prepare(item) for item in data.items]), "cpu", torch.float32)[
+        "x"
+    ].numpy()
     assert np.abs(answers(path, array)[0] - predictor.predict_proba(data)).max() < 1e-4
 
 
@@ -188,15 +196,15 @@ def test_the_temperature_is_in_the_file(tmp_path):
     predictor.head.temperature_ *= 3
     after = answers(predictor.export(tmp_path / "a.onnx"), x)[0]  # the file is replaced
     logits = np.log(before)
-    wanted = np.exp(logits / 3) / np.exp(logits / 3).sum(1, keepdims=True)
-    assert np.allclose(after, wanted, atol=1e-4)
+    expected = np.exp(logits / 3) / np.exp(logits / 3).sum(1, keepdims=True)
+    assert np.allclose(after, expected, atol=1e-4)
 
 
 def test_a_loaded_predictor_exports_the_same(tmp_path):
     predictor = fitted()
     loaded = load(predictor.save(tmp_path / "p.headstart"))
     x = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
-    files = [one.export(tmp_path / f"{i}.onnx") for i, one in enumerate((predictor, loaded))]
+    files = [item.export(tmp_path / f"{i}.onnx") for i, item in enumerate((predictor, loaded))]
     assert np.array_equal(*[answers(file, x)[0] for file in files])
 
 

@@ -40,8 +40,8 @@ def copy(saved, tmp_path) -> Path:
 
 def numbers(predictor, data) -> list[np.ndarray]:
     """Decisions of every target."""
-    found = predictor.decision_function(data.items)
-    return list(found.values()) if isinstance(found, dict) else [found]
+    result = predictor.decision_function(data.items)
+    return list(result.values()) if isinstance(result, dict) else [result]
 
 
 def same(one, other, data) -> bool:
@@ -132,8 +132,8 @@ class TestPlaces:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("HOME", str(tmp_path))
         predictor = fitted()
-        for place in ("p", "deep/er/p", "~/q", Path("r"), "ünï ☕"):
-            assert load(predictor.save(place)).classes == predictor.classes
+        for path in ("p", "deep/er/p", "~/q", Path("r"), "ünï ☕"):
+            assert load(predictor.save(path)).classes == predictor.classes
         assert (tmp_path / "q" / "predictor.json").is_file()
 
     def test_an_empty_folder_may_be_filled(self, tmp_path):
@@ -142,13 +142,13 @@ class TestPlaces:
 
     @pytest.mark.parametrize("content", [{"notes.txt": "x"}, {"predictor.json": "{}"}, {"predictor.json": "not json"}])
     def test_what_is_not_ours_is_left_alone(self, content, tmp_path):
-        place = tmp_path / "p"
-        place.mkdir()
+        path = tmp_path / "p"
+        path.mkdir()
         for name, text in content.items():
-            (place / name).write_text(text)
+            (path / name).write_text(text)
         with pytest.raises(StoreError, match="is not overwritten"):
-            fitted().save(place)
-        assert {p.name: p.read_text() for p in place.iterdir()} == content
+            fitted().save(path)
+        assert {p.name: p.read_text() for p in path.iterdir()} == content
         assert [p.name for p in tmp_path.iterdir()] == ["p"]
 
     def test_a_file_is_left_alone(self, tmp_path):
@@ -159,16 +159,16 @@ class TestPlaces:
 
     def test_no_place_at_all(self, tmp_path):
         (tmp_path / "file").write_text("")
-        for place in (tmp_path / "file" / "p", "a\0b"):
+        for path in (tmp_path / "file" / "p", "a\0b"):
             with pytest.raises(StoreError, match="Cannot save"):
-                fitted().save(place)
+                fitted().save(path)
 
     def test_nothing_or_something_else_to_load(self, tmp_path):
         (tmp_path / "folder").mkdir()
         (tmp_path / "file").write_text("x")
-        for place in (tmp_path / "none", tmp_path / "folder", tmp_path / "file", tmp_path / "none" / "a\0b"):
+        for path in (tmp_path / "none", tmp_path / "folder", tmp_path / "file", tmp_path / "none" / "a\0b"):
             with pytest.raises(StoreError):
-                load(place)
+                load(path)
 
 
 class Killed(BaseException):
@@ -199,11 +199,11 @@ def save_until(monkeypatch, predictor, place, step: int) -> bool:
 class TestOverwriting:
     def test_the_new_one_replaces_the_old_one(self, tmp_path):
         data, other = labelled(["b", "a", "c"]), labelled(["u", "v", "w"])
-        place = fitted(data).save(tmp_path / "p")
+        path = fitted(data).save(tmp_path / "p")
         for number in range(2, 5):
             new = fitted(other if number % 2 else data)
-            assert same(load(new.save(place)), new, data)
-            assert {p.name for p in place.iterdir()} == {"predictor.json", *storage.file_names(number)}
+            assert same(load(new.save(path)), new, data)
+            assert {p.name for p in path.iterdir()} == {"predictor.json", *storage.file_names(number)}
         assert [p.name for p in tmp_path.iterdir()] == ["p"]
 
     def test_a_predictor_saves_over_itself(self, copy):
@@ -219,23 +219,23 @@ class TestOverwriting:
         old, new = fitted(labelled(["b", "a", "c"])), fitted(labelled(["u", "v", "w"]))
         seen = set()
         for step in range(20):
-            place = old.save(tmp_path / str(step))
-            finished = save_until(monkeypatch, new, place, step)
-            seen.add(load(place).classes)
-            assert finished == (load(place).classes == new.classes)
-            assert load(new.save(place)).classes == new.classes  # what was left behind is in nobody's way
-            assert len(list(place.iterdir())) == 3
+            path = old.save(tmp_path / str(step))
+            finished = save_until(monkeypatch, new, path, step)
+            seen.add(load(path).classes)
+            assert finished == (load(path).classes == new.classes)
+            assert load(new.save(path)).classes == new.classes  # what was left behind is in nobody's way
+            assert len(list(path.iterdir())) == 3
             if finished:
                 break
         assert finished and seen == {old.classes, new.classes} and step >= 4
 
     def test_killed_the_first_time_there_is_nothing(self, tmp_path, monkeypatch):
         for step in range(20):
-            place = tmp_path / str(step) / "p"
-            if save_until(monkeypatch, fitted(), place, step):
+            path = tmp_path / str(step) / "p"
+            if save_until(monkeypatch, fitted(), path, step):
                 break
-            assert not place.exists()
-            assert load(fitted().save(place))
+            assert not path.exists()
+            assert load(fitted().save(path))
         assert step >= 4
 
     def test_a_full_disk_leaves_the_old_one(self, copy, monkeypatch):
@@ -254,15 +254,15 @@ class TestTampering:
     @settings(max_examples=25)
     @given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
     def test_a_flipped_bit_is_noticed(self, saved, tmp_path_factory, name, where, flip):
-        place = tmp_path_factory.mktemp("flipped") / "p"
-        shutil.copytree(saved, place)
-        content = bytearray((place / name).read_bytes())
+        path = tmp_path_factory.mktemp("flipped") / "p"
+        shutil.copytree(saved, path)
+        content = bytearray((path / name).read_bytes())
         content[int(where * len(content))] ^= flip
-        (place / name).write_bytes(content)
-        if name.endswith(".json") and _means_the_same(saved / name, place / name):
+        (path / name).write_bytes(content)
+        if name.endswith(".json") and _means_the_same(saved / name, path / name):
             return
         with pytest.raises(StoreError):
-            load(place)
+            load(path)
 
     @pytest.mark.parametrize("name", FILES)
     @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
@@ -390,12 +390,12 @@ class TestCraftedRecords:
     @given(data=st.data())
     def test_wrong_values_are_store_errors_or_harmless(self, saved, tmp_path_factory, data):
         record = json.loads((saved / "predictor.json").read_text())
-        kept = [p for p in _places(record) if p and p[0] not in ("provenance", "chosen", "history", "checksum")]
-        path = data.draw(st.sampled_from(kept))
+        remaining = [p for p in _places(record) if p and p[0] not in ("provenance", "chosen", "history", "checksum")]
+        path = data.draw(st.sampled_from(remaining))
         wrong = data.draw(WRONG)
         delete = data.draw(st.booleans())
-        place = tmp_path_factory.mktemp("crafted") / "p"
-        shutil.copytree(saved, place)
+        position = tmp_path_factory.mktemp("crafted") / "p"
+        shutil.copytree(saved, position)
 
         def change(record):
             inner = record
@@ -406,14 +406,14 @@ class TestCraftedRecords:
             else:
                 inner[path[-1]] = wrong
 
-        reseal(place, change)
+        reseal(position, change)
         X, _ = separable(4)
         try:
-            found = load(place)
+            result = load(position)
         except StoreError:
             return
         with suppress(HeadstartError):
-            assert found.predict_proba(X).shape == (4, 3) and len(found.predict(X)) == 4
+            assert result.predict_proba(X).shape == (4, 3) and len(result.predict(X)) == 4
 
     @pytest.mark.parametrize(
         "field",
@@ -456,17 +456,17 @@ class TestCraftedRecords:
 class TestPythonObjects:
     def test_are_saved_by_fingerprint_and_must_be_given(self, tmp_path):
         predictor = fitted(source=module_source())
-        place = predictor.save(tmp_path / "p")
+        path = predictor.save(tmp_path / "p")
         with pytest.raises(SourceError, match=r"sources=\[source\]") as caught:
-            load(place)
+            load(path)
         assert predictor.source.fingerprint[:12] in str(caught.value)
         for given_ in (module_source(), [module_source()], (module_source(1), module_source())):
-            assert same(load(place, sources=given_), predictor, labelled(["b", "a", "c"]))
+            assert same(load(path, sources=given_), predictor, labelled(["b", "a", "c"]))
 
     def test_another_object_is_refused(self, tmp_path):
-        place = fitted(source=module_source()).save(tmp_path / "p")
+        path = fitted(source=module_source()).save(tmp_path / "p")
         with pytest.raises(SourceError, match="Given: "):
-            load(place, sources=[module_source(1)])
+            load(path, sources=[module_source(1)])
 
     def test_something_else_is_refused(self, saved):
         with pytest.raises(OptionError, match="takes Source objects; got str"):
@@ -474,8 +474,8 @@ class TestPythonObjects:
 
     def test_with_a_source_that_can_be_saved(self, tmp_path):
         predictor = fitted(source=[load_source("fake:vector"), module_source()], layers="last", head="auto")
-        place = predictor.save(tmp_path / "p")
-        back = load(place, sources=module_source())
+        path = predictor.save(tmp_path / "p")
+        back = load(path, sources=module_source())
         assert same(predictor, back, labelled(["b", "a", "c"]))
 
 

@@ -30,13 +30,13 @@ QUICK = {"epochs": 2, "image_size": 12, "batch_size": 8}
 def digits(shared, per_digit: int, chosen=range(10), skip: int = 0):
     """Real digits: (n, 28, 28) uint8 and their labels, the first of each after ``skip``."""
     folder = shared / "images" / "mnist_t10k"
-    found = {}
+    result = {}
     for path in folder.iterdir():
         blob = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         if blob[:4] in (b"\0\0\x08\x03", b"\0\0\x08\x01"):
             images = blob[3] == 3
-            found["x" if images else "y"] = np.frombuffer(blob, np.uint8, offset=16 if images else 8)
-    X, y = found["x"].reshape(-1, 28, 28), found["y"]
+            result["x" if images else "y"] = np.frombuffer(blob, np.uint8, offset=16 if images else 8)
+    X, y = result["x"].reshape(-1, 28, 28), result["y"]
     index = np.concatenate([np.flatnonzero(y == digit)[skip : skip + per_digit] for digit in chosen])
     return X[index], y[index]
 
@@ -57,8 +57,8 @@ def test_the_cnn_learns_real_digits_0_to_4(shared):
     X, y = digits(shared, 150, range(5))
     source = pretrain("cnn", Dataset.from_arrays(X, y.tolist()), epochs=4, batch_size=32)
     assert source.layer("output").shape == (5,)
-    held, truth = digits(shared, 100, range(5), skip=150)
-    data = Dataset.from_arrays(held)
+    held_out, truth = digits(shared, 100, range(5), skip=150)
+    data = Dataset.from_arrays(held_out)
     decisions = extract(source, data, layers="output", store=False, **PLAIN).rows("output", data)
     assert (decisions.argmax(1) == truth).mean() > 0.95
     assert source.input.channels == 1
@@ -69,16 +69,16 @@ def test_features_of_0_to_4_carry_over_to_5_to_9(shared):
     """Few labelled digits of other classes: pretrained features beat untrained ones."""
     X, y = digits(shared, 300, range(5))
     data = Dataset.from_arrays(X, y.tolist())
-    few, few_y = digits(shared, 10, range(5, 10))
-    held, held_y = digits(shared, 100, range(5, 10), skip=10)
-    found = {}
+    small, few_y = digits(shared, 10, range(5, 10))
+    held_out, held_y = digits(shared, 100, range(5, 10), skip=10)
+    result = {}
     for objective in ("supervised", "random"):
         source = pretrain("cnn", data, objective=objective, epochs=4)
-        both = Dataset.from_arrays(np.concatenate([few, held]))
+        both = Dataset.from_arrays(np.concatenate([small, held_out]))
         rows = extract(source, both, layers="relu3", store=False, **PLAIN).rows("relu3", both)
         solved = head("ridge", alpha=1.0).fit(rows[:50], np.eye(5)[few_y - 5], task="classification")
-        found[objective] = (solved.predict(rows[50:]) == held_y - 5).mean()
-    assert found["supervised"] > found["random"] + 0.02
+        result[objective] = (solved.predict(rows[50:]) == held_y - 5).mean()
+    assert result["supervised"] > result["random"] + 0.02
 
 
 def test_the_record_says_what_was_done():
@@ -100,15 +100,15 @@ def test_the_record_says_what_was_done():
 def test_seeds_repeat_to_the_bit():
     data = picture_data(16)
     torch.manual_seed(1)
-    one = trained_on(data)
+    item = trained_on(data)
     torch.manual_seed(2)
     before = torch.get_rng_state()
     other = trained_on(data)
     assert torch.equal(torch.get_rng_state(), before)
-    assert state_bytes(one.module) == state_bytes(other.module)
-    assert one.fingerprint == other.fingerprint
-    assert loss_of(one) == loss_of(other)
-    assert trained_on(data, random_state=1).fingerprint != one.fingerprint
+    assert state_bytes(item.module) == state_bytes(other.module)
+    assert item.fingerprint == other.fingerprint
+    assert loss_of(item) == loss_of(other)
+    assert trained_on(data, random_state=1).fingerprint != item.fingerprint
 
 
 def test_random_leaves_initial_weights():
@@ -130,8 +130,8 @@ def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, monkeypatch):
     def fresh():
         return image_source(networks.Normed, classifier="classifier")
 
-    how = {"epochs": 4, "batch_size": 8, "lr": 0.01}
-    whole = pretrain(fresh(), data, **how)
+    options = {"epochs": 4, "batch_size": 8, "lr": 0.01}
+    full = pretrain(fresh(), data, **options)
     real, calls = module.train, []
 
     def dying(groups, loss, *args, **kwargs):
@@ -145,12 +145,12 @@ def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "train", dying)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(fresh(), data, checkpoint=tmp_path / "run", **how)
+        pretrain(fresh(), data, checkpoint=tmp_path / "run", **options)
     monkeypatch.undo()
-    again = pretrain(fresh(), data, checkpoint=tmp_path / "run", **how)
-    assert state_bytes(again.module) == state_bytes(whole.module)
-    assert loss_of(again) == loss_of(whole)
-    assert state_bytes(whole.module)["stem.1.running_mean"] != state_bytes(fresh().module)["stem.1.running_mean"]
+    again = pretrain(fresh(), data, checkpoint=tmp_path / "run", **options)
+    assert state_bytes(again.module) == state_bytes(full.module)
+    assert loss_of(again) == loss_of(full)
+    assert state_bytes(full.module)["stem.1.running_mean"] != state_bytes(fresh().module)["stem.1.running_mean"]
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
@@ -237,9 +237,9 @@ def test_files_are_read_and_broken_ones_left_out(tmp_path):
     from PIL import Image
 
     for i in range(8):
-        place = tmp_path / f"c{i % 2}"
-        place.mkdir(exist_ok=True)
-        Image.fromarray(pictures(1, seed=i)[0]).save(place / f"{i}.png")
+        path = tmp_path / f"c{i % 2}"
+        path.mkdir(exist_ok=True)
+        Image.fromarray(pictures(1, seed=i)[0]).save(path / f"{i}.png")
     (tmp_path / "c0" / "broken.png").write_text("nothing")
     notes = []
 

@@ -83,9 +83,9 @@ def plain(seed: int = 0, n: int = 160) -> Dataset:
 
 def timeless(proof: Proof) -> dict:
     """Everything but seconds."""
-    kept = proof.to_dict()
-    kept["rows"] = [{k: v for k, v in row.items() if k != "seconds"} for row in kept["rows"]]
-    return {name: value for name, value in kept.items() if name not in ("cost", "time_saved")}
+    remaining = proof.to_dict()
+    remaining["rows"] = [{k: v for k, v in row.items() if k != "seconds"} for row in remaining["rows"]]
+    return {name: value for name, value in remaining.items() if name not in ("cost", "time_saved")}
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +146,14 @@ class TestVerdict:
     @pytest.mark.timeout(1200)  # 100 s on one core
     def test_false_claims_are_rare(self):
         """Labels that mean nothing, 24 times: at most one may be called help, which 5 % would often exceed."""
-        said = []
+        message = []
         for seed in range(24):
             labels = np.random.default_rng(seed).permutation(np.arange(60) % 2).tolist()
             data = signs(60, seed).with_targets([f"c{y}" for y in labels])
-            said.append(
+            message.append(
                 prove(knowing(), data, shots=(8,), repeats=2, steps=3, policy="frozen", random_state=seed).helps
             )
-        assert said.count(True) <= 1 and said.count(False) <= 2
+        assert message.count(True) <= 1 and message.count(False) <= 2
 
     def test_uneven_classes_count_the_same(self):
         X = np.random.default_rng(0).normal(size=(200, 12)).astype(np.float32)
@@ -188,15 +188,15 @@ class TestResume:
         assert read == again, "everything is read, the seconds included"
 
     def test_another_seed_is_another_proof(self, whole, tmp_path):
-        how = {**SMALL, "policy": "frozen", "checkpoint": tmp_path / "p"}
-        one, other = (prove(knowing(), small(), random_state=seed, **how) for seed in (0, 1))
-        assert one.rows != other.rows and len(list((tmp_path / "p").iterdir())) == 2
-        mine, theirs = ([row.scores for row in proof.rows if row.name == "raw"] for proof in (one, whole))
+        options = {**SMALL, "policy": "frozen", "checkpoint": tmp_path / "p"}
+        item, other = (prove(knowing(), small(), random_state=seed, **options) for seed in (0, 1))
+        assert item.rows != other.rows and len(list((tmp_path / "p").iterdir())) == 2
+        mine, theirs = ([row.scores for row in proof.rows if row.name == "raw"] for proof in (item, whole))
         assert mine == theirs, "who else competes changes nothing"
 
     @pytest.mark.parametrize("after", [0, 2, 9])
     def test_killed_anywhere(self, after, whole, tmp_path, monkeypatch):
-        how = {**SMALL, "checkpoint": tmp_path / "killed", "policy": tuned()}
+        options = {**SMALL, "checkpoint": tmp_path / "killed", "policy": tuned()}
         write, written = run_cache.write_json, []
 
         def dying(path, value):
@@ -207,18 +207,18 @@ class TestResume:
 
         monkeypatch.setattr(run_cache, "write_json", dying)
         with pytest.raises(KeyboardInterrupt):
-            prove(knowing(), small(), **how)
+            prove(knowing(), small(), **options)
         monkeypatch.setattr(run_cache, "write_json", write)
         stamps = {path: path.stat().st_mtime_ns for path in written}
-        assert timeless(prove(knowing(), small(), **how)) == timeless(whole)
+        assert timeless(prove(knowing(), small(), **options)) == timeless(whole)
         assert {path: path.stat().st_mtime_ns for path in written} == stamps, "what was done is not done again"
 
     def test_a_damaged_run_is_done_again(self, whole, tmp_path):
-        how = {**SMALL, "checkpoint": tmp_path / "p", "policy": tuned()}
-        prove(knowing(), small(), **how)
+        options = {**SMALL, "checkpoint": tmp_path / "p", "policy": tuned()}
+        prove(knowing(), small(), **options)
         (damaged,) = tmp_path.glob("p/*/raw-4-1.json")
         damaged.write_text("{")
-        assert timeless(prove(knowing(), small(), **how)) == timeless(whole)
+        assert timeless(prove(knowing(), small(), **options)) == timeless(whole)
 
     @pytest.mark.slow
     def test_kill_minus_nine(self, whole, tmp_path):
@@ -234,8 +234,8 @@ class TestResume:
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert list(tmp_path.glob("killed/*/*.json"))
-        found = prove(knowing(), small(), checkpoint=tmp_path / "killed", policy=tuned(), **SMALL)
-        assert timeless(found) == timeless(whole)
+        result = prove(knowing(), small(), checkpoint=tmp_path / "killed", policy=tuned(), **SMALL)
+        assert timeless(result) == timeless(whole)
 
 
 class TestDraws:
@@ -257,8 +257,8 @@ class TestDraws:
         draws = self.draws(data)
         inside, outside = (set(draws.groups[at].tolist()) for at in (draws.test, np.flatnonzero(~draws.tested)))
         assert not inside & outside and draws.test_set.groups is not None
-        few = self.draws(signs(groups=[i % 6 for i in range(160)]))
-        assert any("intervals speak for" in text for text in few.notes)
+        small = self.draws(signs(groups=[i % 6 for i in range(160)]))
+        assert any("intervals speak for" in text for text in small.notes)
 
     def test_copies_of_test_items_are_no_training_items(self):
         X = np.repeat(np.random.default_rng(0).normal(size=(60, 12)), 2, axis=0).astype(np.float32)
@@ -284,9 +284,9 @@ class TestDraws:
 
     def test_rivals_go_on_to_eight_times_as_many_where_there_are(self):
         assert self.draws(signs(1000), shots=(4, 10)).extra_shots == (20, 40, 80)
-        few = self.draws(signs(160), shots=(4, 16))
-        largest = np.bincount(few.codes[~few.tested]).max()
-        assert few.extra_shots == (32, largest)
+        small = self.draws(signs(160), shots=(4, 16))
+        largest = np.bincount(small.codes[~small.tested]).max()
+        assert small.extra_shots == (32, largest)
         assert self.draws(signs(160), shots=(50,)).extra_shots == ()
 
     def test_unlabelled_items_are_left_out(self):
@@ -311,11 +311,11 @@ class TestPlan:
 
     def test_what_is_planned_fits(self):
         for budget in (20, 40, 60, 100, 200, 400, 600, 1000, 3000):
-            made = _plan.plan_by_budget(self.plan(), self.work(), budget)
-            assert made.seconds <= budget or "too little" in made.notes[-1]
+            result = _plan.plan_by_budget(self.plan(), self.work(), budget)
+            assert result.seconds <= budget or "too little" in result.notes[-1]
             assert all(
-                made.epochs[k] * self.work().epoch(k) <= max(made.allowance, self.work().epoch(k))
-                for k in made.scratch_shots
+                result.epochs[k] * self.work().epoch(k) <= max(result.allowance, self.work().epoch(k))
+                for k in result.scratch_shots
             )
 
     def test_what_is_given_up_first(self):
@@ -324,36 +324,36 @@ class TestPlan:
         assert poor.scratch_shots == (4, 16) and poor.repeats == 5 and "does not fit" in poor.notes[0]
         assert poorer.repeats < 5 and any(f"Only {poorer.repeats} of 5 repeats" in note for note in poorer.notes)
         assert len([note for note in poorer.notes if note.startswith("Only")]) == 1
-        assert all(one.methods == EVERYONE and not one.given_up for one in (rich, poor, poorer))
+        assert all(item.methods == EVERYONE and not item.given_up for item in (rich, poor, poorer))
 
     def test_the_order_in_which_the_rest_goes(self):
         """As the machine gets slower: fine-tuning, rivals' further labels, scratch from above, at last labels."""
         order = []
         for slower in np.geomspace(1, 400, 300):
             speeds = Speeds(0.02 * slower, 0.05 * slower, 0.02 * slower, 1.0)
-            made = _plan.plan_by_budget(self.plan((4, 16, 64), (128,)), self.work(speeds), 700)
-            scratch = tuple(k for k in made.scratch_shots if k in made.shots)
-            order.append((made.given_up, bool(made.extra_shots), scratch, made.shots))
+            result = _plan.plan_by_budget(self.plan((4, 16, 64), (128,)), self.work(speeds), 700)
+            scratch = tuple(k for k in result.scratch_shots if k in result.shots)
+            order.append((result.given_up, bool(result.extra_shots), scratch, result.shots))
         everyone, tuned, neither = (), ("fine-tuned",), ("fine-tuned", "scratch")
-        all_of_them, wanted = (4, 16, 64), []
-        wanted += [(everyone, True, all_of_them, all_of_them), (tuned, True, all_of_them, all_of_them)]
-        wanted += [(tuned, False, (4, 16, 64)[:many], all_of_them) for many in (3, 2, 1)]
-        wanted += [(neither, False, (), shots) for shots in (all_of_them, (4, 64), (4,))]
+        all_of_them, expected = (4, 16, 64), []
+        expected += [(everyone, True, all_of_them, all_of_them), (tuned, True, all_of_them, all_of_them)]
+        expected += [(tuned, False, (4, 16, 64)[:n_items], all_of_them) for n_items in (3, 2, 1)]
+        expected += [(neither, False, (), shots) for shots in (all_of_them, (4, 64), (4,))]
         seen = list(dict.fromkeys(order))
-        assert [one for one in wanted if one in seen] == seen, "nothing else, and in this order"
-        assert {wanted[i] for i in (0, 1, 3, 5, -1)} <= set(seen)
+        assert [item for item in expected if item in seen] == seen, "nothing else, and in this order"
+        assert {expected[i] for i in (0, 1, 3, 5, -1)} <= set(seen)
 
     def test_sixteen_labels_stay_on_a_slow_machine(self):
         """A busy machine gave them up before: heads on features cost little, and tell most."""
         slow = self.work(Speeds(0.1, 0.5, 0.1, 4.0))
-        made = _plan.plan_by_budget(self.plan((4, 16), (64,), repeats=3), slow, 500)
-        assert made.shots == (4, 16) and made.repeats == 3 and made.seconds <= 500
-        assert "fine-tuned" in made.given_up and any(note.startswith("Fine-tuning") for note in made.notes)
+        result = _plan.plan_by_budget(self.plan((4, 16), (64,), repeats=3), slow, 500)
+        assert result.shots == (4, 16) and result.repeats == 3 and result.seconds <= 500
+        assert "fine-tuned" in result.given_up and any(note.startswith("Fine-tuning") for note in result.notes)
 
     def test_repeats_come_back_when_training_goes(self):
         speeds = Speeds(0.005, 5.0, 0.005, 0.5)
-        made = _plan.plan_by_budget(self.plan(), self.work(speeds), 120)
-        assert made.given_up == ("fine-tuned", "scratch") and made.repeats == 5 and made.scratch_shots == ()
+        result = _plan.plan_by_budget(self.plan(), self.work(speeds), 120)
+        assert result.given_up == ("fine-tuned", "scratch") and result.repeats == 5 and result.scratch_shots == ()
 
     def test_too_little_is_said(self):
         hopeless = _plan.plan_by_budget(self.plan((64,), ()), self.work(), 3)
@@ -366,20 +366,20 @@ class TestPlan:
         } == {2}
 
     def test_steps_without_a_budget(self):
-        made = _plan.plan_by_steps(self.plan(), self.work(), 240)
-        assert made.allowance is None and made.epochs == {4: 60, 16: 60, 64: 20}
-        assert read_as(ProofPlan, json.loads(json.dumps(to_plain(made)))) == made
+        result = _plan.plan_by_steps(self.plan(), self.work(), 240)
+        assert result.allowance is None and result.epochs == {4: 60, 16: 60, 64: 20}
+        assert read_as(ProofPlan, json.loads(json.dumps(to_plain(result)))) == result
 
     def test_both_sides_get_the_same(self, monkeypatch):
         """Fine-tuning is given the seconds from which the epochs from scratch follow."""
-        given = []
+        value = []
         real = hs.fit
         monkeypatch.setattr(_plan, "_MOST_STEPS", 10)
         monkeypatch.setattr(
-            "headstart.proof.experiment.fit", lambda *a, **k: given.append(k["budget"]) or real(*a, **k)
+            "headstart.proof.experiment.fit", lambda *a, **k: value.append(k["budget"]) or real(*a, **k)
         )
         proof = prove(knowing(), signs(), shots=(4,), repeats=2, budget=30)
-        assert set(given) == {proof.cost["training_seconds_per_run"]}
+        assert set(value) == {proof.cost["training_seconds_per_run"]}
         assert any(note.startswith("Training from scratch and fine-tuning had") for note in proof.notes)
 
     def test_time_that_is_over_ends_it_after_a_whole_repeat(self, monkeypatch):
@@ -420,11 +420,11 @@ class TestFresh:
     def test_drawn_anew_by_the_seed_alone(self, make):
         source = image_source(networks.Normed) if make == "module" else load_source(make)
         before = state_bytes(source.module)
-        one, same, other = (reinitialize(source, seed) for seed in (1, 1, 2))
-        assert one.fingerprint == same.fingerprint != other.fingerprint
-        assert len({source.fingerprint, one.fingerprint, other.fingerprint}) == 3
+        item, same, other = (reinitialize(source, seed) for seed in (1, 1, 2))
+        assert item.fingerprint == same.fingerprint != other.fingerprint
+        assert len({source.fingerprint, item.fingerprint, other.fingerprint}) == 3
         assert state_bytes(source.module) == before
-        assert [layer.name for layer in one.layers] == [layer.name for layer in source.layers]
+        assert [layer.name for layer in item.layers] == [layer.name for layer in source.layers]
 
     def test_nothing_of_the_source_is_left(self):
         source = image_source(networks.Normed)
@@ -452,8 +452,8 @@ class TestFresh:
         from tiny_models import keras_file
 
         source = load_source(f"keras:{keras_file(tmp_path / 'a.keras')}")
-        one, same = reinitialize(source, 1), reinitialize(source, 1)
-        assert one.fingerprint == same.fingerprint != source.fingerprint
+        item, same = reinitialize(source, 1), reinitialize(source, 1)
+        assert item.fingerprint == same.fingerprint != source.fingerprint
 
     def test_what_has_learned_nothing(self):
         with pytest.raises(SourceError, match="has no weights"):
@@ -554,8 +554,8 @@ class TestForgetting:
 
     def test_unlabelled_items_are_left_out(self, source):
         data = picture_data(24, side=12, channels=1)
-        some = data.with_targets([None if i % 3 == 0 else y for i, y in enumerate(data.targets)])
-        assert SourceTask(source, some, device="cpu", seed=0).right(source).tolist() == [1.0] * 16
+        subset = data.with_targets([None if i % 3 == 0 else y for i, y in enumerate(data.targets)])
+        assert SourceTask(source, subset, device="cpu", seed=0).right(source).tolist() == [1.0] * 16
         with pytest.raises(DataError, match="no label in any"):
             SourceTask(source, data.with_targets([None] * 24, task="classification"), device="cpu", seed=0)
 
@@ -568,16 +568,16 @@ class TestForgetting:
 
     def test_is_reported(self, source):
         data = picture_data(60, classes=3, side=12, channels=1, seed=1)
-        told = picture_data(24, side=12, channels=1)
-        how = {"shots": (8,), "repeats": 2, "steps": 4, "source_data": told}
-        proof = prove(source, data, policy=hs.policy("full", lr=0.05, epochs=3), **how)
+        messages = picture_data(24, side=12, channels=1)
+        options = {"shots": (8,), "repeats": 2, "steps": 4, "source_data": messages}
+        proof = prove(source, data, policy=hs.policy("full", lr=0.05, epochs=3), **options)
         assert proof.forgetting.before == 1.0 and proof.forgetting.items == 24
         assert proof.forgetting.after == pytest.approx(1.0 + proof.forgetting.change)
 
     def test_change_with_its_interval(self):
-        after = [[1.0] * kept + [0.0] * (50 - kept) for kept in (25, 20, 22, 24, 23)]
-        found = measure_forgetting([1.0] * 50, after, n_kept=5)
-        assert found.change == pytest.approx(-0.544) and found.low < -0.544 < found.high < 0
+        after = [[1.0] * remaining + [0.0] * (50 - remaining) for remaining in (25, 20, 22, 24, 23)]
+        result = measure_forgetting([1.0] * 50, after, n_kept=5)
+        assert result.change == pytest.approx(-0.544) and result.low < -0.544 < result.high < 0
         assert measure_forgetting(None, [], 0) is None
         untouched = measure_forgetting([1.0, 0.0], [[1.0, 0.0]], n_kept=0)
         assert (untouched.change, untouched.low, untouched.high) == (0.0, 0.0, 0.0)
@@ -631,7 +631,7 @@ class TestRefusals:
             Image.fromarray(pixels).save(tmp_path / f"class{i % 2}" / f"{i}.png")
         (tmp_path / "class0" / "0.png").write_bytes(b"no picture")
         proof = prove("fake:image", Dataset.from_folder(tmp_path), **{**QUICK, "shots": (4,)})
-        assert [str(one.item).endswith("0.png") for one in proof.skipped] == [True]
+        assert [str(item.item).endswith("0.png") for item in proof.skipped] == [True]
 
     def test_a_rival_that_fails_is_left_out(self, monkeypatch, tmp_path):
         from headstart.errors import NumericsError

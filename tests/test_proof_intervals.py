@@ -34,9 +34,9 @@ def held(n: int, classes: int = 4, **fields) -> TestSet:
 def answers(rng, *, draws: int, n: int, ability: float = 0.0, spread: float = 0.3, hard=None) -> np.ndarray:
     """Right and wrong answers: draws differ in how good they make a contender, items in how hard they are for it."""
     hard = rng.normal(size=n) if hard is None else hard
-    own = rng.normal(size=n)
+    own_values = rng.normal(size=n)
     luck = rng.normal(0, spread, (draws, 1))
-    return (ability + luck + hard + own + rng.logistic(size=(draws, n)) > 0).astype(float)
+    return (ability + luck + hard + own_values + rng.logistic(size=(draws, n)) > 0).astype(float)
 
 
 def experiment(rng, *, draws: int = 3, n: int = 120, gain: float = 0.0, rivals=("raw", "random", "scratch"), **how):
@@ -82,8 +82,8 @@ class TestInterval:
             np.diff(two_way_interval(table, held(200, groups=g), ends=(0, 1))[1:])[0] for g in (None, groups)
         )
         assert together > 2.5 * alone
-        few = held(200, groups=np.repeat([0, 1], 100))  # two groups say nothing about others: a note says so
-        assert few.clusters is None
+        small = held(200, groups=np.repeat([0, 1], 100))  # two groups say nothing about others: a note says so
+        assert small.clusters is None
 
     @pytest.mark.parametrize(("draws", "n", "spread"), [(3, 60, 0.5), (5, 200, 0.3), (3, 200, 0.0), (2, 80, 0.8)])
     def test_covers_the_truth(self, draws, n, spread):
@@ -100,13 +100,15 @@ class TestInterval:
 class TestClaims:
     def test_no_difference_is_claimed_no_oftener_than_promised(self):
         rng = np.random.default_rng(0)
-        said = [transfer_helps(experiment(rng, rivals=("scratch",))) for _ in range(600)]
-        assert said.count(True) / 600 < 0.04 and said.count(False) / 600 < 0.04  # at most 0.025, and the luck of 600
+        message = [transfer_helps(experiment(rng, rivals=("scratch",))) for _ in range(600)]
+        assert (
+            message.count(True) / 600 < 0.04 and message.count(False) / 600 < 0.04
+        )  # at most 0.025, and the luck of 600
 
     def test_several_rivals_make_neither_claim_likelier(self):
         rng = np.random.default_rng(1)
-        said = [transfer_helps(experiment(rng)) for _ in range(600)]
-        assert said.count(True) / 600 < 0.01 and said.count(False) / 600 < 0.05
+        message = [transfer_helps(experiment(rng)) for _ in range(600)]
+        assert message.count(True) / 600 < 0.01 and message.count(False) / 600 < 0.05
 
     @pytest.mark.parametrize(("gain", "outcome"), [(3.0, True), (-3.0, False)])
     def test_a_large_difference_is_seen(self, gain, outcome):
@@ -115,24 +117,24 @@ class TestClaims:
 
     def test_the_better_of_two_ways_counts_and_is_paid_for(self):
         rng = np.random.default_rng(4)
-        found = experiment(rng, gain=3.0)
-        one = {gain.baseline: gain for gain in compute_gains(found) if gain.shots is None}
+        result = experiment(rng, gain=3.0)
+        item = {gain.baseline: gain for gain in compute_gains(result) if gain.shots is None}
         for shots in (4, 16):
-            found.points["fine-tuned", shots] = CurvePoint(found.points["raw", shots].right, (1.0,) * 3)
-        assert found.selected_transfer == "frozen" and transfer_helps(found) is True
-        two = {gain.baseline: gain for gain in compute_gains(found) if gain.shots is None}
-        assert all(two[r].low < one[r].low and two[r].value == one[r].value for r in one)
+            result.points["fine-tuned", shots] = CurvePoint(result.points["raw", shots].right, (1.0,) * 3)
+        assert result.selected_transfer == "frozen" and transfer_helps(result) is True
+        two = {gain.baseline: gain for gain in compute_gains(result) if gain.shots is None}
+        assert all(two[r].low < item[r].low and two[r].value == item[r].value for r in item)
         for shots in (4, 16):
-            found.points["fine-tuned", shots] = CurvePoint(np.ones((3, 120)), (1.0,) * 3)
-        assert found.selected_transfer == "fine-tuned"
+            result.points["fine-tuned", shots] = CurvePoint(np.ones((3, 120)), (1.0,) * 3)
+        assert result.selected_transfer == "fine-tuned"
 
     def test_help_needs_to_beat_every_rival(self):
         rng = np.random.default_rng(3)
-        found = experiment(rng, gain=3.0)
-        found.points["raw", 4] = found.points["raw", 16] = CurvePoint(np.ones((3, 120)), (1.0,) * 3)
-        assert transfer_helps(found) is False
-        said = verdict_text(found, compute_gains(found), False)
-        assert said.startswith("Transfer hurts here: frozen against the best baseline, raw, -0.")
+        result = experiment(rng, gain=3.0)
+        result.points["raw", 4] = result.points["raw", 16] = CurvePoint(np.ones((3, 120)), (1.0,) * 3)
+        assert transfer_helps(result) is False
+        message = verdict_text(result, compute_gains(result), False)
+        assert message.startswith("Transfer hurts here: frozen against the best baseline, raw, -0.")
 
 
 class TestSentence:
@@ -140,34 +142,34 @@ class TestSentence:
         return experiment(np.random.default_rng(5), gain=gain, n=200)
 
     def test_help(self):
-        found = self.found(3.0)
-        said = verdict_text(found, compute_gains(found), transfer_helps(found))
+        result = self.found(3.0)
+        message = verdict_text(result, compute_gains(result), transfer_helps(result))
         assert (
-            said.startswith("Transfer helps: frozen against the best baseline, ")
-            and "(average of 4 and 16 labels per class)" in said
+            message.startswith("Transfer helps: frozen against the best baseline, ")
+            and "(average of 4 and 16 labels per class)" in message
         )
 
     def test_where_alone_it_cannot_be_told(self):
-        found = self.found(3.0)
-        found.points["frozen", 4] = found.points["raw", 4]
-        said = verdict_text(found, compute_gains(found), True)
-        assert said.endswith("; with 4 per class alone it cannot be told.")
+        result = self.found(3.0)
+        result.points["frozen", 4] = result.points["raw", 4]
+        message = verdict_text(result, compute_gains(result), True)
+        assert message.endswith("; with 4 per class alone it cannot be told.")
 
     def test_neither(self):
-        found = self.found(0.0)
-        assert transfer_helps(found) is None
-        said = verdict_text(found, compute_gains(found), None)
-        assert said.startswith("It cannot be told whether transfer helps here: ") and "guessing" not in said
-        assert "of too few" in advice(found)
+        result = self.found(0.0)
+        assert transfer_helps(result) is None
+        message = verdict_text(result, compute_gains(result), None)
+        assert message.startswith("It cannot be told whether transfer helps here: ") and "guessing" not in message
+        assert "of too few" in advice(result)
 
     def test_nobody_is_better_than_guessing(self):
         rng = np.random.default_rng(0)
         curves = {
             (name, 4): CurvePoint((rng.random((3, 100)) < 0.25).astype(float), (1.0,) * 3) for name in ("raw", "frozen")
         }
-        found = LearningCurves(curves, (4,), held(100), NAMES)
+        result = LearningCurves(curves, (4,), held(100), NAMES)
         assert "no method is clearly better than the chance level (0.250)" in verdict_text(
-            found, compute_gains(found), transfer_helps(found)
+            result, compute_gains(result), transfer_helps(result)
         )
 
     def test_what_is_lacking(self):
@@ -178,11 +180,11 @@ class TestSentence:
         lucky["frozen", 4] = CurvePoint(np.array([[1.0], [0.0]]).repeat(5000, 1), (1.0, 1.0))
         assert "too few repeats" in advice(LearningCurves(lucky, (4,), held(5000), NAMES))
         same = (rng.random(20) < 0.5) * 1.0
-        few = {
+        small = {
             ("raw", 4): CurvePoint(np.tile(same, (9, 1)), (1.0,) * 9),
             ("frozen", 4): CurvePoint(np.ones((9, 20)), (1.0,) * 9),
         }
-        assert "too few test items" in advice(LearningCurves(few, (4,), held(20), NAMES))
+        assert "too few test items" in advice(LearningCurves(small, (4,), held(20), NAMES))
 
 
 class TestLabels:

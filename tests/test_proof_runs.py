@@ -45,37 +45,37 @@ def experiment_of(source=None, data=None, *, shots=(4,), repeats=2, **fields) ->
     source = source or vector_source(networks.Dense)
     draws = few_shot_splits(data or data_of(), None, shots=shots, repeats=repeats, test_size=0.3, seed=0)
     bank = extract(source, draws.data, layers="auto")
-    how = {"layers": "auto", "pooling": "auto", "policy": None, "store": None, "device": "cpu", "seed": 0}
-    return Experiment(source, draws, bank, **{**how, **fields})
+    options = {"layers": "auto", "pooling": "auto", "policy": None, "store": None, "device": "cpu", "seed": 0}
+    return Experiment(source, draws, bank, **{**options, **fields})
 
 
 class TestContenders:
     def test_frozen_is_what_fit_gives(self):
         experiment = experiment_of()
         ours = experiment.fit_head(experiment.frozen_features, 4, 1).predicted
-        few = experiment.splits.data.take(experiment.splits.subset(4, 1))
-        predictor = hs.fit(experiment.source, few, policy="frozen", random_state=1)
+        small = experiment.splits.data.take(experiment.splits.subset(4, 1))
+        predictor = hs.fit(experiment.source, small, policy="frozen", random_state=1)
         theirs = predictor.predict(experiment.splits.data.take(experiment.splits.test))
         assert [experiment.splits.data.classes[code] for code in ours] == list(theirs)
 
     def test_fine_tuned_is_what_fit_gives(self):
         experiment = experiment_of(policy=hs.policy("full", epochs=2))
-        found = experiment.fine_tune(4, 0, budget=None)
-        few = experiment.splits.data.take(experiment.splits.subset(4, 0))
-        predictor = hs.fit(experiment.source, few, policy=hs.policy("full", epochs=2), random_state=0)
+        result = experiment.fine_tune(4, 0, budget=None)
+        small = experiment.splits.data.take(experiment.splits.subset(4, 0))
+        predictor = hs.fit(experiment.source, small, policy=hs.policy("full", epochs=2), random_state=0)
         theirs = predictor.predict(experiment.splits.data.take(experiment.splits.test))
-        assert [experiment.splits.data.classes[code] for code in found.predicted] == list(theirs)
-        assert found.moved is (predictor.source.fingerprint != experiment.source.fingerprint)
+        assert [experiment.splits.data.classes[code] for code in result.predicted] == list(theirs)
+        assert result.moved is (predictor.source.fingerprint != experiment.source.fingerprint)
 
     def test_random_weights_are_other_ones_in_every_repeat_and_the_same_again(self):
         experiment = experiment_of()
-        one, two = (
+        item, two = (
             {name: X.copy() for name, X in experiment.random_features(repeat, max_shots=16).items()}
             for repeat in (0, 1)
         )
         again = experiment.random_features(0, max_shots=16)
-        assert list(one) == list(experiment.frozen_features)
-        for name, X in one.items():
+        assert list(item) == list(experiment.frozen_features)
+        for name, X in item.items():
             assert not np.array_equal(X, two[name]) and np.array_equal(X, again[name])
             assert not np.array_equal(X, experiment.frozen_features[name])
 
@@ -155,8 +155,8 @@ class TestCells:
     def test_work_is_done_once(self, tmp_path):
         cells, calls = RunCache(tmp_path / "a"), []
         for _ in range(2):
-            found = cells.get_or_run("raw-4-0", RunRecord, lambda: calls.append(1) or RunRecord((1, 2)))
-            assert found.predicted == (1, 2) and found.wall >= 0
+            result = cells.get_or_run("raw-4-0", RunRecord, lambda: calls.append(1) or RunRecord((1, 2)))
+            assert result.predicted == (1, 2) and result.wall >= 0
         assert len(calls) == 1 and [path.name for path in (tmp_path / "a").iterdir()] == ["raw-4-0.json"]
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", "3"])
@@ -205,13 +205,13 @@ class TestCells:
 
 class TestRuns:
     def plan(self, **fields) -> ProofPlan:
-        how = {
+        options = {
             "allowance": None,
             "epochs": {4: 1, 16: 1, 32: 1},
             "seconds": 0.0,
             "methods": ("raw", "random", "scratch", "frozen", "fine-tuned"),
         }
-        return ProofPlan((4, 16), (32, 64), (4, 16, 32), 2, **{**how, **fields})
+        return ProofPlan((4, 16), (32, 64), (4, 16, 32), 2, **{**options, **fields})
 
     def test_who_runs_where(self):
         keys = list(_runs._run_keys(self.plan(), 1))
@@ -246,13 +246,13 @@ class TestRuns:
         everyone = self.plan().methods
         full = TrainingCost(sizes, 100, Speeds(0.02, 0.05, 0.01, 1.0), dict.fromkeys(sizes, 8))
         given_time = dict.fromkeys(sizes, 10.0)
-        whole = full.total(self.plan(), given_time)
+        complete = full.total(self.plan(), given_time)
         for name in ("raw", "random", "scratch", "fine-tuned"):
-            fewer = self.plan(methods=tuple(one for one in everyone if one != name))
-            assert full.total(fewer, given_time) < whole
+            fewer = self.plan(methods=tuple(item for item in everyone if item != name))
+            assert full.total(fewer, given_time) < complete
         more = ProofPlan(**{**vars(self.plan()), "repeats": 4})
-        assert full.total(more, given_time) > whole
-        assert full.total(self.plan(), dict.fromkeys(sizes, 20.0)) > whole
+        assert full.total(more, given_time) > complete
+        assert full.total(self.plan(), dict.fromkeys(sizes, 20.0)) > complete
 
 
 class TestModalities:
@@ -305,22 +305,22 @@ class TestLaws:
 
     @given(tables)
     def test_an_interval_holds_its_mean_and_widens(self, table):
-        table, held = np.array(table, float), TestSet(np.arange(8) % 2)
-        mean, low, high = two_way_interval(table, held, ends=(0.0, 1.0))
-        _, lower, higher = two_way_interval(table, held, ends=(0.0, 1.0), tail=0.001)
+        table, held_out = np.array(table, float), TestSet(np.arange(8) % 2)
+        mean, low, high = two_way_interval(table, held_out, ends=(0.0, 1.0))
+        _, lower, higher = two_way_interval(table, held_out, ends=(0.0, 1.0), tail=0.001)
         assert 0 <= lower <= low <= mean <= high <= higher <= 1 and low < high
 
     @given(tables)
     def test_order_does_not_matter(self, table):
-        table, held = np.array(table, float), TestSet(np.zeros(8, int))
-        turned = two_way_interval(table[::-1, ::-1], held, ends=(0.0, 1.0))
-        assert turned == pytest.approx(two_way_interval(table, held, ends=(0.0, 1.0)))
+        table, held_out = np.array(table, float), TestSet(np.zeros(8, int))
+        turned = two_way_interval(table[::-1, ::-1], held_out, ends=(0.0, 1.0))
+        assert turned == pytest.approx(two_way_interval(table, held_out, ends=(0.0, 1.0)))
 
     @given(tables)
     def test_wrong_is_the_mirror_of_right(self, table):
-        table, held = np.array(table, float), TestSet(np.arange(8) % 2, balanced=True)
-        mean, low, high = two_way_interval(table, held, ends=(0.0, 1.0))
-        assert two_way_interval(1 - table, held, ends=(0.0, 1.0)) == pytest.approx((1 - mean, 1 - high, 1 - low))
+        table, held_out = np.array(table, float), TestSet(np.arange(8) % 2, balanced=True)
+        mean, low, high = two_way_interval(table, held_out, ends=(0.0, 1.0))
+        assert two_way_interval(1 - table, held_out, ends=(0.0, 1.0)) == pytest.approx((1 - mean, 1 - high, 1 - low))
 
     @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.floats(0, 1), st.floats(0, 1))
     def test_better_needs_no_fewer_labels(self, curve, one, other):
@@ -330,9 +330,9 @@ class TestLaws:
 
     @given(tables, st.integers(0, 5))
     def test_drawing_again_repeats_by_its_seed(self, table, seed):
-        tables, held = {"a": np.array(table, float)}, TestSet(np.arange(8) % 2)
-        one, two = (bootstrap_means(tables, held, seed=seed)["a"] for _ in range(2))
-        assert np.array_equal(one, two) and one.shape == (1000,) and one.min() >= 0 and one.max() <= 1 + 1e-9
+        tables, held_out = {"a": np.array(table, float)}, TestSet(np.arange(8) % 2)
+        item, two = (bootstrap_means(tables, held_out, seed=seed)["a"] for _ in range(2))
+        assert np.array_equal(item, two) and item.shape == (1000,) and item.min() >= 0 and item.max() <= 1 + 1e-9
 
     def test_drawing_again_keeps_pairs(self):
         rng = np.random.default_rng(0)
@@ -358,7 +358,7 @@ def proof_of(**fields) -> Proof:
     saved = LabelsSaved(
         4, "raw", equals=None, low=9.0, high=None, least=4, most=20, reached=False, description="raw pixels"
     )
-    how = {
+    options = {
         "verdict": "Transfer helps.", "helps": True, "gains": [Gain("raw", 4, value=0.3, low=0.2, high=0.4)],
         "labels_saved": saved, "labels": [saved], "notes": ["a note"], "provenance": {"repeats": 2},
         "time_saved": TimeSaved(
@@ -366,7 +366,7 @@ def proof_of(**fields) -> Proof:
         ),
         "forgetting": Forgetting(0.9, 0.8, change=-0.1, low=-0.2, high=0.0, items=50),
     }  # fmt: skip
-    return Proof(rows, **{**how, **fields})
+    return Proof(rows, **{**options, **fields})
 
 
 class TestPage:
@@ -465,8 +465,8 @@ def test_a_network_that_cannot_be_trained_leaves_the_others():
 @pytest.mark.timeout(1200)
 class TestRealData:
     def test_spoken_digits_of_other_speakers(self, shared):
-        how = {"input": "path", "target": "digit", "task": "classification", "groups": "speaker", "split": "split"}
-        data = Dataset.from_table(shared / "audio" / "fsdd.csv", **how).sample(per_class=24, random_state=0)
+        options = {"input": "path", "target": "digit", "task": "classification", "groups": "speaker", "split": "split"}
+        data = Dataset.from_table(shared / "audio" / "fsdd.csv", **options).sample(per_class=24, random_state=0)
         source = load_source(f"timm:{shared / 'weights' / 'mobilenetv1_100.audioset_yamnet'}")
         proof = prove(source, data, shots=(8,), repeats=2, budget=20, policy="frozen")
         by_name = {row.name: row.accuracy for row in proof.rows if row.shots == 8}

@@ -73,14 +73,14 @@ class TestDraws:
 
     def test_the_seed_decides(self):
         data = sized([20, 20])
-        one, same, other = (drawn(data, seed=seed) for seed in (0, 0, 1))
-        assert one.fingerprint == same.fingerprint != other.fingerprint
+        item, same, other = (drawn(data, seed=seed) for seed in (0, 0, 1))
+        assert item.fingerprint == same.fingerprint != other.fingerprint
 
     def test_more_repeats_are_further_draws(self):
         """Adding repeats does not change those that there were."""
-        few, many = (drawn(sized([20, 20]), repeats=repeats) for repeats in (2, 4))
+        small, n_items = (drawn(sized([20, 20]), repeats=repeats) for repeats in (2, 4))
         for repeat in range(2):
-            mine, theirs = ({draws.data.keys()[i] for i in draws.subset(2, repeat)} for draws in (few, many))
+            mine, theirs = ({draws.data.keys()[i] for i in draws.subset(2, repeat)} for draws in (small, n_items))
             assert mine == theirs
 
     def test_without_what_cannot_be_read(self):
@@ -102,17 +102,17 @@ class TestFresh:
         from tiny_models import bert_folder
 
         source = load_source(f"hf:{bert_folder(tmp_path / 'bert')}")
-        one, same, other = (reinitialize(source, seed) for seed in (0, 0, 1))
-        assert one.fingerprint == same.fingerprint != other.fingerprint != source.fingerprint
-        assert one.input.describe() == source.input.describe()
+        item, same, other = (reinitialize(source, seed) for seed in (0, 0, 1))
+        assert item.fingerprint == same.fingerprint != other.fingerprint != source.fingerprint
+        assert item.input.describe() == source.input.describe()
 
     def test_timm(self):
         timm = pytest.importorskip("timm")
         assert timm
         source = load_source("timm:test_efficientnet", pretrained=False)
-        one, same = reinitialize(source, 0), reinitialize(source, 0)
-        assert one.fingerprint == same.fingerprint != source.fingerprint
-        assert one.select("last") == source.select("last") and not one.module.training
+        item, same = reinitialize(source, 0), reinitialize(source, 0)
+        assert item.fingerprint == same.fingerprint != source.fingerprint
+        assert item.select("last") == source.select("last") and not item.module.training
 
     def test_what_headstart_trained_and_saved(self, tmp_path):
         source = pretrain("cnn", picture_data(16, side=12), epochs=1, image_size=12)
@@ -126,11 +126,11 @@ class TestFresh:
 
     def test_the_global_generator_is_left_alone(self):
         torch.manual_seed(5)
-        wanted = torch.rand(3)
+        expected = torch.rand(3)
         torch.manual_seed(5)
         reinitialize(load_source("cnn:cnn"), 0)
         reinitialize(vector_source(networks.Dense), 0)
-        assert torch.equal(torch.rand(3), wanted)
+        assert torch.equal(torch.rand(3), expected)
 
     def test_weights_that_stay_are_refused(self):
         class Stubborn(nn.Linear):
@@ -154,10 +154,10 @@ class TestTraining:
 
     def test_the_same_seed_gives_the_same_weights(self):
         task = scratch_task(image_source(networks.Normed), picture_data(12))
-        one, same, other = (
+        item, same, other = (
             scratch.train_from_scratch(task, np.arange(12), epochs=2, lr=1e-3, seed=s) for s in (0, 0, 1)
         )
-        assert state_bytes(one) == state_bytes(same) != state_bytes(other)
+        assert state_bytes(item) == state_bytes(same) != state_bytes(other)
 
     def test_everything_moves(self):
         task = scratch_task(vector_source(networks.Dense), sized_vectors())
@@ -177,12 +177,12 @@ class TestTraining:
         rng = np.random.default_rng(0)
         X = rng.normal(size=(120, 8)).astype(np.float32)  # nothing to learn but the frequencies
         data = Dataset.from_arrays(X, ["rare" if i % 10 == 0 else "common" for i in range(120)])
-        said = {}
+        message = {}
         for balanced in (False, True):
             task = scratch_task(vector_source(networks.Dense), data, balanced=balanced)
             model = scratch.train_from_scratch(task, np.arange(120), epochs=3, lr=1e-3, seed=0)
-            said[balanced] = int((model.decisions(task.samples, np.arange(120)).argmax(1) == 1).sum())
-        assert said[True] > said[False]
+            message[balanced] = int((model.decisions(task.samples, np.arange(120)).argmax(1) == 1).sum())
+        assert message[True] > message[False]
 
     def test_rates_at_which_it_diverges_are_not_chosen(self, monkeypatch):
         real = scratch.train_from_scratch
@@ -204,13 +204,13 @@ class TestTraining:
 
     def test_what_is_held_out_leaves_every_class(self):
         T = np.eye(3)[[0] * 9 + [1] * 2 + [2]]
-        held = scratch._held_out(T, seed=0)
-        assert T[held].sum(0).tolist() == [2, 1, 0] and (T[~held].sum(0) > 0).all()
+        held_out = scratch._held_out(T, seed=0)
+        assert T[held_out].sum(0).tolist() == [2, 1, 0] and (T[~held_out].sum(0) > 0).all()
 
     def test_speed_is_measured(self):
         task = scratch_task(vector_source(networks.Dense), sized_vectors())
-        found = scratch.measure_speed(task, np.arange(8), seed=0)
-        assert found["train"] > 0 and found["predict"] > 0
+        result = scratch.measure_speed(task, np.arange(8), seed=0)
+        assert result["train"] > 0 and result["predict"] > 0
 
 
 def sized_vectors() -> Dataset:

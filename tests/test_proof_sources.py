@@ -73,8 +73,8 @@ class TestFamilies:
         data = picture_data(24, side=12)
         source = pretrain("cnn", data, epochs=1, image_size=12)
         saved = load_source(f"saved:{source.save(tmp_path / 'saved')}")
-        one, other = (prove(s, data, checkpoint=tmp_path / s.name, **QUICK) for s in (source, saved))
-        assert [row.scores for row in one.rows] == [row.scores for row in other.rows], "the same weights"
+        item, other = (prove(s, data, checkpoint=tmp_path / s.name, **QUICK) for s in (source, saved))
+        assert [row.scores for row in item.rows] == [row.scores for row in other.rows], "the same weights"
 
     def test_a_tuned_source_can_be_proven_again(self):
         data = picture_data(24, side=16)
@@ -163,18 +163,18 @@ class TestData:
     @given(st.lists(st.integers(1, 200), min_size=1, max_size=4), st.lists(st.integers(1, 300), min_size=2, max_size=5))
     def test_numbers_of_labels_that_there_are(self, shots, sizes):
         notes: list[str] = []
-        kept, extra_shots = few_shot_splits._feasible_shots(shots, np.array(sizes), notes)
-        assert set(kept) <= set(shots) and all(k <= max(sizes) for k in (*kept, *extra_shots))
-        assert list(kept) == sorted(set(kept)) and list(extra_shots) == sorted(set(extra_shots))
-        assert not set(kept) & set(extra_shots) and all(k > max(kept) for k in extra_shots)
-        assert all(k <= 8 * max(kept) for k in extra_shots)
-        assert bool(notes) >= (len(kept) < len(set(shots)))
+        remaining, extra_shots = few_shot_splits._feasible_shots(shots, np.array(sizes), notes)
+        assert set(remaining) <= set(shots) and all(k <= max(sizes) for k in (*remaining, *extra_shots))
+        assert list(remaining) == sorted(set(remaining)) and list(extra_shots) == sorted(set(extra_shots))
+        assert not set(remaining) & set(extra_shots) and all(k > max(remaining) for k in extra_shots)
+        assert all(k <= 8 * max(remaining) for k in extra_shots)
+        assert bool(notes) >= (len(remaining) < len(set(shots)))
 
 
 class TestArguments:
     def test_an_address_is_a_source(self):
-        one, other = (prove(s, picture_data(24), **QUICK) for s in ("fake:image", load_source("fake:image")))
-        assert one == other, "and it was read, not run again"
+        item, other = (prove(s, picture_data(24), **QUICK) for s in ("fake:image", load_source("fake:image")))
+        assert item == other, "and it was read, not run again"
 
     def test_layers_that_are_named(self):
         source = load_source("fake:image")

@@ -63,7 +63,7 @@ def held(n: int = ITEMS, classes: int = 4, **fields) -> TestSet:
 
 def share(*shares: float, n: int = ITEMS, turn: int = 0) -> CurvePoint:
     """One draw per share, in which so many of the items are right; ``turn`` makes it other items."""
-    rows = [np.roll(np.arange(n) < round(n * one), turn).astype(float) for one in shares]
+    rows = [np.roll(np.arange(n) < round(n * item), turn).astype(float) for item in shares]
     return CurvePoint(np.stack(rows), (1.0,) * len(rows))
 
 
@@ -118,9 +118,9 @@ class TestAgainstReferences:
         groups = np.repeat(np.arange(12), 15)
         items = (rng.random(180) < 0.2 + 0.6 * (groups % 2)).astype(float)
         sums = np.array([(items[groups == g] - items.mean()).sum() / 180 for g in range(12)])
-        wanted = stats.t.ppf(0.975, 11) * np.sqrt(12 / 11 * (sums**2).sum())
+        expected = stats.t.ppf(0.975, 11) * np.sqrt(12 / 11 * (sums**2).sum())
         mean, low, high = two_way_interval(np.tile(items, (2, 1)), held(180, groups=groups), ends=(-1.0, 2.0))
-        assert (high - low) / 2 == pytest.approx(wanted) and mean == pytest.approx(items.mean())
+        assert (high - low) / 2 == pytest.approx(expected) and mean == pytest.approx(items.mean())
 
     def test_groups_that_do_not_matter_do_not_narrow(self):
         rng = np.random.default_rng(1)
@@ -140,13 +140,13 @@ class TestAgainstReferences:
     def test_labels_by_interpolation_of_the_isotonic_curve(self, curve, score):
         counts = np.array([2, 4, 10, 30, 70])
         smooth = IsotonicRegression().fit_transform(np.arange(5), curve)
-        found = shots_to_reach(counts, np.array([curve]), np.array([score]))[0]
+        result = shots_to_reach(counts, np.array([curve]), np.array([score]))[0]
         if smooth[0] > score:
-            assert found == 0
+            assert result == 0
         elif smooth[-1] < score:
-            assert np.isinf(found)
+            assert np.isinf(result)
         else:
-            assert np.interp(np.log(found), np.log(counts), smooth) == pytest.approx(score, abs=1e-6)
+            assert np.interp(np.log(result), np.log(counts), smooth) == pytest.approx(score, abs=1e-6)
 
     @pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 1.0)])
     @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -186,35 +186,39 @@ class TestWords:
     """The sentence, in full: what a newcomer reads first."""
 
     def test_help(self):
-        found = found_of({("raw", 4): share(0.3, 0.3, 0.3), ("frozen", 4): share(0.8, 0.8, 0.8)})
-        gains = compute_gains(found)
+        result = found_of({("raw", 4): share(0.3, 0.3, 0.3), ("frozen", 4): share(0.8, 0.8, 0.8)})
+        gains = compute_gains(result)
         low, high = gains[0].low, gains[0].high
-        assert verdict_text(found, gains, transfer_helps(found)) == (
+        assert verdict_text(result, gains, transfer_helps(result)) == (
             f"Transfer helps: frozen features against raw pixels +0.500 [{low:+.3f}, {high:+.3f}] accuracy "
             "(4 labels per class)."
         )
 
     def test_harm(self):
-        found = found_of({("raw", 1): share(0.8, 0.8, 0.8), ("frozen", 1): share(0.3, 0.3, 0.3)}, shots=(1,))
-        said = verdict_text(found, compute_gains(found), transfer_helps(found))
-        assert said.startswith("Transfer hurts here: frozen features against raw pixels -0.500 [")
-        assert said.endswith("accuracy (1 label per class); you do better without this source.")
+        result = found_of({("raw", 1): share(0.8, 0.8, 0.8), ("frozen", 1): share(0.3, 0.3, 0.3)}, shots=(1,))
+        message = verdict_text(result, compute_gains(result), transfer_helps(result))
+        assert message.startswith("Transfer hurts here: frozen features against raw pixels -0.500 [")
+        assert message.endswith("accuracy (1 label per class); you do better without this source.")
 
     def test_not_told(self):
-        found = found_of({("raw", 4): share(0.5, 0.6, 0.7), ("frozen", 4): share(0.6, 0.6, 0.65, turn=50)})
-        said = verdict_text(found, compute_gains(found), transfer_helps(found))
-        assert said.startswith("It cannot be told whether transfer helps here: frozen features against raw pixels +0.0")
+        result = found_of({("raw", 4): share(0.5, 0.6, 0.7), ("frozen", 4): share(0.6, 0.6, 0.65, turn=50)})
+        message = verdict_text(result, compute_gains(result), transfer_helps(result))
+        assert message.startswith(
+            "It cannot be told whether transfer helps here: frozen features against raw pixels +0.0"
+        )
 
     def test_three_numbers_of_labels(self):
         curves = {("raw", k): share(0.3, 0.3, 0.3) for k in (1, 4, 16)}
         curves |= {("frozen", k): share(0.8, 0.8, 0.8) for k in (1, 4, 16)}
-        said = verdict_text(found_of(curves, shots=(1, 4, 16)), compute_gains(found_of(curves, shots=(1, 4, 16))), True)
-        assert "(average of 1, 4 and 16 labels per class)." in said
+        message = verdict_text(
+            found_of(curves, shots=(1, 4, 16)), compute_gains(found_of(curves, shots=(1, 4, 16))), True
+        )
+        assert "(average of 1, 4 and 16 labels per class)." in message
 
     def test_balanced_accuracy_is_called_so(self):
         curves = {("raw", 4): share(0.3, 0.3), ("frozen", 4): share(0.9, 0.9)}
-        found = found_of(curves, test=held(balanced=True))
-        assert " balanced accuracy " in verdict_text(found, compute_gains(found), True)
+        result = found_of(curves, test=held(balanced=True))
+        assert " balanced accuracy " in verdict_text(result, compute_gains(result), True)
 
     def test_the_strongest_rival_is_named(self):
         curves = {
@@ -223,9 +227,9 @@ class TestWords:
             ("scratch", 4): share(0.2, 0.2, 0.2),
             ("frozen", 4): share(0.9, 0.9, 0.9),
         }
-        found = found_of(curves)
+        result = found_of(curves)
         assert "against the best baseline, random-weight features, +0.450 [" in verdict_text(
-            found, compute_gains(found), True
+            result, compute_gains(result), True
         )
 
     def test_guessing_is_mentioned_only_where_everybody_guesses(self):
@@ -244,8 +248,8 @@ class TestWords:
         [((0.2, 0.9), (0.9, 0.2), "repeats"), ((0.5, 0.5), (0.5, 0.5), "test items")],
     )
     def test_advice(self, first, second, lacking):
-        found = found_of({("raw", 4): share(*first), ("frozen", 4): share(*second, turn=60)})
-        assert f"too few {lacking}" in advice(found)
+        result = found_of({("raw", 4): share(*first), ("frozen", 4): share(*second, turn=60)})
+        assert f"too few {lacking}" in advice(result)
 
 
 class TestGains:
@@ -272,38 +276,38 @@ class TestGains:
         """The same items are hard for both: what they share drops out."""
         rng = np.random.default_rng(0)
         hard = rng.normal(0, 3, ITEMS)
-        one, other = (
+        item, other = (
             CurvePoint((hard + a + rng.logistic(size=(3, ITEMS)) > 0).astype(float), (1.0,) * 3) for a in (0.0, 1.0)
         )
-        (gain, _) = compute_gains(found_of({("raw", 4): one, ("frozen", 4): other}))
-        rows = proof_rows(found_of({("raw", 4): one, ("frozen", 4): other}))
+        (gain, _) = compute_gains(found_of({("raw", 4): item, ("frozen", 4): other}))
+        rows = proof_rows(found_of({("raw", 4): item, ("frozen", 4): other}))
         assert gain.high - gain.low < 0.8 * np.hypot(*[row.high - row.low for row in rows])
 
     def test_a_rival_that_is_not_everywhere_is_compared_where_it_is(self):
         curves = self.curves()
         del curves["scratch", 16]
-        found = found_of(curves, shots=(4, 16))
-        gains = compute_gains(found)
+        result = found_of(curves, shots=(4, 16))
+        gains = compute_gains(result)
         assert [(g.baseline, g.shots) for g in gains] == [("raw", None), ("raw", 4), ("raw", 16), ("scratch", None),
                                                        ("scratch", 4)]  # fmt: skip
-        assert gains[3].value == gains[4].value and transfer_helps(found) is True
-        verdict = verdict_text(found, gains, True)
+        assert gains[3].value == gains[4].value and transfer_helps(result) is True
+        verdict = verdict_text(result, gains, True)
         assert "raw pixels" in verdict and "average of 4 and 16 labels per class" in verdict
         assert "; training from scratch was compared with 4 labels per class only" in verdict
-        assert {(one.baseline, one.shots) for one in compute_labels_saved(found)} == {
+        assert {(item.baseline, item.shots) for item in compute_labels_saved(result)} == {
             ("raw", 4),
             ("raw", 16),
             ("scratch", 4),
         }
-        assert compute_time_saved(proof_rows(found), (4, 16)).shots == 4
+        assert compute_time_saved(proof_rows(result), (4, 16)).shots == 4
 
     def test_a_rival_that_is_not_everywhere_can_still_spoil_it(self):
         curves = self.curves() | {("scratch", 4): share(0.95, 0.95, 0.9)}
         del curves["scratch", 16]
-        found = found_of(curves, shots=(4, 16))
-        assert transfer_helps(found) is False
-        assert "training from scratch, -0.2" in verdict_text(found, compute_gains(found), False)
-        assert "(4 labels per class)" in verdict_text(found, compute_gains(found), False)
+        result = found_of(curves, shots=(4, 16))
+        assert transfer_helps(result) is False
+        assert "training from scratch, -0.2" in verdict_text(result, compute_gains(result), False)
+        assert "(4 labels per class)" in verdict_text(result, compute_gains(result), False)
 
     def test_transfer_has_to_be_everywhere(self):
         curves = self.curves()
@@ -311,8 +315,8 @@ class TestGains:
         assert found_of(curves, shots=(4, 16)).transfer_methods == ["fine-tuned"]
 
     def test_ways_in_the_order_of_what_they_reach(self):
-        found = found_of(self.curves(), shots=(4, 16))
-        assert found.transfer_methods == ["frozen", "fine-tuned"] and found.tail == pytest.approx(0.0125)
+        result = found_of(self.curves(), shots=(4, 16))
+        assert result.transfer_methods == ["frozen", "fine-tuned"] and result.tail == pytest.approx(0.0125)
         curves = {key: curve for key, curve in self.curves().items() if key[0] != "fine-tuned"}
         assert found_of(curves, shots=(4, 16)).tail == pytest.approx(0.025)
 
@@ -322,12 +326,12 @@ class TestRows:
         truth = np.arange(ITEMS) % 4
         runs = {}
         for repeat, wrong in enumerate((20, 40)):
-            said = truth.copy()
-            said[:wrong] = (said[:wrong] + 1) % 4
-            runs["scratch", 4, repeat] = RunRecord(tuple(said.tolist()), 2.0 + repeat, 5)
+            message = truth.copy()
+            message[:wrong] = (message[:wrong] + 1) % 4
+            runs["scratch", 4, repeat] = RunRecord(tuple(message.tolist()), 2.0 + repeat, 5)
             runs["frozen", 4, repeat] = RunRecord(tuple(truth.tolist()), 1.0)
-        found = learning_curves(runs, range(2), (4,), test=held(), names=NAMES)
-        scratch, frozen = proof_rows(found)
+        result = learning_curves(runs, range(2), (4,), test=held(), names=NAMES)
+        scratch, frozen = proof_rows(result)
         assert scratch.scores == pytest.approx((0.9, 0.8)) and scratch.accuracy == pytest.approx(0.85)
         assert (scratch.seconds, scratch.epochs, scratch.transfer) == (2.5, 5.0, False)
         assert (round(frozen.accuracy, 9), frozen.epochs, frozen.transfer, frozen.description) == (
@@ -355,23 +359,23 @@ class TestLabels:
         curves = {("raw", k): share(s, s, s) for k, s in ((4, 0.2), (16, 0.4), (64, 0.6))}
         curves |= {("scratch", k): share(s, s, s) for k, s in ((4, 0.2), (16, 0.3))}
         curves |= {("frozen", k): share(s, s, s) for k, s in ((4, 0.3), (16, 0.5))}
-        saved = {(one.baseline, one.shots): one for one in compute_labels_saved(found_of(curves, shots=(4, 16)))}
+        saved = {(item.baseline, item.shots): item for item in compute_labels_saved(found_of(curves, shots=(4, 16)))}
         assert set(saved) == set(itertools.product(("raw", "scratch"), (4, 16)))
         assert saved["raw", 4].equals == pytest.approx(8) and saved["raw", 16].equals == pytest.approx(32)
         assert saved["scratch", 4].equals == pytest.approx(16) and not saved["scratch", 16].reached
 
     def test_noise_widens_the_interval(self):
         def curves(spread):
-            made = {("raw", k): share(s - spread, s + spread, s) for k, s in ((4, 0.3), (16, 0.5), (64, 0.7))}
-            return {**made, ("frozen", 4): share(0.6, 0.6, 0.6)}
+            result = {("raw", k): share(s - spread, s + spread, s) for k, s in ((4, 0.3), (16, 0.5), (64, 0.7))}
+            return {**result, ("frozen", 4): share(0.6, 0.6, 0.6)}
 
         (calm,), (noisy,) = (compute_labels_saved(found_of(curves(spread))) for spread in (0.0, 0.15))
         assert noisy.low < calm.low and (noisy.high or np.inf) > calm.high
 
     def test_the_seed_decides(self):
         curves = {("raw", 4): share(0.3, 0.4), ("raw", 16): share(0.5, 0.6), ("frozen", 4): share(0.45, 0.5)}
-        one, same, other = (compute_labels_saved(found_of(curves, seed=seed)) for seed in (0, 0, 1))
-        assert one == same and one[0].equals == other[0].equals
+        item, same, other = (compute_labels_saved(found_of(curves, seed=seed)) for seed in (0, 0, 1))
+        assert item == same and item[0].equals == other[0].equals
 
 
 class TestReport:
@@ -380,24 +384,24 @@ class TestReport:
             test_set=held(), balanced=False, test=np.arange(ITEMS),
             data=SimpleNamespace(modality="image"),
         )  # fmt: skip
-        how = {
+        options = {
             "splits": splits, "seed": 3, "policy": "last_layers", "bank": SimpleNamespace(skipped=()),
             "source": SimpleNamespace(address="fake:image", fingerprint="f"),
         }  # fmt: skip
-        return SimpleNamespace(**{**how, **fields})
+        return SimpleNamespace(**{**options, **fields})
 
     def done(self, shares: dict[str, float], **fields) -> ExperimentResults:
         truth = np.arange(ITEMS) % 4
         runs = {}
         for (name, right), repeat in itertools.product(shares.items(), range(3)):
-            said = np.where(np.arange(ITEMS) < ITEMS * right, truth, (truth + 1) % 4)
-            runs[name, 4, repeat] = RunRecord(tuple(said.tolist()), 1.0, 2, moved=repeat == 0)
+            message = np.where(np.arange(ITEMS) < ITEMS * right, truth, (truth + 1) % 4)
+            runs[name, 4, repeat] = RunRecord(tuple(message.tolist()), 1.0, 2, moved=repeat == 0)
         return ExperimentResults(runs=runs, repeats=3, learning_rates={4: 1e-3}, seconds=12.0, **fields)
 
     def plan(self, **fields) -> ProofPlan:
-        how = {"allowance": 2.5, "epochs": {4: 2}, "seconds": 9.0}
+        options = {"allowance": 2.5, "epochs": {4: 2}, "seconds": 9.0}
         everyone = ("raw", "random", "scratch", "frozen", "fine-tuned")
-        return ProofPlan((4,), (), (4,), 3, **{**how, "methods": everyone, **fields})
+        return ProofPlan((4,), (), (4,), 3, **{**options, "methods": everyone, **fields})
 
     def proof(self, shares, *, notes=(), plan=None, **fields) -> Proof:
         plan = plan or self.plan()
@@ -410,9 +414,14 @@ class TestReport:
         assert proof.notes[0] == "first" and proof.metric == "accuracy" and proof.chance == 0.25
         assert "Fine-tuned weights were kept in 1 of 3 runs" in " ".join(proof.notes)
         assert "had 2.5 s each in every run" in " ".join(proof.notes)
-        kept = proof.provenance
-        assert (kept["random_state"], kept["budget"], kept["repeats"], kept["test_items"]) == (3, 60.0, 3, ITEMS)
-        assert kept["scratch_lr"] == {"4": 0.001} and kept["policy"] == "last_layers"
+        remaining = proof.provenance
+        assert (remaining["random_state"], remaining["budget"], remaining["repeats"], remaining["test_items"]) == (
+            3,
+            60.0,
+            3,
+            ITEMS,
+        )
+        assert remaining["scratch_lr"] == {"4": 0.001} and remaining["policy"] == "last_layers"
         assert proof.cost["seconds"] == 12.0 and proof.cost["training_seconds_per_run"] == 2.5
         assert read_record(json.loads(json.dumps(proof.to_dict()))) == proof
 
@@ -434,8 +443,8 @@ class TestReport:
         assert proof.helps is True and proof.time_saved is None and proof.labels_saved is not None
         assert proof.verdict.endswith("; there was no time for fine-tuning and training from scratch.")
         assert proof.cost["training_seconds_per_run"] is None and "in every run" not in " ".join(proof.notes)
-        whole = self.proof({"raw": 0.3, "random": 0.2, "scratch": 0.2, "frozen": 0.8, "fine-tuned": 0.8})
-        assert "no time" not in whole.verdict and "each in every run" in " ".join(whole.notes)
+        full = self.proof({"raw": 0.3, "random": 0.2, "scratch": 0.2, "frozen": 0.8, "fine-tuned": 0.8})
+        assert "no time" not in full.verdict and "each in every run" in " ".join(full.notes)
         alone = self.plan(methods=("raw", "scratch", "frozen"), given_up=("fine-tuned",))
         notes = " ".join(self.proof({"raw": 0.3, "scratch": 0.2, "frozen": 0.8}, plan=alone).notes)
         assert "Training from scratch had 2.5 s in every run" in notes
@@ -472,8 +481,8 @@ class TestReport:
         curves = {("scratch", k): share(0.2, 0.2, 0.2) for k in (4, 16)} | {
             ("frozen", k): share(0.8, 0.8, 0.8) for k in (4, 16)
         }
-        found = found_of(curves, shots=(4, 16))
-        saved = _headline(found, compute_labels_saved(found), compute_gains(found))
+        result = found_of(curves, shots=(4, 16))
+        saved = _headline(result, compute_labels_saved(result), compute_gains(result))
         assert (saved.shots, saved.most, saved.factor) == (4, 16, 4.0)
 
 
@@ -488,8 +497,8 @@ class TestPlanLaws:
 
     def whole(self, repeats: int = 5) -> ProofPlan:
         everyone = ("raw", "random", "scratch", "frozen", "fine-tuned")
-        how = {"allowance": None, "epochs": {}, "seconds": 0.0, "methods": everyone}
-        return ProofPlan((4, 16), (64,), (4, 16, 64), repeats, **how)
+        options = {"allowance": None, "epochs": {}, "seconds": 0.0, "methods": everyone}
+        return ProofPlan((4, 16), (64,), (4, 16, 64), repeats, **options)
 
     @given(speeds, st.floats(1, 5000))
     def test_fits_or_says_so(self, speeds, budget):
@@ -503,14 +512,14 @@ class TestPlanLaws:
     @given(speeds, st.floats(1, 5000))
     def test_nothing_is_left_out_silently(self, speeds, budget):
         plan, _ = self.plan_of(budget, speeds)
-        said = " ".join(plan.notes)
+        message = " ".join(plan.notes)
         left = set(self.whole().methods) - set(plan.methods)
         assert left == set(plan.given_up)
-        assert ("Fine-tuning does not fit" in said) == ("fine-tuned" in left)
-        assert ("Training from scratch" in said) == (plan.scratch_shots != (4, 16, 64))
-        assert ("labels per class do not fit" in said) == (plan.shots != (4, 16))
-        assert ("Baselines with more labels" in said) == (not plan.extra_shots)
-        assert ("repeats fit" in said) == (plan.repeats < 5)
+        assert ("Fine-tuning does not fit" in message) == ("fine-tuned" in left)
+        assert ("Training from scratch" in message) == (plan.scratch_shots != (4, 16, 64))
+        assert ("labels per class do not fit" in message) == (plan.shots != (4, 16))
+        assert ("Baselines with more labels" in message) == (not plan.extra_shots)
+        assert ("repeats fit" in message) == (plan.repeats < 5)
 
     @given(speeds, st.floats(1, 2000), st.floats(1.1, 4))
     def test_more_time_is_never_less_telling(self, speeds, budget, times):
@@ -530,10 +539,10 @@ class TestPlanLaws:
     def test_steps_are_at_least_what_was_asked(self, steps):
         work = self.plan_of(100, Speeds(0.1, 0.1, 0.1, 0.1))[1]
         plan = self.whole()
-        made = _plan.plan_by_steps(plan, work, steps)
-        for count, epochs in made.epochs.items():
+        result = _plan.plan_by_steps(plan, work, steps)
+        for count, epochs in result.epochs.items():
             assert epochs * self.sizes[count] / work.batch[count] >= steps * 0.999
-        assert dataclasses.replace(made, epochs={}, seconds=0.0) == plan
+        assert dataclasses.replace(result, epochs={}, seconds=0.0) == plan
 
     def test_plenty_of_time_does_not_train_for_ever(self):
         plan, work = self.plan_of(1e7, Speeds(1e-4, 1e-4, 1e-4, 0.01))

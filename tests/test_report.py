@@ -203,12 +203,12 @@ def test_a_whole_result(tmp_path):
         notes=["Seen twice."],
     )
     page = read(result, tmp_path)
-    metrics, classes, how = page.tables
+    metrics, classes, options = page.tables
     assert metrics[1:] == [["accuracy", "0.750 [0.600, 0.850]"], ["nll", "0.400"]]
     assert classes[1][:2] == ["cat", "8"] and classes[1][-1] == "0.750"
     assert classes[2][:2] == ["pet: dog", "0"] and classes[2][-1] == "–"
-    assert ["cost · seconds", "1.5"] in how and ["provenance · seed", "7"] in how
-    assert ["provenance · versions · numpy", "2.1"] in how
+    assert ["cost · seconds", "1.5"] in options and ["provenance · seed", "7"] in options
+    assert ["provenance · versions · numpy", "2.1"] in options
     for words in ("cat taken for dog: 3", "a.png: cut short", "1 items left out", "Seen twice."):
         assert words in page.words
     assert "dog taken for cat: 0" not in page.words
@@ -352,7 +352,7 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="No space left"):
         hs.report(made("new"), path)
     assert path.read_bytes() == before
-    assert [one.name for one in path.parent.iterdir()] == ["r.html"]
+    assert [item.name for item in path.parent.iterdir()] == ["r.html"]
 
 
 def test_where_nothing_can_be_written(tmp_path):

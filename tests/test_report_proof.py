@@ -28,25 +28,25 @@ def made(shots=SHOTS, **fields) -> Proof:
     rows = [
         ProofRow(
             name,
-            one,
-            accuracy=SCORES[name][place],
-            low=SCORES[name][place] - 0.05,
-            high=SCORES[name][place] + 0.05,
+            item,
+            accuracy=SCORES[name][path],
+            low=SCORES[name][path] - 0.05,
+            high=SCORES[name][path] + 0.05,
             seconds=2.5,
-            scores=(SCORES[name][place],) * 2,
+            scores=(SCORES[name][path],) * 2,
             description=WHAT[name],
             transfer=name == "frozen",
         )
-        for place, one in enumerate(shots)
+        for path, item in enumerate(shots)
         for name in SCORES
     ]
     saved = LabelsSaved(
         4, "raw", equals=None, low=60.0, high=None, least=4, most=64, reached=False, description="raw pixels"
     )  # fmt: skip
-    whole = {
+    full = {
         "verdict": "Transfer helps here.",
         "helps": True,
-        "gains": [Gain("raw", one, value=0.25, low=0.2, high=0.3) for one in shots],
+        "gains": [Gain("raw", item, value=0.25, low=0.2, high=0.3) for item in shots],
         "labels_saved": saved,
         "labels": [saved],
         "time_saved": TimeSaved(
@@ -58,7 +58,7 @@ def made(shots=SHOTS, **fields) -> Proof:
         "cost": {"seconds": 12.0},
         "provenance": {"seed": 3},
     }
-    return Proof(rows, **{**whole, **fields})
+    return Proof(rows, **{**full, **fields})
 
 
 def lines_of(proof: Proof) -> list[dict]:
@@ -72,7 +72,7 @@ def bands_of(proof: Proof) -> list[dict]:
 def test_everything_a_proof_says_is_on_the_page(tmp_path):
     proof = made()
     page = read(proof, tmp_path)
-    said = "\n".join(page.words)
+    message = "\n".join(page.words)
     for words in (
         "Transfer helps here.",
         f"{proof.labels_saved}.",
@@ -82,7 +82,7 @@ def test_everything_a_proof_says_is_on_the_page(tmp_path):
         "chance level",
         "transfer: frozen features",
     ):
-        assert words in said, words
+        assert words in message, words
     assert page.figures == ["figure-1-curves"]
 
 
@@ -177,7 +177,7 @@ def test_names_are_shown_and_never_obeyed(tmp_path):
 
 def test_a_proof_from_a_file_gives_the_same_page(tmp_path):
     again = read_record(json.loads(json.dumps(made().to_dict())))
-    pages = [hs.report(one, tmp_path / "r.html").read_bytes() for one in (made(), again)]
+    pages = [hs.report(item, tmp_path / "r.html").read_bytes() for item in (made(), again)]
     assert pages[0] == pages[1]
 
 

@@ -113,8 +113,8 @@ def test_mover_difference_as_newcombe_printed_it():
 
 
 def test_mover_mean_of_one_is_itself_and_of_many_is_narrower():
-    one = mover_mean(np.array([0.5]), np.array([0.3]), np.array([0.9]))
-    assert one == pytest.approx((0.3, 0.9))
+    item = mover_mean(np.array([0.5]), np.array([0.3]), np.array([0.9]))
+    assert item == pytest.approx((0.3, 0.9))
     four = mover_mean(np.full(4, 0.5), np.full(4, 0.3), np.full(4, 0.9))
     assert four == pytest.approx((0.4, 0.7))
 
@@ -161,18 +161,18 @@ def test_bootstrap_equals_scipys_bca(statistic, plain_one):
 
 def test_bootstrap_of_many_rows_thins_them_and_scales(monkeypatch):
     parts = np.random.default_rng(0).exponential(1, 5000)
-    whole = bootstrap(_mean, parts)
+    full = bootstrap(_mean, parts)
     monkeypatch.setattr(intervals, "MAX_ROWS", 500)
     thin = bootstrap(_mean, parts)
-    assert thin[0] == whole[0] == pytest.approx(parts.mean())
-    assert thin[2] - thin[1] == pytest.approx(whole[2] - whole[1], rel=0.25)
+    assert thin[0] == full[0] == pytest.approx(parts.mean())
+    assert thin[2] - thin[1] == pytest.approx(full[2] - full[1], rel=0.25)
 
 
 def test_bootstrap_in_blocks_is_the_same(monkeypatch):
     parts = np.random.default_rng(0).exponential(1, 50)
-    whole = bootstrap(_mean, parts)
+    full = bootstrap(_mean, parts)
     monkeypatch.setattr(intervals, "_CELLS", 50 * 7)
-    assert bootstrap(_mean, parts) == pytest.approx(whole, rel=0.1)
+    assert bootstrap(_mean, parts) == pytest.approx(full, rel=0.1)
 
 
 def test_no_mistake_seen_is_not_certainty():
@@ -385,13 +385,13 @@ def test_records_are_frozen_and_can_be_copied(record):
 
 
 def test_arrays_inside_cannot_be_changed():
-    found = result()
+    results = result()
     with pytest.raises(ValueError, match="read-only"):
-        found.row_scores["accuracy"][0] = 5
+        results.row_scores["accuracy"][0] = 5
     with pytest.raises(ValueError, match="read-only"):
-        found.confusion.counts[0, 0] = 5
+        results.confusion.counts[0, 0] = 5
     with pytest.raises(TypeError):
-        found.metrics["accuracy"] = 1
+        results.metrics["accuracy"] = 1
 
 
 def test_the_arrays_given_stay_as_they_were():
@@ -402,8 +402,8 @@ def test_the_arrays_given_stay_as_they_were():
 
 @given(st.dictionaries(texts, st.one_of(finite, st.just(math.nan)), max_size=4), st.lists(texts, max_size=3))
 def test_any_names_survive_the_journey(metrics, notes):
-    found = Result(metrics, notes=notes, cost=dict.fromkeys(notes, 1.0))
-    assert Result.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    result = Result(metrics, notes=notes, cost=dict.fromkeys(notes, 1.0))
+    assert Result.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
 @pytest.mark.parametrize(
@@ -464,10 +464,10 @@ def test_other_numbers_of_rows_are_never_paired():
 
 
 def test_only_shared_metrics_are_compared():
-    found = Result({"a": 1.0, "b": 2.0}).compare(Result({"b": 1.0, "c": 1.0}))
-    assert [row.metric for row in found] == ["b"] and len(found) == 1
+    results = Result({"a": 1.0, "b": 2.0}).compare(Result({"b": 1.0, "c": 1.0}))
+    assert [row.metric for row in results] == ["b"] and len(results) == 1
     with pytest.raises(KeyError, match="shared: b"):
-        found["a"]
+        results["a"]
     text = str(result().compare(result(seed=1)))
     assert "accuracy" in text and "paired" in text
     assert all(width(line) <= WIDTH for line in text.splitlines())
@@ -476,8 +476,8 @@ def test_only_shared_metrics_are_compared():
 @given(st.integers(0, 1000), st.integers(0, 1000))
 def test_comparison_turns_its_sign(seed, other):
     a, b = result(seed), result(other)
-    there, back = a.compare(b)["accuracy"].difference, b.compare(a)["accuracy"].difference
-    assert (there, there.low, there.high) == pytest.approx((-back, -back.high, -back.low))
+    present, back = a.compare(b)["accuracy"].difference, b.compare(a)["accuracy"].difference
+    assert (present, present.low, present.high) == pytest.approx((-back, -back.high, -back.low))
     assert a.compare(a)["accuracy"].verdict == "no clear difference"
 
 
@@ -492,22 +492,22 @@ def test_the_headline_is_the_first():
 
 def test_columns_come_together():
     parts = {"digit": result(), "speaker": result(seed=1, notes=[])}
-    whole = Result.of_columns(parts, notes=["whole"], cost={"seconds": 1.0})
-    assert list(whole.metrics) == ["digit.accuracy", "digit.log_loss", "speaker.accuracy", "speaker.log_loss"]
-    assert whole.metrics["speaker.accuracy"] == parts["speaker"].metrics["accuracy"]
-    assert [row.column for row in whole.per_class] == ["digit", "speaker"]
-    assert set(whole.confusion) == {"digit", "speaker"}
-    assert set(whole.row_scores) == {"digit.accuracy", "speaker.accuracy"}
-    assert whole.notes == ("digit: one note", "whole")
-    assert whole.cost == {"seconds": 1.0} and whole.task is None
-    assert Result.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
-    assert pickle.loads(pickle.dumps(whole)) == whole
-    assert "digit.accuracy" in str(whole) and "column" in str(whole)
+    full = Result.of_columns(parts, notes=["whole"], cost={"seconds": 1.0})
+    assert list(full.metrics) == ["digit.accuracy", "digit.log_loss", "speaker.accuracy", "speaker.log_loss"]
+    assert full.metrics["speaker.accuracy"] == parts["speaker"].metrics["accuracy"]
+    assert [row.column for row in full.per_class] == ["digit", "speaker"]
+    assert set(full.confusion) == {"digit", "speaker"}
+    assert set(full.row_scores) == {"digit.accuracy", "speaker.accuracy"}
+    assert full.notes == ("digit: one note", "whole")
+    assert full.cost == {"seconds": 1.0} and full.task is None
+    assert Result.from_dict(json.loads(json.dumps(full.to_dict()))) == full
+    assert pickle.loads(pickle.dumps(full)) == full
+    assert "digit.accuracy" in str(full) and "column" in str(full)
 
 
 def test_a_column_may_be_called_counts():
-    whole = Result.of_columns({"counts": result(), "labels": result()})
-    assert set(Result.from_dict(whole.to_dict()).confusion) == {"counts", "labels"}
+    full = Result.of_columns({"counts": result(), "labels": result()})
+    assert set(Result.from_dict(full.to_dict()).confusion) == {"counts", "labels"}
 
 
 def test_text_of_a_result_says_what_matters():
@@ -571,10 +571,10 @@ def test_text_of_a_ranking():
 
 
 def fused(**fields) -> Fusion:
-    known = {"accuracy": 0.93, "low": 0.9, "high": 0.95, "difference": 0.03, "difference_low": 0.01}
+    reference = {"accuracy": 0.93, "low": 0.9, "high": 0.95, "difference": 0.03, "difference_low": 0.01}
     parts = (("net", "blocks.4"), ("net", "blocks.6"))
     return Fusion(
-        **{"parts": parts, **known, "difference_high": 0.05, "wins": True, "fingerprints": ("f1", "f1"), **fields}
+        **{"parts": parts, **reference, "difference_high": 0.05, "wins": True, "fingerprints": ("f1", "f1"), **fields}
     )
 
 
@@ -589,11 +589,11 @@ def test_layers_side_by_side_are_told_and_come_back():
     assert back == both and back.fused == both.fused and back.fusion_summary == both.fusion_summary
     lost = dataclasses.replace(ranking, fused=fused(wins=False, difference=None))
     assert lost.fusion_summary.endswith("0.950]: fit() takes the best row alone.")
-    few = fused(features=(1280, 64), n_selected=(120, 5))
-    assert few.n_selected == (120, 5) and dataclasses.replace(ranking, fused=few).fusion_summary.endswith(
+    small = fused(features=(1280, 64), n_selected=(120, 5))
+    assert small.n_selected == (120, 5) and dataclasses.replace(ranking, fused=small).fusion_summary.endswith(
         "fit() takes them together. Kept are 120 of 1,280 features of blocks.4, 5 of 64 of blocks.6."
     )
-    assert Ranking.from_dict(json.loads(json.dumps(dataclasses.replace(ranking, fused=few).to_dict()))).fused == few
+    assert Ranking.from_dict(json.loads(json.dumps(dataclasses.replace(ranking, fused=small).to_dict()))).fused == small
     across = fused(parts=(("a", "l"), ("b", "l")), fingerprints=("f", "g"))
     assert str(across) == "a/l + b/l"
 
@@ -606,8 +606,8 @@ def test_a_long_ranking_is_cut_and_says_so():
 
 
 def test_what_is_shared_is_told_in_words():
-    told = dataclasses.replace(ranking, shared={"words": ["much is shared."], "cka": {}})
-    assert "What is shared:\n  much is shared." in str(told)
+    messages = dataclasses.replace(ranking, shared={"words": ["much is shared."], "cka": {}})
+    assert "What is shared:\n  much is shared." in str(messages)
     assert "What is shared" not in str(ranking)
 
 

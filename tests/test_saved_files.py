@@ -119,7 +119,7 @@ def vectors(n: int = 36, seed: int = 0):
 def encoded(value):
     """Labels with their types, as in expected.json."""
     if isinstance(value, dict):
-        return {key: encoded(one) for key, one in value.items()}
+        return {key: encoded(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return {"tuple": [encoded(v) for v in value]}
     if isinstance(value, list):
@@ -137,32 +137,32 @@ def own_source():
 
 
 def loaded(name, path=None):
-    known = EXPECTED["predictors"][name]
-    if "needs" in known:
-        pytest.importorskip(known["needs"])
-    sources = {"sources": [own_source()]} if known.get("module") else {}
-    return hs.load(path or FILES / "predictors" / f"{known.get('of', name)}.headstart", **sources)
+    reference = EXPECTED["predictors"][name]
+    if "needs" in reference:
+        pytest.importorskip(reference["needs"])
+    sources = {"sources": [own_source()]} if reference.get("module") else {}
+    return hs.load(path or FILES / "predictors" / f"{reference.get('of', name)}.headstart", **sources)
 
 
 def answers_as_before(name, p):
-    known = EXPECTED["predictors"][name]
-    assert list(p.layers) == known["layers"]
-    assert type(p.head).__name__ == known["head"]
-    assert encoded(p.classes) == known["classes"]
-    items = inputs(known["inputs"])
+    reference = EXPECTED["predictors"][name]
+    assert list(p.layers) == reference["layers"]
+    assert type(p.head).__name__ == reference["head"]
+    assert encoded(p.classes) == reference["classes"]
+    items = inputs(reference["inputs"])
     labels = p.predict(items)
     for target, values in (labels if isinstance(labels, dict) else {"": labels}).items():
         if (numbers := ARRAYS.get(f"{name}/values/{target}")) is not None:
             same(np.asarray(values, np.float64), numbers)
         else:
-            assert repr(encoded(values)) == repr(known["labels"][target])
+            assert repr(encoded(values)) == repr(reference["labels"][target])
     for kind in ("predict_proba", "decision_function"):
-        if kind not in known["numbers"]:
+        if kind not in reference["numbers"]:
             with pytest.raises(hs.OptionError):
                 getattr(p, kind)(items)
             continue
-        found = getattr(p, kind)(items)
-        for target, numbers in (found if isinstance(found, dict) else {"": found}).items():
+        result = getattr(p, kind)(items)
+        for target, numbers in (result if isinstance(result, dict) else {"": result}).items():
             same(numbers, ARRAYS[f"{name}/{kind}/{target}"])
 
 
@@ -189,11 +189,11 @@ def test_what_a_predictor_says_of_itself():
 
 def test_an_old_predictor_evaluates_as_before():
     truth = hs.Dataset.from_arrays(ARRAYS["inputs/vectors"], EXPECTED["truth"])
-    found = loaded("classes").evaluate(truth).metrics
+    result = loaded("classes").evaluate(truth).metrics
     for name, (value, low, high) in EXPECTED["predictors"]["classes"]["metrics"].items():
-        ends = [np.nan if v is None else v for v in (float(found[name]), found[name].low, found[name].high)]
-        wanted = [np.nan if v is None else v for v in (value, low, high)]
-        np.testing.assert_allclose(ends, wanted, rtol=1e-9 if SAME else 1e-3, atol=1e-12 if SAME else 1e-4)
+        ends = [np.nan if v is None else v for v in (float(result[name]), result[name].low, result[name].high)]
+        expected = [np.nan if v is None else v for v in (value, low, high)]
+        np.testing.assert_allclose(ends, expected, rtol=1e-9 if SAME else 1e-3, atol=1e-12 if SAME else 1e-4)
 
 
 def test_copies_of_training_items_are_still_noticed():
@@ -202,17 +202,17 @@ def test_copies_of_training_items_are_still_noticed():
 
 
 def test_an_old_predictor_is_replaced_in_place(tmp_path):
-    place = shutil.copytree(FILES / "predictors/classes.headstart", tmp_path / "p.headstart")
-    loaded("lda").save(place)
-    answers_as_before("lda", hs.load(place))
+    path = shutil.copytree(FILES / "predictors/classes.headstart", tmp_path / "p.headstart")
+    loaded("lda").save(path)
+    answers_as_before("lda", hs.load(path))
 
 
 @needs_torch
 @pytest.mark.parametrize("name", [name for name, known in EXPECTED["predictors"].items() if "of" in known])
 def test_an_old_exact_predictor_forgets(name, tmp_path):
     store = shutil.copytree(FILES / "store", tmp_path / "store")
-    known, p = EXPECTED["predictors"][name], loaded(name)
-    items = [ARRAYS["inputs/learned from"][i] for i in known["forget"]]
+    reference, p = EXPECTED["predictors"][name], loaded(name)
+    items = [ARRAYS["inputs/learned from"][i] for i in reference["forget"]]
     rest = p.forget(items, store=store)
     assert len(rest.trained_on) == len(p.trained_on) - len(items)
     answers_as_before(name, rest)
@@ -222,22 +222,24 @@ def test_an_old_exact_predictor_forgets(name, tmp_path):
 
 def test_sources_inside_predictors():
     for folder in sorted((FILES / "predictors").iterdir()):
-        known = EXPECTED["predictors"][folder.stem]
-        if known.get("module") or ("needs" in known and installed(known["needs"].replace("_", "-")) == "absent"):
+        reference = EXPECTED["predictors"][folder.stem]
+        if reference.get("module") or (
+            "needs" in reference and installed(reference["needs"].replace("_", "-")) == "absent"
+        ):
             continue
         record = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
-        for one in record["sources"]:
-            assert hs.load_source(f"saved:{folder / one['folder']}").fingerprint == one["fingerprint"]
+        for item in record["sources"]:
+            assert hs.load_source(f"saved:{folder / item['folder']}").fingerprint == item["fingerprint"]
 
 
 # ---- sources, statistics, moments -----------------------------------------------------------------------------------
 
 
 def test_a_saved_source():
-    source, known = hs.load_source(f"saved:{FILES / 'digits'}"), EXPECTED["digits"]
-    assert source.fingerprint == known["fingerprint"]
-    assert [f"{v.name} {v.kind} {list(v.shape)}" for v in source.layers] == known["layers"]
-    assert source.meta["loss"] == known["loss"]
+    source, reference = hs.load_source(f"saved:{FILES / 'digits'}"), EXPECTED["digits"]
+    assert source.fingerprint == reference["fingerprint"]
+    assert [f"{v.name} {v.kind} {list(v.shape)}" for v in source.layers] == reference["layers"]
+    assert source.meta["loss"] == reference["loss"]
 
 
 def test_a_saved_source_is_saved_again(tmp_path):
@@ -248,23 +250,23 @@ def test_a_saved_source_is_saved_again(tmp_path):
 def test_statistics_of_a_source_are_found():
     digits = hs.Dataset.from_arrays(ARRAYS["inputs/digits"], ["a", "b"] * 5)
     ranking = hs.rank(f"saved:{FILES / 'digits'}", digits, layers=["relu3"])
-    assert [one["layer"] for one in ranking.shared["distance"]] == EXPECTED["digits"]["statistics"]["layers"]
+    assert [item["layer"] for item in ranking.shared["distance"]] == EXPECTED["digits"]["statistics"]["layers"]
     (file,) = (FILES / "digits/moments").glob("*.safetensors")
-    found = hs.Moments.load(file)
-    same_bits(found.mean, ARRAYS["statistics/relu3/mean"])
-    same_bits(found.scatter, ARRAYS["statistics/relu3/scatter"])
-    assert found.count == EXPECTED["digits"]["statistics"]["items"]
+    result = hs.Moments.load(file)
+    same_bits(result.mean, ARRAYS["statistics/relu3/mean"])
+    same_bits(result.scatter, ARRAYS["statistics/relu3/scatter"])
+    assert result.count == EXPECTED["digits"]["statistics"]["items"]
 
 
 @pytest.mark.parametrize("name", list(EXPECTED["moments"]))
 def test_moments(name, tmp_path):
-    found = hs.Moments.load(FILES / "moments" / f"{name}.safetensors")
-    found.save(tmp_path / "again.safetensors")
-    for one in (found, hs.Moments.load(tmp_path / "again.safetensors")):
+    result = hs.Moments.load(FILES / "moments" / f"{name}.safetensors")
+    result.save(tmp_path / "again.safetensors")
+    for item in (result, hs.Moments.load(tmp_path / "again.safetensors")):
         for part in ("mean", "scatter", "cross", "target_mean", "target_scatter"):
-            same_bits(getattr(one, part), ARRAYS[f"moments/{name}/{part}"])
-        assert one.count == EXPECTED["moments"][name]["count"]
-        assert (one.classes is not None) == (name == "of classes")
+            same_bits(getattr(item, part), ARRAYS[f"moments/{name}/{part}"])
+        assert item.count == EXPECTED["moments"][name]["count"]
+        assert (item.classes is not None) == (name == "of classes")
 
 
 # ---- banks ----------------------------------------------------------------------------------------------------------
@@ -282,8 +284,8 @@ def test_banks_are_used_again(known, tmp_path):
         data = hs.Dataset.from_arrays(EXPECTED["inputs"]["texts"])
     else:
         source, data = hs.load_source(f"saved:{FILES / 'digits'}"), hs.Dataset.from_arrays(ARRAYS["inputs/digits"])
-    how = {"engine": "torch", "precision": known["precision"], "batch_size": 4, "store": store}
-    bank = hs.extract(source, data, layers=known["layers"], pooling=known["pooling"], **how)
+    options = {"engine": "torch", "precision": known["precision"], "batch_size": 4, "store": store}
+    bank = hs.extract(source, data, layers=known["layers"], pooling=known["pooling"], **options)
     assert bank.computed == 0
     assert list(bank.layers) == known["layers"]
     for layer in bank.layers:
@@ -303,36 +305,36 @@ def test_an_old_bank_grows(tmp_path):
     digits = ARRAYS["inputs/digits"]
     more = hs.Dataset.from_arrays(np.concatenate([digits, 255 - digits[:2]]))
     source = hs.load_source(f"saved:{FILES / 'digits'}")
-    how = {"layers": ["relu2"], "pooling": "avg", "batch_size": 4, "store": store, **FP32}
-    bank = hs.extract(source, more, **how)
+    options = {"layers": ["relu2"], "pooling": "avg", "batch_size": 4, "store": store, **FP32}
+    bank = hs.extract(source, more, **options)
     assert bank.computed == 2
     same_bits(bank.rows("relu2", more)[:10], ARRAYS["bank/digits/relu2"])
-    assert hs.extract(source, more, **how).computed == 0
+    assert hs.extract(source, more, **options).computed == 0
 
 
 def test_keys_of_files():
     data = hs.Dataset.from_folder(FILES / "pictures")
-    found = {Path(p).name: key.hex() for p, key in zip(data.items, data.keys(), strict=True)}
-    assert found == EXPECTED["keys of files"]
+    result = {Path(p).name: key.hex() for p, key in zip(data.items, data.keys(), strict=True)}
+    assert result == EXPECTED["keys of files"]
 
 
 # ---- runs that were killed ------------------------------------------------------------------------------------------
 
 
 def pretraining(name, tmp_path):
-    known = EXPECTED["killed"]["pretraining"]
-    place = shutil.copy(FILES / "killed" / f"{name}.safetensors", tmp_path / "run.safetensors")
-    labels = ["good" if "good" in text else "bad" for text in known["data"]]
-    data = hs.Dataset.from_arrays(known["data"], labels, task="classification")
-    return hs.pretrain("lstm", data, checkpoint=place, **known["how"])
+    reference = EXPECTED["killed"]["pretraining"]
+    path = shutil.copy(FILES / "killed" / f"{name}.safetensors", tmp_path / "run.safetensors")
+    labels = ["good" if "good" in text else "bad" for text in reference["data"]]
+    data = hs.Dataset.from_arrays(reference["data"], labels, task="classification")
+    return hs.pretrain("lstm", data, checkpoint=path, **reference["how"])
 
 
 def test_killed_pretraining_goes_on(tmp_path):
-    known = EXPECTED["killed"]["pretraining"]
+    reference = EXPECTED["killed"]["pretraining"]
     source = pretraining("pretraining", tmp_path)
-    np.testing.assert_allclose(source.meta["loss"], known["loss"], atol=0 if SAME else 1e-3)
+    np.testing.assert_allclose(source.meta["loss"], reference["loss"], atol=0 if SAME else 1e-3)
     if SAME:
-        assert source.fingerprint == known["fingerprint"]
+        assert source.fingerprint == reference["fingerprint"]
     texts = hs.Dataset.from_arrays(EXPECTED["inputs"]["texts"])
     last = source.select("last")[0]
     bank = hs.extract(source, texts, layers=last, store=False, batch_size=4, **FP32)
@@ -341,19 +343,19 @@ def test_killed_pretraining_goes_on(tmp_path):
 
 def test_killed_pretraining_takes_up_what_was_done(tmp_path):
     """The same file, but it says of the epochs done that their loss was 7.125."""
-    known = EXPECTED["killed"]["pretraining"]
-    done = known["epochs done"]
+    reference = EXPECTED["killed"]["pretraining"]
+    done = reference["epochs done"]
     loss = pretraining("pretraining, marked", tmp_path).meta["loss"]
     assert loss[:done] == [7.125] * done
-    np.testing.assert_allclose(loss[done:], known["loss"][done:], atol=0 if SAME else 1e-3)
+    np.testing.assert_allclose(loss[done:], reference["loss"][done:], atol=0 if SAME else 1e-3)
 
 
 def tuning(name, tmp_path):
-    place = shutil.copy(FILES / "killed" / f"{name}.safetensors", tmp_path / "run.safetensors")
+    path = shutil.copy(FILES / "killed" / f"{name}.safetensors", tmp_path / "run.safetensors")
     policy = hs.policy("last_layers", layers=1, epochs=EXPECTED["killed"]["tuning"]["epochs"], precision="fp32")
     return hs.fit(
         "fake:vector", vectors(), layers="last", head="ridge", policy=policy, guard=False, store=False,
-        checkpoint=place, random_state=0, **FP32,
+        checkpoint=path, random_state=0, **FP32,
     )  # fmt: skip
 
 
@@ -364,36 +366,36 @@ bits_of_this_machine = pytest.mark.skipif(
 
 @bits_of_this_machine
 def test_killed_tuning_goes_on(tmp_path):
-    known = EXPECTED["killed"]["tuning"]
+    reference = EXPECTED["killed"]["tuning"]
     p = tuning("tuning", tmp_path)
-    assert p.history["loss"] == known["loss"]
-    assert p.source.fingerprint == known["fingerprint"]
+    assert p.history["loss"] == reference["loss"]
+    assert p.source.fingerprint == reference["fingerprint"]
     same(p.predict_proba(ARRAYS["inputs/vectors"]), ARRAYS["killed/tuning"])
 
 
 @bits_of_this_machine
 def test_killed_tuning_takes_up_what_was_done(tmp_path):
-    known = EXPECTED["killed"]["tuning"]
-    done = known["epochs done"]
+    reference = EXPECTED["killed"]["tuning"]
+    done = reference["epochs done"]
     loss = tuning("tuning, marked", tmp_path).history["loss"]
-    assert loss == [7.125] * done + known["loss"][done:]
+    assert loss == [7.125] * done + reference["loss"][done:]
 
 
 @needs_torch
 @pytest.mark.skipif(hs.__version__ != EXPECTED["headstart"], reason="by design another version begins a proof again")
 def test_a_killed_proof_goes_on(tmp_path):
-    known = EXPECTED["killed"]["proving"]
-    place = shutil.copytree(FILES / "killed/proving", tmp_path / "proving")
-    before = {name: (place / name).read_bytes() for name in known["files"]}
-    data = hs.Dataset.from_arrays(ARRAYS["inputs/proof"], known["labels"])
-    proof = hs.prove("fake:vector", data, checkpoint=place, store=tmp_path / "store", **known["how"])
-    assert len(list(place.iterdir())) == 1  # it found its folder
-    assert {name: (place / name).read_bytes() for name in known["files"]} == before
-    assert len(list(place.rglob("*.json"))) > len(before)
+    reference = EXPECTED["killed"]["proving"]
+    path = shutil.copytree(FILES / "killed/proving", tmp_path / "proving")
+    before = {name: (path / name).read_bytes() for name in reference["files"]}
+    data = hs.Dataset.from_arrays(ARRAYS["inputs/proof"], reference["labels"])
+    proof = hs.prove("fake:vector", data, checkpoint=path, store=tmp_path / "store", **reference["how"])
+    assert len(list(path.iterdir())) == 1  # it found its folder
+    assert {name: (path / name).read_bytes() for name in reference["files"]} == before
+    assert len(list(path.rglob("*.json"))) > len(before)
     rows = [[row.name, row.shots, row.accuracy, row.low, row.high, list(row.scores)] for row in proof.rows]
     if SAME:
-        assert rows == known["rows"] and proof.helps == known["helps"]
-    assert [row[:2] for row in rows] == [row[:2] for row in known["rows"]]
+        assert rows == reference["rows"] and proof.helps == reference["helps"]
+    assert [row[:2] for row in rows] == [row[:2] for row in reference["rows"]]
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
@@ -417,12 +419,12 @@ def within(old, new, path=""):
 def test_records(name, tmp_path):
     old = json.loads((FILES / "records" / f"{name}.json").read_text(encoding="utf-8"))
     old.pop("predictor", None)  # which the command line adds, and takes away again: see the next test
-    found = getattr(hs, EXPECTED["records"][name]).from_dict(old)
-    within(old, json.loads(json.dumps(found.to_dict())))
-    assert str(found)
+    result = getattr(hs, EXPECTED["records"][name]).from_dict(old)
+    within(old, json.loads(json.dumps(result.to_dict())))
+    assert str(result)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert hs.report(found, tmp_path / "page.html").stat().st_size > 1000
+        assert hs.report(result, tmp_path / "page.html").stat().st_size > 1000
 
 
 def test_records_on_the_command_line(tmp_path):

@@ -29,8 +29,8 @@ def direct(X, t, starts=((-6.0, -2.0), (0.0, -2.0), (-3.0, -5.0))):
 
     def minus(p):
         root = cholesky(np.exp(p[1]) * here + np.exp(p[0]) * gram, lower=True, check_finite=False)
-        away = solve_triangular(root, t, lower=True, check_finite=False)
-        return (np.log(root.diagonal()).sum() + 0.5 * (away @ away)) / len(t) + 0.5 * np.log(2 * np.pi)
+        centered = solve_triangular(root, t, lower=True, check_finite=False)
+        return (np.log(root.diagonal()).sum() + 0.5 * (centered @ centered)) / len(t) + 0.5 * np.log(2 * np.pi)
 
     options = {"maxiter": 4000, "xatol": 1e-7, "fatol": 1e-12}
     return -min(minimize(minus, start, method="Nelder-Mead", options=options).fun for start in starts)
@@ -105,7 +105,7 @@ def test_the_maximum_is_the_highest_of_several(seed, filled):
     if not square:
         return
     dims = r if filled else count
-    found = evidence(values, parts, np.array([square]), count)[0]
+    result = evidence(values, parts, np.array([square]), count)[0]
 
     def at(log_weight, log_noise):
         spread = np.exp(log_noise) + np.exp(log_weight)[..., None] * values
@@ -118,15 +118,15 @@ def test_the_maximum_is_the_highest_of_several(seed, filled):
     floor = np.log(1e-8 * square / dims)
     noises = np.linspace(floor, np.log(square / dims) + 2, 150)[None, :, None]
     plane = at(np.linspace(-45, 35, 400)[:, None], noises)
-    assert found >= plane.max() - 1e-9
-    assert found <= plane.max() + 0.05 * max(1.0, abs(plane.max())), "and it is a value of that plane"
+    assert result >= plane.max() - 1e-9
+    assert result <= plane.max() + 0.05 * max(1.0, abs(plane.max())), "and it is a value of that plane"
 
 
 def test_two_maxima_of_which_the_start_decides():
     """A strong direction that explains half and a hundred weak ones that explain the rest."""
     values = np.concatenate([np.full(60, 1e-4), [1e6]])
     parts = np.concatenate([np.full(60, 0.9), [40.0]])[:, None]
-    found = evidence(values, parts, np.array([parts.sum() + 0.3]), 70)[0]
+    result = evidence(values, parts, np.array([parts.sum() + 0.3]), 70)[0]
     local = []
     for start in (-8.0, 12.0):
 
@@ -136,7 +136,7 @@ def test_two_maxima_of_which_the_start_decides():
             return 0.5 * (fit / 70 + np.log(2 * np.pi))
 
         local.append(-minimize(cost, (start, -1.0), method="Nelder-Mead", options={"maxiter": 4000}).fun)
-    assert found >= max(local) - 1e-9
+    assert result >= max(local) - 1e-9
 
 
 def test_every_minimum_of_the_grid_is_refined():
@@ -159,9 +159,9 @@ def test_logme_serves_regression_and_labels():
     X, y = load_diabetes(return_X_y=True)
     X, y = X[:60] * 20, (y[:60] - 150) / 77
     moments = Moments.from_rows(X, np.column_stack([y, -3 * y + 5]))
-    one = score("logme", Moments.from_rows(X, y[:, None]))
-    assert one == pytest.approx(direct(centred(X), y - y.mean()), abs=1e-6)
-    assert score("logme", moments) == pytest.approx(one - 0.5 * np.log(3), abs=1e-9), "evidence has the targets' unit"
+    item = score("logme", Moments.from_rows(X, y[:, None]))
+    assert item == pytest.approx(direct(centred(X), y - y.mean()), abs=1e-6)
+    assert score("logme", moments) == pytest.approx(item - 0.5 * np.log(3), abs=1e-9), "evidence has the targets' unit"
     labels = (X[:, :2] > 0).astype(float)
     assert score("logme", Moments.from_rows(X, labels)) > score("logme", Moments.from_rows(X[:, 5:], labels))
 
@@ -227,8 +227,8 @@ def test_shrunken_h_score_is_its_formula(n, d):
     between = centred(T @ np.linalg.pinv(T) @ X)
     for moments, shrunk in ((Moments.from_rows(X, T, fourth=True), ledoit_wolf), (Moments.from_rows(X, T), oas)):
         covariance, rho = shrunk(X)
-        wanted = (1 - rho) * np.trace(np.linalg.solve(covariance, between.T @ between / n))
-        assert score("h_score", moments) == pytest.approx(wanted, rel=1e-9)
+        expected = (1 - rho) * np.trace(np.linalg.solve(covariance, between.T @ between / n))
+        assert score("h_score", moments) == pytest.approx(expected, rel=1e-9)
 
 
 @given(seed=st.integers(0, 2**32 - 1), d=st.sampled_from([1, 3, 40, 464]), shrinkage=st.sampled_from(["auto", "none"]))
@@ -273,11 +273,11 @@ def test_nce_is_information_minus_entropy(seed):
     rng = np.random.default_rng(seed)
     z, y = rng.integers(0, 6, 80), rng.integers(0, 4, 80)
     p = np.bincount(y) / 80
-    wanted = mutual_info_score(z, y) + (p[p > 0] * np.log(p[p > 0])).sum()
+    expected = mutual_info_score(z, y) + (p[p > 0] * np.log(p[p > 0])).sum()
     moments = sum(Moments.from_rows(np.eye(6)[z[i]], np.eye(4)[y[i]]) for i in np.array_split(np.arange(80), 5))
-    assert score("nce", moments) == pytest.approx(wanted, abs=1e-12)
+    assert score("nce", moments) == pytest.approx(expected, abs=1e-12)
     table = np.eye(6)[z].T @ np.eye(4)[y]
-    assert score("nce", None, table=table) == pytest.approx(wanted, abs=1e-12)
+    assert score("nce", None, table=table) == pytest.approx(expected, abs=1e-12)
 
 
 def test_nce_of_a_source_that_knows_the_classes_is_zero():
@@ -322,11 +322,11 @@ def probabilities(rng, n, Z):
 def test_leep_is_its_definition_and_its_table_merges(seed):
     rng = np.random.default_rng(seed)
     theta, y = probabilities(rng, 25, 4), rng.integers(0, 3, 25)
-    T, wanted = np.eye(3)[y], plain_leep(theta, y, 3)
-    assert score("leep", None, probabilities=theta, targets=T) == pytest.approx(wanted, abs=1e-12)
+    T, expected = np.eye(3)[y], plain_leep(theta, y, 3)
+    assert score("leep", None, probabilities=theta, targets=T) == pytest.approx(expected, abs=1e-12)
     table = Moments.from_rows(theta[:9], T[:9]) + Moments.from_rows(theta[9:], T[9:])
     halves = [score("leep", table, probabilities=theta[i], targets=T[i]) for i in (slice(0, 9), slice(9, 25))]
-    assert (9 * halves[0] + 16 * halves[1]) / 25 == pytest.approx(wanted, abs=1e-9)
+    assert (9 * halves[0] + 16 * halves[1]) / 25 == pytest.approx(expected, abs=1e-9)
 
 
 def test_source_classes_that_never_come_up_do_not_matter_to_leep():
@@ -378,10 +378,10 @@ def test_knn_is_scikit_learns_neighbours_and_a_vote(metric, k, monkeypatch):
     X, y = centred(digits.data[:150]), digits.target[:150]
     near = NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute").fit(X).kneighbors(return_distance=False)
     right = 0
-    for voters, own in zip(y[near], y, strict=True):
+    for voters, own_values in zip(y[near], y, strict=True):
         names, votes = np.unique(voters, return_counts=True)
         tied = set(names[votes == votes.max()])
-        right += own == next(v for v in voters if v in tied)  # of those that tie, the nearer
+        right += own_values == next(v for v in voters if v in tied)  # of those that tie, the nearer
     rows = {"rows": digits.data[:150].astype(np.float32), "targets": np.eye(10)[y], "n_neighbors": k, "metric": metric}
     ours = score("knn", None, **rows)
     assert ours == pytest.approx(right / 150, abs=1e-12)

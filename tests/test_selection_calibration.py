@@ -18,8 +18,8 @@ def one_hot(y):
 
 
 def smoothed(T, even):
-    doubt = 1 / (len(T) + 1)
-    return T * (1 - doubt) + doubt * even
+    uncertainty = 1 / (len(T) + 1)
+    return T * (1 - uncertainty) + uncertainty * even
 
 
 @given(seed=seeds, size=st.sampled_from([1e-4, 1.0, 300.0]), repeats=st.integers(1, 3))
@@ -54,9 +54,9 @@ def test_the_temperature_of_labels(seed):
 
 def test_decisions_that_are_always_right_stay_finite():
     T = one_hot(np.arange(12) % 3)
-    found = fit_temperature(10 * T[None], T, "classification")
-    chance = np.exp(log_softmax(10 * T / found, axis=1)).max(axis=1)
-    assert 0 < found < np.inf
+    result = fit_temperature(10 * T[None], T, "classification")
+    chance = np.exp(log_softmax(10 * T / result, axis=1)).max(axis=1)
+    assert 0 < result < np.inf
     assert np.allclose(chance, 1 - (2 / 3) / 13, atol=1e-3)  # a row's worth of doubt
 
 

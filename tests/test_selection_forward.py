@@ -59,12 +59,12 @@ def test_costs_are_those_of_refitting_the_concatenation(shape):
     K = search.kernels["a"] + search.kernels["b"]
     both = StandardScaler().fit_transform(np.hstack(list(views.values())))
     penalty = 0.1 * np.trace(both @ both.T) / len(both)
-    held = np.empty_like(T)
+    held_out = np.empty_like(T)
     for fold in range(5):
         out = contest.folds[0] == fold
-        held[out] = Ridge(penalty).fit(both[~out], T[~out]).predict(both[out])
-    wanted = score_out_of_fold(held[None], T, contest.folds, contest.scoring).losses.mean()
-    assert search.loss(K, 0.1) == pytest.approx(wanted, rel=1e-6)
+        held_out[out] = Ridge(penalty).fit(both[~out], T[~out]).predict(both[out])
+    expected = score_out_of_fold(held_out[None], T, contest.folds, contest.scoring).losses.mean()
+    assert search.loss(K, 0.1) == pytest.approx(expected, rel=1e-6)
 
 
 def test_every_step_lowers_the_cost():

@@ -85,32 +85,34 @@ def test_everything_tried_is_on_the_table():
 def test_a_head_as_it_comes_can_be_asked_for(name):
     """Strengths of None are chosen by the head itself; the same head by name has them chosen by cross-validation."""
     X, T = layers(n=90)
-    made = select_head({"good": X["good"]}, T, heads=head(name))
-    assert made.name == name and made.fields == head(name).config()
-    assert made.score > 0.7 and made.fit(X, T).decision(X["good"]).shape == T.shape
+    result = select_head({"good": X["good"]}, T, heads=head(name))
+    assert result.name == name and result.fields == head(name).config()
+    assert result.score > 0.7 and result.fit(X, T).decision(X["good"]).shape == T.shape
 
 
 @pytest.mark.parametrize("select", ["gcv", "loo"])
 def test_a_ridge_without_a_strength_is_judged_at_the_one_it_chooses(select):
     X, T = layers(n=90)
-    own = head("ridge", select=select)
-    found = own.fit(X["good"], T, task="classification").alpha_
-    one, two = (select_head({"good": X["good"]}, T, heads=h, random_state=0) for h in (own, head("ridge", alpha=found)))
-    assert np.allclose(one.trials[0].row_scores, two.trials[0].row_scores)
+    own_values = head("ridge", select=select)
+    result = own_values.fit(X["good"], T, task="classification").alpha_
+    item, two = (
+        select_head({"good": X["good"]}, T, heads=h, random_state=0) for h in (own_values, head("ridge", alpha=result))
+    )
+    assert np.allclose(item.trials[0].row_scores, two.trials[0].row_scores)
 
 
 def test_layers_side_by_side_win_where_each_has_half_of_it():
     rng = np.random.default_rng(0)
     y = np.arange(400) % 4
-    one = rng.normal(size=(400, 5)) + 2.5 * np.eye(2, 5)[y % 2]
+    item = rng.normal(size=(400, 5)) + 2.5 * np.eye(2, 5)[y % 2]
     two = rng.normal(size=(400, 5)) + 2.5 * np.eye(2, 5)[y // 2]
     T = np.eye(4)[y]
-    alone, both = select_head({"one": one, "two": two}, T), select_head({"one": one, "two": two}, T, fuse=True)
+    alone, both = select_head({"one": item, "two": two}, T), select_head({"one": item, "two": two}, T, fuse=True)
     assert len(alone.candidates) == 1 and set(both.candidates) == {"one", "two"}
     assert both.score > alone.score + 0.2
-    fitted = both.fit({"one": one, "two": two}, T)
+    fitted = both.fit({"one": item, "two": two}, T)
     assert fitted.coef_.shape == (10, 4) if fitted.linear else True
-    both_rows = np.concatenate([{"one": one, "two": two}[name] for name in both.candidates], axis=1)
+    both_rows = np.concatenate([{"one": item, "two": two}[name] for name in both.candidates], axis=1)
     assert (fitted.predict(both_rows) == y).mean() > 0.8
 
 
@@ -143,29 +145,29 @@ def test_above_200_rows_the_best_of_each_grid_is_held_out_by_every_draw(task):
     choice = select_head(X, T, task=task, fuse=True)
     assert len(choice.folds) == 3 and {trial.n_repeats for trial in choice.trials} == {1, 3}
     grids: dict[tuple, list[CVResult]] = {}
-    for one in choice.trials:
-        grids.setdefault((one.candidates, one.head, one.fields["scale"]), []).append(one)
+    for item in choice.trials:
+        grids.setdefault((item.candidates, item.head, item.fields["scale"]), []).append(item)
     for (names, name, scale), trials in grids.items():
         problem = Problem(task, scale, np.concatenate([X[n] for n in names], axis=1), T)
-        whole = [one for one in trials if one.n_repeats == 3]
-        assert len([one for one in whole if not one.is_baseline]) <= 1 <= len(whole)
-        for one in whole:
-            fields = {key: value for key, value in one.fields.items() if key != "scale"}
-            (held,) = HEADS[name].out_of_fold(problem, choice.folds, [fields])
-            again = score_out_of_fold(held, T, choice.folds, Scoring(task, choice.metric))
-            assert len(one.losses) == len(again.losses)
-            assert np.allclose([one.score, one.low, one.high], [again.score, again.low, again.high], atol=0.01)
-    assert choice.score in {one.score for one in choice.trials if one.n_repeats == 3}
+        full = [item for item in trials if item.n_repeats == 3]
+        assert len([item for item in full if not item.is_baseline]) <= 1 <= len(full)
+        for item in full:
+            fields = {key: value for key, value in item.fields.items() if key != "scale"}
+            (held_out,) = HEADS[name].out_of_fold(problem, choice.folds, [fields])
+            again = score_out_of_fold(held_out, T, choice.folds, Scoring(task, choice.metric))
+            assert len(item.losses) == len(again.losses)
+            assert np.allclose([item.score, item.low, item.high], [again.score, again.low, again.high], atol=0.01)
+    assert choice.score in {item.score for item in choice.trials if item.n_repeats == 3}
 
 
 def test_only_trials_that_saw_every_draw_are_compared():
-    lucky, whole, other = (
+    lucky, full, other = (
         trial(np.full(300, 0.1)),
         trial(np.full(300, 0.3), n_repeats=3),
         trial(np.full(300, 0.2), n_repeats=3),
     )
-    assert complete_results([lucky, whole, other]) == [whole, other]
-    assert select_one_se([lucky, whole, other]) is other and select_one_se([lucky]) is lucky
+    assert complete_results([lucky, full, other]) == [full, other]
+    assert select_one_se([lucky, full, other]) is other and select_one_se([lucky]) is lucky
 
 
 # --- the rule ---------------------------------------------------------------------------------------------------------
@@ -199,8 +201,8 @@ def test_on_few_rows_a_sure_gain_beats_a_larger_doubtful_one():
     assert select_one_se([anchor, doubtful, sure]) is doubtful  # mean 0.7 less 0.25 is still more than 0.3
     sure = trial(base - 0.6, rows=100)
     assert select_one_se([anchor, doubtful, sure]) is sure
-    many = [trial(np.tile(t.losses, 3), t.head, rows=3 * SMALL_SAMPLE, **t.fields) for t in (anchor, doubtful, sure)]
-    assert select_one_se(many).mean_loss == pytest.approx(0.3)
+    n_items = [trial(np.tile(t.losses, 3), t.head, rows=3 * SMALL_SAMPLE, **t.fields) for t in (anchor, doubtful, sure)]
+    assert select_one_se(n_items).mean_loss == pytest.approx(0.3)
 
 
 def test_without_the_anchor_the_least_mean_wins_and_of_equals_the_first():
@@ -361,13 +363,13 @@ def test_heads_may_be_named_given_or_mixed():
 
 def test_a_head_of_fixed_fields_keeps_them_all():
     X, T = layers()
-    for asked in (
+    for requested in (
         head("ridge", alpha=3.0),
         head("knn", n_neighbors=3, metric="euclidean", weights="uniform"),
         head("lda"),
     ):
-        choice = select_head({"good": X["good"]}, T, heads=asked)
-        assert choice.head.config() == asked.config()
+        choice = select_head({"good": X["good"]}, T, heads=requested)
+        assert choice.head.config() == requested.config()
 
 
 def test_folds_may_be_given():
@@ -437,9 +439,9 @@ def test_weights_of_rows_reach_every_fit():
 )
 def test_what_does_not_fit_is_refused(change, error):
     X, T = layers()
-    asked = {"X_by_candidate": X, "T": T, **change}
+    requested = {"X_by_candidate": X, "T": T, **change}
     with pytest.raises(error):
-        select_head(asked.pop("X_by_candidate"), asked.pop("T"), **asked)
+        select_head(requested.pop("X_by_candidate"), requested.pop("T"), **requested)
 
 
 def test_a_single_class_is_refused():

@@ -126,8 +126,8 @@ LINES = [
 
 @pytest.mark.parametrize("case", [line for line in (*ENGLISH, *OTHERS) if line.strip()])
 def test_sentences(case):
-    wanted = [part.strip() for part in case.split("|")]
-    assert sentences(case.replace("|", "")) == wanted
+    expected = [part.strip() for part in case.split("|")]
+    assert sentences(case.replace("|", "")) == expected
 
 
 @pytest.mark.parametrize(("text", "wanted"), LINES)
@@ -156,9 +156,9 @@ def test_nothing_is_lost_added_or_moved(text):
 
 @given(st.lists(ALPHABET, max_size=40).map("".join))
 def test_sentences_are_trimmed_and_never_empty(text):
-    found = sentences(text)
-    assert all(one and one == one.strip() for one in found)
-    assert all("\n" not in one for one in found)
+    result = sentences(text)
+    assert all(item and item == item.strip() for item in result)
+    assert all("\n" not in item for item in result)
 
 
 @given(st.lists(ALPHABET, max_size=30).map("".join), st.lists(ALPHABET, max_size=30).map("".join))

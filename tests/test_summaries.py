@@ -48,21 +48,21 @@ def test_it_learns_what_the_references_take(predictor, test_part):
 
 
 def test_metrics_stand_beside_those_of_the_baselines_at_equal_length(predictor, test_part):
-    found = predictor.evaluate(test_part)
+    result = predictor.evaluate(test_part)
     names = [before + name for before in ("", "lead.", "textrank.") for name in ("rouge1", "rouge2", "rougeL")]
-    assert set(names) <= set(found.metrics) and found.headline == "rouge1"
-    assert found.metrics["rouge1"] == 1 > found.metrics["lead.rouge1"] + 0.05
+    assert set(names) <= set(result.metrics) and result.headline == "rouge1"
+    assert result.metrics["rouge1"] == 1 > result.metrics["lead.rouge1"] + 0.05
     for name in names:
-        assert found.metrics[name].low <= found.metrics[name] <= found.metrics[name].high
-        assert found.row_scores[name].shape == (6,)
+        assert result.metrics[name].low <= result.metrics[name] <= result.metrics[name].high
+        assert result.row_scores[name].shape == (6,)
     leads = []
-    for text, said in zip(test_part.items, predictor.predict(test_part)):
-        document, wanted = Document.from_text(text), Document.from_text(said).lengths.sum()
+    for text, message in zip(test_part.items, predictor.predict(test_part)):
+        document, expected = Document.from_text(text), Document.from_text(message).lengths.sum()
         sizes = np.cumsum(document.lengths)
-        count = int(np.abs(sizes - wanted).argmin()) + 1  # the nearest number of leading sentences, in words
+        count = int(np.abs(sizes - expected).argmin()) + 1  # the nearest number of leading sentences, in words
         leads.append("\n".join(document.sentences[:count]))
     again = evaluate("summarization", test_part.targets, leads, only=["rouge1"])["rouge1"]
-    assert again == found.metrics["lead.rouge1"]
+    assert again == result.metrics["lead.rouge1"]
 
 
 def test_saved_and_loaded_it_writes_the_same(predictor, test_part, tmp_path):
@@ -90,8 +90,8 @@ def test_a_damaged_record_is_refused(predictor):
 
 @pytest.mark.parametrize(("length", "count"), [(1, 1), ("2 sentences", 2), (0.5, 5), ("1 words", 1)])
 def test_the_length_can_be_fixed(source, data, length, count):
-    said = fit(source, data, length=length, store=False).predict(data.items[0])
-    assert len(said.split("\n")) == count
+    message = fit(source, data, length=length, store=False).predict(data.items[0])
+    assert len(message.split("\n")) == count
 
 
 def test_chinese(source):
@@ -107,12 +107,12 @@ def test_documents_stay_whole_in_cross_validation(source, data):
     from headstart.transfer import summarization
 
     seen = []
-    kept = summarization.select_head
+    remaining = summarization.select_head
     try:
-        summarization.select_head = lambda *args, **how: seen.append(found := kept(*args, **how)) or found
+        summarization.select_head = lambda *args, **how: seen.append(result := remaining(*args, **how)) or result
         fit(source, data, store=False)
     finally:
-        summarization.select_head = kept
+        summarization.select_head = remaining
     owner = np.repeat(np.arange(12), 10)
     for choice in seen:
         assert all(len(set(folds[owner == i])) == 1 for folds in choice.folds for i in range(12))
@@ -120,13 +120,13 @@ def test_documents_stay_whole_in_cross_validation(source, data):
 
 def test_what_cannot_be_read_is_left_out_and_named(source, predictor, data):
     texts = [*data.items[:6], " ", "\ud800"]
-    given = Dataset.from_arrays(texts, [*data.targets[:6], "a", "b"], task="summarization")
+    value = Dataset.from_arrays(texts, [*data.targets[:6], "a", "b"], task="summarization")
     log = Notes()
     with listening(log):
-        fitted = fit(source, given, store=False)
+        fitted = fit(source, value, store=False)
     assert any("empty text" in line for line in log)
-    found = predictor.evaluate(given)
-    assert [(one.index, one.reason) for one in found.skipped] == [(6, "empty text")]
+    result = predictor.evaluate(value)
+    assert [(item.index, item.reason) for item in result.skipped] == [(6, "empty text")]
     assert predictor.predict(texts, on_error="skip")[6] is None
     with pytest.raises(UnreadableItem, match="empty text"):
         predictor.predict(" ")
@@ -141,9 +141,9 @@ def test_one_document_is_enough_and_says_that_nothing_was_compared(source):
 
 
 def test_documents_without_a_reference_are_left_out(source, data, predictor):
-    some = data.with_targets([None, *data.targets[1:]])
-    assert fit(source, some, store=False).predict(data.items[1]) == data.targets[1]
-    assert any("no label" in note for note in predictor.evaluate(some).notes)
+    subset = data.with_targets([None, *data.targets[1:]])
+    assert fit(source, subset, store=False).predict(data.items[1]) == data.targets[1]
+    assert any("no label" in note for note in predictor.evaluate(subset).notes)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ def test_a_class_and_a_summary_of_the_same_documents(source, data, test_part):
     task = {"kind": "classification", "short": "summarization"}
     both = data.with_targets({"kind": kinds, "short": list(data.targets)}, task=task)
     predictor = fit(source, both, store=False)
-    found = predictor.predict(test_part)
-    assert set(found) == {"kind", "short"}
-    assert found["short"] == list(test_part.targets) and set(found["kind"]) <= {"even", "odd"}
+    results = predictor.predict(test_part)
+    assert set(results) == {"kind", "short"}
+    assert results["short"] == list(test_part.targets) and set(results["kind"]) <= {"even", "odd"}
     result = predictor.evaluate(both)
     assert {"kind.accuracy", "short.rouge1", "short.lead.rouge1", "short.textrank.rouge1"} <= set(result.metrics)
 

@@ -35,9 +35,9 @@ def test_words_of_any_script():
 
 def test_the_oracle_finds_the_sentences_of_a_verbatim_reference():
     document = Document.from_text(STORY)
-    wanted = [1, 3]
-    found = oracle(document.sentences, "\n".join(document.sentences[i] for i in wanted))
-    assert np.flatnonzero(found).tolist() == wanted
+    expected = [1, 3]
+    result = oracle(document.sentences, "\n".join(document.sentences[i] for i in expected))
+    assert np.flatnonzero(result).tolist() == expected
 
 
 def test_the_oracle_is_greedy_by_its_definition():
@@ -46,8 +46,8 @@ def test_the_oracle_is_greedy_by_its_definition():
     reference = "the bank cut rates on a rainy tuesday and expects rates to stay low"
 
     def total(places):
-        said = [document.sentences[i] for i in places]
-        return rouge(reference, " ".join(said)) + _pairs(reference, said)
+        message = [document.sentences[i] for i in places]
+        return rouge(reference, " ".join(message)) + _pairs(reference, message)
 
     taken, best = [], 0.0
     while True:
@@ -65,8 +65,8 @@ def _pairs(reference, said):
         tokens = words(text)
         return Counter(pairwise(tokens))
 
-    true, found = grams(reference), sum((grams(text) for text in said), Counter())
-    return 2 * sum((true & found).values()) / (sum(true.values()) + sum(found.values()))
+    true, result = grams(reference), sum((grams(text) for text in said), Counter())
+    return 2 * sum((true & result).values()) / (sum(true.values()) + sum(result.values()))
 
 
 def test_the_oracle_takes_nothing_that_does_not_help():
@@ -77,10 +77,10 @@ def test_the_oracle_takes_nothing_that_does_not_help():
 
 def test_rouge_equals_rouge_score():
     scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rouge2"])
-    true, said = "the cat sat on the mat and the dog ran", "a cat and a dog sat on the red mat"
-    found = scorer.score(true, said)
+    true, message = "the cat sat on the mat and the dog ran", "a cat and a dog sat on the red mat"
+    result = scorer.score(true, message)
     for n in (1, 2):
-        assert rouge(true, said, n) == pytest.approx(found[f"rouge{n}"].fmeasure)
+        assert rouge(true, message, n) == pytest.approx(result[f"rouge{n}"].fmeasure)
     assert rouge("降息三次", "降息两次") == pytest.approx(0.75)
     assert rouge("", "") == 0
 
@@ -133,9 +133,9 @@ def test_similarity_against_the_whole_matrix():
 
 def test_blocks_of_similarity_change_nothing(monkeypatch):
     rows = np.random.default_rng(0).normal(size=(23, 4))
-    whole = similarity(rows)
+    full = similarity(rows)
     monkeypatch.setattr(import_module("headstart.summarization.features"), "_BLOCK", 5)
-    np.testing.assert_allclose(similarity(rows), whole)
+    np.testing.assert_allclose(similarity(rows), full)
 
 
 @pytest.mark.parametrize("text", ["One.", "A b. A b.", "...", "。", "降息。降息。央行降息了。"])

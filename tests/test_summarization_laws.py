@@ -69,9 +69,9 @@ def test_so_many_words_are_as_near_as_the_order_allows(document, count, seed):
 def test_blocking_never_repeats_three_words(document, seed):
     chosen = Length("share of sentences", 1.0).fill(orders(document, seed), document, blocking=True)
     seen: set = set()
-    for place in chosen.tolist():
-        said = document.words[place]
-        grams = {(a, *rest) for a, rest in zip(said, pairwise(said[1:]))}
+    for path in chosen.tolist():
+        message = document.words[path]
+        grams = {(a, *rest) for a, rest in zip(message, pairwise(message[1:]))}
         assert not seen & grams
         seen |= grams
 
@@ -94,17 +94,17 @@ def test_a_learned_length_is_that_of_references_of_equal_length(documents, count
 
 @given(st.integers(1, 500), st.sampled_from(["{} sentences", "{} words", "  {}  words ", "{}words"]))
 def test_lengths_are_read_as_they_are_written(count, form):
-    found = Length.parse(form.format(count))
-    assert found == Length("words" if "word" in form else "sentences", float(count))
-    assert Length.parse(str(found)) == found
-    assert Length.parse(found) is found
+    result = Length.parse(form.format(count))
+    assert result == Length("words" if "word" in form else "sentences", float(count))
+    assert Length.parse(str(result)) == result
+    assert Length.parse(result) is result
 
 
 @given(st.integers(1, 99))
 def test_per_cent_are_a_share(percent):
-    found = Length.parse(f"{percent} %")
-    assert found == Length("share of sentences", percent / 100) == Length.parse(percent / 100)
-    assert str(found) == f"{percent} % of the sentences"
+    result = Length.parse(f"{percent} %")
+    assert result == Length("share of sentences", percent / 100) == Length.parse(percent / 100)
+    assert str(result) == f"{percent} % of the sentences"
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def gain(reference: str, sentences: list[str]) -> float:
     total = 0.0
     for n in (1, 2):
         true = Counter(zip(*(words(reference)[i:] for i in range(n))))
-        said = Counter(gram for one in sentences for gram in zip(*(words(one)[i:] for i in range(n))))
-        total += 2 * sum((true & said).values()) / max(sum(true.values()) + sum(said.values()), 1)
+        message = Counter(gram for item in sentences for gram in zip(*(words(item)[i:] for i in range(n))))
+        total += 2 * sum((true & message).values()) / max(sum(true.values()) + sum(message.values()), 1)
     return total
 
 
@@ -143,18 +143,18 @@ def test_the_oracle_cannot_be_bettered_by_adding_a_sentence(document, seed):
     reference = " ".join(document.sentences[i] for i in orders(document, seed)[:2])
     taken = oracle(document.sentences, reference)
     assert taken.shape == (len(document),) and taken.dtype == bool and taken.any()
-    said = [sentence for sentence, kept in zip(document.sentences, taken) if kept]
-    reached = gain(reference, said)
-    assert reached >= max(gain(reference, [one]) for one in document.sentences) - 1e-9
-    others = [sentence for sentence, kept in zip(document.sentences, taken) if not kept]
-    assert all(gain(reference, [*said, one]) <= reached + 1e-9 for one in others)
+    message = [sentence for sentence, remaining in zip(document.sentences, taken) if remaining]
+    reached = gain(reference, message)
+    assert reached >= max(gain(reference, [item]) for item in document.sentences) - 1e-9
+    others = [sentence for sentence, remaining in zip(document.sentences, taken) if not remaining]
+    assert all(gain(reference, [*message, item]) <= reached + 1e-9 for item in others)
 
 
 @given(DOCUMENTS)
 def test_a_reference_that_is_one_sentence_is_found(document):
     taken = oracle(document.sentences, document.sentences[0])
-    said = [sentence for sentence, kept in zip(document.sentences, taken) if kept]
-    assert rouge(document.sentences[0], " ".join(said)) == pytest.approx(1.0)
+    message = [sentence for sentence, remaining in zip(document.sentences, taken) if remaining]
+    assert rouge(document.sentences[0], " ".join(message)) == pytest.approx(1.0)
 
 
 @given(DOCUMENTS)
@@ -169,9 +169,9 @@ def test_rouge_is_symmetric_and_bounded(document):
 def test_only_the_sentences_that_share_most_are_looked_at(monkeypatch):
     document = [f"filler {i}." for i in range(50)] + ["the bank cut rates.", "rates will stay low."]
     reference = "the bank cut rates. rates will stay low."
-    whole = oracle(document, reference)
+    full = oracle(document, reference)
     monkeypatch.setattr(import_module("headstart.summarization.oracle"), "_MOST", 5)
-    assert (oracle(document, reference) == whole).all() and np.flatnonzero(whole).tolist() == [50, 51]
+    assert (oracle(document, reference) == full).all() and np.flatnonzero(full).tolist() == [50, 51]
 
 
 # ---- features --------------------------------------------------------------------------------------------------------
@@ -182,9 +182,9 @@ def test_features_have_a_row_per_sentence_and_a_column_per_name(document):
     vectors = np.random.default_rng(0).normal(size=(len(document), 4)).astype(np.float32)
     widths = (len(SURFACE), len(SURFACE) + len(SIMILARITY), len(SURFACE) + len(SIMILARITY) + 4)
     for name, width in zip(SETS, widths, strict=True):
-        found = features(document, vectors, name)
-        assert found.shape == (len(document), width) and found.dtype == np.float32
-        assert np.isfinite(found).all()
+        result = features(document, vectors, name)
+        assert result.shape == (len(document), width) and result.dtype == np.float32
+        assert np.isfinite(result).all()
 
 
 @given(DOCUMENTS)

@@ -34,8 +34,8 @@ def photos():
 
 def rows(predictor, data, divide, on_error="skip"):
     poolings = [{p.layer: p.pooling for p in predictor.targets[0].specs}]
-    how = {"divide": divide, "on_error": on_error, "store": False}
-    return extract_features(predictor.sources, predictor.running, poolings, data, **how)
+    options = {"divide": divide, "on_error": on_error, "store": False}
+    return extract_features(predictor.sources, predictor.running, poolings, data, **options)
 
 
 def copies(counts, broken=()):
@@ -58,17 +58,17 @@ def test_every_task_that_can_be_fitted_can_be_answered():
 
 
 def test_pieces_belong_to_their_items(photos):
-    place = (0, photos.layers[0])
-    found = rows(photos, PICTURES, copies([2, 0, 3]))
+    path = (0, photos.layers[0])
+    result = rows(photos, PICTURES, copies([2, 0, 3]))
     assert (
-        found.index.tolist() == [0, 2]
-        and len(found.data) == 2
-        and found.segments.item_index.tolist() == [0, 0, 1, 1, 1]
+        result.index.tolist() == [0, 2]
+        and len(result.data) == 2
+        and result.segments.item_index.tolist() == [0, 0, 1, 1, 1]
     )
-    assert [(one.index, one.reason) for one in found.skipped] == [(1, "torn")]
-    assert len(found.segments.data) == 5 == len(found.rows[place])
+    assert [(item.index, item.reason) for item in result.skipped] == [(1, "torn")]
+    assert len(result.segments.data) == 5 == len(result.rows[path])
     plain = rows(photos, PICTURES, None)
-    assert plain.segments is None and np.allclose(found.rows[place], plain.rows[place][[0, 0, 2, 2, 2]], atol=1e-6)
+    assert plain.segments is None and np.allclose(result.rows[path], plain.rows[path][[0, 0, 2, 2, 2]], atol=1e-6)
 
 
 def test_an_item_without_pieces_is_raised_when_asked(photos):
@@ -78,12 +78,12 @@ def test_an_item_without_pieces_is_raised_when_asked(photos):
 
 
 def test_an_item_with_a_piece_that_cannot_be_read_is_left_out(photos):
-    place = (0, photos.layers[0])
-    found = rows(photos, PICTURES, copies([2, 2, 1], broken=[2]))
-    assert found.index.tolist() == [0, 2] and found.segments.item_index.tolist() == [0, 0, 1]
-    assert [one.index for one in found.skipped] == [1] and "not" in found.skipped[0].reason
+    path = (0, photos.layers[0])
+    result = rows(photos, PICTURES, copies([2, 2, 1], broken=[2]))
+    assert result.index.tolist() == [0, 2] and result.segments.item_index.tolist() == [0, 0, 1]
+    assert [item.index for item in result.skipped] == [1] and "not" in result.skipped[0].reason
     plain = rows(photos, PICTURES, None)
-    assert np.allclose(found.rows[place], plain.rows[place][[0, 0, 2]], atol=1e-6)
+    assert np.allclose(result.rows[path], plain.rows[path][[0, 0, 2]], atol=1e-6)
 
 
 def test_answers_share_a_pass_where_pooling_and_pieces_allow():
@@ -95,9 +95,9 @@ def test_answers_share_a_pass_where_pooling_and_pieces_allow():
     class Divided(type(base)):
         divide = staticmethod(copies([1]))
 
-    one, same, other = answer(("a", "avg")), answer(("a", "avg"), ("b", "avg")), answer(("a", "max"))
+    item, same, other = answer(("a", "avg")), answer(("a", "avg"), ("b", "avg")), answer(("a", "max"))
     apart = answer(("a", "avg"), kind=Divided)
-    assert group_by_pass([one, other, same, apart]) == [[one, same], [other], [apart]]
+    assert group_by_pass([item, other, same, apart]) == [[item, same], [other], [apart]]
 
 
 def test_only_heads_are_fine_tuned():
@@ -105,7 +105,7 @@ def test_only_heads_are_fine_tuned():
     data = Dataset.from_arrays(X, y, task="classification")
     predictor = fit("fake:vector", data, head="ridge", store=False)
     assert isinstance(predictor.targets[0], HeadModel)
-    assert {task for task, one in FITTERS.items() if one.supports_finetuning} == {
+    assert {task for task, item in FITTERS.items() if item.supports_finetuning} == {
         "classification",
         "multilabel",
         "regression",

@@ -72,7 +72,7 @@ def test_a_text_has_the_features_it_has_alone(script, source, scripts):
 def test_empty_texts_are_left_out_and_named(empty, source):
     data = Dataset.from_items(["a cat", empty, "two dogs"], "text")
     bank = extract(source, data, layers="last", **PLAIN)
-    assert [(one.index, one.reason) for one in bank.skipped] == [(1, "empty text")]
+    assert [(item.index, item.reason) for item in bank.skipped] == [(1, "empty text")]
     assert len(bank.rows(bank.layers[0], data.take([0, 2]))) == 2
     with pytest.raises(UnreadableItem, match="empty text"):
         extract(source, data, layers="last", on_error="raise", **PLAIN)
@@ -103,10 +103,10 @@ def test_a_predictor_answers_for_every_text_or_says_why(source):
     other = [f"two dogs ran far away {word}" for word in "on the warm mat".split()] * 3  # noqa: SIM905
     train = Dataset.from_arrays([*texts, *other], ["cat"] * 12 + ["dog"] * 12)
     predictor = fit(source, train, head="ridge", store=False)
-    asked = [*SCRIPTS.values(), MEGABYTE, " "]
-    found = predictor.predict(asked, on_error="skip")
-    assert set(found[:-1]) <= {"cat", "dog"} and found[-1] is None
+    requested = [*SCRIPTS.values(), MEGABYTE, " "]
+    results = predictor.predict(requested, on_error="skip")
+    assert set(results[:-1]) <= {"cat", "dog"} and results[-1] is None
     with pytest.raises(UnreadableItem, match="empty text"):
-        predictor.predict(asked)
+        predictor.predict(requested)
     result = predictor.evaluate(Dataset.from_arrays(["a cat sat", " "], ["cat", "dog"]))
-    assert [one.reason for one in result.skipped] == ["empty text"] and result.metrics["accuracy"] == 1
+    assert [item.reason for item in result.skipped] == ["empty text"] and result.metrics["accuracy"] == 1

@@ -59,9 +59,9 @@ def setup(seed=0):
     def score():
         net.eval()
         with torch.no_grad():
-            found = float((net(torch.from_numpy(HELD)).argmax(1).numpy() == HELD_Y).mean())
+            result = float((net(torch.from_numpy(HELD)).argmax(1).numpy() == HELD_Y).mean())
         net.train()
-        return found
+        return result
 
     return net, loss, score
 
@@ -100,16 +100,16 @@ def test_it_learns():
 
 
 def test_runs_repeat_to_the_bit():
-    found = []
+    result = []
     for noise in (1, 2):
         torch.manual_seed(noise)  # the global generator must not matter
         np.random.seed(noise)  # noqa: NPY002
         random.seed(noise)
         net, loss, score = setup()
-        found.append((plain(fit(net, loss, TrainingConfig(epochs=3, batch_size=16, ema=0.9), score)), state(net)))
-    assert found[0] == found[1]
+        result.append((plain(fit(net, loss, TrainingConfig(epochs=3, batch_size=16, ema=0.9), score)), state(net)))
+    assert result[0] == result[1]
     net, loss, score = setup()
-    assert plain(fit(net, loss, TrainingConfig(epochs=3, batch_size=16, ema=0.9, seed=1), score)) != found[0][0]
+    assert plain(fit(net, loss, TrainingConfig(epochs=3, batch_size=16, ema=0.9, seed=1), score)) != result[0][0]
 
 
 def test_global_generators_are_left_alone():
@@ -334,12 +334,12 @@ def test_the_average_is_what_is_validated_and_kept():
 
 
 def test_the_average_is_left_behind_without_a_score_too():
-    found = []
+    result = []
     for ema in (0.0, 0.9):
         net, loss, _ = setup()
         fit(net, loss, TrainingConfig(epochs=3, ema=ema))
-        found.append(state(net))
-    assert found[0]["a.weight"] != found[1]["a.weight"]
+        result.append(state(net))
+    assert result[0]["a.weight"] != result[1]["a.weight"]
 
 
 # ---- budget ---------------------------------------------------------------------------------------------------------
@@ -383,10 +383,10 @@ def test_validation_counts_towards_the_budget(monkeypatch):
 
 
 def test_the_cut_is_said(monkeypatch):
-    said = []
+    message = []
 
     class Notes:
-        note = staticmethod(said.append)
+        note = staticmethod(message.append)
         start = advance = finish = staticmethod(lambda *_: None)
 
     clock, weight = Clock(monkeypatch), nn.Parameter(torch.ones(2))
@@ -397,7 +397,7 @@ def test_the_cut_is_said(monkeypatch):
             20,
             config=TrainingConfig(epochs=9, batch_size=2, budget=30.0),
         )
-    assert said == ["3 of 9 epochs fit into 30 s (10.0 s each)."]
+    assert message == ["3 of 9 epochs fit into 30 s (10.0 s each)."]
 
 
 # ---- bad numbers and nothing to do ----------------------------------------------------------------------------------
@@ -470,8 +470,8 @@ def killed_after(epochs, score):
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, epochs, ema):
     config = TrainingConfig(epochs=6, batch_size=16, lr=0.02, ema=ema, weight_decay=0.1)
     net, loss, score = setup()
-    whole = plain(fit(net, loss, config, score))
-    wanted = state(net)
+    full = plain(fit(net, loss, config, score))
+    expected = state(net)
 
     path = tmp_path / "run.safetensors"
     net, loss, score = setup()
@@ -479,15 +479,15 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, epochs, ema):
         fit(net, loss, config, killed_after(epochs, score), checkpoint=path)
     assert path.is_file()
     net, loss, score = setup(seed=77)  # initial weights do not matter any more
-    assert plain(fit(net, loss, config, score, checkpoint=path)) == whole
-    assert state(net) == wanted
+    assert plain(fit(net, loss, config, score, checkpoint=path)) == full
+    assert state(net) == expected
 
 
 def test_killed_without_a_score(tmp_path):
     config = TrainingConfig(epochs=5, batch_size=16)
     net, loss, _ = setup()
-    whole = plain(fit(net, loss, config))
-    wanted = state(net)
+    full = plain(fit(net, loss, config))
+    expected = state(net)
     calls = []
     net, loss, _ = setup()
 
@@ -501,8 +501,8 @@ def test_killed_without_a_score(tmp_path):
     with pytest.raises(Killed):
         fit(net, dying, config, checkpoint=path)
     net, loss, _ = setup()
-    assert plain(fit(net, loss, config, checkpoint=path)) == whole
-    assert state(net) == wanted
+    assert plain(fit(net, loss, config, checkpoint=path)) == full
+    assert state(net) == expected
 
 
 @given(kills=st.lists(st.integers(1, 3), min_size=1, max_size=3), ema=st.sampled_from([0.0, 0.5]))
@@ -511,38 +511,38 @@ def test_killed_again_and_again(tmp_path_factory, kills, ema):
     config = TrainingConfig(epochs=8, batch_size=30, ema=ema)
     path = tmp_path_factory.mktemp("runs") / "run"
     net, loss, score = setup()
-    whole, wanted = plain(fit(net, loss, config, score)), None
-    wanted = state(net)
+    full, expected = plain(fit(net, loss, config, score)), None
+    expected = state(net)
     for epochs in kills:
         net, loss, score = setup()
         with pytest.raises(Killed):
             fit(net, loss, config, killed_after(min(epochs, 2), score), checkpoint=path)
     net, loss, score = setup()
-    assert plain(fit(net, loss, config, score, checkpoint=path)) == whole
-    assert state(net) == wanted
+    assert plain(fit(net, loss, config, score, checkpoint=path)) == full
+    assert state(net) == expected
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
     config, path = TrainingConfig(epochs=3), tmp_path / "run"
     net, loss, score = setup()
-    whole = plain(fit(net, loss, config, score, checkpoint=path))
-    wanted = state(net)
+    full = plain(fit(net, loss, config, score, checkpoint=path))
+    expected = state(net)
     net, _, _ = setup(seed=5)
     again = fit(net, lambda *_: pytest.fail("it trained"), config, lambda: pytest.fail("it scored"), checkpoint=path)
-    assert plain(again) == whole
-    assert state(net) == wanted
+    assert plain(again) == full
+    assert state(net) == expected
 
 
 def test_a_run_that_stopped_early_stays_stopped(tmp_path):
     config, path = TrainingConfig(epochs=9, patience=2), tmp_path / "run"
     net, loss, _ = setup()
     first = fit(net, loss, config, scripted([0.5, 0.1, 0.1]), checkpoint=path)
-    wanted = state(net)
+    expected = state(net)
     net, _, _ = setup()
     again = fit(net, lambda *_: pytest.fail("it trained on"), config, scripted([]), checkpoint=path)
     assert plain(again) == plain(first)
     assert again.stopped == "no better for 2 epochs"
-    assert state(net) == wanted
+    assert state(net) == expected
 
 
 def test_a_budget_that_was_cut_stays_cut(tmp_path, monkeypatch):
@@ -571,9 +571,9 @@ def checkpoint(tmp_path):
 
 
 def resume(checkpoint, config=None, net=None, **how):
-    made, loss, score = setup()
+    result, loss, score = setup()
     config = config or TrainingConfig(epochs=2)
-    return fit(net or made, loss, config, score, checkpoint=checkpoint, **{"identity": "mine", **how})
+    return fit(net or result, loss, config, score, checkpoint=checkpoint, **{"identity": "mine", **how})
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "noise", "no header", "no state", "odd state"])
@@ -608,12 +608,17 @@ def test_a_flipped_bit_is_an_error_or_harmless(tmp_path_factory, data):
 @pytest.mark.parametrize("change", ["config", "identity", "count", "names", "shapes"])
 def test_a_checkpoint_of_another_run(checkpoint, change):
     net, loss, score = setup()
-    how = {"config": TrainingConfig(epochs=2), "checkpoint": checkpoint, "identity": "mine", "buffers": buffers(net)}
+    options = {
+        "config": TrainingConfig(epochs=2),
+        "checkpoint": checkpoint,
+        "identity": "mine",
+        "buffers": buffers(net),
+    }
     groups, count = [group(net)], len(X)
     if change == "config":
-        how["config"] = dataclasses.replace(how["config"], lr=0.5)
+        options["config"] = dataclasses.replace(options["config"], lr=0.5)
     elif change == "identity":
-        how["identity"] = "another"
+        options["identity"] = "another"
     elif change == "count":
         count = 59
     elif change == "names":
@@ -622,7 +627,7 @@ def test_a_checkpoint_of_another_run(checkpoint, change):
         net.b = nn.Linear(16, 4)
         groups = [group(net)]
     with pytest.raises(StoreError, match="belongs to another run"):
-        train(groups, loss, count, validate_score=score, **how)
+        train(groups, loss, count, validate_score=score, **options)
 
 
 def test_a_checkpoint_that_cannot_be_written(tmp_path):
@@ -658,7 +663,7 @@ print(hashlib.sha256(repr((history, sorted(state(net).items()))).encode()).hexdi
 """
     here = Path(__file__).parent
     command = [sys.executable, "-c", code, str(here.parent / "src"), str(here)]
-    wanted = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+    expected = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
     chance = random.Random(3)
     for _ in range(3):
         process = subprocess.Popen([*command, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
@@ -669,4 +674,4 @@ print(hashlib.sha256(repr((history, sorted(state(net).items()))).encode()).hexdi
             process.send_signal(signal.SIGKILL)
             process.wait()
     done = subprocess.run([*command, str(tmp_path / "run")], capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-1] == wanted
+    assert done.stdout.split()[-1] == expected

@@ -177,10 +177,10 @@ def test_workers_give_the_same_training_to_the_bit(workers):
 
 
 def test_a_run_is_resumed_to_the_bit_whatever_reads_its_batches(tmp_path):
-    whole = noisy_training(0)
+    full = noisy_training(0)
     with pytest.raises(KeyboardInterrupt):
         noisy_training(2, tmp_path / "run", [Dies(after=2)])
-    assert noisy_training(0, tmp_path / "run") == whole
+    assert noisy_training(0, tmp_path / "run") == full
 
 
 class Dies(Callback):

@@ -77,11 +77,11 @@ def spoken_data(n: int, seed: int = 0, **how) -> Dataset:
 
 def by_brute_force(emissions: np.ndarray) -> dict[tuple[int, ...], float]:
     """Every text and its probability, from every path."""
-    found: dict[tuple[int, ...], float] = {}
+    result: dict[tuple[int, ...], float] = {}
     for path in itertools.product(range(emissions.shape[1]), repeat=len(emissions)):
         merged = tuple(n for n, _ in itertools.groupby(path) if n)
-        found[merged] = found.get(merged, 0.0) + float(np.exp(sum(emissions[t, n] for t, n in enumerate(path))))
-    return found
+        result[merged] = result.get(merged, 0.0) + float(np.exp(sum(emissions[t, n] for t, n in enumerate(path))))
+    return result
 
 
 def logs(frames: int, symbols: int, seed: int) -> np.ndarray:
@@ -92,9 +92,9 @@ def logs(frames: int, symbols: int, seed: int) -> np.ndarray:
 @given(st.integers(1, 5), st.integers(2, 4), st.integers(0, 10_000))
 def test_a_wide_beam_finds_the_most_probable_text(frames, symbols, seed):
     emissions = logs(frames, symbols, seed)
-    wanted = by_brute_force(emissions)
-    found = tuple(beam_search(emissions, 1000))
-    assert wanted[found] == pytest.approx(max(wanted.values()), rel=1e-9)
+    expected = by_brute_force(emissions)
+    result = tuple(beam_search(emissions, 1000))
+    assert expected[result] == pytest.approx(max(expected.values()), rel=1e-9)
 
 
 @given(st.integers(1, 6), st.integers(2, 4), st.integers(0, 10_000))
@@ -123,11 +123,11 @@ def test_alphabets():
 def test_padding_changes_no_text():
     frames = [np.random.default_rng(i).normal(size=(n, 5)).astype(np.float32) for i, n in enumerate((3, 17, 1, 8))]
     for name in ("linear", "bilstm"):
-        made = Recogniser.fresh(ctc(name), Alphabet(("a", "b"), "characters"), frames)
-        together = made.emissions(frames)
-        for one, alone in zip(together, (made.emissions([one])[0] for one in frames), strict=True):
-            assert one.shape == alone.shape and np.allclose(one, alone, atol=1e-5)
-            assert np.allclose(np.exp(one).sum(1), 1, atol=1e-5)
+        result = Recogniser.fresh(ctc(name), Alphabet(("a", "b"), "characters"), frames)
+        together = result.emissions(frames)
+        for item, alone in zip(together, (result.emissions([item])[0] for item in frames), strict=True):
+            assert item.shape == alone.shape and np.allclose(item, alone, atol=1e-5)
+            assert np.allclose(np.exp(item).sum(1), 1, atol=1e-5)
 
 
 # ---- frames in time -------------------------------------------------------------------------------------------------
@@ -143,10 +143,10 @@ def test_frames_stand_in_the_order_of_time(source):
     clips = [spoken("low mid high mid", 3), spoken("low", 1), np.full(50, 0.1, np.float32)]
     data = Dataset.from_arrays(clips, modality="audio", sample_rate=RATE)
     bank = extract(copying, data, layers="1", pooling="frames", store=False, precision="fp32")
-    for clip, found in zip(clips, bank.sequences("1", data), strict=True):
-        wanted = copying.input.front_end.frames(clip)
-        assert len(found) == max(1, len(wanted))
-        assert np.allclose(found[: len(wanted)], wanted, atol=1e-4)
+    for clip, result in zip(clips, bank.sequences("1", data), strict=True):
+        expected = copying.input.front_end.frames(clip)
+        assert len(result) == max(1, len(expected))
+        assert np.allclose(result[: len(expected)], expected, atol=1e-4)
 
 
 def test_of_several_steps_of_one_moment_that_nearest_its_patchs_middle_is_taken():
@@ -161,7 +161,7 @@ def test_frames_of_a_map_have_all_frequencies_and_half_the_rate(source):
     data = spoken_data(3)
     bank = extract(source, data, layers=["fine", "coarse"], pooling="frames", store=False, precision="fp32")
     fine, coarse = bank.sequences("fine", data), bank.sequences("coarse", data)
-    assert [one.shape[1] for one in fine + coarse] == [4 * 12] * 3 + [6 * 6] * 3
+    assert [item.shape[1] for item in fine + coarse] == [4 * 12] * 3 + [6 * 6] * 3
     for i, clip in enumerate(data.items):
         frames = len(MEL.frames(clip))
         assert len(fine[i]) == frames and len(coarse[i]) == -(-frames // 2)
@@ -169,15 +169,15 @@ def test_frames_of_a_map_have_all_frequencies_and_half_the_rate(source):
 
 @pytest.mark.parametrize(("hop", "frames"), [(16, 8), (8, 8), (4, 4), (1, 1)])
 def test_a_smaller_step_between_patches_gives_more_frames(hop, frames):
-    how = PatchInput(dataclasses.replace(MEL, patch_hop_frames=hop), max_patches=10_000)
+    options = PatchInput(dataclasses.replace(MEL, patch_hop_frames=hop), max_patches=10_000)
     network = torch.nn.Sequential(torch.nn.AvgPool2d((8, 1)), torch.nn.ReLU())
-    source = Source.from_module(network, preprocess=how, modality="audio")
+    source = Source.from_module(network, preprocess=options, modality="audio")
     data = Dataset.from_arrays([spoken("low mid high", 5)], modality="audio", sample_rate=RATE)
     bank = extract(source, data, layers="1", pooling="frames", store=False, precision="fp32")
     total = len(MEL.frames(data.items[0]))
-    (found,) = bank.sequences("1", data)
+    (result,) = bank.sequences("1", data)
     # moments lie a greatest common divisor of hop and step apart, but for the two ends
-    assert len(found) == pytest.approx(total / frames, abs=2 + 16 / frames)
+    assert len(result) == pytest.approx(total / frames, abs=2 + 16 / frames)
 
 
 def test_pictures_have_no_frames():
@@ -190,7 +190,7 @@ def test_a_clip_that_was_cut_has_no_frames_and_is_named(source):
     long = np.concatenate([spoken("low mid", i) for i in range(30)])
     data = Dataset.from_arrays([spoken("low"), long], modality="audio", sample_rate=RATE)
     bank = extract(source, data, layers="coarse", pooling="frames", store=False, precision="fp32")
-    assert [len(one) > 0 for one in bank.sequences("coarse", data)] == [True, False]
+    assert [len(item) > 0 for item in bank.sequences("coarse", data)] == [True, False]
 
 
 # ---- the whole way --------------------------------------------------------------------------------------------------
@@ -226,19 +226,19 @@ def test_there_are_no_probabilities(predictor, train_data):
 
 
 def test_same_seed_same_bytes_another_seed_another_head(source, train_data, predictor):
-    few = train_data.take(range(12))
-    how = {"layers": "coarse", "head": quick(2), "store": False, "precision": "fp32"}
-    one, two, other = (fit(source, few, random_state=seed, **how).targets[0].state() for seed in (3, 3, 4))
-    assert all(np.array_equal(one[name], two[name]) for name in one)
-    assert not np.array_equal(one["out.weight"], other["out.weight"])
+    small = train_data.take(range(12))
+    options = {"layers": "coarse", "head": quick(2), "store": False, "precision": "fp32"}
+    item, two, other = (fit(source, small, random_state=seed, **options).targets[0].state() for seed in (3, 3, 4))
+    assert all(np.array_equal(item[name], two[name]) for name in item)
+    assert not np.array_equal(item["out.weight"], other["out.weight"])
 
 
 def test_interrupted_and_resumed_is_uninterrupted(source, train_data, tmp_path, monkeypatch):
     from headstart.training import checkpoint
 
-    few = train_data.take(range(12))
-    how = {"layers": "coarse", "head": quick(3), "store": False, "precision": "fp32"}
-    whole = fit(source, few, **how).targets[0].state()
+    small = train_data.take(range(12))
+    options = {"layers": "coarse", "head": quick(3), "store": False, "precision": "fp32"}
+    full = fit(source, small, **options).targets[0].state()
     real, calls = checkpoint.save, []
 
     def dying(*args):
@@ -249,10 +249,10 @@ def test_interrupted_and_resumed_is_uninterrupted(source, train_data, tmp_path, 
 
     monkeypatch.setattr(checkpoint, "save", dying)
     with pytest.raises(KeyboardInterrupt):
-        fit(source, few, checkpoint=tmp_path / "c", **how)
+        fit(source, small, checkpoint=tmp_path / "c", **options)
     monkeypatch.setattr(checkpoint, "save", real)
-    resumed = fit(source, few, checkpoint=tmp_path / "c", **how).targets[0].state()
-    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+    resumed = fit(source, small, checkpoint=tmp_path / "c", **options).targets[0].state()
+    assert all(np.array_equal(full[name], resumed[name]) for name in full)
 
 
 def test_saved_and_loaded_it_writes_the_same(predictor, source, train_data, tmp_path):
@@ -313,7 +313,7 @@ def test_speakers_are_not_torn_apart(source, monkeypatch):
 
     monkeypatch.setattr(transcription, "_cross_validate", watching)
     fit(source, data, layers=["fine", "coarse"], head=quick(1), store=False)
-    assert seen and all(not one & other and one and other for one, other in seen)
+    assert seen and all(not item & other and item and other for item, other in seen)
     assert real is not watching
 
 
@@ -331,8 +331,8 @@ def test_several_columns_at_once(source, train_data):
     data = train_data.with_targets(both, task={"said": "transcription", "first": "classification"})
     predictor = fit(source, data, layers="coarse", head="auto", store=False, precision="fp32")
     assert [answer.task for answer in predictor.targets] == ["transcription", "classification"]
-    found = predictor.predict(data.take([0, 1]))
-    assert set(found) == {"said", "first"} and isinstance(found["said"][0], str)
+    result = predictor.predict(data.take([0, 1]))
+    assert set(result) == {"said", "first"} and isinstance(result["said"][0], str)
     assert {"said.wer", "said.cer", "first.accuracy"} <= set(predictor.evaluate(data).metrics)
 
 
@@ -370,10 +370,10 @@ class TestRefused:
         data = Dataset.from_arrays([spoken("low", 77), long], modality="audio", sample_rate=RATE)
         with pytest.raises(UnreadableItem, match="item 1: too long for frame-level features"):
             predictor.predict(data)
-        found = predictor.predict(data, on_error="skip")
-        assert isinstance(found[0], str) and found[1] is None
+        result = predictor.predict(data, on_error="skip")
+        assert isinstance(result[0], str) and result[1] is None
         labelled = data.with_targets(["low", "low mid"], task="transcription")
-        assert [one.index for one in predictor.evaluate(labelled).skipped] == [1]
+        assert [item.index for item in predictor.evaluate(labelled).skipped] == [1]
 
 
 @settings(max_examples=20, deadline=None)
@@ -381,6 +381,6 @@ class TestRefused:
 def test_emissions_depend_on_the_item_alone(lengths, seed):
     rng = np.random.default_rng(seed)
     frames = [rng.normal(size=(n, 3)).astype(np.float32) for n in lengths]
-    made = Recogniser.fresh(ctc("bilstm", hidden=4, width=4), Alphabet(("a",), "characters"), frames, seed)
-    for one, alone in zip(made.emissions(frames), frames, strict=True):
-        assert np.allclose(one, made.emissions([alone])[0], atol=1e-5)
+    result = Recogniser.fresh(ctc("bilstm", hidden=4, width=4), Alphabet(("a",), "characters"), frames, seed)
+    for item, alone in zip(result.emissions(frames), frames, strict=True):
+        assert np.allclose(item, result.emissions([alone])[0], atol=1e-5)

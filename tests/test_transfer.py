@@ -64,10 +64,10 @@ class TestLayers:
     def test_a_head_that_selects_tells_what_it_keeps_of_every_layer(self):
         predictor = fitted(labelled(ABC, n=60), layers="auto", head="group_lasso")
         head_ = predictor.targets[0].head
-        told = predictor.chosen["selection"]["target"]["kept"]
-        assert [one["layer"] for one in told] == list(predictor.layers)
-        assert sum(one["features"] for one in told) == len(head_.coef_)
-        assert sum(one["kept"] for one in told) == len(head_.selected_features_) > 0
+        messages = predictor.chosen["selection"]["target"]["kept"]
+        assert [item["layer"] for item in messages] == list(predictor.layers)
+        assert sum(item["features"] for item in messages) == len(head_.coef_)
+        assert sum(item["kept"] for item in messages) == len(head_.selected_features_) > 0
         assert "kept" not in fitted(head="ridge").chosen["selection"]["target"]
 
     def test_an_unknown_layer_names_the_nearest(self):
@@ -107,10 +107,10 @@ class TestLayers:
 class TestHeads:
     def test_by_name_and_by_object(self):
         assert fitted(head="lda").head.name == "lda"
-        given = head("ridge", alpha=3.0)
-        predictor = fitted(head=given)
-        assert predictor.head.config()["alpha"] == 3.0 and predictor.head is not given
-        assert not hasattr(given, "coef_")
+        value = head("ridge", alpha=3.0)
+        predictor = fitted(head=value)
+        assert predictor.head.config()["alpha"] == 3.0 and predictor.head is not value
+        assert not hasattr(value, "coef_")
 
     def test_an_unknown_head_is_refused_before_any_work(self, monkeypatch):
         monkeypatch.setattr(extraction, "extract", None)
@@ -185,8 +185,8 @@ class TestLittleData:
 
     def test_a_class_that_no_item_has(self):
         data = labelled([*ABC, "d"], n=40, classes=4)
-        some = data.take([i for i, label in enumerate(data.targets) if label != "d"])
-        predictor = fitted(some)
+        subset = data.take([i for i, label in enumerate(data.targets) if label != "d"])
+        predictor = fitted(subset)
         assert "d" in predictor.classes and "d" not in predictor.predict(data)
         assert (predictor.predict_proba(data)[:, predictor.classes.index("d")] == 0).all()
 
@@ -195,9 +195,9 @@ class TestData:
     def test_missing_labels_are_left_out(self):
         data = labelled(ABC)
         holes = data.with_targets([None if i % 3 == 0 and i > 9 else v for i, v in enumerate(data.targets)])
-        there = np.array([v is not None for v in holes.targets])
+        present = np.array([v is not None for v in holes.targets])
         assert np.array_equal(
-            fitted(holes).predict_proba(data), fitted(data.take(np.flatnonzero(there))).predict_proba(data)
+            fitted(holes).predict_proba(data), fitted(data.take(np.flatnonzero(present))).predict_proba(data)
         )
 
     def test_each_column_uses_the_labels_it_has(self):
@@ -222,10 +222,10 @@ class TestData:
         for i in range(8):
             (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
             Image.fromarray(pictures(1, seed=i)[0]).save(tmp_path / "ab"[i % 2] / f"{i}.png")
-        whole = fitted(Dataset.from_folder(tmp_path), "fake:image")
+        full = fitted(Dataset.from_folder(tmp_path), "fake:image")
         (tmp_path / "a" / "0broken.png").write_bytes(b"x")
         data = Dataset.from_folder(tmp_path)
-        assert np.array_equal(fitted(data, "fake:image").head.coef_, whole.head.coef_)
+        assert np.array_equal(fitted(data, "fake:image").head.coef_, full.head.coef_)
         assert fitted(data, "fake:image").provenance["items"] == 9
         with pytest.raises(UnreadableItem, match="0broken"):
             fitted(data, "fake:image", on_error="raise")
@@ -258,9 +258,9 @@ class TestRecord:
 
     def test_same_seed_same_bits(self):
         data = labelled(ABC)
-        one, other = (fitted(data, head="auto", layers="auto", random_state=7) for _ in range(2))
-        assert one.predict_proba(data).tobytes() == other.predict_proba(data).tobytes()
-        assert one.chosen["selection"] == other.chosen["selection"] and one.provenance == other.provenance
+        item, other = (fitted(data, head="auto", layers="auto", random_state=7) for _ in range(2))
+        assert item.predict_proba(data).tobytes() == other.predict_proba(data).tobytes()
+        assert item.chosen["selection"] == other.chosen["selection"] and item.provenance == other.provenance
 
     @pytest.mark.parametrize("state", [np.int64(3), 3])
     def test_the_seed_is_recorded_as_a_number(self, state):
@@ -350,9 +350,9 @@ class TestTuning:
         X, y = separable(60)
         keep = np.flatnonzero((y == 0) | (np.arange(60) % 6 < 2))
         data = Dataset.from_arrays(X[keep], [ABC[i] for i in y[keep]])
-        how = {"source": "fake:vector", "balance": balance, "guard": False}
-        still = tuned(data, policy=policy("full", epochs=1, lr=1e-9, label_smoothing=0.0), **how)
-        frozen = tuned(data, policy="frozen", **how)
+        options = {"source": "fake:vector", "balance": balance, "guard": False}
+        still = tuned(data, policy=policy("full", epochs=1, lr=1e-9, label_smoothing=0.0), **options)
+        frozen = tuned(data, policy="frozen", **options)
         assert np.allclose(still.predict_proba(data), frozen.predict_proba(data), atol=1e-3)
 
     @pytest.mark.parametrize("kind", ["classification", "multilabel", "regression", "two outputs"])
@@ -365,9 +365,9 @@ class TestTuning:
 
     def test_regression_starts_from_the_solved_values_whatever_the_head(self):
         data = kinds()["regression"]
-        how = {"policy": policy("full", epochs=1, lr=1e-9), "guard": False, "source": "fake:vector"}
-        still = tuned(data, head=head("knn", n_neighbors=3), **how)
-        ridge = tuned(data, head=head("ridge", alpha=0.01), **how)
+        options = {"policy": policy("full", epochs=1, lr=1e-9), "guard": False, "source": "fake:vector"}
+        still = tuned(data, head=head("knn", n_neighbors=3), **options)
+        ridge = tuned(data, head=head("ridge", alpha=0.01), **options)
         spread = np.std(data.targets)
         assert np.abs(np.array(still.predict(data)) - ridge.predict(data)).max() < spread
 
@@ -427,8 +427,8 @@ class TestTuning:
 
     def test_what_the_frozen_part_gives_is_kept_in_the_store(self, tmp_path):
         data = bright(40)
-        how = {"policy": policy("last_layers", layers=1, epochs=2, views=2), "head": "ridge", "layers": "last"}
-        runs = [fit("fake:image", data, store=tmp_path, **how) for _ in range(2)]
+        options = {"policy": policy("last_layers", layers=1, epochs=2, views=2), "head": "ridge", "layers": "last"}
+        runs = [fit("fake:image", data, store=tmp_path, **options) for _ in range(2)]
         assert runs[0].history["loss"] == runs[1].history["loss"]
         tables = [Table.open(p.parent, read_json(p)) for p in tmp_path.rglob("recipe.json")]
         unpooled = [t for t in tables if t.recipe["pooling"] == "none"]
@@ -437,12 +437,12 @@ class TestTuning:
 
 def test_rows_in_the_store_are_used_again(tmp_path):
     data = bright()
-    how = {"head": "ridge", "layers": "last"}
-    one = fit("fake:image", data, store=tmp_path, **how)
+    options = {"head": "ridge", "layers": "last"}
+    item = fit("fake:image", data, store=tmp_path, **options)
     shards = {p: p.stat().st_mtime_ns for p in Path(tmp_path).rglob("*.safetensors")}
-    other = fit("fake:image", data, store=tmp_path, **how)
+    other = fit("fake:image", data, store=tmp_path, **options)
     assert shards and shards == {p: p.stat().st_mtime_ns for p in Path(tmp_path).rglob("*.safetensors")}
-    assert np.array_equal(one.head.coef_, other.head.coef_)
+    assert np.array_equal(item.head.coef_, other.head.coef_)
 
 
 def test_all_tasks_run_a_source_in_the_way_that_the_predictor_records(monkeypatch):

@@ -31,10 +31,10 @@ class Scripted:
 
     def run(self, ground, fitting, held, *, budget, name=""):
         self.runs.append((ground, int(held[0]), name))
-        kept = "tuned" if self.scores[ground] > 0 else "start"
+        remaining = "tuned" if self.scores[ground] > 0 else "start"
         scores = {"start": 0.0, "tuned": self.scores[ground]}
         return FineTuneRun(
-            ground, held, FineTuneResult(None, None, None, History(), kept, scores, (), np.zeros((10, 2)))
+            ground, held, FineTuneResult(None, None, None, History(), remaining, scores, (), np.zeros((10, 2)))
         )
 
     def compare(self, one):
@@ -115,8 +115,8 @@ def test_whole_groups_are_held_out_however_few(many):
     X = np.random.default_rng(0).normal(size=(56, 3))
     data = Dataset.from_arrays(X, [f"c{i % 2}" for i in range(56)], groups=[i // 2 % many for i in range(56)])
     who = np.array(data.groups)
-    for fitting, held in _folds(data, data.columns[0].matrix(), "classification", seed=0):
-        assert not set(who[fitting]) & set(who[held]) and len(fitting) + len(held) == 56
+    for fitting, held_out in _folds(data, data.columns[0].matrix(), "classification", seed=0):
+        assert not set(who[fitting]) & set(who[held_out]) and len(fitting) + len(held_out) == 56
 
 
 def test_a_single_group_cannot_be_held_out():
@@ -140,10 +140,10 @@ def test_the_second_ground_adds_the_deepest_layer_to_those_of_the_frozen_predict
     source = networks.image_source(networks.Normed, classifier="classifier")
     how = {"policy": "full", "guard": False, "budget": 0.01, "store": False, "precision": "fp32"}
     fit(source, data, head="auto", **how)
-    own, (first, *more) = seen["own"], seen["all"]
+    own_values, (first, *more) = seen["own"], seen["all"]
     assert len(first.specs) == 1 and first.head.name == "logistic"
-    assert first.specs == own or [set(ground.specs) for ground in more] == [{*own, *first.specs}]
-    fit(source, data, layers=[part.layer for part in own], head="ridge", **how)
+    assert first.specs == own_values or [set(ground.specs) for ground in more] == [{*own_values, *first.specs}]
+    fit(source, data, layers=[part.layer for part in own_values], head="ridge", **how)
     assert len(seen["all"]) == 1 and seen["all"][0].specs == seen["own"]
 
 
@@ -151,7 +151,7 @@ def test_fine_tuning_with_three_groups():
     """Five folds need five groups; nobody asked for five."""
     X, y = networks.separable(60)
     data = Dataset.from_arrays(X, y, groups=[i // 3 % 3 for i in range(60)])
-    made = fit(
+    result = fit(
         networks.vector_source(networks.Dense), data, policy=policy("full", epochs=1), store=False, precision="fp32"
     )
-    assert made.history["scores"], "it was tried on held-out groups"
+    assert result.history["scores"], "it was tried on held-out groups"

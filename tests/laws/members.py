@@ -141,8 +141,8 @@ def _module(folder):
 
 
 def _saved(folder):
-    kept = _load("cnn:small", size=(16, 16), channels=3, seed=5)(folder).save(folder / "kept")
-    return _load(f"saved:{kept}")(folder)
+    remaining = _load("cnn:small", size=(16, 16), channels=3, seed=5)(folder).save(folder / "kept")
+    return _load(f"saved:{remaining}")(folder)
 
 
 def _bert(folder):

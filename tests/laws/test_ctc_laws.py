@@ -58,34 +58,34 @@ def test_values_that_are_not_allowed_are_refused(case):
 
 
 def test_log_probabilities_sum_to_one(name):
-    for one, given_ in zip(made(name).emissions(frames((6, 11, 3))), (6, 11, 3), strict=True):
-        assert one.shape == (given_, 4) and np.allclose(np.exp(one).sum(1), 1, atol=1e-5)
+    for item, given_ in zip(made(name).emissions(frames((6, 11, 3))), (6, 11, 3), strict=True):
+        assert item.shape == (given_, 4) and np.allclose(np.exp(item).sum(1), 1, atol=1e-5)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.sampled_from(MEMBERS))
 def test_batch_mates_change_nothing(lengths, name):
-    found = made(name)
+    result = made(name)
     items = frames(lengths, seed=1)
-    together = found.emissions(items)
-    for one, alone in zip(together, items, strict=True):
-        assert np.allclose(one, found.emissions([alone])[0], atol=1e-5)
-    backwards = found.emissions(items[::-1])[::-1]
+    together = result.emissions(items)
+    for item, alone in zip(together, items, strict=True):
+        assert np.allclose(item, result.emissions([alone])[0], atol=1e-5)
+    backwards = result.emissions(items[::-1])[::-1]
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(together, backwards, strict=True))
 
 
 def test_evaluation_is_repeatable_and_drops_nothing_out(name):
-    found = made(name, dropout=0.9)
-    found.network.train()
-    one, two = (found.emissions(frames((7,)))[0] for _ in range(2))
-    assert np.array_equal(one, two) and not found.network.training
+    result = made(name, dropout=0.9)
+    result.network.train()
+    item, two = (result.emissions(frames((7,)))[0] for _ in range(2))
+    assert np.array_equal(item, two) and not result.network.training
 
 
 def test_features_are_standardised_by_the_training_items(name):
     items = frames((300, 200), seed=4)
     items[0][:, 2] = items[1][:, 2] = 7.0  # never varies: left as it is but for its mean
-    found = Recogniser.fresh(ctc(name), LETTERS, items)
-    mean, scale = (found.network.get_buffer(part).numpy() for part in ("mean", "scale"))
+    result = Recogniser.fresh(ctc(name), LETTERS, items)
+    mean, scale = (result.network.get_buffer(part).numpy() for part in ("mean", "scale"))
     total = np.concatenate(items)
     assert np.allclose(mean, total.mean(0), atol=1e-4) and scale[2] == 1.0
     varying = [0, 1, 3, 4]
@@ -94,28 +94,28 @@ def test_features_are_standardised_by_the_training_items(name):
 
 def test_scale_and_offset_of_features_do_not_matter(name):
     items = frames((9, 14), seed=2)
-    moved = [(one * 1000 + 50).astype(np.float32) for one in items]
-    one, two = (Recogniser.fresh(ctc(name), LETTERS, given_, 3) for given_ in (items, moved))
-    for a, b in zip(one.emissions(items), two.emissions(moved), strict=True):
+    moved = [(item * 1000 + 50).astype(np.float32) for item in items]
+    item, two = (Recogniser.fresh(ctc(name), LETTERS, given_, 3) for given_ in (items, moved))
+    for a, b in zip(item.emissions(items), two.emissions(moved), strict=True):
         assert np.allclose(a, b, atol=1e-3)
 
 
 def test_same_seed_same_weights_and_torchs_own_generator_is_left_alone(name):
     state = torch.random.get_rng_state()
-    one, two, other = (made(name, seed=seed).state() for seed in (5, 5, 6))
+    item, two, other = (made(name, seed=seed).state() for seed in (5, 5, 6))
     assert torch.equal(state, torch.random.get_rng_state())
-    assert all(np.array_equal(one[key], two[key]) for key in one)
-    assert any(not np.array_equal(one[key], other[key]) for key in one)
+    assert all(np.array_equal(item[key], two[key]) for key in item)
+    assert any(not np.array_equal(item[key], other[key]) for key in item)
 
 
 def test_what_is_written_down_is_read_back(name):
-    found = made(name, beam=3)
-    record = json.loads(json.dumps(found.config()))
-    back = Recogniser.from_config(record, {key: value.copy() for key, value in found.state().items()})
-    assert back.head == found.head and back.alphabet == found.alphabet
+    result = made(name, beam=3)
+    record = json.loads(json.dumps(result.config()))
+    back = Recogniser.from_config(record, {key: value.copy() for key, value in result.state().items()})
+    assert back.head == result.head and back.alphabet == result.alphabet
     items = frames((4, 9))
-    assert all(np.array_equal(a, b) for a, b in zip(found.emissions(items), back.emissions(items), strict=True))
-    assert found.texts(items) == back.texts(items)
+    assert all(np.array_equal(a, b) for a, b in zip(result.emissions(items), back.emissions(items), strict=True))
+    assert result.texts(items) == back.texts(items)
 
 
 HARM = {
@@ -130,11 +130,11 @@ HARM = {
 
 @pytest.mark.parametrize("harm", HARM)
 def test_arrays_that_were_changed_are_refused(name, harm):
-    found = made(name)
-    arrays = {key: value.copy() for key, value in found.state().items()}
+    result = made(name)
+    arrays = {key: value.copy() for key, value in result.state().items()}
     HARM[harm](arrays)
     with pytest.raises((ValueError, KeyError)):
-        Recogniser.from_config(found.config(), arrays)
+        Recogniser.from_config(result.config(), arrays)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 6)), np.zeros((0, 5)), np.zeros(5), np.zeros((1, 2, 5))], ids=str)
@@ -144,15 +144,15 @@ def test_frames_of_another_shape_are_refused(name, wrong):
 
 
 def test_gradients_reach_every_weight_and_learning_lowers_the_loss(name):
-    found = made(name, dropout=0.0)
-    batch, lengths = found.padded(frames((12, 20)))
-    wanted, sizes = torch.tensor([1, 2, 3, 1]), torch.tensor([2, 2])
-    network = found.network.train()
+    result = made(name, dropout=0.0)
+    batch, lengths = result.padded(frames((12, 20)))
+    expected, sizes = torch.tensor([1, 2, 3, 1]), torch.tensor([2, 2])
+    network = result.network.train()
     optimizer = torch.optim.Adam(network.parameters(), 0.02)
     losses = []
     for _ in range(25):
         scores = network(batch, lengths).log_softmax(2).transpose(0, 1)
-        loss = functional.ctc_loss(scores, wanted, lengths, sizes)
+        loss = functional.ctc_loss(scores, expected, lengths, sizes)
         optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
@@ -162,10 +162,10 @@ def test_gradients_reach_every_weight_and_learning_lowers_the_loss(name):
 
 
 def test_beam_of_one_is_the_best_path(name):
-    found = made(name)
+    result = made(name)
     items = frames((30, 5), seed=8)
-    best = dataclasses.replace(found, head=dataclasses.replace(found.head, beam=1)).texts(items)
-    for text, emissions in zip(best, found.emissions(items), strict=True):
+    best = dataclasses.replace(result, head=dataclasses.replace(result.head, beam=1)).texts(items)
+    for text, emissions in zip(best, result.emissions(items), strict=True):
         path = emissions.argmax(1)
-        kept = [n for i, n in enumerate(path) if n and (i == 0 or n != path[i - 1])]
-        assert text == LETTERS.text(kept)
+        remaining = [n for i, n in enumerate(path) if n and (i == 0 or n != path[i - 1])]
+        assert text == LETTERS.text(remaining)

@@ -86,11 +86,11 @@ def test_a_member_declares_what_it_is(name):
 
 @everyone
 def test_the_constructor_only_stores(name):
-    made = head(name, scale="standard")
-    assert made.config()["scale"] == "standard"
-    assert set(made.config()) == {f.name for f in dataclasses.fields(made) if f.init}
-    assert repr(made).startswith(type(made).__name__)
-    assert not hasattr(made, "intercept_")
+    result = head(name, scale="standard")
+    assert result.config()["scale"] == "standard"
+    assert set(result.config()) == {f.name for f in dataclasses.fields(result) if f.init}
+    assert repr(result).startswith(type(result).__name__)
+    assert not hasattr(result, "intercept_")
 
 
 @everyone
@@ -99,9 +99,9 @@ def test_an_invalid_field_is_refused_by_fit_with_its_name(name):
     tried = list(invalid_values(FAMILY[name]))
     assert tried
     for field, value in tried:
-        made = head(name, **{field: value})
+        result = head(name, **{field: value})
         with pytest.raises(OptionError, match=field):
-            made.fit(X, T, task=sorted(FAMILY[name].tasks)[0])
+            result.fit(X, T, task=sorted(FAMILY[name].tasks)[0])
 
 
 def test_unknown_names_and_fields_are_answered_with_the_nearest():
@@ -113,14 +113,14 @@ def test_unknown_names_and_fields_are_answered_with_the_nearest():
 
 @everyone
 def test_before_fit_everything_says_so(name):
-    made = head(name)
-    for use in (made.decision, made.predict, made.proba):
+    result = head(name)
+    for use in (result.decision, result.predict, result.proba):
         with pytest.raises(NotFitted, match="Call fit"):
             use(np.zeros((2, 3)))
     with pytest.raises(NotFitted):
-        made.state()
+        result.state()
     with pytest.raises(NotFitted):
-        made.adjust(np.zeros(2))
+        result.adjust(np.zeros(2))
 
 
 # --- rows, moments, merged moments ------------------------------------------------------------------------------------
@@ -132,14 +132,14 @@ def test_before_fit_everything_says_so(name):
 def test_rows_moments_and_merged_moments_give_the_same_fit(name, task, scale, *, seed, shape, parts):
     X, T = data(seed, shape, task)
     by_rows = make(name, scale=scale).fit(X, T, task=task)
-    whole = make(name, scale=scale).fit(Moments.from_rows(X, T), task=task)
+    full = make(name, scale=scale).fit(Moments.from_rows(X, T), task=task)
     order = np.argsort(T[:, 0], kind="stable")  # parts of one class or nearly
     merged = sum(Moments.from_rows(X[i], T[i]) for i in np.array_split(order, parts))
     pieces = make(name, scale=scale).fit(merged, task=task)
     fresh = other_rows(seed, X)
-    near(name, by_rows.decision(fresh), whole.decision(fresh))
+    near(name, by_rows.decision(fresh), full.decision(fresh))
     near(name, by_rows.decision(fresh), pieces.decision(fresh))
-    near(name, by_rows.coef_, whole.coef_)
+    near(name, by_rows.coef_, full.coef_)
     near(name, by_rows.intercept_, pieces.intercept_)
 
 
@@ -574,13 +574,13 @@ def test_held_out_decisions_are_those_of_a_fit_without_the_fold(name, task, *, s
     if name == "lda":
         return  # one strength for all folds, not one shrinkage: see test_heads_lda.py
     for setting, decisions in zip(grid, held_out, strict=True):
-        for ids, found in zip(folds, decisions, strict=True):
+        for ids, result in zip(folds, decisions, strict=True):
             for fold in range(4):
                 if task == "classification" and not T[ids != fold].any(axis=0).all():
                     continue
                 alone = make(name, **setting).fit(X[ids != fold], T[ids != fold], task=task).decision(X[ids == fold])
                 a, b = (
-                    v - v.mean(axis=1, keepdims=True) * (task == "classification") for v in (alone, found[ids == fold])
+                    v - v.mean(axis=1, keepdims=True) * (task == "classification") for v in (alone, result[ids == fold])
                 )
                 slack = 5e-2 if name == "logistic" else 1e-5 if name == "knn" else 1e-8
                 assert np.abs(a - b).max() <= slack * max(1.0, np.abs(a).max())

@@ -29,13 +29,13 @@ def sample(task: str, n: int, seed: int, skill: float = 0.6) -> dict:
     right = rng.random(n) < skill
     if task == "classification":
         truth = np.concatenate([np.arange(7), rng.integers(0, 7, n)])[:n]
-        said = np.where(right, truth, rng.integers(0, 7, n))
+        message = np.where(right, truth, rng.integers(0, 7, n))
         proba = rng.dirichlet(np.full(7, 0.5), n)
         best = proba.argmax(1)
         rows = np.arange(n)
-        proba[rows, said], proba[rows, best] = proba[rows, best], proba[rows, said]
+        proba[rows, message], proba[rows, best] = proba[rows, best], proba[rows, message]
         names = np.array(CLASSES)
-        return {"truth": list(names[truth]), "predicted": list(names[said]), "proba": proba, "classes": CLASSES,
+        return {"truth": list(names[truth]), "predicted": list(names[message]), "proba": proba, "classes": CLASSES,
                 "train_counts": COUNTS}  # fmt: skip
     if task == "multilabel":
         truth = (rng.random((n, 4)) < 0.4).astype(int)
@@ -46,19 +46,19 @@ def sample(task: str, n: int, seed: int, skill: float = 0.6) -> dict:
         truth = rng.normal(50, 10, (n, 2))
         return {"truth": truth, "predicted": truth + (1 - skill) * rng.normal(0, 10, (n, 2))}
     truth = [" ".join(rng.choice(WORDS, rng.integers(3, 12))) for _ in range(n)]
-    said = [t if ok else " ".join(rng.choice(WORDS, rng.integers(3, 12))) for t, ok in zip(truth, right)]
-    return {"truth": truth, "predicted": said}
+    message = [t if ok else " ".join(rng.choice(WORDS, rng.integers(3, 12))) for t, ok in zip(truth, right)]
+    return {"truth": truth, "predicted": message}
 
 
 def perfect(task: str, n: int) -> dict:
     """The same, all right and, where there are probabilities, certain."""
-    given = {**sample(task, n, seed=1)}
-    given["predicted"] = given["truth"]
+    value = {**sample(task, n, seed=1)}
+    value["predicted"] = value["truth"]
     if task == "classification":
-        given["proba"] = np.eye(7)[[CLASSES.index(label) for label in given["truth"]]]
+        value["proba"] = np.eye(7)[[CLASSES.index(label) for label in value["truth"]]]
     if task == "multilabel":
-        given["proba"] = given["truth"].astype(float)
-    return given
+        value["proba"] = value["truth"].astype(float)
+    return value
 
 
 def _taken(given: dict, index: np.ndarray) -> dict:
@@ -84,29 +84,29 @@ def test_a_member_says_what_it_is(name, task):
 
 @pytest.mark.parametrize("task", HEADLINE)
 def test_the_headline_comes_first_and_exists(task):
-    found = list(evaluate(task, **sample(task, 60, 0)))
-    assert found[0] == HEADLINE[task][0]
-    assert found[1:] == sorted(found[1:])
+    result = list(evaluate(task, **sample(task, 60, 0)))
+    assert result[0] == HEADLINE[task][0]
+    assert result[1:] == sorted(result[1:])
     assert all(task in METRICS[name].tasks for name in HEADLINE[task])
 
 
 @members
 @given(n=st.integers(1, 40), seed=st.integers(0, 10**6), skill=st.sampled_from([0.0, 0.5, 1.0]))
 def test_values_and_intervals_stay_in_bounds(name, task, n, seed, skill):
-    found = evaluate(task, **sample(task, n, seed, skill)).get(name)
-    if found is None or math.isnan(found):  # a group of classes without test rows
+    result = evaluate(task, **sample(task, n, seed, skill)).get(name)
+    if result is None or math.isnan(result):  # a group of classes without test rows
         return
     low, high = METRICS[name].bounds
-    assert low <= found <= high
-    if found.low is not None:
-        assert low <= found.low <= found <= found.high <= high
+    assert low <= result <= high
+    if result.low is not None:
+        assert low <= result.low <= result <= result.high <= high
 
 
 @members
 def test_perfect_is_best(name, task):
-    found = evaluate(task, **perfect(task, 40))[name]
+    result = evaluate(task, **perfect(task, 40))[name]
     best = METRICS[name].bounds[1] if METRICS[name].better == "higher" else METRICS[name].bounds[0]
-    assert float(found) == pytest.approx(best, abs=1e-12)
+    assert float(result) == pytest.approx(best, abs=1e-12)
 
 
 WORST = {  # value when everything is wrong, and certain
@@ -120,33 +120,33 @@ WORST = {  # value when everything is wrong, and certain
 @members
 def test_worst_is_worst(name, task):
     """None stands for metrics without a worst value (errors have no end, an average precision depends on the share)."""
-    given = perfect(task, 40)
+    value = perfect(task, 40)
     if task == "classification":
-        index = (np.argmax(given["proba"], 1) + 1) % 7
-        given["predicted"] = [CLASSES[i] for i in index]
-        given["proba"] = np.eye(7)[index]
+        index = (np.argmax(value["proba"], 1) + 1) % 7
+        value["predicted"] = [CLASSES[i] for i in index]
+        value["proba"] = np.eye(7)[index]
     elif task == "multilabel":
-        given["predicted"] = 1 - given["truth"]
-        given["proba"] = 1.0 - given["truth"]
+        value["predicted"] = 1 - value["truth"]
+        value["proba"] = 1.0 - value["truth"]
     elif task == "regression":
-        given["predicted"] = given["truth"] + 1e6
+        value["predicted"] = value["truth"] + 1e6
     else:
-        given["predicted"] = [" ".join("zzz" for _ in text.split()) for text in given["truth"]]
-    found = evaluate(task, **given)[name]
+        value["predicted"] = [" ".join("zzz" for _ in text.split()) for text in value["truth"]]
+    result = evaluate(task, **value)[name]
     good = evaluate(task, **perfect(task, 40))[name]
-    assert (found < good) if METRICS[name].better == "higher" else (found > good)
+    assert (result < good) if METRICS[name].better == "higher" else (result > good)
     if WORST[name] is not None:
-        assert float(found) == pytest.approx(WORST[name], abs=1e-12)
+        assert float(result) == pytest.approx(WORST[name], abs=1e-12)
 
 
 @members
 @given(seed=st.integers(0, 10**6), data=st.data())
 def test_weights_are_repetitions(name, task, seed, data):
     counts = np.array(data.draw(st.lists(st.integers(0, 3), min_size=14, max_size=14).filter(any)))
-    given = sample(task, 14, seed)
-    repeated = {**given, **_taken(given, np.repeat(np.arange(14), counts))}
+    value = sample(task, 14, seed)
+    repeated = {**value, **_taken(value, np.repeat(np.arange(14), counts))}
     measure = METRICS[name]
-    weighted = measure.value(measure.parts(align_rows(task, **given)), counts[None].astype(float))
+    weighted = measure.value(measure.parts(align_rows(task, **value)), counts[None].astype(float))
     again = measure.value(measure.parts(align_rows(task, **repeated)), np.ones((1, counts.sum())))
     np.testing.assert_allclose(weighted, again, rtol=1e-9, atol=1e-12)
 
@@ -166,27 +166,27 @@ def test_many_weightings_at_once_are_each_alone_and_scale_does_not_matter(name, 
 @members
 @given(seed=st.integers(0, 10**6))
 def test_the_order_of_rows_does_not_matter(name, task, seed):
-    given = sample(task, 30, seed)
-    moved = {**given, **_taken(given, np.random.default_rng(seed).permutation(30))}
+    value = sample(task, 30, seed)
+    moved = {**value, **_taken(value, np.random.default_rng(seed).permutation(30))}
     measure = METRICS[name]
-    ones = np.ones((1, 30))
-    values = [measure.value(measure.parts(align_rows(task, **rows)), ones)[0] for rows in (given, moved)]
+    items = np.ones((1, 30))
+    values = [measure.value(measure.parts(align_rows(task, **rows)), items)[0] for rows in (value, moved)]
     assert values[0] == pytest.approx(values[1], rel=1e-9, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", [name for name, task in METRIC_MEMBERS if task == "classification"])
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(7)))
 def test_the_names_and_order_of_classes_do_not_matter(name, seed, order):
-    given = sample("classification", 40, seed)
+    value = sample("classification", 40, seed)
     names = {label: f"renamed {i}" for i, label in enumerate(CLASSES)}
     renamed = {
-        "truth": [names[label] for label in given["truth"]],
-        "predicted": [names[label] for label in given["predicted"]],
-        "proba": given["proba"][:, order],
+        "truth": [names[label] for label in value["truth"]],
+        "predicted": [names[label] for label in value["predicted"]],
+        "proba": value["proba"][:, order],
         "classes": [names[CLASSES[i]] for i in order],
         "train_counts": {names[label]: count for label, count in COUNTS.items()},
     }
-    a, b = (evaluate("classification", **rows, only=[name])[name] for rows in (given, renamed))
+    a, b = (evaluate("classification", **rows, only=[name])[name] for rows in (value, renamed))
     assert float(a) == pytest.approx(float(b), rel=1e-9)
 
 
@@ -203,8 +203,8 @@ def test_the_same_seed_gives_the_same_interval_and_another_one_nearly(name, task
 @members
 def test_more_rows_give_a_narrower_interval(name, task):
     measure = METRICS[name]
-    few, many = (measure(align_rows(task, **sample(task, n, 5))) for n in (60, 960))
-    assert many.high - many.low < 0.6 * (few.high - few.low)
+    small, n_items = (measure(align_rows(task, **sample(task, n, 5))) for n in (60, 960))
+    assert n_items.high - n_items.low < 0.6 * (small.high - small.low)
 
 
 # ---- independent references ----------------------------------------------------------------------------------------
@@ -215,8 +215,10 @@ def _codes(rows):
 
 
 def _recalls(rows):
-    truth, said = rows["truth"], rows["predicted"]
-    return dict(zip(CLASSES, reference.recall_score(truth, said, labels=CLASSES, average=None, zero_division=np.nan)))
+    truth, message = rows["truth"], rows["predicted"]
+    return dict(
+        zip(CLASSES, reference.recall_score(truth, message, labels=CLASSES, average=None, zero_division=np.nan))
+    )
 
 
 def _group(rows, low, high):
@@ -274,8 +276,8 @@ def _subsequence(truth, said):
 
 def _rouge(rows, overlap):
     scores = []
-    for truth, said in zip(rows["truth"], rows["predicted"]):
-        hit, a, b = overlap(_tokens(truth), _tokens(said))
+    for truth, message in zip(rows["truth"], rows["predicted"]):
+        hit, a, b = overlap(_tokens(truth), _tokens(message))
         scores.append(2 * hit / (a + b) if a + b and hit else 0.0)
     return np.mean(scores)
 

@@ -70,10 +70,10 @@ def source(request):
 def placed(draw):
     """Parameters in units, in any order."""
     units = draw(st.integers(1, 12))
-    many = [draw(st.integers(1, 3)) for _ in range(units)]
-    found = [ParameterInfo(f"u{u}.p{i}", u, draw(st.sampled_from(["linear", "conv2d", "batchnorm2d"])))
-             for u, n in enumerate(many) for i in range(n)]  # fmt: skip
-    return draw(st.permutations(found)), units
+    n_items = [draw(st.integers(1, 3)) for _ in range(units)]
+    result = [ParameterInfo(f"u{u}.p{i}", u, draw(st.sampled_from(["linear", "conv2d", "batchnorm2d"])))
+             for u, n in enumerate(n_items) for i in range(n)]  # fmt: skip
+    return draw(st.permutations(result)), units
 
 
 def items_for(source, seed):
@@ -108,9 +108,9 @@ def moving(name, **how):
 
 @given(data=placed())
 def test_moves_are_parameters_that_exist(name, data):
-    found, units = data
-    moves = policy(name).trainable(found, units)
-    names = [p.name for p in found]
+    result, units = data
+    moves = policy(name).trainable(result, units)
+    names = [p.name for p in result]
     assert all(isinstance(move, TrainableParameter) and move.name in names for move in moves)
     assert len({move.name for move in moves}) == len(moves)
     assert all(move.lr_scale > 0 and move.start_epoch >= 0 for move in moves)
@@ -118,9 +118,9 @@ def test_moves_are_parameters_that_exist(name, data):
 
 @given(data=placed(), decay=st.sampled_from([1.0, 0.9, 0.5]))
 def test_nearer_the_input_is_never_faster(name, data, decay):
-    found, units = data
-    moves = {m.name: m.lr_scale for m in policy(name, layer_decay=decay).trainable(found, units)}
-    unit = {p.name: p.unit for p in found}
+    result, units = data
+    moves = {m.name: m.lr_scale for m in policy(name, layer_decay=decay).trainable(result, units)}
+    unit = {p.name: p.unit for p in result}
     for a in moves:
         for b in moves:
             if unit[a] < unit[b]:
@@ -131,18 +131,18 @@ def test_nearer_the_input_is_never_faster(name, data, decay):
 
 @given(data=placed(), seed=st.integers(0, 99))
 def test_the_order_of_parameters_does_not_matter(name, data, seed):
-    found, units = data
-    shuffled = [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
-    one, other = (policy(name).trainable(some, units) for some in (found, shuffled))
-    assert sorted(one, key=str) == sorted(other, key=str)
+    result, units = data
+    shuffled = [result[i] for i in np.random.default_rng(seed).permutation(len(result))]
+    item, other = (policy(name).trainable(subset, units) for subset in (result, shuffled))
+    assert sorted(item, key=str) == sorted(other, key=str)
 
 
 @given(data=placed())
 def test_what_is_frozen_for_good_lies_below_what_moves(name, data):
     """Units that move are the topmost ones, so that there is one frozen prefix (a policy may pick some of them)."""
-    found, units = data
-    moves = policy(name).trainable(found, units)
-    unit = {p.name: p.unit for p in found}
+    result, units = data
+    moves = policy(name).trainable(result, units)
+    unit = {p.name: p.unit for p in result}
     touched = {unit[m.name] for m in moves}
     upper = set(range(min(touched, default=units), units))
     assert touched <= upper if POLICIES[name].partial else touched in (set(), upper)
@@ -200,11 +200,11 @@ def test_the_frozen_prefix_gives_the_same_features(name, source):
 
 def test_runs_repeat_to_the_bit(name, source):
     try:
-        one, other = (trained(source, moving(name)) for _ in range(2))
+        item, other = (trained(source, moving(name)) for _ in range(2))
     except OptionError:
         pytest.skip("it moves nothing")
-    assert state_bytes(one.source.module) == state_bytes(other.source.module)
-    assert one.coef.tobytes() == other.coef.tobytes()
+    assert state_bytes(item.source.module) == state_bytes(other.source.module)
+    assert item.coef.tobytes() == other.coef.tobytes()
 
 
 def test_killed_and_resumed_equals_uninterrupted(name, source, tmp_path):
@@ -223,19 +223,19 @@ def test_killed_and_resumed_equals_uninterrupted(name, source, tmp_path):
         return scored
 
     try:
-        whole = trained(source, chosen, score=score())
+        full = trained(source, chosen, score=score())
     except OptionError:
         assert not places_move(name, source)
         return
     with pytest.raises(KeyboardInterrupt):  # at the start, and after two epochs
         trained(source, chosen, score=score(dying_at=4), checkpoint=tmp_path / "run")
     again = trained(source, chosen, score=score(), checkpoint=tmp_path / "run")
-    assert state_bytes(again.source.module) == state_bytes(whole.source.module)
-    assert again.coef.tobytes() == whole.coef.tobytes()
+    assert state_bytes(again.source.module) == state_bytes(full.source.module)
+    assert again.coef.tobytes() == full.coef.tobytes()
     assert (again.history.loss, again.history.score, again.selected) == (
-        whole.history.loss,
-        whole.history.score,
-        whole.selected,
+        full.history.loss,
+        full.history.score,
+        full.selected,
     )
     assert len(again.history.loss) == 4
 
@@ -274,8 +274,8 @@ def test_unknown_fields_are_refused(name):
 
 
 def test_policies_are_plain_and_frozen(name):
-    made = policy(name)
-    assert all(isinstance(value, (int, float, str, bool, type(None))) for value in made.record().values())
-    assert policy(name, **made.record()) == made
+    result = policy(name)
+    assert all(isinstance(value, (int, float, str, bool, type(None))) for value in result.record().values())
+    assert policy(name, **result.record()) == result
     with pytest.raises(AttributeError):
-        made.epochs = 3
+        result.epochs = 3

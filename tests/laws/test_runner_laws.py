@@ -93,8 +93,8 @@ def test_a_number_of_workers_is_a_whole_number(name, workers):
 
 def test_features_do_not_depend_on_the_runner(name, tmp_path):
     data = Dataset.from_arrays(pictures(9))
-    how = {"layers": "last", "engine": "torch", "precision": "fp32", "batch_size": 4}
-    wanted = extract("fake:image", data, store=tmp_path / "a", workers=0, **how)
-    found = extract("fake:image", data, store=tmp_path / "b", runner=name, workers=2, **how)
-    layer = wanted.layers[0]
-    assert wanted.rows(layer, data).tobytes() == found.rows(layer, data).tobytes()
+    options = {"layers": "last", "engine": "torch", "precision": "fp32", "batch_size": 4}
+    expected = extract("fake:image", data, store=tmp_path / "a", workers=0, **options)
+    result = extract("fake:image", data, store=tmp_path / "b", runner=name, workers=2, **options)
+    layer = expected.layers[0]
+    assert expected.rows(layer, data).tobytes() == result.rows(layer, data).tobytes()
