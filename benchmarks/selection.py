@@ -95,7 +95,8 @@ def timing(_: argparse.Namespace) -> dict:
     Z = np.concatenate([part["X_test"] for part in parts], axis=1)
     truth = np.searchsorted(np.unique(parts[0]["y"]), parts[0]["y_test"])
     result = {"rows": len(X), "features": X.shape[1], "classes": T.shape[1], "fit_seconds": once,
-             "kept": len(created.selected_features_), "accuracy": float((created.predict(Z) == truth).mean())}  # fmt: skip
+             "kept": len(created.selected_features_),
+             "accuracy": float((created.predict(Z) == truth).mean())}  # fmt: skip
     for kind in ("ridge", "group_lasso"):
         result[kind] = fitted(kind, (X, T), (Z, np.eye(T.shape[1])[truth]))
     return result

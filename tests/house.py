@@ -288,7 +288,7 @@ def own_imports_stand_at_the_top(house: House) -> list[str]:
         for m in house.modules.values()
         if m.name not in DELAYED_ALLOWED
         for result, _ in house.own(m)
-        if found.delayed and not found.typing
+        if result.delayed and not result.typing
     ]
 
 
