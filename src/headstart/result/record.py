@@ -103,7 +103,8 @@ def read_as(kind: type[T], data: object) -> T:
         When fields are missing, unknown, or of another type; the first few are named.
     """
     try:
-        return _adapter(kind).validate_python(data)  # type: ignore[arg-type]
+        record: T = _adapter(kind).validate_python(data)  # type: ignore[arg-type]
+        return record
     except ValidationError as error:
         problems = [_problem(entry["loc"], entry["msg"]) for entry in error.errors(include_url=False)]
         rest = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""

@@ -21,7 +21,7 @@ from headstart.extraction.autotune import device_name
 from headstart.extraction.features import FeatureSet, FeatureSpec
 from headstart.finetuning.finetune import FineTuneResult, finetune
 from headstart.finetuning.model import HeadInit
-from headstart.heads.base import HEADS, Head
+from headstart.heads.base import HEADS, Head, LinearHead
 from headstart.heads.base import head as make_head
 from headstart.imbalance import log_adjustment, row_weights
 from headstart.policies.base import Policy
@@ -404,7 +404,7 @@ def _described(source: Any, before: Any) -> dict[str, Any]:
 def _as_head(outcome: FineTuneResult, answer: HeadModel) -> Head:
     """The tuned linear layer as a head: ridge for regression, logistic for classes."""
     kind = HEADS["ridge" if answer.task == "regression" else "logistic"]
-    template = copy.copy(kind())
+    template: LinearHead = copy.copy(kind())
     template.task_, template.coef_, template.intercept_ = answer.task, outcome.coef, outcome.intercept
     template.temperature_ = 1.0
     return template
