@@ -22,9 +22,10 @@ from headstart._base.files import cache_folder, read_json, write_json
 from headstart._base.hashing import fingerprint
 from headstart._base.progress import note
 from headstart._base.registry import unknown_name
-from headstart.engines.base import ENGINES, PRECISIONS, RuntimeConfig
+from headstart.engines.base import ENGINES, PRECISIONS, Engine, RuntimeConfig
 from headstart.errors import MissingPackage, NumericsError, SourceError, StoreError, UnknownName
 from headstart.pooling import reducer, resolve
+from headstart.sources.base import Source
 from headstart.sources.types import Batch
 
 _BATCHES = (8, 32)
@@ -35,7 +36,7 @@ _TOLERANCES = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.02}  # batches of other size
 
 
 def choose_runtime(
-    source: Any,
+    source: Source,
     draw: Callable[[], Sequence[Any]],
     *,
     engine: str,
@@ -88,7 +89,7 @@ def choose_runtime(
     return choice
 
 
-def _candidate_engines(source: Any, engine: str) -> list[str]:
+def _candidate_engines(source: Source, engine: str) -> list[str]:
     """Names of the engines to try: the one asked for, or all that can run the source and are installed."""
     if engine != "auto":
         able = [
@@ -110,7 +111,7 @@ def _candidate_engines(source: Any, engine: str) -> list[str]:
     return installed
 
 
-def _runs_on_request(engine: str, source: Any) -> bool:
+def _runs_on_request(engine: str, source: Source) -> bool:
     """Whether an engine that is never chosen by itself can run a source when it is asked for."""
     runs = getattr(ENGINES[engine], "runs", None)
     return runs is not None and bool(runs(source))
@@ -133,7 +134,7 @@ def device_name(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _cache_path(source: Any, names: Sequence[str], requested: dict[str, Any]) -> Path:
+def _cache_path(source: Source, names: Sequence[str], requested: dict[str, Any]) -> Path:
     machine = {"machine": platform.machine(), "processor": _cpu_model(), "threads": os.cpu_count()}
     versions = {name: ENGINES[name].version() for name in names}
     what = {"source": source.fingerprint, **requested, **machine, "versions": versions}
@@ -163,7 +164,7 @@ def _save_to_cache(path: Path, choice: RuntimeConfig) -> None:
 
 
 def _benchmark(
-    source: Any, samples: Sequence[Any], names: Sequence[str], *, precision: str, device: str
+    source: Source, samples: Sequence[Any], names: Sequence[str], *, precision: str, device: str
 ) -> RuntimeConfig:
     reduce = probe_layers(source)
     plain_choice = RuntimeConfig(names[0], "fp32", device)
@@ -188,17 +189,17 @@ def _benchmark(
     return _tune_batch_size(best[0], best[1], source, samples)
 
 
-def _cosine_to_reference(reference: dict[str, np.ndarray], engine: Any, batch: Any, *, forced: bool) -> float:
+def _cosine_to_reference(reference: dict[str, np.ndarray], engine: Engine, batch: Batch, *, forced: bool) -> float:
     """Least cosine to fp32; -1 for what overflows, unless that was asked for."""
     try:
-        return min_cosine(reference, engine(batch))
+        return min_cosine(reference, {name: np.asarray(rows) for name, rows in engine(batch).items()})
     except NumericsError:
         if forced:
             raise
         return -1.0
 
 
-def _tune_batch_size(best: RuntimeConfig, engine: Any, source: Any, samples: Sequence[Any]) -> RuntimeConfig:
+def _tune_batch_size(best: RuntimeConfig, engine: Engine, source: Source, samples: Sequence[Any]) -> RuntimeConfig:
     """The batch size with the most items per second: small batches stay in the processor's cache."""
     for size in _BATCHES if best.device == "cpu" else (*_BATCHES, *_MORE_BATCHES):
         batch = source.input.collate([samples[i % len(samples)] for i in range(size)])
@@ -209,7 +210,7 @@ def _tune_batch_size(best: RuntimeConfig, engine: Any, source: Any, samples: Seq
     return best
 
 
-def _items_per_second(engine: Any, batch: Any) -> float:
+def _items_per_second(engine: Engine, batch: Batch) -> float:
     times = []
     for _ in range(2):
         start = time.perf_counter()
@@ -218,7 +219,7 @@ def _items_per_second(engine: Any, batch: Any) -> float:
     return len(batch) / max(min(times), 1e-9)
 
 
-def probe_layers(source: Any, *, include_last: bool = False) -> dict[str, Any]:
+def probe_layers(source: Source, *, include_last: bool = False) -> dict[str, Any]:
     """Return three layers spread over the candidates, pooled, to measure fidelity on; and the last of all."""
     candidates = [layer for layer in source.layers if layer.candidate] or list(source.layers[-1:])
     picked = [candidates[i] for i in (len(candidates) // 3, 2 * len(candidates) // 3, -1)]
@@ -242,7 +243,7 @@ def min_cosine(reference: dict[str, np.ndarray], rows: dict[str, np.ndarray]) ->
     return least
 
 
-def _check_batch_invariance(source: Any, samples: Sequence[Any], choice: RuntimeConfig) -> None:
+def _check_batch_invariance(source: Source, samples: Sequence[Any], choice: RuntimeConfig) -> None:
     """Features of an item may not depend on its batch-mates, and must come out the same twice: the whole network."""
     engine = ENGINES[choice.engine](source, probe_layers(source, include_last=True), choice)
     tolerance = _TOLERANCES[choice.precision]
@@ -257,7 +258,9 @@ def _check_batch_invariance(source: Any, samples: Sequence[Any], choice: Runtime
         _check_same_rows(source, engine(example), engine(first), tolerance)
 
 
-def _check_same_rows(source: Any, rows: dict[str, np.ndarray], again: dict[str, np.ndarray], tolerance: float) -> None:
+def _check_same_rows(
+    source: Source, rows: dict[str, np.ndarray], again: dict[str, np.ndarray], tolerance: float
+) -> None:
     """The rows that both have, the first ones of each layer, must agree."""
     for name, values in again.items():
         first, second = (

@@ -24,7 +24,7 @@ from threadpoolctl import ThreadpoolController
 
 from headstart._base.progress import Track
 from headstart.errors import UnreadableItem
-from headstart.sources.base import Source
+from headstart.sources.base import Input, Source
 
 _FLUSH_SECONDS = 2.0
 _FLUSH_SHARE = 0.02  # of the time so far: long runs write fewer, larger shards
@@ -105,12 +105,12 @@ def drop_unreadable(
         done(1)
 
 
-def window_size(batch_size: int, source_input: Any) -> int:
+def window_size(batch_size: int, source_input: Input) -> int:
     """Return how many items are looked at together: where lengths are known, sixteen batches are sorted by length."""
     return batch_size * (_SORTED_BATCHES if getattr(source_input, "length", None) is not None else 1)
 
 
-def iter_windows(items: Iterator[WorkItem], batch_size: int, source_input: Any) -> Iterator[list[list[WorkItem]]]:
+def iter_windows(items: Iterator[WorkItem], batch_size: int, source_input: Input) -> Iterator[list[list[WorkItem]]]:
     """Yield groups of batches that are to be written together.
 
     Where the source's input knows lengths, items are sorted by length inside a group; where one item gives several

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +19,19 @@ from headstart._base.files import write_atomic
 from headstart._base.progress import note
 from headstart.engines.base import ENGINES, RuntimeConfig, rows_of_batch
 from headstart.errors import OptionError, SourceError, StoreError
+from headstart.heads.base import LinearHead
 from headstart.pooling import reducer
 from headstart.predictor.target_model import HeadModel
 from headstart.result.record import plain
+from headstart.sources.base import Source
 from headstart.sources.layers import forward_features
 from headstart.sources.onnx.file import METADATA
 from headstart.sources.types import Batch
+
+if TYPE_CHECKING:
+    import torch
+
+    from headstart.predictor.predictor import Predictor
 
 FORMATS = ("onnx",)
 _EXAMPLES, _COMPARED = 2, 5  # another batch size than the one exported with
@@ -32,7 +39,7 @@ _TOLERANCE = 1e-3  # of the largest decision; float32 sums in another order stay
 _CHATTER = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
 
 
-def export(predictor: Any, path: Path, format: str) -> Path:
+def export(predictor: Predictor, path: Path, format: str) -> Path:
     """See :meth:`headstart.predictor.Predictor.export`."""
     if format not in FORMATS:
         raise OptionError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.")
@@ -56,7 +63,7 @@ def export(predictor: Any, path: Path, format: str) -> Path:
     return path
 
 
-def outputs_of(predictor: Any) -> list[str]:
+def outputs_of(predictor: Predictor) -> list[str]:
     """Names of the file's outputs: one per target; a name alone where there is one target."""
     kinds = ["values" if answer.task == "regression" else "probabilities" for answer in predictor.targets]
     if len(kinds) == 1:
@@ -64,7 +71,7 @@ def outputs_of(predictor: Any) -> list[str]:
     return [f"{answer.target}.{kind}" for answer, kind in zip(predictor.targets, kinds)]
 
 
-def _single(predictor: Any) -> Any:
+def _single(predictor: Predictor) -> Any:
     """The one source, when everything can be exported; every reason against it otherwise."""
     problems = []
     used = sorted({part.source for answer in predictor.targets for part in answer.specs})
@@ -92,7 +99,7 @@ def _single(predictor: Any) -> Any:
     return source
 
 
-def _build_model(predictor: Any, source: Any, inputs: Sequence[str]) -> Any:
+def _build_model(predictor: Predictor, source: Source, inputs: Sequence[str]) -> Any:
     """One torch module from the network's input to the answers."""
     import torch
 
@@ -121,10 +128,11 @@ def _build_model(predictor: Any, source: Any, inputs: Sequence[str]) -> Any:
     return Whole().eval()
 
 
-def _linear(head: Any) -> Any:
+def _linear(head: object) -> torch.nn.Linear:
     """A head as a layer; the temperature is taken into it."""
     import torch
 
+    assert isinstance(head, LinearHead), "_single() refuses all others"
     scale = 1.0 if head.task_ == "regression" else head.temperature_
     layer = torch.nn.Linear(*head.coef_.shape)
     with torch.no_grad():
@@ -133,7 +141,7 @@ def _linear(head: Any) -> Any:
     return layer
 
 
-def _mask(source: Any, tensors: Mapping[str, Any]) -> Any:
+def _mask(source: Source, tensors: Mapping[str, Any]) -> Any:
     """Which positions are real, as the source's own batches say it."""
     if source.modality != "text":
         return None
@@ -141,7 +149,7 @@ def _mask(source: Any, tensors: Mapping[str, Any]) -> Any:
     return (next(iter(tensors.values())) != 0).long() if mask is None else mask
 
 
-def _written(model: Any, source: Any, batch: Any, names: list[str]) -> bytes:
+def _written(model: torch.nn.Module, source: Source, batch: Batch, names: list[str]) -> bytes:
     """The module through the dynamo exporter, with an open number of items, and of tokens for texts."""
     import torch
 
@@ -185,7 +193,7 @@ def _quiet() -> Any:
             logger.setLevel(level)
 
 
-def _described(predictor: Any, source: Any) -> dict[str, Any]:
+def _described(predictor: Predictor, source: Source) -> dict[str, Any]:
     """How input is made and what the outputs mean: all that is needed to use the file without headstart."""
     description = source.input.describe()
     targets = [
@@ -197,7 +205,7 @@ def _described(predictor: Any, source: Any) -> dict[str, Any]:
     return described
 
 
-def _compare(predictor: Any, source: Any, ort: Any, content: bytes) -> None:
+def _compare(predictor: Predictor, source: Source, ort: Any, content: bytes) -> None:
     """The file's answers on examples against the predictor's own in fp32; StoreError with figures if they differ."""
     import torch
 
@@ -212,9 +220,11 @@ def _compare(predictor: Any, source: Any, ort: Any, content: bytes) -> None:
     reduce = {name: reducer(pooling, source.layer(name).axes) for name, pooling in layers.items()}
     rows = ENGINES["torch"](source, reduce, RuntimeConfig("torch", "fp32"))(batch)
     for answer, values in zip(predictor.targets, outputs):
-        X = np.concatenate([rows[part.layer].reshape(len(batch), -1) for part in answer.specs], 1)
+        assert isinstance(answer, HeadModel), "_single() refuses all others"
+        X = np.concatenate([np.asarray(rows[part.layer]).reshape(len(batch), -1) for part in answer.specs], 1)
         predictions = answer.infer_rows(X)
         expected = predictions.decisions if answer.task == "regression" else predictions.probabilities
+        assert expected is not None  # regression has decisions, all others probabilities
         scale = max(float(np.abs(expected).max()), 1e-12)
         worst = float(np.abs(values - expected).max()) / scale
         if not worst <= _TOLERANCE:

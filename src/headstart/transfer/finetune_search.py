@@ -27,6 +27,7 @@ from headstart.imbalance import log_adjustment, row_weights
 from headstart.policies.base import Policy
 from headstart.predictor.predictor import Predictor
 from headstart.predictor.target_model import HeadModel
+from headstart.sources.base import Source
 from headstart.training.batches import Views
 from headstart.training.distributed import broadcast_scalar
 from headstart.transfer import starting_points as preparing
@@ -396,7 +397,7 @@ def _result(
     )
 
 
-def _described(source: Any, before: Any) -> dict[str, Any]:
+def _described(source: Source, before: Source) -> dict[str, Any]:
     facts = {"address": source.address, "fingerprint": source.fingerprint, "tuned_from": before.fingerprint}
     return {**facts, **dict(source.meta)}
 

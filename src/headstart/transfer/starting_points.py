@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ from headstart.finetuning.budget import estimate
 from headstart.finetuning.cache import ActivationStore
 from headstart.finetuning.finetune import decisions
 from headstart.finetuning.model import FineTuneModel, HeadInit
-from headstart.heads.base import HEADS
+from headstart.heads.base import HEADS, Head
 from headstart.policies.base import Policy
 from headstart.predictor.target_model import HeadModel
 from headstart.selection.search import select_head
+from headstart.sources.base import Source
 from headstart.training.augment import image_views, mirrored
 from headstart.training.batches import Samples, Views
 
@@ -31,7 +33,14 @@ _FEWEST_EPOCHS = 5
 
 
 def starting_points(
-    answer: HeadModel, labelled: FeatureSet, T: np.ndarray, *, layers: Any, head: Any, balance: str, seed: int
+    answer: HeadModel,
+    labelled: FeatureSet,
+    T: np.ndarray,
+    *,
+    layers: str | tuple[str, ...],
+    head: str | Head,
+    balance: str,
+    seed: int,
 ) -> Iterator[HeadModel]:
     """What tuning may start from, the best guess first: layers and a linear head, unless they were asked for by name.
 
@@ -60,7 +69,7 @@ def _starting_point(
     labelled: FeatureSet,
     T: np.ndarray,
     *,
-    head: Any,
+    head: str | Head,
     balance: str,
     seed: int,
 ) -> HeadModel:
@@ -74,7 +83,7 @@ def _starting_point(
     return dataclasses.replace(answer, specs=parts, head=choice.fit(rows, T))
 
 
-def samples(source: Any, data: Dataset, indices: np.ndarray, *, views: Views | None = None) -> Samples:
+def samples(source: Source, data: Dataset, indices: np.ndarray, *, views: Views | None = None) -> Samples:
     """Some items of a dataset, with their content keys."""
     places, keys = indices.tolist(), data.keys()
     read = sample_loader(source, data)
@@ -90,7 +99,7 @@ def samples(source: Any, data: Dataset, indices: np.ndarray, *, views: Views | N
 
 
 def activation_store(
-    source: Any, data: Dataset, choice: RuntimeConfig, policy: Policy, *, store: Any
+    source: Source, data: Dataset, choice: RuntimeConfig, policy: Policy, *, store: str | Path | bool | None
 ) -> ActivationStore:
     """Where the frozen part's rows are kept: in the store, as extraction keeps its own."""
     precision = policy.training.precision
@@ -101,7 +110,7 @@ def activation_store(
 
 
 def views(
-    source: Any,
+    source: Source,
     data: Dataset,
     held_out: np.ndarray,
     *,
@@ -132,7 +141,7 @@ def views(
 
 
 def skip_reason(
-    source: Any,
+    source: Source,
     layers: Sequence[str],
     policy: Policy,
     *,
@@ -153,5 +162,5 @@ def skip_reason(
     return None
 
 
-def _read(read: Callable[[int], Any], source: Any, indices: np.ndarray) -> Samples:
+def _read(read: Callable[[int], Any], source: Source, indices: np.ndarray) -> Samples:
     return Samples(lambda i: read(int(indices[i])), source.input.collate, len(indices))
