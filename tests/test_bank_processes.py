@@ -247,10 +247,10 @@ def test_threads_share_one_table(tmp_path):
 # ---- memory
 
 MEASURE = """
-from headstart.bank import FeatureBank, _bank, _shard_rows, _shards
+from headstart.bank import FeatureBank, bank, shards
 
-_bank._BATCH_BYTES = 2 << 20
-shards.BLOCK = _shard_rows.BLOCK = 2 << 20
+bank._BATCH_BYTES = 2 << 20
+shards.BLOCK = 2 << 20
 
 class Column:
     def __init__(self, n):

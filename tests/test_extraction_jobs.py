@@ -38,6 +38,7 @@ def job_of(folder: Path, count: int = 22, **fields) -> ExtractionJob:
         source="fake:vector",
         data=data,
         keys=tuple(data.keys()),
+        positions=tuple(range(count)),
         poolings={name: recipe["pooling"] for name, recipe in bank.recipe.items()},
         recipes=bank.recipe,
         runtime=bank.runtime,

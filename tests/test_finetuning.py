@@ -32,9 +32,9 @@ module = import_module("headstart.finetuning.finetune")  # the package gives the
 PLAIN = {"engine": "torch", "precision": "fp32", "batch_size": 16}
 
 
-def problem(n=60, *, classes=3, held=30, d=8, teach=None):
+def problem(n=60, *, classes=3, held_out=30, d=8, teach=None):
     """Vectors, a source of them, its solved head on layer b, and samples."""
-    X, y = separable(n + held, classes=classes, d=d) if teach is None else (networks.vectors(n + held, d), None)
+    X, y = separable(n + held_out, classes=classes, d=d) if teach is None else (networks.vectors(n + held_out, d), None)
     y = y if teach is None else teach(X)
     source = vector_source(lambda: networks.Dense(d=d))
     data = Dataset.from_arrays(X, [f"c{label}" for label in y])
@@ -42,7 +42,7 @@ def problem(n=60, *, classes=3, held=30, d=8, teach=None):
     T = np.eye(classes)[y]
     solved = head("ridge", alpha=1.0).fit(rows[:n], T[:n], task="classification")
     samples = Samples(lambda i: source.input.prepare(X[i]), source.input.collate, n)
-    remaining = Samples(lambda i: source.input.prepare(X[n + i]), source.input.collate, held)
+    remaining = Samples(lambda i: source.input.prepare(X[n + i]), source.input.collate, held_out)
     start = HeadInit.of(solved.coef_, solved.intercept_, rows[:n])
     return {"source": source, "rows": rows, "T": T, "y": y, "n": n, "head": solved, "samples": samples,
             "held_out": remaining, "start": start}  # fmt: skip

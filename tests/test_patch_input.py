@@ -179,12 +179,12 @@ def test_what_was_thinned_or_silent_is_counted(source, tmp_path):
 def test_batches_end_before_they_hold_too_many_patches(counts, size):
     works = [pipeline.WorkItem(i, b"", {"x": np.empty((n, 0))}) for i, n in enumerate(counts)]
     batches = pipeline._split_batches(works, size, HOW.n_windows)
-    assert [work.index for batch in batches for work in batch] == list(range(len(counts)))
-    count = [sum(counts[work.index] for work in batch) for batch in batches]
+    assert [work.position for batch in batches for work in batch] == list(range(len(counts)))
+    count = [sum(counts[work.position] for work in batch) for batch in batches]
     assert all(1 <= len(batch) <= size for batch in batches)
     assert all(
         n <= size * pipeline._WINDOWS_PER_ITEM or len(batch) == 1 for n, batch in zip(count, batches, strict=True)
     )
     # none ended early without need
     for batch, n, after in zip(batches, count, batches[1:], strict=False):
-        assert len(batch) == size or n + counts[after[0].index] > size * pipeline._WINDOWS_PER_ITEM
+        assert len(batch) == size or n + counts[after[0].position] > size * pipeline._WINDOWS_PER_ITEM

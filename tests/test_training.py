@@ -652,12 +652,12 @@ sys.path[:0] = sys.argv[1:3]
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from test_training import Schedule, fit, plain, setup, state
+from test_training import TrainingConfig, fit, plain, setup, state
 net, loss, score = setup()
 slow = lambda i, g: (time.sleep(0.01), loss(i, g))[1]
 path = Path(sys.argv[3]) if len(sys.argv) > 3 else None
 print("ready", flush=True)
-history = plain(fit(net, slow, Schedule(epochs=20, batch_size=10, ema=0.5), score, checkpoint=path))
+history = plain(fit(net, slow, TrainingConfig(epochs=20, batch_size=10, ema=0.5), score, checkpoint=path))
 import hashlib
 print(hashlib.sha256(repr((history, sorted(state(net).items()))).encode()).hexdigest())
 """

@@ -136,6 +136,7 @@ def extract(
             source=source.address,
             data=data.take([position for position, _ in missing]),
             keys=tuple(key for _, key in missing),
+            positions=tuple(position for position, _ in missing),
             poolings={name: poolings[name] for name in incomplete},
             recipes={name: recipes[name] for name in incomplete},
             runtime=runtime if batch_size is None else replace(runtime, batch_size=int(batch_size)),

@@ -39,6 +39,8 @@ class ExtractionJob:
         The items of this job.
     keys : tuple of bytes
         Their content keys.
+    positions : tuple of int
+        Their numbers in the dataset that the user knows, for errors.
     poolings : mapping
         Layer → pooling.
     recipes : mapping
@@ -54,6 +56,7 @@ class ExtractionJob:
     source: str
     data: Dataset
     keys: tuple[bytes, ...]
+    positions: tuple[int, ...]
     poolings: Mapping[str, str]
     recipes: Mapping[str, Mapping[str, Any]]
     runtime: RuntimeConfig
@@ -71,7 +74,7 @@ class ExtractionJob:
         starts = range(0, len(self.keys), size)
         return [
             replace(self, data=self.data.take(range(start, min(start + size, len(self.keys)))),
-                    keys=self.keys[start : start + size])
+                    keys=self.keys[start : start + size], positions=self.positions[start : start + size])
             for start in starts
         ]  # fmt: skip
 
@@ -125,7 +128,7 @@ def compute_rows(
     """Read, run and write the items of a job with an open source; ``workers`` read ahead of the forward pass."""
     stats = pipeline.PipelineStats()
     batch_size = job.runtime.batch_size
-    read = sample_loader(source, job.data, job.keys)
+    read = sample_loader(source, job.data, job.keys, positions=job.positions)
     session = open_session(source, job.poolings, job.runtime)
     with track(f"{source.name}: features", len(job.keys)) as done:
         read_item = pipeline.make_reader(read, stats, getattr(source.input, "warning", None))

@@ -31,6 +31,7 @@ def sample_loader(
     keys: Sequence[bytes | None] | None = None,
     *,
     prepare: Callable[[Any], Any] | None = None,
+    positions: Sequence[int] | None = None,
 ) -> Callable[[int], Any]:
     """index → prepared sample; every failure of an item becomes UnreadableItem.
 
@@ -40,10 +41,15 @@ def sample_loader(
         The items' content keys: a file that has other content by now is not read in its place.
     prepare : callable, optional
         Decoded item → sample, in place of the source's own.
+    positions : sequence of int, optional
+        Numbers of the items in the dataset that the user knows, for errors, where ``data`` is a part of it.
     """
     decode = reader_for(source, data).read
     prepare = prepare or source.input.prepare
     items = data.items
+
+    def name(index: int) -> Any:
+        return item_label(data, index, None if positions is None else positions[index])
 
     def read(index: int) -> Any:
         item = items[index]
@@ -55,9 +61,9 @@ def sample_loader(
                 item = _clip(item, data.meta.get("sample_rate"))
             return prepare(decode(item))
         except UnreadableItem as error:
-            raise UnreadableItem(item_label(data, index), error.reason) from error
+            raise UnreadableItem(name(index), error.reason) from error
         except DataError as error:
-            raise UnreadableItem(item_label(data, index), str(error)) from error
+            raise UnreadableItem(name(index), str(error)) from error
 
     return read
 
@@ -118,12 +124,12 @@ def skip_reason(read: Callable[[int], Any], index: int) -> UnreadableItem:
     return UnreadableItem(f"item {index}", "could not be read when it was looked at first; it can be now, so run again")
 
 
-def item_label(data: Dataset, index: int) -> Any:
+def item_label(data: Dataset, index: int, number: int | None = None) -> Any:
     """What an item is called in messages: its path, the beginning of its text, or its number (from 0)."""
     item = data.items[index]
     if isinstance(item, str) and item.strip():
         return item if len(item) <= 80 else item[:77] + "…"
-    return item if isinstance(item, Path) else f"item {index}"
+    return item if isinstance(item, Path) else f"item {index if number is None else number}"
 
 
 def raises_by_default(data: Dataset) -> bool:
