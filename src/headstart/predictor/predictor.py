@@ -44,7 +44,7 @@ class Predictor:
     targets : tuple of TargetModel
         One per target column.
     choices : tuple of RuntimeConfig
-        Engine, precision and batch size of each source in training; see :attr:`running`.
+        Engine, precision and batch size of each source in training; :attr:`running` has those of this machine.
     history : mapping
         Loss, score and seconds per epoch of fine-tuning; empty when nothing was trained.
     chosen : mapping
@@ -127,20 +127,20 @@ class Predictor:
             store = False
         features = self._extract(data, on_error, store)
         labels: dict[str, Any] = {}
-        chances: dict[str, Any] = {}
+        probabilities: dict[str, Any] = {}
         decisions: dict[str, Any] = {}
         for model in self.targets:
             rows = features[model.target]
             predictions = model.infer(rows) if len(rows.index) else TargetPredictions(())
             labels[model.target] = _spread_labels(predictions.labels, rows.index, len(data))
             if "proba" in model.outputs:
-                chances[model.target] = _spread(predictions.probabilities, rows.index, (len(data), model.width))
+                probabilities[model.target] = _spread(predictions.probabilities, rows.index, (len(data), model.width))
             if "decision" in model.outputs:
                 decisions[model.target] = _spread(predictions.decisions, rows.index, (len(data), model.width))
         several = len(self.targets) > 1
         return Predictions(
             labels=_shaped(labels, single=single, several=several),
-            probabilities=_shaped(chances, single=single, several=several) if chances else None,
+            probabilities=_shaped(probabilities, single=single, several=several) if probabilities else None,
             decisions=_shaped(decisions, single=single, several=several) if decisions else None,
             skipped=collect_skipped(features),
             seconds=time.perf_counter() - begun,
@@ -295,7 +295,7 @@ class Predictor:
             raise OptionError(f"{names} has no {_OUTPUT_NAMES[output]}; use predict().")
 
     def _extract(self, data: Dataset, on_error: str, store: str | Path | bool | None = None) -> dict[str, FeatureSet]:
-        """Features by target name; targets that divide items alike, and pool layers alike, are read together."""
+        """Features by target name; targets that cut items and pool layers the same way share one pass."""
         features: dict[str, FeatureSet] = {}
         for models in group_by_pass(self.targets):
             specs = [spec for model in models for spec in model.specs]

@@ -6,17 +6,18 @@
 2. **Screening.** Every set of features is cross-validated with the cheap heads (ridge and LDA: all strengths from one
    decomposition). The two best survive.
 3. **Finalists.** The survivors get every head that does the task, on plain and on standardised features.
-4. **Fusion.** On request forward selection puts several sets of features side by side, as one finalist more.
-5. **Decision.** Per finalist the one-standard-error rule (:func:`~headstart.selection.cross_validation.select_one_se`)
-   against logistic regression with C = 1; between finalists the lowest loss, on few rows the larger set where that is
-   not clearly worse (:func:`~headstart.selection.cross_validation.prefer_larger_set`).
+4. **Fusion.** On request, forward selection concatenates several sets of features into one more finalist.
+5. **Decision.** Within a finalist the one-standard-error rule picks a setting, with logistic regression at C = 1 as the
+   reference to beat (:func:`~headstart.selection.cross_validation.select_one_se`). Between finalists the lowest loss
+   wins; on few rows the larger set of features wins unless it is clearly worse
+   (:func:`~headstart.selection.cross_validation.prefer_larger_set`).
 
 Settings are compared by held-out *error + log-loss*, row by row: accuracy alone is too coarse on few rows. On small
 samples only heads that are safe there take part, on plain features.
 
 Everything is deterministic, and the time budget is counted in operations, not seconds, so that a slow moment never
 changes a choice. The score of the winner is the best of many and so slightly too good: a test split says what it is
-worth. Standardisation uses all rows, also held-out ones, but never their targets.
+worth. Standardisation uses the features of all rows, held-out ones included, but never their targets.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ N_SURVIVORS = 2
 MOST_ROWS = 10_000  # choices are made on at most so many rows
 _FLOPS_PER_SECOND = 2e10  # turns the time budget into operations
 _TIME_BUDGET = 30.0  # seconds
-_LAST_BITS = 1e-6  # relative difference of features that are equal
+_LAST_BITS = 1e-6  # features that differ relatively by less count as equal
 _SIMPLEST = ("nearest_centroid", "ridge", "lda", "logistic")  # any further head comes after these
 _DEFAULT = {"classification": "nearest_centroid", "multilabel": "logistic", "regression": "ridge"}
 _METRIC = {"classification": "accuracy", "multilabel": "mean_average_precision", "regression": "r2"}
@@ -153,8 +154,8 @@ def select_head(
     groups : (n,) array, optional
         Rows of one group stay in one fold, when folds are drawn.
     heads : str, Head, or a sequence of them, optional
-        Names compete with their whole grid, heads with their own fields. None is every head that does
-        the task and is ``in_auto``; with ``from_moments``, and is a function of moments.
+        Names compete with their whole grid, heads with their own fields. None are all heads that do the
+        task and are ``in_auto``; ``from_moments`` narrows them to those that can be solved from moments.
     balance : {"auto", "none", "logit", "weights"}
         See :mod:`headstart.imbalance`; "none" chooses for accuracy, the others for balanced accuracy.
     fuse : bool
@@ -162,7 +163,7 @@ def select_head(
     sample_weight : (n,) array, optional
         Of the rows, in the fits.
     time_budget : float, optional
-        Seconds that choosing may take on two usual cores, about; costlier heads are left out (default 30).
+        Approximate seconds that choosing may take on two ordinary cores (default 30); costlier heads are left out.
 
     Returns
     -------
@@ -412,7 +413,7 @@ def _drop_constant(features: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _varies(X: Array) -> bool:
-    """Tell whether rows differ by more than last bits, in which equal items in batches of different sizes differ."""
+    """Tell whether rows differ by more than rounding: equal items differ in last bits between batches."""
     return bool((np.abs(X - X[:1]) > _LAST_BITS * np.abs(X[:1])).any())
 
 

@@ -87,21 +87,25 @@ def fit(
         ``chosen["selection"]`` says how many of each layer.
     policy : str or Policy
         ``"frozen"`` trains nothing; others fine-tune, starting from the solved head. ``"auto"`` is ``"frozen"``
-        without a budget, and with one fine-tunes when that fits and pays.
+        without a budget; with one it fine-tunes where that fits into the budget, and keeps what validates best.
     balance : {"auto", "none", "logit", "weights"}
         What to do about uneven classes; one meaning everywhere (see :mod:`headstart.imbalance`).
-    budget : seconds, optional
-        For fine-tuning.
+    budget : float, optional
+        Seconds that fine-tuning may take.
+    pooling, store, engine, precision, on_error, device
+        As for :func:`headstart.extract`.
     guard : bool
-        True returns the best on validation of frozen, tuned and their average; False the tuned one, whatever it is
-        worth.
+        True returns whichever validates best: the frozen predictor, the tuned one or the average of their weights.
+        False returns the tuned one in any case.
     length : float or str, optional
         Of summaries: sentences (``3``), a share of them (``0.3``, ``"30 %"``) or ``"100 words"``. None is as long as
         the reference summaries of the training data.
     exact : bool
-        True solves the head (one that is a function of moments: ridge, LDA, nearest centroids) from exact moments and
-        keeps them, so that :meth:`Predictor.forget` can take items out again. They take 4·d² bytes for d features,
-        mostly two or three times over, in memory (twice that) and in the saved predictor.
+        True solves the head (ridge, LDA or nearest centroid) from exact moments, sums over the rows, and keeps them,
+        so that :meth:`Predictor.forget` can take items out again. They take 4·d² bytes for d features, usually two or
+        three times over, in the saved predictor, and twice that in memory.
+    checkpoint : path, optional
+        File in which fine-tuning saves its progress, to be taken up after a kill.
     random_state : int, Generator or None
         Seeds folds, order and everything else; the seed is recorded in ``provenance``.
 
@@ -223,7 +227,7 @@ def _without_finetuning(plan: Mapping[TaskFitter, Sequence[Target]]) -> list[str
 
 
 def _assemble(config: FitConfig, results: Sequence[FitResult]) -> Predictor:
-    """Put the fitters' results together to the frozen predictor; its targets are in the order of the columns."""
+    """Combine the fitters' results into the frozen predictor, its targets in column order."""
     models = {model.target: model for result in results for model in result.targets}
     tables: dict[str, Any] = {}
     history: dict[str, Any] = {}
@@ -238,7 +242,7 @@ def _assemble(config: FitConfig, results: Sequence[FitResult]) -> Predictor:
     return Predictor(
         sources=config.sources,
         targets=tuple(models[name] for name in config.data.target_names),
-        choices=results[0].runtimes,  # all fitters ran the sources so
+        choices=results[0].runtimes,  # later fitters were given the runtimes of the first
         history=history,
         chosen={"selection": tables, "policy": "frozen", "seconds": seconds},
         provenance={**_provenance(config), "precision": config.precision},
