@@ -131,7 +131,7 @@ def test_static_is_millions_of_parameters():
 # ---- the source's own classifier ------------------------------------------------------------------------------------
 
 
-def own(theta_of, n: int = 60, **options) -> tuple[dict, np.ndarray, np.ndarray]:
+def classifier_columns(theta_of, n: int = 60, **options) -> tuple[dict, np.ndarray, np.ndarray]:
     """source_columns for outputs that are given."""
     data = good_data(n)
     T = data.columns[0].matrix()
@@ -147,7 +147,9 @@ def softmax_of(logits: np.ndarray) -> np.ndarray:
 
 
 def test_nce_and_leep_are_those_of_the_softmax():
-    result, logits, T = own(lambda T: np.random.default_rng(0).normal(size=(60, 5)) * 2 + T @ np.eye(3, 5))
+    result, logits, T = classifier_columns(
+        lambda T: np.random.default_rng(0).normal(size=(60, 5)) * 2 + T @ np.eye(3, 5)
+    )
     theta = softmax_of(logits.astype(np.float32).astype(np.float64))
     table = np.zeros((3, 5))
     for label, message in zip(T.argmax(1), theta.argmax(1), strict=True):
@@ -158,14 +160,14 @@ def test_nce_and_leep_are_those_of_the_softmax():
 
 
 def test_outputs_that_are_probabilities_already_stay_as_they_are():
-    result, theta, T = own(lambda T: softmax_of(np.random.default_rng(0).normal(size=(60, 5)) * 3))
+    result, theta, T = classifier_columns(lambda T: softmax_of(np.random.default_rng(0).normal(size=(60, 5)) * 3))
     exact = theta.astype(np.float32).astype(np.float64)
     assert result["leep"] == pytest.approx(score("leep", None, probabilities=exact, targets=T), rel=1e-5)
 
 
 def test_a_classifier_that_knows_the_classes_has_better_nce():
-    good, _, _ = own(lambda T: T * 9)
-    bad, _, _ = own(lambda T: np.random.default_rng(0).permutation(T) * 9)
+    good, _, _ = classifier_columns(lambda T: T * 9)
+    bad, _, _ = classifier_columns(lambda T: np.random.default_rng(0).permutation(T) * 9)
     assert good["nce"] == pytest.approx(0, abs=1e-9)
     assert good["nce"] > bad["nce"] + 0.5
     assert good["leep"] > bad["leep"] + 0.5

@@ -25,10 +25,10 @@ class Bank:
     """A bank that has rows of some items only."""
 
     def __init__(self, readable):
-        self.there = np.asarray(readable, dtype=bool)
+        self.readable = np.asarray(readable, dtype=bool)
 
     def keep(self, _):
-        return self.there
+        return self.readable
 
 
 # ---- columns --------------------------------------------------------------------------------------------------------
@@ -71,10 +71,10 @@ def test_sources_that_do_not_load_are_noted():
     assert all("was left out" in note for note in notes)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(["fake:nothing"], "fake:nothing"), ([], "needs a source")])
-def test_none_that_loads(arguments, message):
+@pytest.mark.parametrize(("sources", "message"), [(["fake:nothing"], "fake:nothing"), ([], "needs a source")])
+def test_none_that_loads(sources, message):
     with pytest.raises(DataError, match=message):
-        _rank.load_sources(arguments)
+        _rank.load_sources(sources)
 
 
 def test_only_a_classifier_at_the_end_is_an_output():

@@ -25,7 +25,7 @@ SCORES = ("accuracy", "logme", "h_score", "knn", "static")
 
 
 def validation_options(truths: dict[str, float], *, n: int = 40, **scores):
-    """Arguments of validate() for layers whose test scores are given (see ``message``)."""
+    """Arguments of validate() for layers whose test scores are given (see ``fixed_test_scores``)."""
     names = {f"0 {layer}": (SimpleNamespace(fingerprint="f"), layer) for layer in truths}
     values = {name: dict(zip(truths, column, strict=True)) for name, column in scores.items()}
     result = [Row("s", "f", layer, **{name: column[layer] for name, column in values.items()}) for layer in truths]

@@ -132,14 +132,14 @@ def rank(
     check_has_targets(data, "rank")
     if budget is not None and not budget > 0:
         raise OptionError(f"budget must be seconds > 0, or None; got {budget!r}.")
-    random_state = resolve_seed(random_state)
+    seed = resolve_seed(random_state)
     column = target_column(data, target)
     layers = layers if isinstance(layers, str) else tuple(layers)
     loaded, notes = load_sources(sources)
     options: dict[str, Any] = {"pooling": pooling, "store": store, "device": device}
     extract_layers = partial(extract, layers=layers, **options)
     selected = successive_halving(
-        loaded, data, budget, column=column.name, seed=random_state, notes=notes, extract=extract_layers
+        loaded, data, budget, column=column.name, seed=seed, notes=notes, extract=extract_layers
     )
     banks = _extract_each(selected, data, layers, options, notes=notes)
     extracted = time.perf_counter()
@@ -149,19 +149,13 @@ def rank(
         names |= {f"{i} {layer}": (source, layer) for layer in source.select(layers)[::-1]}
     rows = {name: banks[source].rows(layer, usable) for name, (source, layer) in names.items()}
     groups = usable.group_ids
-    index = subsample(T, column.task, random_state, MOST_ROWS)
+    index = subsample(T, column.task, seed, MOST_ROWS)
     sample_rows, sample_T = {name: X[index] for name, X in rows.items()}, T[index]
     sample_groups = None if groups is None else groups[index]
     choice = select_head(
-        sample_rows,
-        sample_T,
-        task=column.task,
-        heads=head,
-        balance=balance,
-        fuse=True,
-        groups=sample_groups,
-        random_state=random_state,
-    )
+        sample_rows, sample_T, task=column.task, heads=head, balance=balance, fuse=True, groups=sample_groups,
+        random_state=seed,
+    )  # fmt: skip
     pairing = Pairing.of(choice, sample_T)
     ranked = ranking_rows(names, rows, T, choice=choice, pairing=pairing, banks=banks, data=usable)
     transfers, baseline, sentence = verdict(ranked, sample_rows, sample_T, choice=choice, groups=sample_groups)
@@ -170,7 +164,7 @@ def rank(
     shared = compare_with_sources(names, sample_rows, sample_T, banks=banks, best=ranked[0], task=column.task)
     cost = {"extract_seconds": extracted - started, "seconds": time.perf_counter() - started, "items": len(usable)}
     validator = partial(
-        validate, rows=rows, T=T, names=names, task=column.task, ranked=ranked, seed=random_state, groups=groups,
+        validate, rows=rows, T=T, names=names, task=column.task, ranked=ranked, seed=seed, groups=groups,
         data=usable, column=column.name, head=head,
     )  # fmt: skip
     return Ranking(
@@ -182,7 +176,7 @@ def rank(
         fused=fusion(choice, names, pairing, rows=sample_rows, T=sample_T),
         shared=shared,
         cost=cost,
-        provenance={"random_state": random_state, "data": data.fingerprint, "target": column.name},
+        provenance={"random_state": seed, "data": data.fingerprint, "target": column.name},
         notes=tuple(notes),
         skipped=tuple(item for bank in banks.values() for item in bank.skipped),
         _validate=validator,

@@ -59,12 +59,8 @@ def compare_with_sources(
         layers = {layer: sampled[name] for name, (owner, layer) in names.items() if owner is source}
         overlaps += _shared_directions(source, layers, T, statistics[source], best=best, title=titles[source])
         distances += _distances_to_training_data(bank, layers, statistics[source], title=titles[source])
-    result: dict[str, Any] = {
-        "subspace": overlaps,
-        "distance": distances,
-        "cka": _cka_matrix(names, sampled),
-        "items": len(T),
-    }
+    cka = _cka_matrix(names, sampled)
+    result = {"subspace": overlaps, "distance": distances, "cka": cka, "items": len(T)}
     return {**result, "words": describe_similarity(result, best)}
 
 
@@ -169,9 +165,10 @@ def _distances_to_training_data(
     bank: FeatureBank, layers: Mapping[str, np.ndarray], statistics: Statistics | None, *, title: str
 ) -> list[dict[str, Any]]:
     """Return distances from the source's data to the target's, per layer of the statistics, in the order of depth."""
+    if statistics is None:
+        return []
     result = []
-    for layer in statistics.layers if statistics is not None else ():
-        assert statistics is not None
+    for layer in statistics.layers:
         X = layers.get(layer)
         if X is None or len(X) < 2 or statistics.poolings[layer] != bank.recipe[layer]["pooling"]:
             continue

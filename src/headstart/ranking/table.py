@@ -113,8 +113,8 @@ def ranking_rows(
     for name, (source, layer) in names.items():
         description = source.layer(layer)
         columns: dict[str, Any] = layer_columns(rows[name], T, task=choice.task, bank=banks[source], layer=description)
-        position: dict[str, Any] = {"depth": description.depth, "macs": description.macs / 1e6}
-        unscored[name] = Row(titles[source], fingerprints[source], layer, **position, **columns, **per_source[source])
+        size: dict[str, Any] = {"depth": description.depth, "macs": description.macs / 1e6}
+        unscored[name] = Row(titles[source], fingerprints[source], layer, **size, **columns, **per_source[source])
     ordered = sorted(names, key=lambda name: -_sort_score(trials[name]))
     return _group_ties([(unscored[name], trials[name]) for name in ordered], pairing)
 
@@ -132,9 +132,8 @@ def _group_ties(pairs: Sequence[tuple[Row, CVResult | None]], pairing: Pairing) 
             group = len(leaders)
             leaders.append(trial)
         mean, low, high = pairing.difference(trial, leaders[0])
-        paired: dict[str, Any] = {"difference": mean, "difference_low": low, "difference_high": high}
-        scored: dict[str, Any] = {"accuracy": trial.score, "low": trial.low, "high": trial.high}
-        result.append(replace(row, **scored, **paired, tied=group == 0, group=group + 1))
+        scored = replace(row, accuracy=trial.score, low=trial.low, high=trial.high, tied=group == 0, group=group + 1)
+        result.append(replace(scored, difference=mean, difference_low=low, difference_high=high))
     return result
 
 

@@ -89,16 +89,16 @@ def validate(
     select_options: dict[str, Any] = {"task": task, "heads": head, "random_state": seed}
     choices = {name: select_head({name: X}, T[~test], **select_options) for name, X in train.items()}
     scores = [_scores_on_training_part(row, train[name], T[~test], choices[name]) for name, row in picked.items()]
-    head_option = {} if head == "auto" else {"head": head}
+    fit_options: dict[str, Any] = {"random_state": seed, **options}
+    if head != "auto":
+        fit_options.setdefault("head", head)
     test_scores = []
     for name in picked:
         if fit is None or data is None:
             test_scores.append(_test_score_of_head(choices[name], rows[name], T, test))
         else:
             parts = data.take(np.flatnonzero(~test)), data.take(np.flatnonzero(test))
-            test_scores.append(
-                _test_score_of_fit(fit, names[name], parts, column, **{**head_option, "random_state": seed, **options})
-            )
+            test_scores.append(_test_score_of_fit(fit, names[name], parts, column, **fit_options))
     tau, regret = _rank_agreement(scores, test_scores)
     metric = {"classification": "accuracy", "multilabel": "mean_average_precision", "regression": "r2"}[task]
     shown = tuple((row.source, row.layer, value) for row, value in zip(chosen, test_scores, strict=True))
@@ -153,7 +153,5 @@ def _test_score_of_fit(
     """Return the test score of ``fit`` on one source and layer."""
     (source, layer), (train, test) = key, parts
     metrics = fit(source, train, layers=[layer], **options).evaluate(test).metrics
-    own_metrics = (
-        [name for name in metrics if name.startswith(f"{column}.")] if len(train.columns) > 1 else list(metrics)
-    )
-    return float(metrics[own_metrics[0]])
+    prefix = f"{column}." if len(train.columns) > 1 else ""
+    return float(next(value for name, value in metrics.items() if name.startswith(prefix)))

@@ -58,14 +58,14 @@ def verdict(
         score = best.accuracy
         baseline_text = f"chance level is {baseline:.3f}"
     if len(T) <= _MAX_PERMUTED_ROWS:
-        transfers = score > baseline and (
-            (error > 0 and score > baseline + _CLEAR_MARGIN * error)
-            or permutation_p_value(rows, T, choice=choice, groups=groups) <= _LEVEL
-        )
+        transfers = error > 0 and score > baseline + _CLEAR_MARGIN * error
+        if not transfers and score > baseline:  # permutations cost most, so they come last
+            transfers = permutation_p_value(rows, T, choice=choice, groups=groups) <= _LEVEL
+    elif choice.task == "classification":
+        transfers = score > baseline + _MANY_ROWS_MARGIN * error
     else:
         quantile = norm.ppf(1 - _LEVEL / max(len(choice.trials), 1))
-        above = score > baseline + (_MANY_ROWS_MARGIN if choice.task == "classification" else quantile) * error
-        transfers = bool(above and (choice.task == "classification" or (best.low or 0.0) > baseline))
+        transfers = bool(score > baseline + quantile * error and (best.low or 0.0) > baseline)
     if not transfers:
         return False, baseline, f"Nothing transfers: the best row reaches {best.accuracy:.3f}, and {baseline_text}."
     name = f"{best.layer} of {best.source}"
@@ -158,9 +158,8 @@ def _out_of_fold_scores(
         recalls = np.einsum("bn,bnt->bt", correct, T) / np.maximum(T.sum(1), 1)
         return np.asarray(recalls.sum(1) / (T[0].sum(0) > 0).sum())
     if choice.task == "multilabel":
-        return np.concatenate(
-            [mean_average_precision(decision, truth) for decision, truth in zip(predictions, T, strict=True)]
-        )
+        pairs = zip(predictions, T, strict=True)
+        return np.concatenate([mean_average_precision(decision, truth) for decision, truth in pairs])
     return -np.asarray(((predictions - T) ** 2).sum((1, 2)))
 
 
